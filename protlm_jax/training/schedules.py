@@ -1,0 +1,79 @@
+"""Learning-rate schedules: what the rate is at each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from protlm_jax.errors import ProtlmError
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The rate as a function of the step, counted from 0 at the first update.
+
+    Attributes:
+        name: "constant", "linear" (linear decay to 0 at the last step), "cosine" (half a cosine
+            to 0 at the last step) or "rsqrt" (T5's inverse square root, which never reaches 0).
+        learning_rate: the peak; for "rsqrt" the factor in front of 1/sqrt(step).
+        warmup_steps: the rate rises linearly from 0 at step 0 to the peak at this step. For
+            "rsqrt", T5's meaning: until this step the rate stays at its peak,
+            learning_rate / sqrt(warmup_steps).
+    """
+
+    name: Literal["constant", "linear", "cosine", "rsqrt"] = "linear"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+
+
+def build_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
+    """Returns the function from an update's step (int32 scalar) to its rate (fp32 scalar).
+
+    Args:
+        config: which schedule. ProtBert is ("linear", 2e-3, 40_000); ProtT5 ("rsqrt", 1.0, 10_000).
+        total_steps: number of updates in the run; "linear" and "cosine" reach 0 there.
+
+    Raises:
+        ProtlmError: an unknown name, or a warmup that a decaying schedule cannot hold.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.name == "rsqrt":
+        return rsqrt(peak, warmup)
+    if config.name == "constant":
+        return _after_warmup(optax.constant_schedule(peak), peak, warmup)
+    if config.name not in ("linear", "cosine"):
+        raise ProtlmError(
+            f"schedule.name={config.name!r} is unknown: use constant, linear, cosine or rsqrt"
+        )
+    if warmup >= total_steps:
+        raise ProtlmError(
+            f"schedule.warmup_steps={warmup} leaves nothing of {total_steps} training steps to "
+            f"decay in: lower schedule.warmup_steps or raise train.steps"
+        )
+    decay_steps = total_steps - warmup
+    if config.name == "linear":
+        return _after_warmup(optax.linear_schedule(peak, 0.0, decay_steps), peak, warmup)
+    return _after_warmup(optax.cosine_decay_schedule(peak, decay_steps), peak, warmup)
+
+
+def rsqrt(factor: float, floor: int) -> optax.Schedule:
+    """T5's `factor / sqrt(max(step, floor))` (Raffel et al. 2020, section 3.1.2).
+
+    T5 and ProtT5 use factor 1 and floor 10,000 with Adafactor, whose update is relative to each
+    parameter's scale: 0.01 of it during the first 10,000 steps.
+    """
+    if floor < 1:
+        raise ProtlmError(
+            "schedule.warmup_steps must be at least 1 for rsqrt (T5 uses 10000): "
+            "1/sqrt(step) has no value at step 0"
+        )
+    return lambda step: factor / jnp.sqrt(jnp.maximum(jnp.asarray(step, jnp.float32), floor))
+
+
+def _after_warmup(schedule: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
+    if warmup == 0:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])

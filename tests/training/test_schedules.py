@@ -1,0 +1,69 @@
+"""Every schedule against its closed form, at the corners and in between."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+
+
+def rates(config: ScheduleConfig, total: int, steps: list[int]) -> np.ndarray:
+    schedule = jax.jit(build_schedule(config, total))
+    return np.array([schedule(np.int32(step)) for step in steps])
+
+
+def test_protbert_linear() -> None:
+    total, warmup, peak = 300_000, 40_000, 2e-3
+    steps = [0, 1, 20_000, 39_999, 40_000, 40_001, 170_000, 299_999, 300_000, 300_001]
+    expected = [
+        peak * min(step / warmup, max(total - step, 0) / (total - warmup)) for step in steps
+    ]
+    actual = rates(ScheduleConfig("linear", peak, warmup), total, steps)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6 * peak)
+    assert actual[0] == 0 and actual[4] == np.float32(peak)
+
+
+def test_t5_inverse_square_root() -> None:
+    steps = [0, 1, 9_999, 10_000, 10_001, 40_000, 991_500]
+    actual = rates(ScheduleConfig("rsqrt", 1.0, 10_000), 991_500, steps)
+    expected = [1 / math.sqrt(max(step, 1e4)) for step in steps]
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual[:4], 0.01, rtol=1e-6)
+    doubled = rates(ScheduleConfig("rsqrt", 2.0, 10_000), 991_500, steps)
+    np.testing.assert_allclose(doubled, 2 * actual, rtol=1e-6)
+
+
+def test_cosine() -> None:
+    total, warmup, peak = 110, 10, 0.5
+    steps = [0, 5, 10, 35, 60, 110, 200]
+    actual = rates(ScheduleConfig("cosine", peak, warmup), total, steps)
+    angle = [math.pi * min(max(step - warmup, 0) / (total - warmup), 1) for step in steps]
+    expected = [
+        peak * step / warmup if step < warmup else peak * (1 + math.cos(a)) / 2
+        for step, a in zip(steps, angle, strict=True)
+    ]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("warmup", "expected"), [(0, [0.1] * 4), (4, [0, 0.05, 0.1, 0.1])])
+def test_constant(warmup: int, expected: list[float]) -> None:
+    actual = rates(ScheduleConfig("constant", 0.1, warmup), 10, [0, 2, 4, 100])
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ScheduleConfig("linear", 1e-3, 10), "warmup_steps=10 leaves nothing of 10"),
+        (ScheduleConfig("rsqrt", 1.0, 0), "at least 1"),
+        (ScheduleConfig("square", 1.0, 0), "'square' is unknown"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_settings_are_named(config: ScheduleConfig, message: str) -> None:
+    with pytest.raises(ProtlmError, match=message):
+        build_schedule(config, 10)
