@@ -1,0 +1,149 @@
+"""Multi-head attention that never crosses segments, with one reference and faster backends.
+
+Axis letters: B batch, L query length, M key length, D d_model, H heads, K head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.models.axes import constrain
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.layers import Projection
+
+MASKED = -1e9  # finite, so that a row without a visible key stays finite
+
+
+@flax.struct.dataclass
+class AttentionContext:
+    """What attention needs besides the stream; the same for every block of a stack.
+
+    Attributes:
+        query_segments: [batch, length] int32; a query sees the keys of its own segment only, and
+            padding (segment 0) sees padding.
+        key_segments: [batch, key_length] int32.
+        bias: [1, heads, length, key_length] float32 added to the scores, or None.
+        causal: whether a query sees earlier keys only, by index in the row.
+    """
+
+    query_segments: jax.Array
+    key_segments: jax.Array
+    bias: jax.Array | None = None
+    causal: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+Dropout = Callable[[jax.Array], jax.Array]
+
+
+def visible(context: AttentionContext) -> jax.Array:
+    """Who sees whom: [B, 1, L, M] bool."""
+    query, key = context.query_segments, context.key_segments
+    mask = query[:, None, :, None] == key[:, None, None, :]
+    if context.causal:
+        order = jnp.arange(query.shape[1])[:, None] >= jnp.arange(key.shape[1])[None, :]
+        mask = mask & order[None, None]
+    return mask
+
+
+def reference_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
+) -> jax.Array:
+    """Attention as the papers write it, every step in float32.
+
+    Args:
+        q: [B, L, H, K], already scaled.
+        k: [B, M, H, K].
+        v: [B, M, H, K].
+        context: segments, bias and causality.
+        drop: applied to the attention weights.
+
+    Returns:
+        [B, L, H, K] in the dtype of `q`.
+    """
+    scores = jnp.einsum("BLHK,BMHK->BHLM", q.astype(jnp.float32), k.astype(jnp.float32))
+    if context.bias is not None:
+        scores = scores + context.bias
+    scores = jnp.where(visible(context), scores, MASKED)
+    weights = drop(jax.nn.softmax(scores, axis=-1))
+    return jnp.einsum("BHLM,BMHK->BLHK", weights, v.astype(jnp.float32)).astype(q.dtype)
+
+
+def xla_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
+) -> jax.Array:
+    """The same in the compute dtype with a float32 softmax, normalised after the second product.
+
+    Arguments and result as in `reference_attention`. Weights stay unnormalised until they have
+    met the values, which saves one pass over the [B, H, L, M] array.
+    """
+    scores = jnp.einsum("BLHK,BMHK->BHLM", q, k, preferred_element_type=jnp.float32)
+    if context.bias is not None:
+        scores = scores + context.bias
+    scores = jnp.where(visible(context), scores, MASKED)
+    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - peak)
+    total = jnp.sum(weights, axis=-1)  # [B, H, L]
+    weights = drop(weights).astype(v.dtype)
+    mixed = jnp.einsum("BHLM,BMHK->BLHK", weights, v, preferred_element_type=jnp.float32)
+    return (mixed / jnp.swapaxes(total, 1, 2)[..., None]).astype(q.dtype)
+
+
+BACKENDS = {"reference": reference_attention, "xla": xla_attention}
+
+
+class Attention(nn.Module):
+    """Projections around an attention backend: queries from `x`, keys and values from `memory`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, memory: jax.Array, context: AttentionContext, deterministic: bool
+    ) -> jax.Array:
+        """x [B, L, D], memory [B, M, D] -> [B, L, D]."""
+        c = self.config
+        q = self._project_in("query")(x)
+        k = self._project_in("key")(memory)
+        v = self._project_in("value")(memory)
+        if c.attention_scale:
+            q = q * jnp.asarray(c.head_dim**-0.5, q.dtype)
+        q, k, v = (constrain(t, "batch", "length", "heads", "kv") for t in (q, k, v))
+        dropout = nn.Dropout(c.dropout_rate)
+        mixed = BACKENDS[c.attention_backend](
+            q, k, v, context, lambda weights: dropout(weights, deterministic=deterministic)
+        )
+        mixed = constrain(mixed, "batch", "length", "heads", "kv")
+        stddev = c.initializer_range
+        if not c.attention_scale:
+            stddev = (c.num_heads * c.head_dim) ** -0.5
+        return Projection(
+            "BLHK,HKD->BLD",
+            ("heads", "kv", "embed"),
+            (c.num_heads, c.head_dim, c.d_model),
+            int(c.use_bias),
+            stddev,
+            c.compute_dtype,
+            name="out",
+        )(mixed)
+
+    def _project_in(self, name: str) -> Projection:
+        c = self.config
+        stddev = c.initializer_range
+        if not c.attention_scale:  # T5: no division of scores, so the query starts small
+            stddev = c.d_model**-0.5
+            if name == "query":
+                stddev *= c.head_dim**-0.5
+        return Projection(
+            "BLD,DHK->BLHK",
+            ("embed", "heads", "kv"),
+            (c.d_model, c.num_heads, c.head_dim),
+            2 if c.use_bias else 0,
+            stddev,
+            c.compute_dtype,
+            name=name,
+        )

@@ -1,0 +1,82 @@
+"""Logical axis names on parameters and activations, and how a set of rules lays them on a mesh.
+
+Models name their axes and know nothing of a mesh. The rules are a table in
+`protlm_jax.partitioning`; while they are active (`flax.linen.logical_axis_rules`) inside
+`jax.set_mesh`, `constrain` turns names into sharding constraints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import PartitionSpec
+
+Names = tuple[str | None, ...]
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+
+class NamedAxes(nn.LogicallyPartitioned):
+    """An initial parameter value with a logical name per axis.
+
+    Unlike flax's own box it never constrains the value: shardings of parameters are given to
+    `jax.jit` from outside, and flax's constraint would refuse what does not divide.
+    """
+
+    def unbox(self, apply_constraint: bool = True) -> Any:
+        return super().unbox(apply_constraint=False)
+
+
+def named(init: Callable[..., jax.Array], *names: str) -> Callable[..., NamedAxes]:
+    """Wraps an initializer so that its value carries logical axis names."""
+
+    def boxed(*args: Any, **kwargs: Any) -> NamedAxes:
+        return NamedAxes(init(*args, **kwargs), names=names)
+
+    return boxed
+
+
+def logical_spec(
+    names: Names, shape: Sequence[int], mesh_shape: Mapping[str, int], rules: Rules
+) -> PartitionSpec:
+    """The partition spec of an array, one mesh axis used at most once, and only where it divides.
+
+    Rules are read in order; of a rule's mesh axes, those already taken or missing from the mesh
+    are left out. A dimension that the remaining axes do not divide stays whole (20 heads over
+    tensor=8, 30 vocabulary rows over tensor=4), because JAX would refuse the uneven split.
+
+    Args:
+        names: a logical name or None per dimension.
+        shape: the array's shape.
+        mesh_shape: size of each mesh axis.
+        rules: (logical name, mesh axis or axes or None), most important first.
+    """
+    spec: list[tuple[str, ...] | None] = [None] * len(names)
+    taken: set[str] = set()
+    for logical, mesh_axes in rules:
+        if logical not in names or mesh_axes is None:
+            continue
+        dimension = names.index(logical)
+        if spec[dimension] is not None:
+            continue
+        wanted = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
+        free = tuple(a for a in wanted if a in mesh_shape and a not in taken and mesh_shape[a] > 1)
+        parts = 1
+        for axis in free:
+            parts *= mesh_shape[axis]
+        if free and shape[dimension] % parts == 0:
+            spec[dimension] = free
+            taken.update(free)
+    return PartitionSpec(*(s[0] if s is not None and len(s) == 1 else s for s in spec))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Asks the partitioner to lay `x` out by its logical axis names; the identity off a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rules = nn.get_logical_axis_rules()
+    if mesh.empty or not rules:
+        return x
+    spec = logical_spec(names, x.shape, dict(mesh.shape), rules)
+    return jax.lax.with_sharding_constraint(x, spec)

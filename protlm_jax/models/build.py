@@ -1,0 +1,86 @@
+"""From a config to a module, its parameters, their shapes and their logical axes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.axes import NamedAxes
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.families import bert, t5
+
+_MODULES = {"bert": bert.Bert, "t5": t5.T5}
+_PRESETS = {**bert.PRESETS, **t5.PRESETS}
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """The linen module of a config.
+
+    Raises:
+        ProtlmError: for a family that does not exist.
+    """
+    if config.family not in _MODULES:
+        raise ProtlmError(
+            f"unknown model family {config.family!r}; there are {', '.join(sorted(_MODULES))}"
+        )
+    return _MODULES[config.family](config)
+
+
+def preset(name: str) -> ModelConfig:
+    """The architecture of a published model.
+
+    Raises:
+        ProtlmError: for a name that does not exist.
+    """
+    if name not in _PRESETS:
+        raise ProtlmError(f"unknown preset {name!r}; there are {', '.join(sorted(_PRESETS))}")
+    return _PRESETS[name]
+
+
+def example_batch(config: ModelConfig, batch_size: int = 1, length: int = 2) -> dict[str, Any]:
+    """A batch of the right features, all ones: for shapes, not for results."""
+    ones = jnp.ones((batch_size, length), jnp.int32)
+    if config.num_decoder_layers:
+        sides = ("encoder_input_tokens", "encoder_segment_ids", "encoder_positions")
+        sides += ("decoder_input_tokens", "decoder_segment_ids", "decoder_positions")
+        return dict.fromkeys(sides, ones)
+    return {"input_tokens": ones, "segment_ids": ones, "positions": jnp.zeros_like(ones)}
+
+
+def init_boxed(model: nn.Module, rng: jax.Array) -> Any:
+    """Fresh parameters with their logical axis names (traceable)."""
+    return model.init(rng, example_batch(model.config))["params"]
+
+
+def init_unboxed(model: nn.Module, rng: jax.Array) -> Any:
+    """Fresh parameters as plain arrays (traceable)."""
+    return nn.meta.unbox(init_boxed(model, rng))
+
+
+def init_params(model: nn.Module, seed: int) -> Any:
+    """Fresh parameters as plain float32 arrays on the default device."""
+    return jax.jit(functools.partial(init_unboxed, model))(jax.random.key(seed))
+
+
+def abstract_params(model: nn.Module) -> Any:
+    """Shapes and dtypes of the parameters; nothing is allocated."""
+    return jax.eval_shape(functools.partial(init_unboxed, model), jax.random.key(0))
+
+
+def logical_axes(model: nn.Module) -> Any:
+    """The parameters' tree with a tuple of logical axis names at each leaf."""
+    boxed = jax.eval_shape(functools.partial(init_boxed, model), jax.random.key(0))
+    return jax.tree.map(
+        lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, NamedAxes)
+    )
+
+
+def parameter_count(tree: Any) -> int:
+    """How many numbers a tree of arrays or shapes holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

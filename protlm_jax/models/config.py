@@ -1,0 +1,103 @@
+"""One frozen description of a transformer, shared by every family."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from protlm_jax.errors import ProtlmError
+
+Norm = Literal["layer_norm", "rms_norm"]
+NormPlacement = Literal["pre", "post"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Positions = Literal["learned", "relative_bias"]
+Remat = Literal["none", "minimal", "full"]
+AttentionBackend = Literal["xla", "reference"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of one model. A family file sets the fields; nothing else knows the family.
+
+    Sizes are counts, rates are probabilities. `dtype` is the compute dtype: parameters are always
+    float32, and so are softmax, norm statistics and logits.
+    """
+
+    family: str  # which file in models/families builds it
+    vocabulary: str  # name of the token set, see protlm_jax.vocabularies
+    vocab_size: int
+    d_model: int
+    num_layers: int  # encoder blocks
+    num_heads: int
+    head_dim: int
+    d_ff: int
+    num_decoder_layers: int = 0
+    norm: Norm = "layer_norm"
+    norm_placement: NormPlacement = "pre"
+    norm_eps: float = 1e-6
+    activation: Activation = "gelu"
+    use_bias: bool = True
+    positions: Positions = "learned"
+    max_positions: int = 0  # rows of the learned table; 0 where positions have no limit
+    type_vocab_size: int = 0
+    relative_buckets: int = 0
+    relative_max_distance: int = 0
+    attention_scale: bool = True  # divide scores by sqrt(head_dim); T5 folds it into the init
+    tie_embeddings: bool = True
+    scale_tied_logits: bool = False  # T5: decoder output times d_model**-0.5 before a tied head
+    dropout_rate: float = 0.0
+    mlp_dropout: bool = False  # T5 also drops between the activation and wo
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+    attention_backend: AttentionBackend = "xla"
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field, allowed in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ProtlmError(
+                    f"model.{field} is {value!r}; choose one of {', '.join(map(repr, allowed))}"
+                )
+        for field in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff"):
+            if getattr(self, field) < 1:
+                raise ProtlmError(f"model.{field} is {getattr(self, field)}; it must be at least 1")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ProtlmError(f"model.dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
+        """Builds a config from saved fields.
+
+        Raises:
+            ProtlmError: for a field that does not exist here, naming it.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ProtlmError(
+                f"unknown model field(s) {', '.join(unknown)}: not part of ModelConfig"
+            )
+        return cls(**fields)
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        return dataclasses.replace(self, **changes)
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "norm": ("layer_norm", "rms_norm"),
+    "norm_placement": ("pre", "post"),
+    "activation": ("gelu", "gelu_tanh", "relu", "silu"),
+    "positions": ("learned", "relative_bias"),
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "minimal", "full"),
+    "attention_backend": ("xla", "reference"),
+}

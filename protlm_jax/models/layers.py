@@ -1,0 +1,118 @@
+"""Parameters and primitives: projections, norms, the MLP.
+
+Axis letters, here and in every model file: B batch, L length, M key length, D d_model, H heads,
+K head size, F d_ff, V vocabulary, N layers.
+
+Projections are `self.param` and one einsum, never `nn.DenseGeneral`: inside a mesh flax constrains
+its flattened kernel by the names of the unflattened one, and crashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.models.axes import named
+from protlm_jax.models.config import ModelConfig
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class Projection(nn.Module):
+    """A linear map written as an einsum, its kernel and bias named by logical axes.
+
+    Attributes:
+        equation: for instance "BLD,DHK->BLHK".
+        axes: logical name of each kernel dimension; several may share a size, never a name.
+        shape: the kernel's shape.
+        bias_rank: how many trailing kernel dimensions the bias has; 0 for no bias.
+        stddev: of the normal initializer.
+        dtype: compute dtype of inputs, kernel and output; the parameters are float32.
+    """
+
+    equation: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    bias_rank: int
+    stddev: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = named(nn.initializers.normal(self.stddev), *self.axes)
+        kernel = self.param("kernel", init, self.shape)
+        y = jnp.einsum(self.equation, x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.bias_rank:
+            init = named(nn.initializers.zeros_init(), *self.axes[-self.bias_rank :])
+            bias = self.param("bias", init, self.shape[-self.bias_rank :])
+            y = y + _broadcast_to_rank(bias.astype(self.dtype), y.ndim)
+        return y
+
+
+class Normalization(nn.Module):
+    """LayerNorm, or RMSNorm (no mean, no bias; Zhang & Sennrich 2019), statistics in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        layer_norm = self.config.norm == "layer_norm"
+        shape = (x.shape[-1],)
+        wide = x.astype(jnp.float32)
+        if layer_norm:
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        scale = self.param("scale", named(nn.initializers.ones_init(), "embed"), shape)
+        y = wide * jax.lax.rsqrt(variance + self.config.norm_eps)
+        y = y * _broadcast_to_rank(scale, y.ndim)
+        if layer_norm:
+            bias = self.param("bias", named(nn.initializers.zeros_init(), "embed"), shape)
+            y = y + _broadcast_to_rank(bias, y.ndim)
+        return y.astype(self.config.compute_dtype)
+
+
+class Mlp(nn.Module):
+    """Two projections with an activation between them: [B, L, D] -> [B, L, D]."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        c = self.config
+        wi_stddev, wo_stddev = c.initializer_range, c.initializer_range
+        if not c.attention_scale:  # T5 initialises by fan-in
+            wi_stddev, wo_stddev = c.d_model**-0.5, c.d_ff**-0.5
+        bias_rank = int(c.use_bias)
+        x = Projection(
+            "BLD,DF->BLF",
+            ("embed", "mlp"),
+            (c.d_model, c.d_ff),
+            bias_rank,
+            wi_stddev,
+            c.compute_dtype,
+            name="wi",
+        )(x)
+        x = ACTIVATIONS[c.activation](x)
+        if c.mlp_dropout:
+            x = nn.Dropout(c.dropout_rate)(x, deterministic=deterministic)
+        return Projection(
+            "BLF,FD->BLD",
+            ("mlp", "embed"),
+            (c.d_ff, c.d_model),
+            bias_rank,
+            wo_stddev,
+            c.compute_dtype,
+            name="wo",
+        )(x)
+
+
+def _broadcast_to_rank(x: jax.Array, rank: int) -> jax.Array:
+    return jnp.expand_dims(x, tuple(range(rank - x.ndim)))

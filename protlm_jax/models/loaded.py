@@ -1,0 +1,33 @@
+"""A model ready to use, whoever made it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+
+if TYPE_CHECKING:
+    from protlm_jax.models.config import ModelConfig
+    from protlm_jax.vocabularies import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """What evaluation and export read.
+
+    Attributes:
+        model: a family's linen module.
+        params: its parameters, a nested dict of float32 arrays without boxes.
+        vocabulary: the token set the model was trained with.
+        name: for people: a run's or a folder's name.
+    """
+
+    model: nn.Module
+    params: Any
+    vocabulary: Vocabulary
+    name: str
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config

@@ -1,0 +1,173 @@
+"""A row of blocks as data: parameters stacked by layer, run whole, by program, or from a depth on.
+
+`init_stack` makes the parameters of N blocks with a leading "layers" axis, `run_stack` scans over
+them, and `resume_stack` runs the suffix from a cached stream. Which layer runs when, and how much
+of it counts, is a `LayerProgram`: traced arrays, so that one compiled function serves every skip,
+swap, repetition and early exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.models.axes import NamedAxes
+from protlm_jax.models.block import Block, BlockContext, Taps
+
+Params = Any
+Visit = Callable[[Any, jax.Array, jax.Array, jax.Array, Taps], Any]
+
+
+@flax.struct.dataclass
+class LayerProgram:
+    """What a stack runs, step by step.
+
+    Attributes:
+        order: [steps] int32, the layer that runs at each step.
+        gate: [steps, sublayers] float32, multiplies what each sublayer adds (0 ablates it; norms
+            that stand after the addition still act).
+        keep: [steps] bool; False makes the step the identity, the block's own norms included.
+    """
+
+    order: jax.Array
+    gate: jax.Array
+    keep: jax.Array
+
+    @classmethod
+    def full(cls, num_layers: int, num_sublayers: int = 2) -> LayerProgram:
+        """Every layer once, in order: what training runs."""
+        return cls(
+            order=jnp.arange(num_layers, dtype=jnp.int32),
+            gate=jnp.ones((num_layers, num_sublayers), jnp.float32),
+            keep=jnp.ones((num_layers,), bool),
+        )
+
+    def skip(self, *steps: int) -> LayerProgram:
+        """These steps become the identity."""
+        return self.replace(keep=self.keep.at[jnp.asarray(steps)].set(False))
+
+    def ablate(self, step: int, sublayer: int) -> LayerProgram:
+        """One sublayer of one step adds nothing."""
+        return self.replace(gate=self.gate.at[step, sublayer].set(0.0))
+
+    def swap(self, first: int, second: int) -> LayerProgram:
+        """Two steps exchange the layers they run."""
+        order = self.order.at[first].set(self.order[second]).at[second].set(self.order[first])
+        return self.replace(order=order)
+
+    def exit(self, depth: int) -> LayerProgram:
+        """Only the first `depth` steps run."""
+        return self.replace(keep=self.keep & (jnp.arange(self.keep.shape[0]) < depth))
+
+
+def init_stack(rng: jax.Array, block: Block, num_layers: int) -> Params:
+    """Parameters of `num_layers` independent blocks, every leaf [num_layers, ...] and named so."""
+    inputs = block.example_inputs()
+    keys = jax.random.split(rng, num_layers)
+    stacked = jax.vmap(lambda key: block.init(key, *inputs)["params"])(keys)
+    return jax.tree.map(
+        lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+        stacked,
+        is_leaf=lambda leaf: isinstance(leaf, NamedAxes),
+    )
+
+
+def run_stack(
+    block: Block,
+    params: Params,
+    h: jax.Array,
+    context: BlockContext,
+    *,
+    program: LayerProgram | None = None,
+    dropout_rng: jax.Array | None = None,
+) -> tuple[jax.Array, Taps]:
+    """Runs a row of blocks.
+
+    Args:
+        block: the block, unbound.
+        params: as made by `init_stack`.
+        h: [batch, length, d_model].
+        context: shared by all blocks.
+        program: which layers, in which order, how strongly; None runs each once, in order.
+        dropout_rng: key of this stack's dropout; None is deterministic.
+
+    Returns:
+        The stream after the last block, and the taps of every step, stacked: [steps, batch,
+        length, d_model] each. Taps that nobody reads cost nothing under jit.
+    """
+
+    def step(h: jax.Array, layer: Params, index: jax.Array, gate: jax.Array | None) -> Any:
+        rngs = {}
+        if dropout_rng is not None:
+            rngs = {"dropout": jax.random.fold_in(dropout_rng, index)}
+        return block.apply({"params": layer}, h, context, gate, dropout_rng is None, rngs=rngs)
+
+    step = _rematerialised(step, block.config.remat)
+
+    if program is None:
+        # Parameters travel as scanned inputs: their gradient is then written once per layer,
+        # where indexing would add into the whole stack at each of them.
+        num_layers = jax.tree.leaves(params)[0].shape[0]
+        return jax.lax.scan(
+            lambda h, xs: step(h, xs[0], xs[1], None), h, (params, jnp.arange(num_layers))
+        )
+
+    def programmed(h: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, Taps]:
+        position, index, gate, keep = xs
+        after, taps = step(h, layer_params(params, index), position, gate)
+        return jnp.where(keep, after, h), taps
+
+    positions = jnp.arange(program.order.shape[0])
+    return jax.lax.scan(programmed, h, (positions, program.order, program.gate, program.keep))
+
+
+def resume_stack(
+    block: Block,
+    params: Params,
+    h: jax.Array,
+    context: BlockContext,
+    start: jax.Array,
+    visit: Visit,
+    carry: Any,
+) -> tuple[jax.Array, Any]:
+    """Runs blocks `start` to the last from a given stream; `start` may be traced.
+
+    Args:
+        h: [batch, length, d_model], the stream before block `start`.
+        visit: (carry, layer index, stream before, stream after, taps) -> carry, called at each
+            block; measurements are reduced here instead of stored.
+        carry: initial value of what `visit` accumulates.
+
+    Returns:
+        The stream after the last block and the final carry. Has no reverse-mode gradient.
+    """
+    num_layers = jax.tree.leaves(params)[0].shape[0]
+
+    def body(index: jax.Array, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        before, carry = state
+        after, taps = block.apply({"params": layer_params(params, index)}, before, context)
+        return after, visit(carry, index, before, after, taps)
+
+    return jax.lax.fori_loop(start, num_layers, body, (h, carry))
+
+
+def layer_params(params: Params, index: jax.Array | int) -> Params:
+    """Parameters of one layer of a stack."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), params
+    )
+
+
+def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """What backward recomputes: nothing, all but the matrix products, or everything."""
+    if policy == "none":
+        return step
+    saved = None
+    if policy == "minimal":
+        saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+    return jax.checkpoint(step, policy=saved, prevent_cse=False)
