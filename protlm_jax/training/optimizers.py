@@ -1,0 +1,273 @@
+"""AdamW, LAMB and Adafactor for parameters stacked along a leading "layers" axis.
+
+LAMB's trust ratio and Adafactor's clipping, parameter scale and factoring are defined per
+parameter tensor. Our tensors hold all layers of a stack at once, `[layers, ...]`, and optax would
+take one statistic for all of them. So optax's transformations are lifted here: one tensor at a
+time, with `jax.vmap` over its layers, and with (heads, kv) joined into the matrix dimension that
+the multiplication sees. The state keeps optax's own structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from protlm_jax.errors import ProtlmError
+
+Names = tuple[str | None, ...]
+Tree = Any
+
+ADAFACTOR_DECAY = 0.8  # the second moment's decay at update t is 1 - t^-0.8
+ADAFACTOR_CLIP = 1.0  # largest root mean square of a tensor's update
+ADAFACTOR_MIN_SCALE = 1e-3  # a tensor smaller than this still moves
+ADAFACTOR_MIN_DIMENSION = 128  # matrices with a smaller side keep a full second moment
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Which optimizer, and what of it a run chooses.
+
+    Attributes:
+        name: "adamw"; "lamb" (You et al. 2020; ProtBert); or "adafactor" with T5's settings
+            (Shazeer & Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale.
+        weight_decay: added to the update as `weight_decay * parameter` before the learning rate,
+            except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio.
+        clip_norm: gradients with a larger global norm are scaled down to it; 0 leaves them alone.
+        b1, b2, eps: Adam's moments, for AdamW and LAMB.
+    """
+
+    name: Literal["adamw", "lamb", "adafactor"] = "adamw"
+    weight_decay: float = 0.01
+    clip_norm: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+
+
+def build_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule, logical_axes: Tree
+) -> optax.GradientTransformation:
+    """Returns the transformation from fp32 gradients to what is added to the parameters.
+
+    Args:
+        config: which optimizer.
+        schedule: the learning rate at each update, see `protlm_jax.training.schedules`.
+        logical_axes: the parameters' tree with a tuple of axis names per leaf. A leading "layers"
+            makes a tensor a stack of layers; neighbouring "heads" and "kv" count as one dimension.
+    """
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    decay = [optax.add_decayed_weights(config.weight_decay, _decay_mask)]
+    decay = decay if config.weight_decay else []
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    if config.name == "adamw":
+        core = [adam, *decay]
+    elif config.name == "lamb":
+        core = [adam, *decay, _per_layer(optax.scale_by_trust_ratio(), logical_axes)]
+    elif config.name == "adafactor":
+        clip_and_scale = optax.chain(
+            optax.clip_by_block_rms(ADAFACTOR_CLIP),
+            optax.scale_by_param_block_rms(ADAFACTOR_MIN_SCALE),
+        )
+        core = [_factored_rms(logical_axes), _per_layer(clip_and_scale, logical_axes), *decay]
+    else:
+        raise ProtlmError(
+            f"optimizer.name={config.name!r} is unknown: use adamw, lamb or adafactor"
+        )
+    return optax.chain(*clip, *core, optax.scale_by_learning_rate(schedule))
+
+
+def is_decayed(path: tuple[str, ...]) -> bool:
+    """Whether weight decay applies to the parameter at this path: all but norms and biases.
+
+    Told by name, because on stacked parameters a bias has the rank of a matrix.
+    """
+    return path[-1] != "scale" and not path[-1].endswith("bias")
+
+
+def _decay_mask(params: Tree) -> Tree:
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(_dict_keys(path)), params)
+
+
+# --- lifting optax's per-tensor transformations -------------------------------------------------
+
+
+def _is_names(node: Any) -> bool:
+    return isinstance(node, tuple)
+
+
+def _is_stacked(names: Names) -> bool:
+    return names[:1] == ("layers",)
+
+
+def _per_layer(
+    transform: optax.GradientTransformation, logical_axes: Tree
+) -> optax.GradientTransformation:
+    """Lifts a stateless per-tensor transformation to tensors that are stacks of layers."""
+
+    def update(updates: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, Tree]:
+        def tensor(names: Names, update: jax.Array, param: jax.Array) -> jax.Array:
+            def layer(update: jax.Array, param: jax.Array) -> jax.Array:
+                return transform.update(update, transform.init(param), param)[0]
+
+            return (jax.vmap(layer) if _is_stacked(names) else layer)(update, param)
+
+        return jax.tree.map(tensor, logical_axes, updates, params, is_leaf=_is_names), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _joined(names: Names, shape: tuple[int, ...]) -> tuple[Names, tuple[int, ...]]:
+    """Names and shape with neighbouring (heads, kv) as one dimension called "heads"."""
+    for i in range(len(names) - 1):
+        if names[i : i + 2] == ("heads", "kv"):
+            width = shape[i] * shape[i + 1]
+            return (*names[: i + 1], *names[i + 2 :]), (*shape[:i], width, *shape[i + 2 :])
+    return names, shape
+
+
+def _factored_rms(logical_axes: Tree) -> optax.GradientTransformation:
+    """Adafactor's second moment, factored into the rows and columns of each layer's matrix."""
+    inner = optax.scale_by_factored_rms(
+        decay_rate=ADAFACTOR_DECAY, min_dim_size_to_factor=ADAFACTOR_MIN_DIMENSION
+    )
+    # The layers share one count of updates.
+    layered = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
+    names_list, treedef = jax.tree.flatten(logical_axes, is_leaf=_is_names)
+    split, unflatten = treedef.flatten_up_to, treedef.unflatten  # type: ignore[attr-defined]
+
+    def over_tensors(tensor: Callable, *trees: Tree) -> list[Tree]:
+        rows = zip(names_list, *map(split, trees), strict=True)
+        return [unflatten(c) for c in zip(*(tensor(*row) for row in rows), strict=True)]
+
+    def init(params: Tree) -> optax.FactoredState:
+        def tensor(names: Names, param: jax.Array) -> tuple[jax.Array, ...]:
+            matrix = jnp.reshape(param, _joined(names, param.shape)[1])
+            initial = inner.init
+            if _is_stacked(names):
+                initial = jax.vmap(initial, out_axes=layered)
+            return tuple(initial(matrix)[1:])
+
+        return optax.FactoredState(jnp.zeros([], jnp.int32), *over_tensors(tensor, params))
+
+    def update(grads: Tree, state: optax.FactoredState, params: Tree) -> tuple[Tree, Tree]:
+        def tensor(
+            names: Names, grad: jax.Array, row: Any, column: Any, full: Any, param: jax.Array
+        ) -> tuple[jax.Array, ...]:
+            shape = _joined(names, grad.shape)[1]
+            moments = optax.FactoredState(state.count, row, column, full)
+            step = inner.update
+            if _is_stacked(names):
+                step = jax.vmap(step, in_axes=(0, layered, 0), out_axes=(0, layered))
+            scaled, moments = step(grad.reshape(shape), moments, param.reshape(shape))
+            return scaled.reshape(grad.shape), *moments[1:]
+
+        scaled, *moments = over_tensors(tensor, grads, *state[1:], params)
+        return scaled, optax.FactoredState(optax.safe_increment(state.count), *moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+# --- sharding -----------------------------------------------------------------------------------
+
+
+def opt_state_axes(abstract_opt_state: Tree, abstract_params: Tree, logical_axes: Tree) -> Tree:
+    """Logical axis names for the optimizer's state, so that it is sharded like its parameters.
+
+    Args:
+        abstract_opt_state: `jax.eval_shape(optimizer.init, abstract_params)`.
+        abstract_params: the parameters' shapes.
+        logical_axes: the parameters' tree with a tuple of axis names per leaf.
+
+    Returns:
+        The state's structure with a tuple of names where it has an array: the parameter's names
+        for Adam's moments; the names of the kept dimensions for Adafactor's rows and columns, the
+        joined (heads, kv) being called "heads"; () for counts and placeholders. Read it with
+        `jax.tree.map(f, abstract_opt_state, axes)`.
+    """
+    names = jax.tree.map(
+        lambda n, p: (n, p.shape), logical_axes, abstract_params, is_leaf=_is_names
+    )
+    flat = jax.tree_util.tree_flatten_with_path(names, is_leaf=_is_names)[0]
+    parameters = {_dict_keys(path): value for path, value in flat}
+
+    def of_array(path: tuple[Any, ...], array: jax.ShapeDtypeStruct) -> Names:
+        keys = _dict_keys(path)
+        if keys not in parameters:
+            return ()
+        names, shape = parameters[keys]
+        if array.shape == shape:
+            return names
+        field = path[-len(keys) - 1]
+        names, shape = _joined(names, shape)
+        return _moment_axes(getattr(field, "name", ""), array.shape, names, shape)
+
+    return jax.tree_util.tree_map_with_path(of_array, abstract_opt_state)
+
+
+def _moment_axes(
+    field: str, array_shape: tuple[int, ...], names: Names, shape: tuple[int, ...]
+) -> Names:
+    """Names of one of Adafactor's moments of a parameter with these joined names and shape."""
+    if array_shape == shape:
+        return names
+    first = int(_is_stacked(names))
+    order = np.argsort(shape[first:])  # optax averages rows over the largest dimension
+    for name, rank in (("v_row", -1), ("v_col", -2)):
+        if field == name and len(order) >= 2:
+            gone = first + int(order[rank])
+            if array_shape == shape[:gone] + shape[gone + 1 :]:
+                return names[:gone] + names[gone + 1 :]
+    return ()
+
+
+def _dict_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The trailing dictionary keys of a path: within an optimizer's state, the parameter's path."""
+    keys: list[str] = []
+    for entry in reversed(path):
+        if not isinstance(entry, jax.tree_util.DictKey):
+            break
+        keys.append(str(entry.key))
+    return tuple(reversed(keys))
+
+
+# --- what the step did to each layer ------------------------------------------------------------
+
+
+def layer_statistics(
+    grads: Tree, updates: Tree, params: Tree, logical_axes: Tree
+) -> dict[str, jax.Array]:
+    """Gradient norm and update-to-weight ratio of every layer, in a few reductions.
+
+    Args:
+        grads, updates, params: trees of one structure; updates are what is added to params.
+        logical_axes: the same tree with a tuple of axis names per leaf.
+
+    Returns:
+        `layers/<group>/grad_norm` and `layers/<group>/update_ratio` (norm of the update over norm
+        of the weights, 0 where the weights are all 0) for each top-level name of the parameters:
+        fp32 arrays [layers] for stacks, scalars for the rest.
+    """
+    statistics = {}
+    for group, names in logical_axes.items():
+        grad, update, weight = (_norms(tree[group], names) for tree in (grads, updates, params))
+        ratio = jnp.where(weight > 0, update / jnp.where(weight > 0, weight, 1.0), 0.0)
+        statistics[f"layers/{group}/grad_norm"] = grad
+        statistics[f"layers/{group}/update_ratio"] = ratio
+    return statistics
+
+
+def _norms(tree: Tree, names: Tree) -> jax.Array:
+    """Euclidean norm over all tensors of a group, per layer where the group is a stack."""
+
+    def squares(names: Names, x: jax.Array) -> jax.Array:
+        axes = tuple(range(int(_is_stacked(names)), x.ndim))
+        return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes)
+
+    sums = jax.tree.leaves(jax.tree.map(squares, names, tree, is_leaf=_is_names))
+    return jnp.sqrt(sum(sums[1:], sums[0]))
