@@ -1,0 +1,216 @@
+"""Amino-acid alphabets: the 30 tokens of ProtBert and the 128 ids of ProtT5.
+
+A protein goes through two doors. `normalise` takes whatever the user wrote (spaced or not, lower
+case, rare residues) and returns plain upper-case letters, or says precisely what it cannot take.
+`Vocabulary.encode` maps plain letters to ids. No letter ever becomes `<unk>` silently: the models
+were not trained on it, and an embedding of `<unk>` looks like any other embedding.
+
+Pure Python and NumPy; the seqio wrapper lives in `data/seqio_vocabulary.py`.
+
+Source of the ids: the published `vocab.txt` of Rostlab/prot_bert and `spiece.model` of
+Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+"""The 20 standard amino acids, in the order of every 20-column array of this package."""
+
+RESIDUES = AMINO_ACIDS + "XUBZO"
+"""Every letter a model may see: the standard 20, unknown (X), and the rare ones."""
+
+_RARE = "UZOB"
+_RESIDUE_SET = frozenset(RESIDUES)
+_PROT_BERT_RESIDUES = "LAGVESIKRDTPNQFYMHCWXUBZO"
+_PROT_T5_RESIDUES = "ALGVSREDTIPKFQNYMHWCXBOUZ"
+_T5_SENTINELS = 100
+
+# Whitespace is dropped wherever it stands: ProtTrans files have a space between residues, copies
+# from the web have line ends and tabs.
+_DROP_WHITESPACE = {ord(c): None for c in string.whitespace}
+# Only ASCII letters change case: str.upper() would turn one "ß" into two serines.
+_TO_UPPER = {ord(c): c.upper() for c in string.ascii_lowercase}
+_RARE_TO_X = {ord(c): "X" for c in _RARE}
+
+
+@dataclass(frozen=True)
+class ResiduePolicy:
+    """What `normalise` does with letters that are legal but that a model may not know.
+
+    rare: "X" maps U, Z, O and B to X, as ProtTrans did in pretraining (their own embeddings were
+      never trained); "keep" leaves them, since both vocabularies have ids for them.
+    lower_case: "upper" reads lower case (soft-masked residues) as upper case; "error" refuses it.
+    """
+
+    rare: Literal["X", "keep"] = "X"
+    lower_case: Literal["upper", "error"] = "upper"
+
+
+def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record: str) -> str:
+    """Plain upper-case residues of a sequence that may be spaced, lower case or hold U, Z, O, B.
+
+    Args:
+      sequence: what the user wrote. Whitespace is dropped.
+      policy: what to do with rare residues and lower case.
+      record: name of the protein, for the error message.
+    Returns:
+      A string over the 25 letters of `RESIDUES`, at least one letter long.
+    Raises:
+      ProtlmError: no residues, a character that is not a residue (J, `*`, `-`, digits, ...), or
+        lower case under `lower_case="error"`; names the record and the 1-based position, counted
+        in residues, that is without whitespace.
+    """
+    letters = sequence.translate(_DROP_WHITESPACE)
+    if not letters:
+        raise ProtlmError(f"record {record!r} has no residues; remove it or supply its sequence")
+    upper = letters.translate(_TO_UPPER)
+    if policy.lower_case == "error" and upper != letters:
+        at = next(i for i, (a, b) in enumerate(zip(letters, upper, strict=True)) if a != b)
+        raise ProtlmError(
+            f"record {record!r}, position {at + 1}: lower-case residue {letters[at]!r}; write it "
+            'in upper case or set the policy lower_case="upper"'
+        )
+    if not set(upper) <= _RESIDUE_SET:
+        at = next(i for i, c in enumerate(upper) if c not in _RESIDUE_SET)
+        raise ProtlmError(
+            f"record {record!r}, position {at + 1}: {letters[at]!r} is not an amino acid; "
+            + _remedy(upper[at])
+        )
+    return upper.translate(_RARE_TO_X) if policy.rare == "X" else upper
+
+
+def _remedy(character: str) -> str:
+    """What the user can do about a character that is not a residue."""
+    if character == "*":
+        return "remove the stop sign (or cut the translation there)"
+    if character in "-.~":
+        return "this is an alignment gap: take the gaps out first"
+    if character == "J":
+        return "J means leucine or isoleucine: replace it by L, I or X"
+    if character.isdigit():
+        return "remove the numbers from the sequence"
+    return f"replace it by one of {RESIDUES} (X where the residue is unknown)"
+
+
+def _constant(values: Sequence[int]) -> np.ndarray:
+    """A read-only int32 array, since every caller shares it."""
+    array = np.array(values, np.int32)
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens of a model and their ids: the id of a token is its index in `tokens`.
+
+    Residue tokens are plain letters, whatever mark the original tokenizer file puts before them.
+    `mask_id` is the token that hides a residue ([MASK]; for ProtT5 <extra_id_0>), `eos_id` the one
+    that ends a protein ([SEP]; </s>), `bos_id` the one that starts it ([CLS]; none for ProtT5).
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    pad_id: int
+    unk_id: int
+    mask_id: int
+    eos_id: int
+    bos_id: int | None
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return len(self.tokens)
+
+    @cached_property
+    def residue_ids(self) -> np.ndarray:
+        """int32 [25]: ids of all residue letters, rare ones and X included, ascending."""
+        return _constant([i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET])
+
+    @cached_property
+    def amino_acid_ids(self) -> np.ndarray:
+        """int32 [20]: ids of the standard amino acids, in the order of `AMINO_ACIDS`."""
+        return _constant([self.tokens.index(a) for a in AMINO_ACIDS])
+
+    @cached_property
+    def letter_table(self) -> np.ndarray:
+        """int32 [256]: id of each Latin-1 character, -1 for all but the 25 residues."""
+        ids = {t: i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET}
+        return _constant([ids.get(chr(c), -1) for c in range(256)])
+
+    @property
+    def num_specials(self) -> int:
+        """How many special tokens `encode` puts around a protein: 2 for ProtBert, 1 for ProtT5."""
+        return 1 if self.bos_id is None else 2
+
+    def encode(self, sequence: str, *, specials: bool = True) -> np.ndarray:
+        """int32 ids of a normalised sequence, between `bos` (if there is one) and `eos`.
+
+        Raises:
+          ProtlmError: a character that is not one of the 25 residues; run `normalise` first.
+        """
+        try:
+            ids = self.letter_table[np.frombuffer(sequence.encode("latin-1"), np.uint8)]
+        except UnicodeEncodeError:
+            ids = np.array([-1], np.int32)
+        if ids.size and ids.min() < 0:
+            at = next(i for i, c in enumerate(sequence) if c not in _RESIDUE_SET)
+            raise ProtlmError(
+                f"position {at + 1}: {sequence[at]!r} has no id in {self.name}; "
+                "pass sequences through protlm_jax.vocabularies.normalise first"
+            )
+        if not specials:
+            return ids
+        start = [] if self.bos_id is None else [self.bos_id]
+        return np.concatenate([start, ids, [self.eos_id]]).astype(np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The tokens of `ids`, written one after the other, specials and padding included."""
+        ids = np.asarray(ids, np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.size):
+            raise ProtlmError(f"{self.name} has ids 0 to {self.size - 1}, not all of {ids}")
+        return "".join(self.tokens[i] for i in ids)
+
+
+PROT_BERT = Vocabulary(
+    name="prot_bert",
+    tokens=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_PROT_BERT_RESIDUES),
+    pad_id=0,
+    unk_id=1,
+    mask_id=4,
+    eos_id=3,
+    bos_id=2,
+)
+
+PROT_T5 = Vocabulary(
+    name="prot_t5",
+    tokens=("<pad>", "</s>", "<unk>", *_PROT_T5_RESIDUES)
+    + tuple(f"<extra_id_{i}>" for i in reversed(range(_T5_SENTINELS))),
+    pad_id=0,
+    unk_id=2,
+    mask_id=127,
+    eos_id=1,
+    bos_id=None,
+)
+
+VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in (PROT_BERT, PROT_T5)}
+
+
+def get_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary called `name`.
+
+    Raises:
+      ProtlmError: there is none of that name.
+    """
+    if name not in VOCABULARIES:
+        raise ProtlmError(f"no vocabulary {name!r}; choose one of {', '.join(VOCABULARIES)}")
+    return VOCABULARIES[name]

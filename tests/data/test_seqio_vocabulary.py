@@ -1,0 +1,46 @@
+"""The SeqIO wrapper gives the ids of the vocabulary it wraps."""
+
+from __future__ import annotations
+
+import pytest
+
+from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import PROT_BERT, PROT_T5, VOCABULARIES
+
+both = pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
+
+
+@both
+@pytest.mark.parametrize("text", ["MKTAYIAK", "M K T A Y I A K", "mktayiak"])
+def test_both_roads_give_the_same_ids(vocabulary, text):
+    wrapped = SeqioVocabulary(vocabulary)
+    expected = vocabulary.encode("MKTAYIAK", specials=False).tolist()
+    assert wrapped.encode(text) == expected
+    ids = wrapped.encode_tf(tf.constant(text))
+    assert ids.dtype == tf.int32 and ids.numpy().tolist() == expected
+    assert wrapped.decode(expected) == "MKTAYIAK"
+    assert wrapped.decode_tf(tf.constant(expected)).numpy() == b"MKTAYIAK"
+
+
+@both
+def test_specials_agree(vocabulary):
+    wrapped = SeqioVocabulary(vocabulary)
+    assert wrapped.pad_id == vocabulary.pad_id == 0
+    assert wrapped.eos_id == vocabulary.eos_id and wrapped.unk_id == vocabulary.unk_id
+    assert wrapped.bos_id == vocabulary.bos_id and wrapped.vocab_size == vocabulary.size
+
+
+def test_characters_that_are_not_residues_are_refused():
+    wrapped = SeqioVocabulary(PROT_T5)
+    with pytest.raises(ProtlmError, match="position 2"):
+        wrapped.encode("M*")
+    data = tf.data.Dataset.from_tensors("M*").map(wrapped.encode_tf)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not an amino acid"):
+        next(iter(data))
+
+
+def test_equality_follows_the_vocabulary():
+    assert SeqioVocabulary(PROT_T5) == SeqioVocabulary(PROT_T5) != SeqioVocabulary(PROT_BERT)
+    assert isinstance(SeqioVocabulary(PROT_T5), seqio.Vocabulary)
