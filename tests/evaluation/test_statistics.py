@@ -1,0 +1,73 @@
+"""The bootstrap against closed forms and by its coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import statistics
+
+
+def test_equal_denominators_give_the_standard_error_of_a_mean() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    estimate = statistics.ratio(values, np.ones(400), seed=1, draws=20_000)
+    closed_form = values.std(ddof=0) / np.sqrt(400)
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.standard_error == pytest.approx(closed_form, rel=0.02)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * closed_form, rel=0.04)
+
+
+def test_unequal_denominators_give_the_delta_method() -> None:
+    generator = np.random.default_rng(0)
+    bottoms = generator.integers(50, 500, size=800).astype(float)
+    tops = bottoms * generator.beta(6, 4, size=800)
+    estimate = statistics.ratio(tops, bottoms, seed=1, draws=10_000)
+    residuals = tops - estimate.value * bottoms
+    delta = np.sqrt((residuals**2).sum()) / bottoms.sum()
+    assert estimate.value == pytest.approx(tops.sum() / bottoms.sum())
+    assert estimate.standard_error == pytest.approx(delta, rel=0.03)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(3)
+    covered = 0
+    for trial in range(300):
+        bottoms = generator.integers(50, 300, size=80).astype(float)
+        tops = bottoms * generator.beta(7, 3, size=80)
+        estimate = statistics.ratio(tops, bottoms, seed=trial, draws=600)
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_pairing_removes_what_both_systems_share() -> None:
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0, 10, size=300)
+    first, second = shared + 1.0, shared + generator.normal(0, 0.1, size=300)
+    ones = np.ones(300)
+    paired = statistics.paired_difference(first, second, ones, seed=0)
+    assert paired.value == pytest.approx(1.0, abs=0.05)
+    assert paired.standard_error < 0.02 < statistics.ratio(first, ones, seed=0).standard_error
+
+
+def test_same_seed_same_draws_whatever_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    tops, bottoms = np.arange(1.0, 31.0), np.full(30, 40.0)
+    whole = statistics.ratio(tops, bottoms, seed=5)
+    assert statistics.ratio(tops, bottoms, seed=5) == whole
+    assert statistics.ratio(tops, bottoms, seed=6) != whole
+    monkeypatch.setattr(statistics, "_ELEMENTS_AT_ONCE", 100)
+    assert statistics.ratio(tops, bottoms, seed=5) == whole
+
+
+def test_proteins_without_a_scored_residue_take_no_part() -> None:
+    with_empty = statistics.ratio([1, 0, 3], [2, 0, 4], seed=0)
+    assert with_empty == statistics.ratio([1, 3], [2, 4], seed=0)
+    assert with_empty.proteins == 2
+    assert statistics.ratio([1], [2], seed=0).standard_error == 0.0
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    with pytest.raises(ProtlmError, match="nothing to score"):
+        statistics.ratio([0.0], [0.0], seed=0)
+    with pytest.raises(ProtlmError, match="equally long"):
+        statistics.ratio([0.0, 1.0], [1.0], seed=0)
