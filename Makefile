@@ -1,0 +1,64 @@
+# make quickstart            train, evaluate, probe, analyse and export a small ProtBert
+# make quickstart MODEL=t5   the same with a small ProtT5
+# make test                  lint, types and the fast tests;  make test-all adds the slow ones
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= bert
+ARGS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+RUN_PINS := requirements/core.txt requirements/data.txt requirements/hf.txt
+TEST_PINS := $(RUN_PINS) requirements/dev.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart check test test-slow test-all clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+quickstart: $(VENV)/.installed
+	$(BIN)/protlm quickstart --family $(MODEL) $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(PYTEST)
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
+
+test-all: check
+	$(PYTEST) -m "slow or not slow"
+
+# An environment is up to date when its stamp is newer than what it was made from.
+$(VENV)/.installed: $(RUN_PINS) pyproject.toml | $(BIN)/python
+	@echo "Installing protlm_jax and $(RUN_PINS) into $(VENV): a few minutes the first time"
+	$(PIP) $(addprefix -r ,$(RUN_PINS))
+	$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(TEST_PINS) pyproject.toml | $(BIN)/python
+	@echo "Installing protlm_jax and $(TEST_PINS) into $(VENV): a few minutes the first time"
+	$(PIP) $(addprefix -r ,$(TEST_PINS))
+	$(PIP) --no-deps --editable .
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install Python 3.11, \
+	3.12 or 3.13, or name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	echo "error: $$($(PYTHON) --version) cannot run the pinned packages; install Python 3.11, 3.12 \
+	or 3.13, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make virtual \
+	environments; install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
