@@ -62,8 +62,8 @@ class Block(nn.Module):
             deterministic: False applies dropout.
 
         Returns:
-            The stream after the block, and taps: "stream" (before it) and what each sublayer
-            added, by its name.
+            The stream after the block, and taps: "stream" (before it) and for each sublayer, by
+            its name, what it added and "<name>_onto", the stream it was added to.
         """
         c = self.config
         functions: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -83,7 +83,7 @@ class Block(nn.Module):
             added = nn.Dropout(c.dropout_rate)(added, deterministic=deterministic)
             if gate is not None:
                 added = added * gate[index].astype(added.dtype)
-            taps[name] = added
+            taps[name], taps[f"{name}_onto"] = added, h
             h = h + added
             if c.norm_placement == "post":
                 h = norm(h)

@@ -18,8 +18,16 @@ import jax.numpy as jnp
 from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function (Hendrycks & Gimpel 2016), by erf.
+
+    jax.nn.gelu goes through erfc, whose branches cost a fifth of a train step on CPU.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

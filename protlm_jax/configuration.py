@@ -1,0 +1,223 @@
+"""From `--config configs/tiny.py:bert --config.train.steps=100` to one typed, frozen RunConfig.
+
+A config file defines `get_config(variant) -> ml_collections.ConfigDict`. Its sections are checked
+against the dataclasses here and in the modules that read them: an unknown name or a value of the
+wrong type is an error before anything runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import runpy
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from protlm_jax.data.config import DataConfig
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.training.optimizers import OptimizerConfig
+from protlm_jax.training.schedules import ScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the model is asked.
+
+    Attributes:
+        name: "masked" for encoders, "denoising" for encoder-decoders.
+        rate: fraction of residues asked by "masked"; "denoising" is corrupted by its data task.
+    """
+
+    name: str
+    rate: float = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how a run goes.
+
+    Attributes:
+        steps: number of updates.
+        batch_size: rows per update, over all devices.
+        accumulate: equal parts a batch is computed in, one after the other, to save memory.
+        seed: of parameters, data order, corruption and dropout.
+        log_every: steps between lines of metrics.
+        evaluate_every: steps between evaluations on held-out proteins; 0 for never.
+        evaluate_batches: batches per evaluation.
+        checkpoint_every: steps between checkpoints; one is always written at the last step.
+        keep: how many of the newest checkpoints stay.
+        keep_every: checkpoints at multiples of this stay for ever; 0 for none.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1
+    seed: int = 0
+    log_every: int = 50
+    evaluate_every: int = 500
+    evaluate_batches: int = 8
+    checkpoint_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, field) < 1:
+                raise ProtlmError(f"train.{field} is {getattr(self, field)}; it must be at least 1")
+        if self.batch_size % self.accumulate:
+            raise ProtlmError(
+                f"train.batch_size {self.batch_size} does not divide into "
+                f"train.accumulate {self.accumulate} equal parts"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices per axis; -1 takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run; saved as config.json in its folder."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    train: TrainConfig
+    mesh: MeshConfig
+
+    def __post_init__(self) -> None:
+        limit = self.model.max_positions
+        if limit and self.data.length > limit:
+            raise ProtlmError(
+                f"data.length {self.data.length} exceeds the model's {limit} positions: "
+                f"lower data.length or raise model.max_positions"
+            )
+        decoder = bool(self.model.num_decoder_layers)
+        if decoder != (self.objective.name == "denoising") or decoder != (
+            self.data.task == "prott5"
+        ):
+            raise ProtlmError(
+                f"model family {self.model.family!r}, objective {self.objective.name!r} and data "
+                f"task {self.data.task!r} do not belong together: encoder-decoders take objective "
+                f"'denoising' with task 'prott5', encoders 'masked' with 'tokens'"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> RunConfig:
+        """Checks and types a nested dict.
+
+        Raises:
+            ProtlmError: for a missing or unknown section or field, or a value of the wrong type.
+        """
+        sections = typing.get_type_hints(cls)
+        _refuse_unknown(tree, sections, prefix="")
+        built = {}
+        for name, section in sections.items():
+            if name not in tree and name != "mesh":
+                raise ProtlmError(f"config.{name} is missing: the config file must define it")
+            built[name] = _section(section, tree.get(name, {}), name)
+        return cls(**built)
+
+
+def load_config(spec: str, overrides: list[str]) -> RunConfig:
+    """Reads a config file and applies overrides.
+
+    Args:
+        spec: path, or path:variant.
+        overrides: such as "train.steps=100"; values are Python literals, or plain strings.
+
+    Raises:
+        ProtlmError: when the file, a variant, or an overridden field does not exist.
+    """
+    path, _, variant = spec.partition(":")
+    file = _find(path)
+    namespace = runpy.run_path(str(file))
+    if "get_config" not in namespace:
+        raise ProtlmError(f"{file} defines no get_config(variant): see configs/tiny.py")
+    config = namespace["get_config"](variant) if variant else namespace["get_config"]()
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
+    tree = config.to_dict()
+    for override in overrides:
+        _apply(tree, override)
+    return RunConfig.from_dict(tree)
+
+
+def _find(path: str) -> Path:
+    """The file as given, or below the project's own folder."""
+    for candidate in (Path(path), Path(__file__).parents[1] / path):
+        if candidate.is_file():
+            return candidate
+    raise ProtlmError(f"config file {path} does not exist; for example configs/tiny.py:bert")
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Sets one field of a nested dict from "a.b=value"."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
+    *sections, field = name.split(".")
+    types_of = typing.get_type_hints(RunConfig)
+    _refuse_unknown({sections[0] if sections else field: None}, types_of, prefix="")
+    if len(sections) != 1:
+        raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
+    fields = typing.get_type_hints(types_of[sections[0]])
+    _refuse_unknown({field: None}, fields, prefix=f"{sections[0]}.")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    tree.setdefault(sections[0], {})[field] = value
+
+
+def _section(section: Any, values: dict[str, Any], name: str) -> Any:
+    hints = typing.get_type_hints(section)
+    _refuse_unknown(values, hints, prefix=f"{name}.")
+    typed = {f: _typed(v, hints[f], f"{name}.{f}") for f, v in values.items()}
+    try:
+        return section(**typed)
+    except TypeError as error:
+        raise ProtlmError(f"config.{name}: {error}") from error
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """The value if it is of the field's type; an int serves as a float."""
+    origin = typing.get_origin(hint)
+    allowed = [hint]
+    if origin is typing.Literal:
+        allowed = [type(choice) for choice in typing.get_args(hint)]
+    elif origin in (typing.Union, types.UnionType):
+        allowed = list(typing.get_args(hint))
+    plain = [typing.get_origin(kind) or kind for kind in allowed]
+    if float in plain and type(value) is int:
+        return float(value)
+    if tuple in plain and isinstance(value, list):
+        return tuple(value)
+    if bool not in plain and isinstance(value, bool) or not isinstance(value, tuple(plain)):
+        expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in plain)
+        raise ProtlmError(f"config.{name} is {value!r}; it must be of type {expected}")
+    return value
+
+
+def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ProtlmError(f"config.{prefix}{name} does not exist; {hint}")

@@ -1,0 +1,90 @@
+"""What an objective is: it hides residues, asks the model, and scores the answers as sums.
+
+Sums and not means, so that gradient accumulation and data parallelism are exact: the caller adds
+them up and divides once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Batch = dict[str, jax.Array]
+
+
+class Score(NamedTuple):
+    """Result of an objective on one batch.
+
+    Attributes:
+        loss_sum: float32, negative log-likelihood in nats, summed over what is asked.
+        weight_sum: float32, how many residues were asked.
+        metrics: float32 sums for the log; each `x_sum` has the count it is divided by in
+            `metric_denominators`.
+        carry: state of recurrent families, handed to the next batch; None elsewhere.
+    """
+
+    loss_sum: jax.Array
+    weight_sum: jax.Array
+    metrics: dict[str, jax.Array]
+    carry: Any = None
+
+
+class Objective(Protocol):
+    """`objective(model, params, batch, rng, carry)`; see Score."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: Batch,
+        rng: jax.Array,
+        carry: Any = None,
+        *,
+        evaluation: bool = False,
+    ) -> Score: ...
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-log softmax(logits)[targets]: [B, L, V] float32, [B, L] int32 -> [B, L] float32.
+
+    The target is picked by comparison instead of a gather: with the vocabulary split over a mesh
+    axis a gather would collect it first, and V is small here.
+    """
+    picked = jnp.arange(logits.shape[-1])[None, None, :] == targets[..., None]
+    target_logits = jnp.sum(jnp.where(picked, logits, 0.0), axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - target_logits
+
+
+def among(tokens: jax.Array, ids: jax.Array) -> jax.Array:
+    """Whether each token is one of `ids`: [B, L] bool."""
+    return jnp.any(tokens[..., None] == ids[None, None, :], axis=-1)
+
+
+def only_amino_acids(logits: jax.Array, ids: jax.Array) -> jax.Array:
+    """Logits outside the 20 amino acids set to -1e9, so that softmax is over the residues alone."""
+    allowed = jnp.zeros((logits.shape[-1],), bool).at[ids].set(True)
+    return jnp.where(allowed[None, None, :], logits, -1e9)
+
+
+def hidden_residue_metrics(
+    logits: jax.Array, targets: jax.Array, scored: jax.Array, amino_acids: jax.Array
+) -> dict[str, jax.Array]:
+    """Sums over hidden residues of the 20: how well the model guesses what it cannot see.
+
+    Args:
+        logits: [B, L, V] float32.
+        targets: [B, L] int32, the true residues.
+        scored: [B, L] bool, positions whose residue the model could not see.
+        amino_acids: [20] ids; softmax is over these alone, and other residues are not counted.
+    """
+    logits = only_amino_acids(logits, amino_acids)
+    weights = (scored & among(targets, amino_acids)).astype(jnp.float32)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    return {
+        "hidden/nll_sum": jnp.sum(cross_entropy(logits, targets) * weights),
+        "hidden/correct_sum": jnp.sum(correct * weights),
+        "hidden/count": jnp.sum(weights),
+    }

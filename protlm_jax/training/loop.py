@@ -1,0 +1,214 @@
+"""The run: from a config and a folder to a trained model, resumable at any moment.
+
+The order inside the loop is fixed: (evaluate) -> (save) -> next batch -> step -> log the previous
+step. Evaluation and saving see the state between two updates; logging one step late keeps the
+device busy while the host reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from protlm_jax import models, partitioning
+from protlm_jax.configuration import RunConfig
+from protlm_jax.data.pipeline import BatchIterator, open_batches
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.objectives import build_objective
+from protlm_jax.training import step as steps
+from protlm_jax.training.checkpoints import Checkpoints
+from protlm_jax.training.metrics import (
+    MetricsWriter,
+    ProgressReporter,
+    Throughput,
+    require_finite,
+)
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
+from protlm_jax.training.state import TrainState, init_state, state_layout
+from protlm_jax.vocabularies import get_vocabulary
+from protlm_jax.workdir import claim_workdir
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class Pending:
+    """A step that was dispatched and not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    tokens: int
+
+
+def train(config: RunConfig, workdir: Path) -> int:
+    """Trains until `config.train.steps`, from the newest checkpoint if the folder has one.
+
+    Args:
+        config: the run.
+        workdir: its folder: config.json, checkpoints/, metrics.jsonl, TensorBoard events.
+
+    Returns:
+        How many updates this call made; 0 when the run was complete already.
+
+    Raises:
+        ProtlmError: a folder of another config, bad data, a loss that is not finite, a full disk.
+    """
+    claim_workdir(config, workdir)
+    run = Run(config, workdir)
+    with contextlib.closing(run):
+        return run.to_the_end()
+
+
+class Run:
+    """The parts of a training run, put together once."""
+
+    def __init__(self, config: RunConfig, workdir: Path) -> None:
+        self.config, self.workdir = config, workdir
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            every=config.train.checkpoint_every,
+            keep=config.train.keep,
+            keep_every=config.train.keep_every,
+        )
+        mesh = partitioning.make_mesh(dataclasses.asdict(config.mesh))
+        rows = partitioning.batch_sharding(mesh, config.train.batch_size // config.train.accumulate)
+        model = models.build(config.model)
+        axes = models.logical_axes(model)
+        vocabulary = get_vocabulary(config.model.vocabulary)
+        options = dataclasses.asdict(config.objective)
+        if options["name"] == "denoising":
+            options.pop("rate")
+        objective = build_objective(options.pop("name"), vocabulary, **options)
+        self.schedule = build_schedule(config.schedule, config.train.steps)
+        optimizer = build_optimizer(config.optimizer, self.schedule, axes)
+        abstract, layout = state_layout(model, optimizer, mesh)
+        train_step = steps.TrainStep(
+            model, objective, optimizer, axes, config.train.seed, config.train.accumulate
+        )
+        self.rows = rows
+        self.step = steps.compile_step(train_step, mesh, layout, rows)
+        self.evaluate = steps.compile_evaluation(model, objective, mesh, layout, rows)
+        self.batches = self._open("train")
+        self.heldout = list(itertools.islice(self._open("heldout"), config.train.evaluate_batches))
+        self.state, self.start = self._initial_state(model, optimizer, abstract, layout)
+        self.writer = MetricsWriter(workdir, resume_step=self.start)
+        info = partitioning.describe(abstract.params, axes, mesh)
+        (workdir / "model-info.txt").write_text(info)
+        self.throughput = Throughput(
+            training_flops_per_token(config.model, config.data.length), jax.devices()
+        )
+
+    def to_the_end(self) -> int:
+        """The loop."""
+        train = self.config.train
+        if self.start >= train.steps:
+            return 0
+        pending: Pending | None = None
+        with ProgressReporter(train.steps, self.start, train.log_every) as progress:
+            for step in range(self.start, train.steps + 1):
+                if step > self.start or step == 0:
+                    if self._due(step, train.evaluate_every):
+                        pending = self._read(pending, progress)
+                        self._evaluate(step, progress)
+                    if step > 0 and self._due(step, train.checkpoint_every):
+                        pending = self._read(pending, progress)
+                        self._save(step)
+                if step == train.steps:
+                    break
+                batch = next(self.batches)
+                tokens = count_tokens(batch)
+                self.state, metrics = self.step(self.state, jax.device_put(batch, self.rows))
+                self._read(pending, progress)
+                pending = Pending(step + 1, metrics, tokens)
+        return train.steps - self.start
+
+    def close(self) -> None:
+        """Waits for checkpoints under way; reports what went wrong with them."""
+        self.writer.close()
+        self.checkpoints.close()
+
+    def _open(self, split: str) -> BatchIterator:
+        config = self.config
+        return open_batches(
+            config.data,
+            get_vocabulary(config.model.vocabulary),
+            split=split,
+            seed=config.train.seed,
+            batch_size=config.train.batch_size,
+        )
+
+    def _initial_state(
+        self, model: Any, optimizer: Any, abstract: TrainState, layout: TrainState
+    ) -> tuple[TrainState, int]:
+        latest = self.checkpoints.latest_step()
+        if latest is None:
+            return init_state(model, optimizer, layout, self.config.train.seed), 0
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract,
+            layout,
+        )
+        state, data = self.checkpoints.restore(latest, target)
+        self.batches.restore(data)
+        return state, latest
+
+    def _due(self, step: int, every: int) -> bool:
+        return every > 0 and (step % every == 0 or step == self.config.train.steps)
+
+    def _read(self, pending: Pending | None, progress: ProgressReporter) -> None:
+        """Waits for a dispatched step, refuses what is not finite, logs it where due."""
+        if pending is None:
+            return
+        metrics = jax.device_get(pending.metrics)
+        for name in ("loss", "gradient_norm", "update_norm"):
+            require_finite(pending.step, float(metrics[name]), name)
+        self.throughput.add(pending.tokens)
+        progress.update(pending.step, metrics)
+        if self._due(pending.step, self.config.train.log_every) or pending.step == 1:
+            rate = float(self.schedule(pending.step - 1))
+            line = {**metrics, "learning_rate": rate, **self.throughput.read()}
+            self.writer.write(pending.step, line)
+
+    def _evaluate(self, step: int, progress: ProgressReporter) -> None:
+        """Held-out loss at residues that the model cannot see; the same masks every time."""
+        totals: dict[str, float] = {}
+        for index, batch in enumerate(self.heldout):
+            rng = jax.random.fold_in(jax.random.key(0), index)
+            score = self.evaluate(self.state.params, jax.device_put(batch, self.rows), rng)
+            for name, value in jax.device_get(score.metrics).items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        count = totals.get("hidden/count", 0.0)
+        if not count:
+            raise ProtlmError(
+                "the held-out split has no residue to score: raise data.heldout_percent, "
+                "or set train.evaluate_every=0"
+            )
+        nll = totals["hidden/nll_sum"] / count
+        line = {
+            "heldout/nll": nll,
+            "heldout/perplexity": float(np.exp(nll)),
+            "heldout/accuracy": totals["hidden/correct_sum"] / count,
+            "heldout/count": count,
+        }
+        self.writer.write(step, line)
+        progress.evaluated(step, line)
+
+    def _save(self, step: int) -> None:
+        self.writer.flush()
+        self.checkpoints.save(step, self.state, self.batches.state())
+
+
+def count_tokens(batch: Batch) -> int:
+    """Tokens that are not padding; of an encoder-decoder, the encoder's."""
+    segments = batch.get("segment_ids", batch.get("encoder_segment_ids"))
+    return int(np.count_nonzero(segments))

@@ -1,0 +1,86 @@
+"""A run's folder: whose it is, and what lies where."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.configuration import RunConfig
+from protlm_jax.errors import ProtlmError
+
+# A run may go on with other values here; everything else would make it another run.
+FREE_ON_RESUME = (
+    "train.steps",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.evaluate_batches",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.keep_every",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def claim_workdir(config: RunConfig, workdir: Path) -> None:
+    """Makes the folder this run's own, or checks that it is.
+
+    Raises:
+        ProtlmError: when the folder belongs to another config, naming each difference.
+    """
+    file = workdir / "config.json"
+    if file.exists():
+        differences = _differences(read_config(workdir).to_dict(), config.to_dict())
+        refused = [d for d in differences if d.partition(":")[0] not in FREE_ON_RESUME]
+        if refused:
+            raise ProtlmError(
+                f"{workdir} holds a run of another config: {'; '.join(refused)}. "
+                f"Use another --workdir, or these values again"
+            )
+    elif (workdir / "checkpoints").exists():
+        raise ProtlmError(f"{workdir} has checkpoints but no config.json; use another --workdir")
+    write_atomically(file, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The resolved config of a run.
+
+    Raises:
+        ProtlmError: when the folder has none, or one that cannot be read.
+    """
+    file = workdir / "config.json"
+    try:
+        return RunConfig.from_dict(json.loads(file.read_text()))
+    except OSError as error:
+        raise ProtlmError(f"{file} cannot be read ({error.strerror}): not a run folder?") from error
+    except json.JSONDecodeError as error:
+        raise ProtlmError(f"{file} is not JSON ({error}); restore it or start anew") from error
+
+
+def _differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    return [
+        f"{section}.{field}: saved {saved[section].get(field)!r}, asked {value!r}"
+        for section, fields in asked.items()
+        for field, value in fields.items()
+        if saved[section].get(field) != value
+    ]
