@@ -1,0 +1,284 @@
+"""Checkpoints of a run: `checkpoints/<step>/{state,data,info}`, written by Orbax in the background.
+
+A checkpoint is written under a temporary name and renamed when complete, so a folder whose name
+is a number is whole. Readers of parameters need no optimizer: see `restore_params`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from protlm_jax.errors import ProtlmError
+
+FORMAT = 1  # of the folder's layout and of the names in the tree; raised when either changes
+FULL_DISK = {
+    errno.ENOSPC: "no space left on device",
+    errno.EFBIG: "file too large",
+    errno.EDQUOT: "disk quota exceeded",
+}
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Saving copies the arrays and returns; writing goes on in a thread. A save that fails there
+    raises at the next `save`, `wait` or `close`, and older checkpoints stay as they are.
+
+    Args:
+        workdir: the run's folder; checkpoints go to `workdir/checkpoints`.
+        save_every: a checkpoint is due at multiples of this many steps.
+        keep: how many of the newest are kept.
+        keep_every: multiples of this many steps are due too, and kept for good; 0 for none.
+    """
+
+    def __init__(self, workdir: str | Path, *, save_every: int, keep: int, keep_every: int = 0):
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        self._saving: int | None = None
+        _silence_orbax()
+        policies: list[Any] = [preservation.LatestN(n=keep)]
+        policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
+        periods = [save_every] + ([keep_every] if keep_every else [])
+        options = ocp.CheckpointManagerOptions(
+            should_save_fn=lambda step, _: any(step % period == 0 for period in periods),
+            preservation_policy=preservation.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+        with self._failures("cannot be prepared"):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def should_save(self, step: int) -> bool:
+        """Whether a checkpoint is due: by its number, or because the machine is being taken away.
+
+        The latter (SIGTERM) is only noticed after `jax.distributed.initialize`, and then all
+        hosts agree on the step.
+        """
+        return self._manager.should_save(step)
+
+    def preempted(self, step: int) -> bool:
+        """Whether the machine is being taken away and this is the step to stop at."""
+        return self._manager.reached_preemption(step)
+
+    def save(self, step: int, state: Any, data: bytes, info: Mapping[str, Any]) -> None:
+        """Saves whatever `should_save` says; a step that is saved already is left alone.
+
+        Args:
+            step: number of updates the state has seen.
+            state: any pytree of arrays; it may be donated as soon as this returns.
+            data: the data iterator's state.
+            info: small, plain JSON to keep beside it, such as a digest of the configuration.
+
+        Raises:
+            ProtlmError: this save, or the one before it, could not be written.
+        """
+        self.wait()
+        if step in saved_steps(self.directory):
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.StandardSave({"iterator": np.frombuffer(data, np.uint8)}),
+            info=ocp.args.JsonSave({"format": FORMAT, **info}),
+        )
+        self._saving = step
+        with self._failures("could not be written"):
+            self._manager.save(step, args=args, force=True)
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, None where there is none yet."""
+        return latest_step(self.directory)
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, bytes]:
+        """Returns the state and the data iterator's state.
+
+        Args:
+            step: which checkpoint.
+            abstract_state: the state's pytree of `jax.ShapeDtypeStruct`; its shardings, on any
+                mesh, say where the arrays go.
+
+        Raises:
+            ProtlmError: the checkpoint is missing, unreadable, or holds something else.
+        """
+        path = self.directory / str(step)
+        self.info(step)
+        with _reading(path):
+            stored = _stored_tree(path / "state")
+        _require_same_arrays(path, _arrays(stored), _arrays(abstract_state))
+        with _reading(path):
+            state = _restore(path / "state", ocp.args.StandardRestore(abstract_state))
+            data = _restore(path / "data", ocp.args.StandardRestore())["iterator"]
+        return state, np.asarray(data, np.uint8).tobytes()
+
+    def info(self, step: int) -> dict[str, Any]:
+        """The JSON saved beside the state, and "format"."""
+        return read_info(self.directory / str(step))
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more.
+
+        Raises:
+            ProtlmError: the last save could not be written.
+        """
+        with self._failures("could not be written"):
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits for the last save and lets go of the folder; raises like `wait`."""
+        self.wait()
+        with self._failures("could not be finished"):
+            self._manager.close()
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            step, self._saving = self._saving, None
+            path = self.directory if step is None else self.directory / str(step)
+            if jax.process_index() == 0:
+                for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            latest = latest_step(self.directory)
+            kept = "none was complete yet" if latest is None else f"{latest} and older are intact"
+            raise ProtlmError(f"checkpoint {path} {what}: {_cause(error)} ({kept})") from error
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a `checkpoints` folder, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def latest_step(directory: Path) -> int | None:
+    """The newest complete checkpoint in a `checkpoints` folder, None where there is none."""
+    return max(saved_steps(directory), default=None)
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """The JSON beside a checkpoint's state.
+
+    Raises:
+        ProtlmError: no such checkpoint, unreadable, or of a format this version does not know.
+    """
+    if not path.is_dir():
+        found = saved_steps(path.parent)
+        raise ProtlmError(f"no checkpoint at {path}: steps found there are {found or 'none'}")
+    with _reading(path):
+        info = _restore(path / "info", ocp.args.JsonRestore())
+    if info.get("format") != FORMAT:
+        raise ProtlmError(
+            f"checkpoint {path} has format {info.get('format')}, this version of protlm_jax reads "
+            f"{FORMAT}: use the version that wrote it"
+        )
+    return info
+
+
+def restore_params(path: str | Path) -> Any:
+    """The parameters of one checkpoint as a nested dict of NumPy arrays, whatever wrote them.
+
+    Args:
+        path: the checkpoint's folder, `<run>/checkpoints/<step>`.
+
+    Raises:
+        ProtlmError: no such checkpoint, or it cannot be read.
+    """
+    _silence_orbax()
+    path = Path(path).absolute()
+    read_info(path)
+    with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        params = {"params": _stored_tree(path / "state")["params"]}
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)
+        args = ocp.args.PyTreeRestore(params, restore_args=to_host, partial_restore=True)
+        return reader.restore(path / "state", args=args)["params"]
+
+
+def _restore(path: Path, args: Any) -> Any:
+    handlers = {
+        ocp.args.StandardRestore: ocp.StandardCheckpointHandler,
+        ocp.args.JsonRestore: ocp.JsonCheckpointHandler,
+    }
+    with ocp.Checkpointer(handlers[type(args)]()) as reader:
+        return reader.restore(path, args=args)
+
+
+def _stored_tree(path: Path) -> Any:
+    """The saved pytree as nested dicts and lists, with shape and dtype at its leaves."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.metadata(path).item_metadata.tree
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    """Path to "dtype[shape]" of every array, for a state and for what Orbax stored of it alike."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in flat
+    }
+
+
+def _require_same_arrays(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = stored.get(name, "missing"), wanted.get(name, "missing")
+        if there != here:
+            raise ProtlmError(
+                f"checkpoint {path} was written by another configuration: {name} is {there} there "
+                f"and {here} in this run. Use the configuration of that run or another workdir"
+            )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ProtlmError(
+            f"checkpoint {path} cannot be read: {_first_line(error)}. If it is damaged, remove "
+            f"this folder to continue from an older one"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Why a save failed and what to do; full disks come as OSError or inside other errors' text."""
+    text = str(error).lower()
+    for number, message in FULL_DISK.items():
+        if getattr(error, "errno", None) == number or message in text:
+            return f"{message}. Free some space or choose another workdir, and run again"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
+@functools.cache
+def _silence_orbax() -> None:
+    """Keeps Orbax's log lines and stack traces off the terminal: its failures are raised here.
+
+    After the first of several reads or writes failed, the others report to nobody: to an event
+    loop that is closed, or from coroutines that are dropped.
+    """
+    absl_logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    shown = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        code = getattr(event.object, "cr_code", None)
+        dropped = code is not None and "orbax" in code.co_filename
+        if not dropped and str(event.exc_value) != "Event loop is closed":
+            shown(event)
+
+    sys.unraisablehook = hook
