@@ -209,7 +209,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return float(value)
     if tuple in plain and isinstance(value, list):
         return tuple(value)
-    if bool not in plain and isinstance(value, bool) or not isinstance(value, tuple(plain)):
+    if (bool not in plain and isinstance(value, bool)) or not isinstance(value, tuple(plain)):
         expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in plain)
         raise ProtlmError(f"config.{name} is {value!r}; it must be of type {expected}")
     return value

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
 
+
 def gelu(x: jax.Array) -> jax.Array:
     """x times the normal distribution function (Hendrycks & Gimpel 2016), by erf.
 

@@ -114,7 +114,10 @@ def run_stack(
         # where indexing would add into the whole stack at each of them.
         num_layers = jax.tree.leaves(params)[0].shape[0]
         return jax.lax.scan(
-            lambda h, xs: step(h, xs[0], xs[1], None), h, (params, jnp.arange(num_layers)), unroll=int(__import__("os").environ.get("UNROLL","1"))
+            lambda h, xs: step(h, xs[0], xs[1], None),
+            h,
+            (params, jnp.arange(num_layers)),
+            unroll=int(__import__("os").environ.get("UNROLL", "1")),
         )
 
     def programmed(h: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, Taps]:

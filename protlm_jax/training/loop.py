@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

@@ -131,17 +131,22 @@ class Bert(nn.Module):
         programs: dict[str, LayerProgram] | None = None,
         deterministic: bool = True,
     ) -> tuple[dict[str, jax.Array], dict[str, Taps]]:
-        """Runs the blocks; see `run_stack`."""
-        rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
-        out, taps = run_stack(
-            self.block,
-            self.encoder,
-            h["encoder"],
-            context["encoder"],
-            program=(programs or {}).get("encoder"),
-            dropout_rng=rng,
-        )
+        """Runs the blocks."""
+        program = (programs or {}).get("encoder")
+        out, taps = self.run("encoder", h["encoder"], context["encoder"], program, deterministic)
         return {"encoder": out}, {"encoder": taps}
+
+    def run(
+        self,
+        stack: str,
+        h: jax.Array,
+        context: BlockContext,
+        program: LayerProgram | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Taps]:
+        """Runs one stack; see `run_stack`."""
+        rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
+        return run_stack(self.block, self.encoder, h, context, program=program, dropout_rng=rng)
 
     def connect(
         self, h: dict[str, jax.Array], context: dict[str, BlockContext]

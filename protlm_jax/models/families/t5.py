@@ -17,7 +17,14 @@ from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Normalization
 from protlm_jax.models.positions import relative_bias
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stack import LayerProgram, Visit, init_stack, resume_stack, run_stack
+from protlm_jax.models.stack import (
+    LayerProgram,
+    Params,
+    Visit,
+    init_stack,
+    resume_stack,
+    run_stack,
+)
 
 Batch = dict[str, jax.Array]
 
@@ -98,7 +105,7 @@ class T5(nn.Module):
             self.head_kernel = self.param("head_kernel", init, (c.d_model, c.vocab_size))
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        """Logits [batch, decoder length, vocab] float32 of a batch with encoder-decoder features."""
+        """Logits [batch, decoder length, vocab] float32 of encoder-decoder features."""
         h, context = self.embed(batch, deterministic)
         h, _ = self.stack(h, context, deterministic=deterministic)
         return self.head(h)
@@ -133,27 +140,30 @@ class T5(nn.Module):
     ) -> tuple[dict[str, jax.Array], dict[str, Taps]]:
         """Runs the encoder, hands its output to the decoder, and runs the decoder."""
         programs = programs or {}
-        encoder, encoder_taps = run_stack(
-            self.encoder_block,
-            self.encoder,
-            h["encoder"],
-            context["encoder"],
-            program=programs.get("encoder"),
-            dropout_rng=self._dropout_rng(deterministic),
+        encoder, encoder_taps = self.run(
+            "encoder", h["encoder"], context["encoder"], programs.get("encoder"), deterministic
         )
         context = self.connect({"encoder": encoder}, context, deterministic)
-        decoder, decoder_taps = run_stack(
-            self.decoder_block,
-            self.decoder,
-            h["decoder"],
-            context["decoder"],
-            program=programs.get("decoder"),
-            dropout_rng=self._dropout_rng(deterministic),
+        decoder, decoder_taps = self.run(
+            "decoder", h["decoder"], context["decoder"], programs.get("decoder"), deterministic
         )
         return (
             {"encoder": encoder, "decoder": decoder},
             {"encoder": encoder_taps, "decoder": decoder_taps},
         )
+
+    def run(
+        self,
+        stack: str,
+        h: jax.Array,
+        context: BlockContext,
+        program: LayerProgram | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Taps]:
+        """Runs one stack; see `run_stack`."""
+        rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
+        block, params = self._stack(stack)
+        return run_stack(block, params, h, context, program=program, dropout_rng=rng)
 
     def connect(
         self,
@@ -175,8 +185,7 @@ class T5(nn.Module):
         carry: object,
     ) -> tuple[jax.Array, object]:
         """Runs one stack's blocks from `start` on; see `resume_stack`."""
-        block = {"encoder": self.encoder_block, "decoder": self.decoder_block}[stack]
-        params = {"encoder": self.encoder, "decoder": self.decoder}[stack]
+        block, params = self._stack(stack)
         return resume_stack(block, params, h, context, start, visit, carry)
 
     def head(self, h: dict[str, jax.Array], deterministic: bool = True) -> jax.Array:
@@ -196,8 +205,7 @@ class T5(nn.Module):
     def hidden(self, batch: Batch) -> jax.Array:
         """The normed encoder output [batch, length, d_model]; needs encoder features only."""
         h, context = self._embed_encoder(batch, deterministic=True)
-        h, _ = run_stack(self.encoder_block, self.encoder, h, context)
-        return self.encoder_norm(h)
+        return self.encoder_norm(self.run("encoder", h, context)[0])
 
     def _embed_encoder(self, batch: Batch, deterministic: bool) -> tuple[jax.Array, BlockContext]:
         tokens, segments = batch["encoder_input_tokens"], batch["encoder_segment_ids"]
@@ -211,5 +219,7 @@ class T5(nn.Module):
         distance = self.config.relative_max_distance
         return relative_bias(tables[stack], length, length, distance, stack == "encoder")
 
-    def _dropout_rng(self, deterministic: bool) -> jax.Array | None:
-        return None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
+    def _stack(self, name: str) -> tuple[Block, Params]:
+        if name == "encoder":
+            return self.encoder_block, self.encoder
+        return self.decoder_block, self.decoder
