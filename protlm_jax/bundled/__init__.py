@@ -1,0 +1,71 @@
+"""Small real data that ships with the package; sources and licences are in LICENCES.md.
+
+`path("pretraining")` is a FASTA file for `data/fasta.py`; the two secondary-structure files are
+read by `secondary_structure`.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from protlm_jax.errors import ProtlmError
+
+FILES = {
+    "pretraining": "uniprot2014_nr50_sample20k.fasta.xz",
+    "secondary_structure": "netsurfp2_q3_q8.jsonl.xz",
+    "secondary_structure_tests": "cb513_ts115_casp12_q3_q8.jsonl.xz",
+}
+SPLITS = ("train", "valid", "test_new364", "cb513", "ts115", "casp12")
+
+
+def path(name: str) -> Path:
+    """Where the bundled file called `name` (a key of `FILES`) lies.
+
+    Raises:
+      ProtlmError: there is no such name, or the installation has lost the file.
+    """
+    if name not in FILES:
+        raise ProtlmError(f"no bundled data {name!r}; there is {', '.join(FILES)}")
+    file = Path(str(resources.files(__name__) / FILES[name]))
+    if not file.is_file():
+        raise ProtlmError(f"{file} is missing: install protlm-jax again")
+    return file
+
+
+@dataclass(frozen=True)
+class LabelledChain:
+    """One protein chain with its secondary structure; all strings are of one length.
+
+    q3: H (helix), E (strand), C (other) at each residue.
+    q8: the eight DSSP states G H I E B S T C, "-" where unknown; None if unknown throughout.
+    mask: "1" where the residue is resolved in the structure and so has a label, else "0".
+    cb513_mask: the stricter mask published with CB513 (equal to "1" everywhere elsewhere), or None.
+    """
+
+    id: str
+    split: str
+    seq: str
+    q3: str
+    q8: str | None
+    mask: str
+    cb513_mask: str | None = None
+
+
+def secondary_structure(*splits: str) -> Iterator[LabelledChain]:
+    """The chains of the named splits (names in `SPLITS`), in the order of the files.
+
+    `train`, `valid` and `test_new364` are NetSurfP-2.0's training set as FLIP splits it and its
+    NEW364 test set; `cb513`, `ts115` and `casp12` the test sets of the ProtTrans paper.
+    """
+    unknown = set(splits) - set(SPLITS)
+    if unknown:
+        raise ProtlmError(f"no secondary-structure split {unknown}; there is {', '.join(SPLITS)}")
+    for name in ("secondary_structure", "secondary_structure_tests"):
+        with lzma.open(path(name), "rt", encoding="ascii") as lines:
+            chains = (LabelledChain(**json.loads(line)) for line in lines)
+            yield from (chain for chain in chains if chain.split in splits)
