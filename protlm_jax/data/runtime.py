@@ -7,11 +7,12 @@ every GPU it finds, memory and all, from under JAX. Modules of this package writ
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
 
-# Must be set before the first import; a user who has set it (to debug TensorFlow) keeps their value.
+# Must be set before the first import; who has set it, to debug TensorFlow, keeps their value.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -22,9 +23,8 @@ with warnings.catch_warnings():
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 for _kind in ("GPU", "TPU"):
-    try:
+    # RuntimeError: someone else has started TensorFlow before us, and it is too late to hide.
+    with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], _kind)
-    except RuntimeError:  # TensorFlow was started by someone else before us: too late to hide.
-        pass
 
 __all__ = ["seqio", "tf"]
