@@ -38,19 +38,19 @@ class Checkpoints:
     raises at the next `save`, `wait` or `close`, and older checkpoints stay as they are.
 
     Args:
-        workdir: the run's folder; checkpoints go to `workdir/checkpoints`.
-        save_every: a checkpoint is due at multiples of this many steps.
+        directory: the run's `checkpoints` folder, made where it is missing.
+        every: a checkpoint is due at multiples of this many steps.
         keep: how many of the newest are kept.
         keep_every: multiples of this many steps are due too, and kept for good; 0 for none.
     """
 
-    def __init__(self, workdir: str | Path, *, save_every: int, keep: int, keep_every: int = 0):
-        self.directory = Path(workdir).absolute() / "checkpoints"
+    def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0):
+        self.directory = Path(directory).absolute()
         self._saving: int | None = None
         _silence_orbax()
         policies: list[Any] = [preservation.LatestN(n=keep)]
         policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
-        periods = [save_every] + ([keep_every] if keep_every else [])
+        periods = [every] + ([keep_every] if keep_every else [])
         options = ocp.CheckpointManagerOptions(
             should_save_fn=lambda step, _: any(step % period == 0 for period in periods),
             preservation_policy=preservation.AnyPreservationPolicy(policies),
@@ -71,7 +71,9 @@ class Checkpoints:
         """Whether the machine is being taken away and this is the step to stop at."""
         return self._manager.reached_preemption(step)
 
-    def save(self, step: int, state: Any, data: bytes, info: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, data: bytes, info: Mapping[str, Any] | None = None
+    ) -> None:
         """Saves whatever `should_save` says; a step that is saved already is left alone.
 
         Args:
@@ -89,7 +91,7 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.StandardSave({"iterator": np.frombuffer(data, np.uint8)}),
-            info=ocp.args.JsonSave({"format": FORMAT, **info}),
+            info=ocp.args.JsonSave({"format": FORMAT, **(info or {})}),
         )
         self._saving = step
         with self._failures("could not be written"):

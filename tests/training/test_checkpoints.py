@@ -64,7 +64,7 @@ def assert_equal(actual: Any, expected: Any) -> None:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
-    checkpoints = Checkpoints(tmp_path, save_every=10, keep=2, keep_every=25)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", every=10, keep=2, keep_every=25)
     yield checkpoints
     checkpoints.close()
 
@@ -83,7 +83,7 @@ def test_donated_buffers_do_not_reach_the_disk(checkpoints: Checkpoints) -> None
     state = {"x": jnp.arange(4_000_000, dtype=jnp.float32)}
     expected = jax.tree.map(np.array, state)
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: -x - 1, s), donate_argnums=0)
-    checkpoints.save(10, state, DATA, {})
+    checkpoints.save(10, state, DATA)
     state = overwrite(state)  # the buffer is reused while the thread may still be writing
     checkpoints.wait()
     assert_equal(checkpoints.restore(10, abstract(state))[0], expected)
@@ -97,7 +97,7 @@ def test_a_sharded_state_restores_onto_other_meshes(checkpoints: Checkpoints) ->
     state.params["encoder"]["mlp"]["kernel"] = jax.device_put(
         state.params["encoder"]["mlp"]["kernel"], kernel
     )
-    checkpoints.save(10, state, DATA, {})
+    checkpoints.save(10, state, DATA)
     checkpoints.wait()
     narrow = Mesh(np.array(jax.devices()[:2]).reshape(1, 2), ("fsdp", "tensor"), axis_types=auto)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[3])
@@ -117,21 +117,21 @@ def test_the_newest_are_kept_and_some_for_good(checkpoints: Checkpoints) -> None
     due = [step for step in range(1, 81) if checkpoints.should_save(step)]
     assert due == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80]
     for step in due:
-        checkpoints.save(step, state, DATA, {})
+        checkpoints.save(step, state, DATA)
         checkpoints.wait()
     assert saved_steps(checkpoints.directory) == [25, 50, 75, 80]
     assert not checkpoints.should_save(80)  # it is there already
-    checkpoints.save(80, {"x": jnp.ones(3)}, DATA, {})
+    checkpoints.save(80, {"x": jnp.ones(3)}, DATA)
     assert not checkpoints.restore(80, abstract(state))[0]["x"].any()
 
 
 def test_unfinished_checkpoints_are_invisible_and_swept_up(tmp_path: Path) -> None:
     state = {"x": jnp.zeros(3)}
     for step in (10, 20):
-        checkpoints = Checkpoints(tmp_path, save_every=10, keep=2)
+        checkpoints = Checkpoints(tmp_path / "checkpoints", every=10, keep=2)
         leftover = checkpoints.directory / "30.orbax-checkpoint-tmp"
         assert latest_step(checkpoints.directory) == (None if step == 10 else 10)
-        checkpoints.save(step, state, DATA, {})
+        checkpoints.save(step, state, DATA)
         checkpoints.close()
         assert not leftover.exists()
         leftover.mkdir()
@@ -140,7 +140,7 @@ def test_unfinished_checkpoints_are_invisible_and_swept_up(tmp_path: Path) -> No
 
 def test_parameters_alone(checkpoints: Checkpoints) -> None:
     state = make_state()
-    checkpoints.save(10, state, DATA, {})
+    checkpoints.save(10, state, DATA)
     checkpoints.wait()
     params = restore_params(checkpoints.directory / "10")
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(params))
@@ -149,7 +149,7 @@ def test_parameters_alone(checkpoints: Checkpoints) -> None:
 
 def test_what_cannot_be_restored_is_named(checkpoints: Checkpoints) -> None:
     state = make_state()
-    checkpoints.save(10, state, DATA, {})
+    checkpoints.save(10, state, DATA)
     checkpoints.wait()
     with pytest.raises(ProtlmError, match=r"no checkpoint at .*/99: steps found there are \[10\]"):
         checkpoints.restore(99, abstract(state))
@@ -165,7 +165,7 @@ def test_what_cannot_be_restored_is_named(checkpoints: Checkpoints) -> None:
 
 def test_a_damaged_checkpoint_is_named(checkpoints: Checkpoints) -> None:
     state = make_state()
-    checkpoints.save(10, state, DATA, {})
+    checkpoints.save(10, state, DATA)
     checkpoints.wait()
     path = checkpoints.directory / "10"
     info = path / "info" / "metadata"
@@ -190,14 +190,14 @@ from protlm_jax.training.checkpoints import Checkpoints, restore_params, saved_s
 
 workdir, limit = sys.argv[1], int(sys.argv[2])
 state = {"params": {"w": jax.random.normal(jax.random.key(0), (500, 1000))}}
-checkpoints = Checkpoints(workdir, save_every=1, keep=9)
-checkpoints.save(1, state, b"data", {})
+checkpoints = Checkpoints(workdir + "/checkpoints", every=1, keep=9)
+checkpoints.save(1, state, b"data")
 checkpoints.wait()
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     for step in range(2, 9):
-        checkpoints.save(step, state, b"data", {})
+        checkpoints.save(step, state, b"data")
     checkpoints.close()
 except ProtlmError as error:
     print(error)
@@ -213,12 +213,12 @@ import sys
 import jax.numpy as jnp
 from protlm_jax.training.checkpoints import Checkpoints
 
-checkpoints = Checkpoints(sys.argv[1], save_every=1, keep=2)
+checkpoints = Checkpoints(sys.argv[1] + "/checkpoints", every=1, keep=2)
 step = checkpoints.latest_step() or 0
 while True:
     step += 1
     state = {"params": {name: jnp.full((300, 300), step) for name in "abcd"}}
-    checkpoints.save(step, state, str(step).encode() * 1000, {})
+    checkpoints.save(step, state, str(step).encode() * 1000)
 """
 
 

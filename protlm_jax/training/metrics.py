@@ -1,0 +1,277 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, throughput, progress on the screen."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+
+# Peak bf16 FLOP/s of one JAX device (on TPU v2 and v3 a device is half a chip), by the beginning
+# of `device_kind`; the first that fits counts.
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def require_finite(step: int, value: float, name: str = "loss") -> None:
+    """Stops the run where a number that must be finite is not.
+
+    Raises:
+        ProtlmError: naming the step, and what to do.
+    """
+    if not math.isfinite(value):
+        raise ProtlmError(
+            f"training stopped: {name} is {value} at step {step}. Checkpoints hold earlier, finite "
+            f"states only. Start in a new workdir with a lower schedule.learning_rate, a longer "
+            f"schedule.warmup_steps, or optimizer.clip_norm=1.0"
+        )
+
+
+class MetricsWriter:
+    """Appends to `workdir/metrics.jsonl` and to TensorBoard events in `workdir`.
+
+    A line of metrics.jsonl is one JSON object, "step" first. Numbers are written in full, so that
+    equal text means equal bits; what depends on the clock has a name under "time/". An array with
+    one entry per layer is a list there, and in TensorBoard one curve per layer:
+    `layers/encoder/grad_norm` becomes `layers/encoder/03/grad_norm`.
+
+    Args:
+        workdir: the run's folder.
+        resume_step: the step the run goes on from. Lines and events of later steps are cut, they
+            will be written again; at 0, the beginning, all are cut.
+
+    Raises:
+        ProtlmError: the files cannot be read or written.
+    """
+
+    def __init__(self, workdir: str | Path, resume_step: int) -> None:
+        # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then it hangs.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self.path = Path(workdir) / "metrics.jsonl"
+        self._failed = False
+        with self._failures():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line is written or it is not, and closing has nothing left to fail at.
+            self._lines = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+            self._lines.truncate(_length_until(self.path, resume_step))
+            # Two starts within one second would get one name, but for the suffix.
+            suffix = f".{resume_step}.{os.getpid()}"
+            self._events = EventsWriter(str(self.path.parent / "events"), suffix)
+            first = resume_step + 1 if resume_step else 0
+            self._add_event(first, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds one line; a killed process loses none that was written.
+
+        Args:
+            step: number of updates made.
+            values: floats, integers, scalar arrays, or arrays [layers].
+        """
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+        record = {"step": step} | {name: _plain(array.tolist()) for name, array in arrays.items()}
+        with self._failures():
+            line = json.dumps(record, allow_nan=False).encode() + b"\n"
+            if self._lines.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._add_event(step, summary=_summary(arrays))
+
+    def flush(self) -> None:
+        """Returns when all lines are on the disk itself; before a checkpoint of their steps."""
+        with self._failures():
+            os.fsync(self._lines.fileno())
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files; quiet about a failure that was raised before."""
+        told = suppress(ProtlmError) if self._failed else nullcontext()
+        with told, self._failures():
+            self._lines.close()
+            self._events.close()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            raise ProtlmError(
+                f"metrics cannot be written to {self.path}: {error.strerror or error}. Free some "
+                f"space or choose another workdir, and run again"
+            ) from error
+
+
+def _summary(arrays: Mapping[str, np.ndarray]) -> Any:
+    """TensorBoard's form of one line: a curve per scalar, and per layer of an array."""
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = []
+    for name, array in arrays.items():
+        group, _, measure = name.rpartition("/")
+        for layer, value in enumerate(np.atleast_1d(array)):
+            tag = f"{group}/{layer:02d}/{measure}" if array.ndim else name
+            values.append(Summary.Value(tag=tag, simple_value=float(value)))
+    return Summary(value=values)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN or infinity: null."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _length_until(path: Path, resume_step: int) -> int:
+    """Bytes of the whole lines up to a step; their steps never decrease."""
+    length = 0
+    lines = path.read_bytes().splitlines(keepends=True) if resume_step else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise ProtlmError(
+                    f"{path}, line {number} is damaged: remove that line and run again"
+                ) from error
+            break  # the last one, torn when the run was killed
+        if step > resume_step or not line.endswith(b"\n"):
+            break
+        length += len(line)
+    return length
+
+
+class Throughput:
+    """Speed between two readings, in tokens that are not padding.
+
+    Args:
+        flops_per_token: of the model in training, forward and backward.
+        devices: those that share the work.
+    """
+
+    def __init__(self, flops_per_token: float, devices: Sequence[Any]) -> None:
+        self.flops_per_token = flops_per_token
+        self.peak = _peak_flops(devices[0].device_kind) * len(devices)
+        self._since: float | None = None
+        self._tokens = self._steps = 0
+
+    def add(self, tokens: int) -> None:
+        """Counts a step that just ended; the first, with its compilation, starts the clock."""
+        if self._since is None:
+            self._since = time.perf_counter()
+            return
+        self._tokens += tokens
+        self._steps += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out what is not training, such as an evaluation."""
+        begin = time.perf_counter()
+        yield
+        if self._since is not None:
+            self._since += time.perf_counter() - begin
+
+    def read(self) -> dict[str, float]:
+        """Since the last reading: `time/tokens_per_second`, `time/seconds_per_step`,
+        `time/model_flops_per_second` over all devices, and `time/mfu`, their share of the devices'
+        bf16 peak, where that is known. Empty when no step was counted.
+        """
+        if self._since is None or not self._steps:
+            return {}
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        flops = self._tokens * self.flops_per_token / seconds
+        rates = {
+            "time/tokens_per_second": self._tokens / seconds,
+            "time/seconds_per_step": seconds / self._steps,
+            "time/model_flops_per_second": flops,
+        }
+        self._since, self._tokens, self._steps = now, 0, 0
+        return rates | ({"time/mfu": flops / self.peak} if self.peak else {})
+
+
+def _peak_flops(device_kind: str) -> float:
+    """One device's bf16 peak in FLOP/s, 0 where it is not known."""
+    return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), 0.0)
+
+
+class ProgressReporter:
+    """A bar on a terminal, a plain line now and then in a log.
+
+    Args:
+        total: the run's last step.
+        start: the step it goes on from.
+        every: steps between lines in a log.
+        stream: where to; standard error unless told.
+    """
+
+    def __init__(self, total: int, start: int, every: int, stream: TextIO | None = None) -> None:
+        self.total, self.start, self.every = total, start, every
+        self.stream = stream or sys.stderr
+        self._begin = time.monotonic()
+        self._bar: Any = None
+        if self.stream.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=start, unit="step", file=self.stream, dynamic_ncols=True
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """After each step; `metrics` holds "loss" and may hold "accuracy"."""
+        shown = {n: f"{float(metrics[n]):.4f}" for n in ("loss", "accuracy") if n in metrics}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif step % self.every == 0 or step in (self.start + 1, self.total):
+            self._print(
+                f"{', '.join(f'{n} {v}' for n, v in shown.items())}, {self._eta(step)}", step
+            )
+
+    def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """After each evaluation: its numbers on a line that stays."""
+        numbers = ", ".join(f"{name} {float(value):.4f}" for name, value in metrics.items())
+        if self._bar is not None:
+            self._bar.write(f"step {step}: {numbers}", file=self.stream)
+        else:
+            self._print(numbers, step)
+
+    def _print(self, text: str, step: int) -> None:
+        print(f"step {step}/{self.total}: {text}", file=self.stream, flush=True)
+
+    def _eta(self, step: int) -> str:
+        seconds = (time.monotonic() - self._begin) / (step - self.start) * (self.total - step)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
