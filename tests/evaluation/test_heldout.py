@@ -1,0 +1,147 @@
+"""The held-out score: what is hidden, what is scored, and the baselines in closed form."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import heldout
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import AMINO_ACIDS
+
+SmallModel = Callable[..., LoadedModel]
+UNIFORM = np.full(20, 0.05)
+
+
+def proteins(count: int, low: int = 30, high: int = 60, seed: int = 0) -> dict[str, str]:
+    generator = np.random.default_rng(seed)
+    lengths = generator.choice([low, high], size=count)
+    return {
+        f"p{i}": "M" + "".join(generator.choice(list(AMINO_ACIDS), size=n))
+        for i, n in enumerate(lengths)
+    }
+
+
+def test_hidden_residues_are_standard_and_never_the_first() -> None:
+    protein = heldout.hide("MKXLXA" * 20, seed=0)
+    assert 0 not in protein.targets
+    assert not {"X"} & {protein.sequence[i] for i in protein.targets}
+    assert len(protein.targets) == round(0.15 * (4 * 20 - 1))
+    np.testing.assert_array_equal(protein.targets, heldout.hide("MKXLXA" * 20, 0).targets)
+    assert list(protein.targets) != list(heldout.hide("MKXLXA" * 20, 1).targets)
+    assert len(heldout.hide("MXX", 0).targets) == 0 and len(heldout.hide("MA", 0).targets) == 1
+
+
+def test_every_residue_is_chosen_equally_often() -> None:
+    drawn = np.concatenate([heldout.hide("MKLVAGHRTE", seed).targets for seed in range(3000)])
+    counts = np.bincount(drawn, minlength=10)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0.8 * counts[1:].mean()
+
+
+def test_frequencies_leave_out_first_and_rare_residues() -> None:
+    frequencies = heldout.residue_frequencies(["MAAX", "MAC"])
+    assert frequencies[0] == pytest.approx(0.75) and frequencies[1] == pytest.approx(0.25)
+    with pytest.raises(ProtlmError, match="no residues"):
+        heldout.residue_frequencies(["M", "MX"])
+
+
+def test_composition_is_leave_one_out() -> None:
+    protein = heldout.HiddenProtein(
+        "MAAC", np.array([AMINO_ACIDS.index(a) for a in "MAAC"], np.int8), np.array([1, 3])
+    )
+    smooth, total = heldout.PSEUDO_COUNT * 0.05, 3 + heldout.PSEUDO_COUNT
+    expected = -np.log(np.array([1 + smooth, 0 + smooth]) / total)
+    np.testing.assert_allclose(heldout.composition_loss(protein, UNIFORM), expected)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_equals_one_protein_at_a_time(small_model: SmallModel, family: str) -> None:
+    loaded = small_model(family)
+    sequences = proteins(5)
+    result = heldout.evaluate(loaded, sequences, UNIFORM, seed=3, tokens_per_batch=256)
+    total, asked = 0.0, 0
+    for sequence in sequences.values():
+        hidden = heldout.hide(sequence, 3)
+        total += reference_loss(loaded, hidden)
+        asked += len(hidden.targets)
+    assert result["targets"] == asked
+    assert result["model"]["nll"]["value"] == pytest.approx(total / asked, rel=1e-5)
+    assert result["model"]["perplexity"] == pytest.approx(np.exp(total / asked), rel=1e-5)
+    assert result["baselines"]["training_frequencies"]["nll"]["value"] == pytest.approx(np.log(20))
+    difference = result["model_minus"]["training_frequencies"]["value"]
+    assert difference == pytest.approx(total / asked - np.log(20), rel=1e-4)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    return model.apply({"params": params}, batch)
+
+
+def reference_loss(loaded: LoadedModel, protein: heldout.HiddenProtein) -> float:
+    """Sum of losses, written out for one protein without padding."""
+    vocabulary = loaded.vocabulary
+    before = int(vocabulary.bos_id is not None)
+    true = vocabulary.encode(protein.sequence)
+    shown = true.copy()
+    shown[protein.targets + before] = vocabulary.mask_id
+    ones, order = np.ones_like(true)[None], np.arange(len(true), dtype=np.int32)[None]
+    batch: dict[str, Any] = {"input_tokens": shown[None], "segment_ids": ones, "positions": order}
+    if loaded.config.num_decoder_layers:
+        batch = {
+            "encoder_input_tokens": shown[None],
+            "encoder_segment_ids": ones,
+            "encoder_positions": order,
+            "decoder_input_tokens": np.concatenate([[0], true[:-1]])[None],
+            "decoder_segment_ids": ones,
+            "decoder_positions": order,
+        }
+    logits = np.asarray(forward(loaded.model, loaded.params, batch), np.float64)[0]
+    logits = logits[:, vocabulary.amino_acid_ids]
+    loss = 0.0
+    for target in protein.targets:
+        row = logits[target + before]
+        column = AMINO_ACIDS.index(protein.sequence[target])
+        loss += np.log(np.exp(row - row.max()).sum()) + row.max() - row[column]
+    return loss
+
+
+def test_the_model_never_sees_a_target(small_model: SmallModel) -> None:
+    loaded = small_model("bert")
+    protein = heldout.hide("M" + "KLVAGHRTE" * 5, 0)
+    group = heldout.Group([0], 1, 64)
+    batch, columns = heldout._batch(loaded, [protein], [(0, 0, 46)], group, 1)
+    tokens = batch["input_tokens"][0]
+    assert (tokens[protein.targets + 1] == loaded.vocabulary.mask_id).all()
+    assert (tokens == loaded.vocabulary.mask_id).sum() == len(protein.targets)
+    assert (columns[0, protein.targets + 1] == protein.columns[protein.targets]).all()
+
+
+def test_long_proteins_are_cut_into_even_pieces(small_model: SmallModel) -> None:
+    assert heldout.even_pieces(100, 30) == [(0, 25), (25, 50), (50, 75), (75, 100)]
+    assert heldout.even_pieces(31, 30) == [(0, 15), (15, 31)]
+    assert heldout.even_pieces(31, None) == [(0, 31)]
+    loaded = small_model("bert", max_positions=32)
+    sequences = proteins(2, 90, 90)
+    result = heldout.evaluate(loaded, sequences, UNIFORM, seed=0)
+    assert result["targets"] == 2 * round(0.15 * 90)
+    assert np.isfinite(result["model"]["nll"]["value"])
+
+
+def test_protocol_says_what_is_shown(small_model: SmallModel) -> None:
+    assert "[MASK]" in heldout.protocol(small_model("bert"))
+    text = heldout.protocol(small_model("t5"))
+    assert "<extra_id_0>" in text and "decoder" in text
+
+
+def test_nothing_to_ask_is_an_error(small_model: SmallModel) -> None:
+    with pytest.raises(ProtlmError, match="standard residue"):
+        heldout.evaluate(small_model("bert"), {"p": "MXX"}, UNIFORM, seed=0)
+    with pytest.raises(ProtlmError, match="20 positive"):
+        heldout.evaluate(small_model("bert"), {"p": "MKL"}, np.ones(19), seed=0)
