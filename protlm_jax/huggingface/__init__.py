@@ -1,0 +1,11 @@
+"""Checkpoints to Hugging Face folders and back.
+
+Nothing here needs PyTorch or `transformers`, but for reading a `pytorch_model.bin`.
+"""
+
+from __future__ import annotations
+
+from protlm_jax.huggingface.load import import_folder, load_model
+from protlm_jax.huggingface.save import export
+
+__all__ = ["export", "import_folder", "load_model"]

@@ -1,0 +1,219 @@
+"""A model from wherever it lies: a run, one of its checkpoints, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from protlm_jax import models
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, params_from
+from protlm_jax.huggingface.tensor_files import StoredTensor, open_tensors, read_json
+from protlm_jax.huggingface.tokenizers import read_vocabulary
+from protlm_jax.models import LoadedModel, ModelConfig
+from protlm_jax.models.exchange import Exchange
+from protlm_jax.vocabularies import get_vocabulary
+
+log = logging.getLogger(__name__)
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Loads a model with its parameters and its vocabulary.
+
+    Args:
+        path: a run's folder (its newest checkpoint is taken), one checkpoint
+            (`<run>/checkpoints/<step>`), or a Hugging Face folder.
+
+    Raises:
+        ProtlmError: the path is none of these, or something in it is missing, damaged or of
+            another shape; the message names the file or the tensor.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ProtlmError(
+            f"{path} is not a folder on this machine: name a run's folder, one of its checkpoints, "
+            f"or a downloaded Hugging Face folder"
+        )
+    folder = folder.resolve()
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        return _load_checkpoint(folder)
+    if (folder / "config.json").exists():
+        fields = read_json(folder / "config.json")
+        if "model_type" in fields:
+            return _load_hugging_face(folder, fields)
+        if "model" in fields:
+            return _load_checkpoint(_newest_checkpoint(folder))
+    raise ProtlmError(
+        f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
+        f"folder has config.json with 'model_type' and weights"
+    )
+
+
+def import_folder(source: str | Path, output: str | Path) -> Path:
+    """Turns a Hugging Face folder into a run's folder with one checkpoint, number 0.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        ProtlmError: `source` is no Hugging Face folder or cannot be read, or `output` is not empty.
+    """
+    from protlm_jax.training.checkpoints import Checkpoints
+    from protlm_jax.workdir import write_atomically
+
+    target = Path(output)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ProtlmError(f"{target} is not an empty folder: choose another output")
+    if "model_type" not in read_json(Path(source) / "config.json"):
+        raise ProtlmError(
+            f"{source} is not a Hugging Face folder: its config.json has no model_type"
+        )
+    loaded = load_model(source)
+    checkpoints = Checkpoints(target / "checkpoints", every=1, keep=1)
+    # One byte for the data iterator's state that a run would have: Orbax refuses to store none.
+    checkpoints.save(0, {"params": loaded.params}, b"\0", {"imported_from": loaded.name})
+    checkpoints.close()
+    content = {"model": loaded.config.to_dict(), "imported_from": loaded.name}
+    write_atomically(target / "config.json", json.dumps(content, indent=2) + "\n")
+    return target
+
+
+def _newest_checkpoint(run: Path) -> Path:
+    from protlm_jax.training.checkpoints import latest_step
+
+    step = latest_step(run / "checkpoints")
+    if step is None:
+        raise ProtlmError(f"{run} has no complete checkpoint yet: let the run go on for a while")
+    return run / "checkpoints" / str(step)
+
+
+def _load_checkpoint(checkpoint: Path) -> LoadedModel:
+    from protlm_jax.training.checkpoints import restore_params
+
+    run = checkpoint.parents[1]
+    file = run / "config.json"
+    fields = read_json(file)
+    if not isinstance(fields.get("model"), dict):
+        raise ProtlmError(f"{file} describes no model: restore the config.json of this run")
+    config = ModelConfig.from_dict(fields["model"])
+    params = restore_params(checkpoint)
+    _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
+    return _loaded(config, params, f"{run.name}, step {checkpoint.name}")
+
+
+def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
+    exchange = _exchange_for(folder, fields)
+    try:
+        config = exchange.from_config(fields)
+    except ProtlmError as error:
+        raise ProtlmError(f"{folder / 'config.json'}: {error}") from error
+    vocabulary = read_vocabulary(folder)
+    if vocabulary.size != config.vocab_size:
+        raise ProtlmError(
+            f"{folder}: config.json says vocab_size {config.vocab_size}, the tokenizer has "
+            f"{vocabulary.size} tokens: they are of different models"
+        )
+    config = config.replace(vocabulary=vocabulary.name)
+    abstract = models.abstract_params(models.build(config))
+    with ExitStack() as stack:
+        stored = _matched(folder, exchange, abstract, open_tensors(folder, stack))
+        params = params_from(exchange, abstract, lambda name: stored[name].read())
+    return _loaded(config, params, folder.name)
+
+
+def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
+    known = {exchange.model_type: exchange for exchange in EXCHANGES.values()}
+    if fields["model_type"] not in known:
+        raise ProtlmError(
+            f"{folder / 'config.json'}: model_type {fields['model_type']!r} cannot be read; only "
+            f"{', '.join(known)} can"
+        )
+    return known[fields["model_type"]]
+
+
+def _matched(
+    folder: Path, exchange: Exchange, abstract: Any, stored: dict[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """The tensors that the model needs, after every other one has been accounted for."""
+    expected = expected_shapes(exchange, abstract)
+    stored = dict(stored)
+    notes = []
+    for copy, original in exchange.copies.items():
+        if copy not in stored:
+            continue
+        tensor = stored.pop(copy)
+        if original not in stored:
+            stored[original] = tensor
+        elif not _equal(tensor, stored[original]):
+            raise ProtlmError(
+                f"{tensor.file}: {copy} differs from {original}, which this model takes for it: "
+                f"models with untied weights cannot be read"
+            )
+        else:
+            notes.append(f"{copy} (equals {original})")
+    for name in exchange.unused.keys() & stored.keys():
+        stored.pop(name)
+        notes.append(f"{name} ({exchange.unused[name]})")
+    if notes:
+        log.info("%s: not taken over: %s", folder, "; ".join(sorted(notes)))
+    _require_all(folder, expected, stored)
+    return stored
+
+
+def _require_all(
+    folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, StoredTensor]
+) -> None:
+    if missing := [name for name in expected if name not in stored]:
+        shape = list(expected[missing[0]])
+        raise ProtlmError(
+            f"{folder}: tensor {missing[0]} of shape {shape} is missing{_more(missing)}; found "
+            f"{len(stored)} of {len(expected)}. The weights are of another model class or size "
+            f"than config.json says: copy both again from one place"
+        )
+    if unexpected := sorted(stored.keys() - expected.keys()):
+        tensor = stored[unexpected[0]]
+        raise ProtlmError(
+            f"{tensor.file}: tensor {unexpected[0]} of shape {list(tensor.shape)} has no place in "
+            f"the model of config.json{_more(unexpected)}: take config.json and weights from one "
+            f"place, or remove the tensor from the file"
+        )
+    for name, asked in expected.items():
+        if stored[name].shape != asked:
+            raise ProtlmError(
+                f"{stored[name].file}: tensor {name} has shape {list(stored[name].shape)}, "
+                f"config.json asks for {list(asked)}: take both from one place"
+            )
+
+
+def _require_shapes(params: Any, abstract: Any, checkpoint: Path, file: Path) -> None:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in flat}
+
+    there, asked = shapes(params), shapes(abstract)
+    for name in sorted(there.keys() | asked.keys()):
+        if there.get(name) != asked.get(name):
+            raise ProtlmError(
+                f"{checkpoint}: parameter {name} has shape {there.get(name, 'none (missing)')}, "
+                f"{file} asks for {asked.get(name, 'none (no such parameter)')}: they are of "
+                f"different runs"
+            )
+
+
+def _loaded(config: ModelConfig, params: Any, name: str) -> LoadedModel:
+    on_device = jax.tree.map(jnp.asarray, params)
+    return LoadedModel(models.build(config), on_device, get_vocabulary(config.vocabulary), name)
+
+
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
+    return a.shape == b.shape and bool((a.read() == b.read()).all())
+
+
+def _more(names: list[str]) -> str:
+    return "" if len(names) == 1 else f" (and {len(names) - 1} more: {', '.join(names[1:4])}...)"

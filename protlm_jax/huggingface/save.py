@@ -1,0 +1,127 @@
+"""Writes a model as a folder that Hugging Face `transformers` 5 loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from protlm_jax import __version__
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.card import model_card
+from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
+from protlm_jax.huggingface.tensor_files import SINGLE, read_json
+from protlm_jax.huggingface.tokenizers import write_tokenizer
+from protlm_jax.models import LoadedModel
+
+# In the config.json of an export: a folder with this mark may be written over.
+_MARK = "protlm_jax_version"
+
+
+def export(
+    loaded: LoadedModel,
+    output: str | Path,
+    *,
+    training: str = "",
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes config.json, model.safetensors, the tokenizer's files and README.md (a model card).
+
+    The folder appears when it is complete; an earlier export in its place is replaced then.
+
+    Args:
+        loaded: what `load_model` gave.
+        output: the folder to write.
+        training: a paragraph for the model card on what the model was trained on.
+        metrics: measured numbers for the model card, by what they measure.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ProtlmError: the folder holds something else, the model cannot be expressed, or the disk
+            is full.
+    """
+    _require_expressible(loaded)
+    target = Path(os.path.abspath(output))
+    _require_ours(target)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        _write(loaded, partial, model_card(loaded, target.name, training, metrics or {}))
+        _move_into_place(partial, target)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ProtlmError(
+            f"{target} could not be written: {reason}. Free some space or choose another output; "
+            f"nothing that was there is lost"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _write(loaded: LoadedModel, folder: Path, card: str) -> None:
+    exchange = EXCHANGES[loaded.config.family]
+    fields = {
+        "architectures": [exchange.architecture],
+        "model_type": exchange.model_type,
+        "dtype": "float32",
+        _MARK: __version__,
+        **exchange.to_config(loaded.config),
+    }
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    state = dict(tensors(exchange, loaded.params))
+    save_file(state, folder / SINGLE, metadata={"format": "pt"})
+    write_tokenizer(loaded.vocabulary, folder, max_length=loaded.config.max_positions)
+    (folder / "README.md").write_text(card)
+
+
+def _require_expressible(loaded: LoadedModel) -> None:
+    config = loaded.config
+    if lost := inexpressible(config):
+        values = ", ".join(f"model.{field} = {getattr(config, field)!r}" for field in lost)
+        raise ProtlmError(
+            f"{loaded.name} cannot be exported: Hugging Face's "
+            f"{EXCHANGES[config.family].architecture} has no way to say {values}"
+        )
+    if config.vocab_size != loaded.vocabulary.size:
+        raise ProtlmError(
+            f"{loaded.name} cannot be exported: model.vocab_size is {config.vocab_size}, "
+            f"{loaded.vocabulary.name} has {loaded.vocabulary.size} tokens"
+        )
+
+
+def _require_ours(target: Path) -> None:
+    """Nothing is replaced but an earlier export."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not _is_export(target):
+        raise ProtlmError(
+            f"{target} is not empty and was not made by protlm export; choose another"
+        )
+
+
+def _is_export(target: Path) -> bool:
+    try:
+        return _MARK in read_json(target / "config.json")
+    except ProtlmError:
+        return False
+
+
+def _move_into_place(partial: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

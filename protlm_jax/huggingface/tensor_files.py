@@ -1,0 +1,131 @@
+"""The tensors of a Hugging Face folder, whichever of its three ways of storing them it uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks it for)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from protlm_jax.errors import ProtlmError
+
+SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor on disk: `read()` gives its values as float32."""
+
+    file: Path
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from disk.
+
+    Raises:
+        ProtlmError: the file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except OSError as error:
+        raise ProtlmError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ProtlmError(f"{file} is not JSON ({error}): copy it again") from error
+    if not isinstance(value, dict):
+        raise ProtlmError(f"{file} must hold a JSON object: copy it again")
+    return value
+
+
+def open_tensors(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    """Every tensor of the folder by name; nothing is read yet.
+
+    Args:
+        folder: holds model.safetensors, its shards with an index, or pytorch_model.bin.
+        stack: closes the files.
+
+    Raises:
+        ProtlmError: none of these is there, a shard is missing, or a file is damaged.
+    """
+    if (folder / SINGLE).exists():
+        return _open_safetensors(folder / SINGLE, stack)
+    if (folder / INDEX).exists():
+        return _open_shards(folder / INDEX, stack)
+    if (folder / PICKLE).exists():
+        return _open_pickle(folder / PICKLE)
+    raise ProtlmError(
+        f"{folder} holds no weights: {SINGLE}, {INDEX} with its shards, or {PICKLE} is needed"
+    )
+
+
+def _open_shards(index: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    place = read_json(index).get("weight_map")
+    if not isinstance(place, dict):
+        raise ProtlmError(f"{index} has no weight_map: copy it again")
+    tensors: dict[str, StoredTensor] = {}
+    for name in sorted(set(place.values())):
+        if not (index.parent / name).exists():
+            raise ProtlmError(f"{index} names {name}, which is not in the folder: copy it too")
+        tensors |= _open_safetensors(index.parent / name, stack)
+    for name, file in place.items():
+        if name not in tensors:
+            raise ProtlmError(
+                f"{index} says that {file} holds {name}, but it does not: index and shards are of "
+                f"different models; copy them again from one place"
+            )
+    return tensors
+
+
+def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    try:
+        opened = stack.enter_context(safe_open(file, framework="np"))
+        names = opened.keys()
+        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ProtlmError(f"{file} cannot be read ({error}): copy it again") from error
+    return {
+        name: StoredTensor(file, shape, partial(_read, opened.get_tensor, name))
+        for name, shape in shapes.items()
+    }
+
+
+def _open_pickle(file: Path) -> dict[str, StoredTensor]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ProtlmError(
+            f"{file} needs PyTorch to be read: pip install 'protlm-jax[hf]', or convert it to "
+            f"{SINGLE}"
+        ) from error
+    try:
+        # Anything but plain tensors is refused, so a hostile file cannot run code here.
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ProtlmError(
+            f"{file} cannot be read as plain tensors ({reason}): copy it again, or get the model "
+            f"as {SINGLE}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise ProtlmError(f"{file} is not a state dict of tensors: get the model as {SINGLE}")
+    return {
+        name: StoredTensor(file, tuple(t.shape), partial(_read, _numpy, t))
+        for name, t in state.items()
+    }
+
+
+def _read(get: Callable[[Any], np.ndarray], what: Any) -> np.ndarray:
+    return np.asarray(get(what), np.float32)
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    array: np.ndarray = tensor.float().numpy()
+    return array

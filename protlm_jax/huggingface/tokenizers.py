@@ -1,0 +1,180 @@
+"""Tokenizer files that give our ids to `transformers`, spaces between residues or not.
+
+The published ProtBert and ProtT5 tokenizers split on spaces, so an unspaced protein silently
+becomes unknown tokens. These files split every character themselves. Only JSON and text are
+written: no library is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.tensor_files import read_json
+from protlm_jax.vocabularies import RESIDUES, VOCABULARIES, Vocabulary
+
+_WORD_START = "\u2581"  # SentencePiece writes it before each piece
+_RARE = "[UZOB]"
+
+
+def write_tokenizer(vocabulary: Vocabulary, folder: Path, max_length: int = 0) -> None:
+    """Writes tokenizer.json, its two small companions and, for BERT, vocab.txt.
+
+    `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, maps U, Z, O and B
+    to X and adds the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a
+    character: those that are no residue become the unknown token.
+
+    Args:
+        vocabulary: whose ids.
+        folder: an existing folder.
+        max_length: tokens that the model takes at most; 0 for no limit.
+    """
+    roles = _roles(vocabulary)
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "right",
+        "model_input_names": _input_names(vocabulary),
+        **roles,
+    }
+    if max_length:
+        config["model_max_length"] = max_length
+    _dump(folder / "tokenizer.json", _tokenizer(vocabulary))
+    _dump(folder / "tokenizer_config.json", config)
+    _dump(folder / "special_tokens_map.json", roles)
+    if vocabulary.bos_id is not None:
+        (folder / "vocab.txt").write_text("\n".join(vocabulary.tokens) + "\n")
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Which of our vocabularies a folder's tokenizer has.
+
+    Raises:
+        ProtlmError: the folder has no tokenizer, or its tokens are not one of ours.
+    """
+    file, tokens = _read_tokens(folder)
+    for vocabulary in VOCABULARIES.values():
+        if tokens == vocabulary.tokens:
+            return vocabulary
+    nearest = min(VOCABULARIES.values(), key=lambda v: abs(v.size - len(tokens)))
+    pairs = zip(tokens, nearest.tokens, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), nearest.size))
+    ours = nearest.tokens[at] if at < nearest.size else "nothing"
+    theirs = tokens[at] if at < len(tokens) else "nothing"
+    raise ProtlmError(
+        f"{file} has {len(tokens)} tokens that are none of our vocabularies "
+        f"({', '.join(VOCABULARIES)}); id {at} is {theirs!r} there and {ours!r} in {nearest.name}. "
+        f"Only models over these vocabularies can be read"
+    )
+
+
+def _read_tokens(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """The file that says it, and the folder's tokens in the order of their ids."""
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        text = folder / "vocab.txt"
+        if not text.exists():
+            raise ProtlmError(
+                f"{folder} has neither tokenizer.json nor vocab.txt, so nobody knows what its ids "
+                f"mean: copy one from where the weights came from"
+            )
+        return text, tuple(text.read_text().splitlines())
+    content = read_json(file)
+    try:
+        vocab = content["model"]["vocab"]
+        pieces = enumerate(p for p, _ in vocab) if isinstance(vocab, list) else _by_id(vocab)
+        by_id = {i: piece.removeprefix(_WORD_START) or piece for i, piece in pieces}
+        by_id |= {token["id"]: token["content"] for token in content.get("added_tokens", [])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtlmError(f"{file} is not a tokenizer's file ({error!r}): copy it again") from error
+    return file, tuple(by_id[i] for i in sorted(by_id))
+
+
+def _by_id(vocab: dict[str, int]) -> list[tuple[int, str]]:
+    return [(i, piece) for piece, i in vocab.items()]
+
+
+def _roles(vocabulary: Vocabulary) -> dict[str, Any]:
+    tokens = vocabulary.tokens
+    roles: dict[str, Any] = {
+        "pad_token": tokens[vocabulary.pad_id],
+        "unk_token": tokens[vocabulary.unk_id],
+    }
+    if vocabulary.bos_id is not None:
+        roles["cls_token"] = tokens[vocabulary.bos_id]
+        roles["sep_token"] = tokens[vocabulary.eos_id]
+        roles["mask_token"] = tokens[vocabulary.mask_id]
+        return roles
+    roles["eos_token"] = tokens[vocabulary.eos_id]
+    roles["additional_special_tokens"] = [t for t in tokens if t.startswith("<extra_id_")]
+    return roles
+
+
+def _input_names(vocabulary: Vocabulary) -> list[str]:
+    types = [] if vocabulary.bos_id is None else ["token_type_ids"]
+    return ["input_ids", *types, "attention_mask"]
+
+
+def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
+    """tokenizer.json: normalise, split into characters, look up, put the specials around."""
+    specials = [(i, t) for i, t in enumerate(vocabulary.tokens) if t not in RESIDUES]
+    upper = [_replace({"String": c}, c.upper()) for c in string.ascii_lowercase]
+    normalizers = [_replace({"Regex": r"\s+"}, ""), *upper, _replace({"Regex": _RARE}, "X")]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, "content": t, **flags, "special": True} for i, t in specials],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "."},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "post_processor": _template(vocabulary),
+        "decoder": {"type": "Fuse"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {t: i for i, t in enumerate(vocabulary.tokens)},
+            "unk_token": vocabulary.tokens[vocabulary.unk_id],
+        },
+    }
+
+
+def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def _template(vocabulary: Vocabulary) -> dict[str, Any]:
+    """bos (if there is one) A eos, and for a pair B eos after it, as the two models were fed."""
+
+    def special(i: int, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": vocabulary.tokens[i], "type_id": segment}}
+
+    second = 0 if vocabulary.bos_id is None else 1
+    start = [] if vocabulary.bos_id is None else [special(vocabulary.bos_id, 0)]
+    single = [*start, {"Sequence": {"id": "A", "type_id": 0}}, special(vocabulary.eos_id, 0)]
+    pair = [{"Sequence": {"id": "B", "type_id": second}}, special(vocabulary.eos_id, second)]
+    used = [i for i in (vocabulary.bos_id, vocabulary.eos_id) if i is not None]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": single + pair,
+        "special_tokens": {
+            vocabulary.tokens[i]: {
+                "id": vocabulary.tokens[i],
+                "ids": [i],
+                "tokens": [vocabulary.tokens[i]],
+            }
+            for i in used
+        },
+    }
+
+
+def _dump(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

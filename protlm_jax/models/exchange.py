@@ -1,0 +1,89 @@
+"""What a family declares so that its models can be written and read as Hugging Face folders.
+
+The conversion itself knows no family: it lives in `protlm_jax/huggingface/` and reads these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.config import ModelConfig
+
+# Activations by our name; several names of theirs are one function.
+ACTIVATION_NAMES = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+ACTIVATION_FIELDS = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()} | {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "swish": "silu",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One parameter in both worlds.
+
+    Attributes:
+        ours: path in our tree, such as "encoder/attention/query/kernel".
+        theirs: name in their state dict; with "{layer}" it stands for one tensor per layer, and
+            our array has the layers as its first axis.
+        layout: our axes and theirs, without the layers, as in "D H K -> (H K) D".
+    """
+
+    ours: str
+    theirs: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How one family's models look in Hugging Face's format.
+
+    Attributes:
+        model_type: `model_type` of their config.json.
+        architecture: their class that holds everything we hold.
+        task: their pipeline tag, for the model card.
+        keys: the table; every parameter of ours stands in it once.
+        copies: names under which a tensor of the table may be stored a second time (tied weights),
+            mapped to the table's name.
+        unused: names of tensors that our model has no use for, mapped to the reason.
+        to_config: our config as the fields of their config.json.
+        from_config: the reverse; raises ProtlmError for what our family cannot express.
+    """
+
+    model_type: str
+    architecture: str
+    task: str
+    keys: tuple[Key, ...]
+    to_config: Callable[[ModelConfig], dict[str, Any]]
+    from_config: Callable[[Mapping[str, Any]], ModelConfig]
+    copies: Mapping[str, str] = field(default_factory=dict)
+    unused: Mapping[str, str] = field(default_factory=dict)
+
+
+def required(fields: Mapping[str, Any], name: str) -> Any:
+    """A field that their config.json must have."""
+    if name not in fields:
+        raise ProtlmError(f"{name!r} is missing; take config.json from where the weights came from")
+    return fields[name]
+
+
+def refuse_unless(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
+    """Raises ProtlmError when a field is there with a value that our family cannot express."""
+    if name in fields and fields[name] not in allowed:
+        choices = " or ".join(map(repr, allowed))
+        raise ProtlmError(f"{name!r} is {fields[name]!r}; only models with {choices} can be read")
+
+
+def activation_field(name: str) -> str:
+    """Our name of their activation.
+
+    Raises:
+        ProtlmError: we have no such function.
+    """
+    if name not in ACTIVATION_FIELDS:
+        raise ProtlmError(
+            f"activation {name!r} is not supported; only {', '.join(ACTIVATION_FIELDS)} are"
+        )
+    return ACTIVATION_FIELDS[name]

@@ -1,0 +1,115 @@
+"""T5 v1.0 in Hugging Face's format: `T5ForConditionalGeneration`, as Rostlab/prot_t5_xl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.exchange import (
+    ACTIVATION_NAMES,
+    Exchange,
+    Key,
+    activation_field,
+    refuse_unless,
+    required,
+)
+from protlm_jax.models.families.t5 import t5_config
+
+
+def _attention(ours: str, theirs: str, norm: str) -> tuple[Key, ...]:
+    inputs = tuple(
+        Key(f"{ours}/{name}/kernel", f"{theirs}.{name[0]}.weight", "D H K -> (H K) D")
+        for name in ("query", "key", "value")
+    )
+    out = Key(f"{ours}/out/kernel", f"{theirs}.o.weight", "H K D -> D (H K)")
+    return (*inputs, out, Key(f"{ours}_norm/scale", f"{norm}.weight", "D -> D"))
+
+
+def _stack(name: str, mlp: int) -> tuple[Key, ...]:
+    """One stack; `mlp` is the place of the feed-forward sublayer among their `layer.*`."""
+    block = name + ".block.{layer}.layer."
+    return (
+        *_attention(f"{name}/attention", f"{block}0.SelfAttention", f"{block}0.layer_norm"),
+        Key(f"{name}/mlp/wi/kernel", f"{block}{mlp}.DenseReluDense.wi.weight", "D F -> F D"),
+        Key(f"{name}/mlp/wo/kernel", f"{block}{mlp}.DenseReluDense.wo.weight", "F D -> D F"),
+        Key(f"{name}/mlp_norm/scale", f"{block}{mlp}.layer_norm.weight", "D -> D"),
+        Key(f"{name}_norm/scale", f"{name}.final_layer_norm.weight", "D -> D"),
+        Key(
+            f"{name}_relative_bias",
+            f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            "R H -> R H",
+        ),
+    )
+
+
+_CROSS = "decoder.block.{layer}.layer.1."
+
+KEYS = (
+    Key("embedder/token", "shared.weight", "V D -> V D"),
+    *_stack("encoder", mlp=1),
+    *_stack("decoder", mlp=2),
+    *_attention("decoder/cross_attention", f"{_CROSS}EncDecAttention", f"{_CROSS}layer_norm"),
+)
+
+
+def _to_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "d_model": config.d_model,
+        "d_kv": config.head_dim,
+        "d_ff": config.d_ff,
+        "num_layers": config.num_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "num_heads": config.num_heads,
+        "relative_attention_num_buckets": config.relative_buckets,
+        "relative_attention_max_distance": config.relative_max_distance,
+        "dropout_rate": config.dropout_rate,
+        "layer_norm_epsilon": config.norm_eps,
+        "initializer_factor": config.initializer_range,
+        "feed_forward_proj": ACTIVATION_NAMES[config.activation],
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        # Their sign that the decoder's output is scaled by d_model**-0.5 before a tied head.
+        "tie_word_embeddings": True,
+    }
+
+
+def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
+    refuse_unless(fields, "tie_word_embeddings", True)
+    return t5_config(
+        vocab_size=required(fields, "vocab_size"),
+        d_model=required(fields, "d_model"),
+        num_layers=required(fields, "num_layers"),
+        num_decoder_layers=fields.get("num_decoder_layers") or required(fields, "num_layers"),
+        num_heads=required(fields, "num_heads"),
+        head_dim=required(fields, "d_kv"),
+        d_ff=required(fields, "d_ff"),
+        activation=activation_field(fields.get("feed_forward_proj", "relu")),
+        relative_buckets=fields.get("relative_attention_num_buckets", 32),
+        relative_max_distance=fields.get("relative_attention_max_distance", 128),
+        norm_eps=fields.get("layer_norm_epsilon", 1e-6),
+        initializer_range=float(fields.get("initializer_factor", 1.0)),
+        dropout_rate=float(fields.get("dropout_rate", 0.1)),
+    )
+
+
+EXCHANGE = Exchange(
+    model_type="t5",
+    architecture="T5ForConditionalGeneration",
+    task="text2text-generation",
+    keys=KEYS,
+    to_config=_to_config,
+    from_config=_from_config,
+    copies={
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        "lm_head.weight": "shared.weight",
+    },
+    unused={
+        # Early T5 files hold a table that no version of the model ever read.
+        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": "never read",
+    },
+)

@@ -1,0 +1,197 @@
+"""Every way a Hugging Face folder may store a model, and every way it may be broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface import import_folder, load_model
+from protlm_jax.models import LoadedModel
+
+# A tensor of each family that the tests break, and its shape.
+VICTIM = {
+    "bert": ("bert.encoder.layer.1.intermediate.dense.weight", [64, 32]),
+    "t5": ("decoder.block.2.layer.1.EncDecAttention.k.weight", [64, 32]),
+}
+EMBEDDING = {"bert": "bert.embeddings.word_embeddings.weight", "t5": "shared.weight"}
+TIED = {"bert": "cls.predictions.decoder.weight", "t5": "lm_head.weight"}
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "model"))
+
+
+def rewrite(folder: Path, changes: dict[str, np.ndarray | None]) -> None:
+    """Adds, replaces or (None) removes tensors of model.safetensors."""
+    tensors = load_file(folder / "model.safetensors") | changes
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
+
+
+def reconfigure(folder: Path, **fields: object) -> None:
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def assert_same(loaded: LoadedModel, folder: Path) -> None:
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, load_model(folder).params)
+
+
+def test_sharded_with_an_index(loaded: LoadedModel, folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    (folder / "model.safetensors").unlink()
+    shards = {"a-of-2.safetensors": names[::2], "b-of-2.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    place = {name: file for file, part in shards.items() for name in part}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    assert_same(loaded, folder)
+
+    place["not.there"] = "a-of-2.safetensors"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    with pytest.raises(ProtlmError, match="says that a-of-2.safetensors holds not.there"):
+        load_model(folder)
+    (folder / "b-of-2.safetensors").unlink()
+    with pytest.raises(ProtlmError, match="names b-of-2.safetensors, which is not in the folder"):
+        load_model(folder)
+
+
+def test_pytorch_bin_holds_tensors_and_nothing_else(loaded: LoadedModel, folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    state = {name: torch.tensor(array) for name, array in tensors.items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    assert_same(loaded, folder)
+
+    torch.save({**state, "code": Path}, folder / "pytorch_model.bin")
+    with pytest.raises(ProtlmError, match=r"pytorch_model.bin cannot be read as plain tensors"):
+        load_model(folder)
+
+
+def test_half_precision_is_read_as_float32(loaded: LoadedModel, folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    rewrite(folder, {name: array.astype(np.float16) for name, array in tensors.items()})
+    for ours, theirs in zip(
+        jax.tree.leaves(loaded.params), jax.tree.leaves(load_model(folder).params), strict=True
+    ):
+        assert theirs.dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(ours, np.float16), np.asarray(theirs))
+
+
+def test_missing_tensor(family: str, folder: Path) -> None:
+    name, shape = VICTIM[family]
+    rewrite(folder, {name: None})
+    with pytest.raises(ProtlmError) as error:
+        load_model(folder)
+    assert f"tensor {name} of shape {shape} is missing" in str(error.value)
+
+
+def test_misshapen_tensor(family: str, folder: Path) -> None:
+    name, shape = VICTIM[family]
+    rewrite(folder, {name: np.zeros((3, 5), np.float32)})
+    with pytest.raises(ProtlmError) as error:
+        load_model(folder)
+    message = str(error.value)
+    assert f"tensor {name} has shape [3, 5], config.json asks for {shape}" in message
+    assert str(folder / "model.safetensors") in message
+
+
+def test_unexpected_tensor(folder: Path) -> None:
+    rewrite(folder, {"adapter.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(ProtlmError, match=r"tensor adapter.weight of shape \[2, 2\] has no place"):
+        load_model(folder)
+
+
+def test_tied_copies_and_unused_tensors_are_listed(
+    family: str, loaded: LoadedModel, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedding = load_file(folder / "model.safetensors")[EMBEDDING[family]]
+    extra: dict[str, np.ndarray | None] = {TIED[family]: embedding}
+    if family == "bert":
+        extra["bert.embeddings.position_ids"] = np.arange(40)[None]
+        extra["bert.pooler.dense.bias"] = np.zeros(32, np.float32)
+    rewrite(folder, extra)
+    with caplog.at_level("INFO", logger="protlm_jax"):
+        assert_same(loaded, folder)
+    assert all(name in caplog.text for name in extra)
+
+    rewrite(folder, {EMBEDDING[family]: None})
+    assert_same(loaded, folder)  # the copy alone is enough
+
+    rewrite(folder, {EMBEDDING[family]: embedding, TIED[family]: embedding + 1})
+    with pytest.raises(ProtlmError, match=f"{TIED[family]} differs from {EMBEDDING[family]}"):
+        load_model(folder)
+
+
+def test_damaged_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ProtlmError, match=r"model.safetensors cannot be read"):
+        load_model(folder)
+    file.unlink()
+    with pytest.raises(ProtlmError, match="holds no weights"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type 'gpt2' cannot be read; only bert, t5 can"),
+        (
+            {"hidden_act": "mish", "feed_forward_proj": "gated-gelu"},
+            "activation '(mish|gated-gelu)'",
+        ),
+        ({"tie_word_embeddings": False}, "'tie_word_embeddings' is False"),
+        ({"vocab_size": 31}, "vocab_size 31, the tokenizer has"),
+    ],
+)
+def test_models_that_we_do_not_have(folder: Path, fields: dict[str, object], message: str) -> None:
+    reconfigure(folder, **fields)
+    with pytest.raises(ProtlmError, match=message):
+        load_model(folder)
+
+
+def test_config_that_is_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ProtlmError, match=r"config.json is not JSON"):
+        load_model(folder)
+
+
+def test_no_model_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ProtlmError, match="is no model"):
+        load_model(tmp_path)
+    with pytest.raises(ProtlmError, match="is not a folder on this machine"):
+        load_model("Rostlab/prot_bert")
+
+
+def test_import_makes_a_run_that_loads(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
+    run = import_folder(folder, tmp_path / "run")
+    assert_same(loaded, run)
+    assert_same(loaded, run / "checkpoints" / "0")
+    assert load_model(run).vocabulary == loaded.vocabulary
+    with pytest.raises(ProtlmError, match="is not an empty folder"):
+        import_folder(folder, run)
+    with pytest.raises(ProtlmError, match="is not a Hugging Face folder"):
+        import_folder(run, tmp_path / "other")
+
+
+def test_a_run_of_another_shape(folder: Path, tmp_path: Path) -> None:
+    run = import_folder(folder, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["d_ff"] += 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ProtlmError, match=r"parameter \S+/mlp/wi/\S+ has shape"):
+        load_model(run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ProtlmError, match="no complete checkpoint yet"):
+        load_model(run)

@@ -1,0 +1,112 @@
+"""What an export writes, what it refuses, and that it never leaves half a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protlm_jax import models
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface import export, save
+from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, their_shape
+from protlm_jax.models import LoadedModel
+
+
+def test_every_parameter_stands_in_the_table_once(loaded: LoadedModel) -> None:
+    keys = EXCHANGES[loaded.config.family].keys
+    abstract = models.abstract_params(loaded.model)
+    assert len({key.ours for key in keys}) == len(keys)
+    shapes = expected_shapes(EXCHANGES[loaded.config.family], abstract)
+    numbers = sum(map(math.prod, shapes.values()))
+    assert numbers == models.parameter_count(abstract)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "theirs"),
+    [
+        ("D H K -> (H K) D", (2, 3, 5), (15, 2)),
+        ("H K D -> D (H K)", (2, 3, 5), (5, 6)),
+        ("D F -> F D", (2, 3), (3, 2)),
+        ("H K -> (H K)", (2, 3), (6,)),
+        ("V -> V", (7,), (7,)),
+    ],
+)
+def test_layout_rules(layout: str, shape: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+    assert their_shape(shape, layout) == theirs
+
+
+def test_model_card_says_what_was_given(loaded: LoadedModel, tmp_path: Path) -> None:
+    text = "Trained on forty proteins."
+    card = export(loaded, tmp_path / "m", training=text, metrics={"Q3": 0.71234}) / "README.md"
+    assert text in card.read_text()
+    assert "| Q3 | 0.7123 |" in card.read_text()
+    assert f"{models.parameter_count(loaded.params):,} parameters" in card.read_text()
+
+
+def test_the_code_on_the_card_runs(
+    loaded: LoadedModel, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    code = (exported / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(exported.parent)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    width = loaded.config.d_model
+    assert [tuple(h.shape) for h in names["residues"]] == [(10, width), (7, width)]
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else_is(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    target = tmp_path / "hf"
+    target.mkdir()
+    export(loaded, target)
+    (target / "stale.txt").write_text("of the first export")
+    export(loaded, target)
+    assert not (target / "stale.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.tex").write_text("\\section{}")
+    with pytest.raises(ProtlmError, match="thesis is not empty and was not made by protlm export"):
+        export(loaded, precious)
+    assert (precious / "chapter1.tex").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ProtlmError, match="file is not empty"):
+        export(loaded, file)
+
+
+def test_a_full_disk_loses_nothing(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = export(loaded, tmp_path / "hf")
+    before = (target / "model.safetensors").read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(save, "save_file", full)
+    with pytest.raises(ProtlmError, match="could not be written: No space left on device"):
+        export(loaded, target)
+    assert (target / "model.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize("change", [{"norm_placement": "other"}, {"tie_embeddings": False}])
+def test_what_they_cannot_express_is_refused(
+    loaded: LoadedModel, tmp_path: Path, change: dict[str, object]
+) -> None:
+    if "norm_placement" in change:
+        change = {"norm_placement": "pre" if loaded.config.norm_placement == "post" else "post"}
+    changed = dataclasses.replace(loaded, model=models.build(loaded.config.replace(**change)))
+    name = next(iter(change))
+    with pytest.raises(ProtlmError, match=rf"has no way to say model\.{name}"):
+        export(changed, tmp_path / "hf")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,129 @@
+"""The exported tokenizer in `transformers` against our own vocabularies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.tokenizers import read_vocabulary, write_tokenizer
+from protlm_jax.vocabularies import PROT_BERT, PROT_T5, Vocabulary, normalise
+
+transformers = pytest.importorskip("transformers")
+
+LETTERS = "ACDEFGHIKLMNPQRSTVWYXUZOB"
+
+
+@pytest.fixture(scope="module", params=[PROT_BERT, PROT_T5], ids=lambda v: v.name)
+def vocabulary(request: pytest.FixtureRequest) -> Vocabulary:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as exported, with the config.json that AutoTokenizer looks at first."""
+    folder = tmp_path_factory.mktemp(vocabulary.name)
+    write_tokenizer(vocabulary, folder, max_length=512 if vocabulary is PROT_BERT else 0)
+    model_type = "bert" if vocabulary is PROT_BERT else "t5"
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sequence=st.text(LETTERS + LETTERS.lower(), min_size=1, max_size=60))
+def test_same_ids_spaced_and_unspaced(
+    tokenizer: Any, vocabulary: Vocabulary, sequence: str
+) -> None:
+    expected = vocabulary.encode(normalise(sequence, record="p")).tolist()
+    assert tokenizer(sequence)["input_ids"] == expected
+    assert tokenizer(" ".join(sequence))["input_ids"] == expected
+    assert tokenizer(f"  {sequence[:9]}\n{sequence[9:]}\t\n")["input_ids"] == expected
+    assert tokenizer(list(sequence), is_split_into_words=True)["input_ids"] == expected
+
+
+def test_specials_keep_their_ids(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    mask = vocabulary.tokens[vocabulary.mask_id]
+    ids = tokenizer(f"MK{mask}V", add_special_tokens=False)["input_ids"]
+    letters = vocabulary.encode("MKV", specials=False).tolist()
+    assert ids == [*letters[:2], vocabulary.mask_id, letters[2]]
+    assert tokenizer(f"M K {mask} V", add_special_tokens=False)["input_ids"] == ids
+    assert tokenizer.convert_ids_to_tokens(range(vocabulary.size)) == list(vocabulary.tokens)
+    assert len(tokenizer) == vocabulary.size
+    assert tokenizer.pad_token_id == vocabulary.pad_id
+    assert tokenizer.unk_token_id == vocabulary.unk_id
+    end = tokenizer.sep_token_id if vocabulary is PROT_BERT else tokenizer.eos_token_id
+    assert end == vocabulary.eos_id
+    if vocabulary is PROT_BERT:
+        assert tokenizer.mask_token_id == vocabulary.mask_id
+        assert tokenizer.model_max_length == 512
+
+
+def test_padding_and_features(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    batch = tokenizer(["MKV", "M"], padding=True)
+    specials = vocabulary.num_specials
+    assert batch["attention_mask"][1] == [1] * (1 + specials) + [0, 0]
+    assert batch["input_ids"][1][-2:] == [vocabulary.pad_id] * 2
+    assert ("token_type_ids" in batch) == (vocabulary is PROT_BERT)
+
+
+def test_unknown_characters_become_the_unknown_token(
+    tokenizer: Any, vocabulary: Vocabulary
+) -> None:
+    ids = tokenizer("MJ*K", add_special_tokens=False)["input_ids"]
+    m, k = vocabulary.encode("MK", specials=False).tolist()
+    assert ids == [m, vocabulary.unk_id, vocabulary.unk_id, k]
+
+
+def test_decode_gives_the_residues_back(tokenizer: Any) -> None:
+    ids = tokenizer(["M K T a y u", "MK"], padding=True)["input_ids"]
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == ["MKTAYX", "MK"]
+
+
+def test_the_files_are_recognised(vocabulary: Vocabulary, folder: Path, tmp_path: Path) -> None:
+    assert read_vocabulary(folder) == vocabulary
+    if vocabulary is PROT_BERT:
+        (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
+        assert read_vocabulary(tmp_path) == vocabulary
+        assert len((folder / "vocab.txt").read_bytes()) == 81  # as the published file
+
+
+def test_resaved_by_transformers_it_is_still_ours(
+    tokenizer: Any, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    assert read_vocabulary(tmp_path) == vocabulary
+
+
+def test_published_t5_pieces_are_recognised(tmp_path: Path) -> None:
+    """SentencePiece marks the start of a word; its vocabulary is a list of pieces and scores."""
+    pieces = [[t if t.startswith("<") else "\u2581" + t, 0.0] for t in PROT_T5.tokens[:28]]
+    added = [{"id": i, "content": t} for i, t in enumerate(PROT_T5.tokens) if i >= 28]
+    content = {"model": {"type": "Unigram", "vocab": pieces}, "added_tokens": added}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert read_vocabulary(tmp_path) == PROT_T5
+
+
+def test_other_vocabularies_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProtlmError, match=r"neither tokenizer.json nor vocab.txt"):
+        read_vocabulary(tmp_path)
+    swapped = list(PROT_BERT.tokens)
+    swapped[5], swapped[6] = swapped[6], swapped[5]
+    (tmp_path / "vocab.txt").write_text("\n".join(swapped))
+    with pytest.raises(ProtlmError, match="id 5 is 'A' there and 'L' in prot_bert"):
+        read_vocabulary(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join([*PROT_BERT.tokens, "-"]))
+    with pytest.raises(ProtlmError, match="id 30 is '-' there and 'nothing' in prot_bert"):
+        read_vocabulary(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ProtlmError, match=r"tokenizer.json is not a tokenizer's file"):
+        read_vocabulary(tmp_path)
