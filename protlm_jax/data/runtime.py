@@ -11,13 +11,33 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 
-# Must be set before the first import; who has set it, to debug TensorFlow, keeps their value.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Sends what native code writes to the error stream to nowhere.
+
+    While it is being loaded, TensorFlow reports missing CUDA libraries before it reads its own log
+    level. Who sets TF_CPP_MIN_LOG_LEVEL, to debug TensorFlow, sees everything.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+with _quiet():
     import seqio
     import tensorflow as tf
 

@@ -1,0 +1,152 @@
+"""SeqIO tasks over proteins: `tokens` (clean rows) and `prott5` (denoising).
+
+A task is a source and a list of preprocessors:
+
+    CorpusSource        {"targets": residues of one protein}
+    crop_at_random      training: a protein longer than the row gives a random piece of it,
+      or cut_evenly     held out: all of it, in pieces of nearly equal length
+    prott5_noise        (task `prott5` only) adds "inputs"
+    add_specials        [CLS] M K T [SEP] in ProtBert's alphabet, M K T </s> in ProtT5's
+
+so that every row begins and ends as a whole protein would, and nothing is cut off unseen: over the
+epochs a random crop shows every residue (how many proteins are cropped stands in the run's log).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+from protlm_jax.data.corpus import Corpus
+from protlm_jax.data.denoising import RANDOM_SHARE, Example, prott5_noise
+from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.data.splits import Split
+from protlm_jax.vocabularies import Vocabulary
+
+Preprocessor = Callable[..., tf.data.Dataset]
+Room = Callable[[Mapping[str, int]], int]
+"""From the lengths of a row to the residues that fit beside the special tokens."""
+
+
+class CorpusSource(seqio.DataSource):
+    """Proteins of a `Corpus` in random order, as {"targets": int32 [residues]}.
+
+    Split "train" never ends: epoch after epoch, each protein exactly once per epoch, each epoch in
+    an order of its own over the whole corpus (not a shuffle buffer). Split "heldout" is one pass in
+    one fixed random order, the same for every seed. All of it follows from a counter, so the state
+    of an iterator over it is that counter.
+    """
+
+    def __init__(self, corpus: Corpus, split: Split) -> None:
+        self._corpus = corpus
+        size = {split: len(corpus)} if split == "heldout" else None
+        super().__init__(splits=[split], num_input_examples=size, caching_permitted=False)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        return [split]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+    ) -> tf.data.Dataset:
+        """`shuffle` is without effect: the order is always random and always reproducible."""
+        count = len(self._corpus)
+        training = split == "train"
+        numbers = tf.data.Dataset.range(tf.int64.max if training else count)
+        if shard_info is not None:
+            numbers = numbers.shard(shard_info.num_shards, shard_info.index)
+        tokens = tf.constant(self._corpus.tokens)
+        offsets = tf.constant(self._corpus.offsets)
+        order_seed = tf.constant((seed or 0) if training else 0, tf.int64)
+
+        def read(number: tf.Tensor) -> Example:
+            epoch, index = number // count, number % count
+            where = tf.random.experimental.index_shuffle(
+                index, tf.stack([order_seed, epoch]), tf.constant(count - 1, tf.int64)
+            )
+            return {"targets": tf.cast(tokens[offsets[where] : offsets[where + 1]], tf.int32)}
+
+        return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def build_task(kind: str, corpus: Corpus, vocabulary: Vocabulary, split: Split) -> seqio.Task:
+    """The SeqIO task `kind` ("tokens" or "prott5") over one side of a split.
+
+    Its features are int32, "targets" and for `prott5` also "inputs" of the same length. Give
+    `get_dataset` a `sequence_length` for them, of at least one token more than the specials; the
+    returned task is not in SeqIO's registry (`seqio.TaskRegistry.add_provider` puts it there).
+    """
+    room = functools.partial(_room, specials=vocabulary.num_specials)
+    fit = crop_at_random(room) if split == "train" else functools.partial(cut_evenly, room=room)
+    preprocessors = [fit, add_specials(vocabulary)]
+    features = {"targets": seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False)}
+    if kind == "prott5":
+        share = RANDOM_SHARE if split == "train" else 0.0
+        preprocessors.insert(1, prott5_noise(vocabulary, share))
+        features["inputs"] = features["targets"]
+    return seqio.Task(
+        f"protlm_{kind}_{split}",
+        source=CorpusSource(corpus, split),
+        preprocessors=preprocessors,
+        output_features=features,
+        shuffle_buffer_size=None,
+    )
+
+
+def _room(sequence_length: Mapping[str, int], specials: int) -> int:
+    """How many residues fit into a row beside the special tokens."""
+    return min(sequence_length.values()) - specials
+
+
+def crop_at_random(room: Room) -> Preprocessor:
+    """Preprocessor: of proteins longer than the row, a piece that begins at a random residue."""
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def crop(example: Example, seed: tf.Tensor, sequence_length: Mapping[str, int]) -> Example:
+        targets = example["targets"]
+        length = room(sequence_length)
+        starts = tf.maximum(tf.size(targets) - length, 0) + 1
+        start = tf.random.stateless_uniform([], seed, 0, starts, tf.int32)
+        return {**example, "targets": targets[start : start + length]}
+
+    return crop
+
+
+def cut_evenly(
+    ds: tf.data.Dataset, sequence_length: Mapping[str, int], *, room: Room
+) -> tf.data.Dataset:
+    """Preprocessor: every protein whole, in as few pieces as fit the row, of nearly equal length.
+
+    (Filling row after row would leave a last piece of a few residues, scored without context.)
+    """
+    length = room(sequence_length)
+
+    def pieces(example: Example) -> tf.data.Dataset:
+        targets = example["targets"]
+        total = tf.size(targets, tf.int64)
+        count = (total + length - 1) // length
+        return tf.data.Dataset.range(count).map(
+            lambda i: {"targets": targets[i * total // count : (i + 1) * total // count]}
+        )
+
+    return ds.flat_map(pieces)
+
+
+def add_specials(vocabulary: Vocabulary) -> Preprocessor:
+    """Preprocessor: puts the vocabulary's first and last token around every feature."""
+    start = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
+    end = [vocabulary.eos_id]
+
+    @seqio.map_over_dataset
+    def add(example: Example) -> Example:
+        return {name: tf.concat([start, ids, end], axis=0) for name, ids in example.items()}
+
+    return add
