@@ -20,7 +20,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 quickstart: $(VENV)/.installed
-	$(BIN)/protlm quickstart --family $(MODEL) $(ARGS)
+	$(BIN)/protlm quickstart $(MODEL) $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

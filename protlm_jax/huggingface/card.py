@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from protlm_jax import models
 from protlm_jax.huggingface.convert import EXCHANGES
-from protlm_jax.huggingface.tensor_files import read_json
 from protlm_jax.models import LoadedModel
 
 _TEMPLATE = """\
@@ -43,7 +40,7 @@ residues = [h[{first}:{first} + n] for h, n in zip(hidden, (10, 7))]  # without 
 ```
 
 The tokenizer splits a sequence into residues itself: spaces between them are optional. It reads
-lower case as upper case and U, Z, O and B as X. A character that is no amino acid (`*`, `-`, J,
+lower case as upper case{rare}. A character that is no amino acid (`*`, `-`, J,
 digits) becomes `{unknown}` without a word, since a tokenizer cannot refuse; the model has never
 seen that token, so clean such sequences first.
 """
@@ -65,13 +62,16 @@ _USE = {
 }
 
 
-def model_card(loaded: LoadedModel, title: str, training: str, metrics: Mapping[str, float]) -> str:
+def model_card(
+    loaded: LoadedModel, title: str, training: str, rare_residues: str, metrics: Mapping[str, float]
+) -> str:
     """The text of README.md.
 
     Args:
         loaded: the model.
         title: name of the exported folder.
         training: a paragraph on what it was trained on; empty when that is not known.
+        rare_residues: "X" or "keep", what the tokenizer makes of U, Z, O and B.
         metrics: measured numbers by what they measure.
     """
     config = loaded.config
@@ -92,30 +92,6 @@ def model_card(loaded: LoadedModel, title: str, training: str, metrics: Mapping[
         architecture=architecture,
         use=use.format(title=title),
         first=loaded.vocabulary.num_specials - 1,
+        rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
         unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],
-    )
-
-
-def describe_training(path: str | Path) -> str:
-    """A paragraph for the model card, from the config.json of a run's folder or a checkpoint's run.
-
-    Empty when the folder is no run, as for a Hugging Face folder.
-    """
-    folder = Path(path).resolve()
-    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    if not (run / "config.json").exists():
-        return ""
-    fields: dict[str, Any] = read_json(run / "config.json")
-    if "train" not in fields:
-        origin = fields.get("imported_from")
-        return f"Imported from a Hugging Face folder named {origin}." if origin else ""
-    from protlm_jax.training.checkpoints import latest_step
-
-    step = folder.name if run != folder else latest_step(run / "checkpoints")
-    train, data = fields["train"], fields["data"]
-    proteins = Path(data["fasta"]).name if data.get("fasta") else "the bundled Swiss-Prot sample"
-    return (
-        f"Trained on {proteins} for {step} steps of {train['batch_size']} rows of {data['length']} "
-        f"tokens, objective `{fields['objective']['name']}`, optimizer "
-        f"{fields['optimizer']['name']}, seed {train['seed']}."
     )

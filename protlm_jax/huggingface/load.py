@@ -55,7 +55,7 @@ def load_model(path: str | Path) -> LoadedModel:
     )
 
 
-def import_folder(source: str | Path, output: str | Path) -> Path:
+def import_model(source: str | Path, output: str | Path) -> Path:
     """Turns a Hugging Face folder into a run's folder with one checkpoint, number 0.
 
     Returns:
@@ -82,6 +82,29 @@ def import_folder(source: str | Path, output: str | Path) -> Path:
     content = {"model": loaded.config.to_dict(), "imported_from": loaded.name}
     write_atomically(target / "config.json", json.dumps(content, indent=2) + "\n")
     return target
+
+
+def provenance(path: str | Path) -> dict[str, Any]:
+    """What `export` should say about a model, as its keyword arguments.
+
+    Empty when the path is no run, as for a Hugging Face folder: nothing is recorded there.
+    """
+    folder = Path(path).resolve()
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    fields = read_json(run / "config.json")
+    if "imported_from" in fields:
+        return {"training": f"Imported from a Hugging Face folder named {fields['imported_from']}."}
+    if "train" not in fields:
+        return {}
+    step = (folder if run != folder else _newest_checkpoint(run)).name
+    train, data = fields["train"], fields["data"]
+    proteins = Path(data["fasta"]).name if data["fasta"] else "the bundled Swiss-Prot sample"
+    training = (
+        f"Trained on {proteins} for {step} steps of {train['batch_size']} rows of {data['length']} "
+        f"tokens, objective `{fields['objective']['name']}`, optimizer "
+        f"{fields['optimizer']['name']}, seed {train['seed']}."
+    )
+    return {"training": training, "rare_residues": data["rare_residues"]}
 
 
 def _newest_checkpoint(run: Path) -> Path:

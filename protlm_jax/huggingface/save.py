@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -28,6 +29,7 @@ def export(
     output: str | Path,
     *,
     training: str = "",
+    rare_residues: Literal["X", "keep"] = "X",
     metrics: Mapping[str, float] | None = None,
 ) -> Path:
     """Writes config.json, model.safetensors, the tokenizer's files and README.md (a model card).
@@ -38,6 +40,7 @@ def export(
         loaded: what `load_model` gave.
         output: the folder to write.
         training: a paragraph for the model card on what the model was trained on.
+        rare_residues: what the tokenizer makes of U, Z, O and B: X, or their own tokens.
         metrics: measured numbers for the model card, by what they measure.
 
     Returns:
@@ -53,7 +56,9 @@ def export(
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        _write(loaded, partial, model_card(loaded, target.name, training, metrics or {}))
+        _write(loaded, partial, rare_residues)
+        card = model_card(loaded, target.name, training, rare_residues, metrics or {})
+        (partial / "README.md").write_text(card)
         _move_into_place(partial, target)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -66,7 +71,7 @@ def export(
     return target
 
 
-def _write(loaded: LoadedModel, folder: Path, card: str) -> None:
+def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"]) -> None:
     exchange = EXCHANGES[loaded.config.family]
     fields = {
         "architectures": [exchange.architecture],
@@ -78,8 +83,7 @@ def _write(loaded: LoadedModel, folder: Path, card: str) -> None:
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     state = dict(tensors(exchange, loaded.params))
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
-    write_tokenizer(loaded.vocabulary, folder, max_length=loaded.config.max_positions)
-    (folder / "README.md").write_text(card)
+    write_tokenizer(loaded.vocabulary, folder, rare_residues, loaded.config.max_positions)
 
 
 def _require_expressible(loaded: LoadedModel) -> None:

@@ -10,26 +10,31 @@ from __future__ import annotations
 import json
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.tensor_files import read_json
 from protlm_jax.vocabularies import RESIDUES, VOCABULARIES, Vocabulary
 
 _WORD_START = "\u2581"  # SentencePiece writes it before each piece
-_RARE = "[UZOB]"
 
 
-def write_tokenizer(vocabulary: Vocabulary, folder: Path, max_length: int = 0) -> None:
+def write_tokenizer(
+    vocabulary: Vocabulary,
+    folder: Path,
+    rare_residues: Literal["X", "keep"] = "X",
+    max_length: int = 0,
+) -> None:
     """Writes tokenizer.json, its two small companions and, for BERT, vocab.txt.
 
-    `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, maps U, Z, O and B
-    to X and adds the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a
-    character: those that are no residue become the unknown token.
+    `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, and adds
+    the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a character: those that
+    are no residue become the unknown token.
 
     Args:
         vocabulary: whose ids.
         folder: an existing folder.
+        rare_residues: "X" maps U, Z, O and B to X; "keep" gives them their own ids.
         max_length: tokens that the model takes at most; 0 for no limit.
     """
     roles = _roles(vocabulary)
@@ -42,7 +47,7 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path, max_length: int = 0) -
     }
     if max_length:
         config["model_max_length"] = max_length
-    _dump(folder / "tokenizer.json", _tokenizer(vocabulary))
+    _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X"))
     _dump(folder / "tokenizer_config.json", config)
     _dump(folder / "special_tokens_map.json", roles)
     if vocabulary.bos_id is not None:
@@ -118,11 +123,12 @@ def _input_names(vocabulary: Vocabulary) -> list[str]:
     return ["input_ids", *types, "attention_mask"]
 
 
-def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
+def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool) -> dict[str, Any]:
     """tokenizer.json: normalise, split into characters, look up, put the specials around."""
     specials = [(i, t) for i, t in enumerate(vocabulary.tokens) if t not in RESIDUES]
     upper = [_replace({"String": c}, c.upper()) for c in string.ascii_lowercase]
-    normalizers = [_replace({"Regex": r"\s+"}, ""), *upper, _replace({"Regex": _RARE}, "X")]
+    normalizers = [_replace({"Regex": r"\s+"}, ""), *upper]
+    normalizers += [_replace({"Regex": "[UZOB]"}, "X")] if rare_to_x else []
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface import import_folder, load_model
+from protlm_jax.huggingface import import_model, load_model, provenance
 from protlm_jax.models import LoadedModel
 
 # A tensor of each family that the tests break, and its shape.
@@ -175,18 +175,35 @@ def test_no_model_at_all(tmp_path: Path) -> None:
 
 
 def test_import_makes_a_run_that_loads(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    run = import_folder(folder, tmp_path / "run")
+    run = import_model(folder, tmp_path / "run")
     assert_same(loaded, run)
     assert_same(loaded, run / "checkpoints" / "0")
     assert load_model(run).vocabulary == loaded.vocabulary
     with pytest.raises(ProtlmError, match="is not an empty folder"):
-        import_folder(folder, run)
+        import_model(folder, run)
     with pytest.raises(ProtlmError, match="is not a Hugging Face folder"):
-        import_folder(run, tmp_path / "other")
+        import_model(run, tmp_path / "other")
+
+
+def test_provenance_is_read_from_the_run(folder: Path, tmp_path: Path) -> None:
+    assert provenance(folder) == {}
+    run = import_model(folder, tmp_path / "run")
+    assert provenance(run) == {"training": "Imported from a Hugging Face folder named model."}
+    sections = {
+        "data": {"fasta": "/data/my.fasta.gz", "length": 128, "rare_residues": "keep"},
+        "train": {"batch_size": 64, "seed": 3},
+        "objective": {"name": "masked"},
+        "optimizer": {"name": "adamw"},
+    }
+    (run / "config.json").write_text(json.dumps(sections))
+    facts = provenance(run)
+    assert facts == provenance(run / "checkpoints" / "0")
+    assert facts["rare_residues"] == "keep"
+    assert facts["training"].startswith("Trained on my.fasta.gz for 0 steps of 64 rows of 128 tok")
 
 
 def test_a_run_of_another_shape(folder: Path, tmp_path: Path) -> None:
-    run = import_folder(folder, tmp_path / "run")
+    run = import_model(folder, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     config["model"]["d_ff"] += 1
     (run / "config.json").write_text(json.dumps(config))

@@ -28,7 +28,7 @@ def vocabulary(request: pytest.FixtureRequest) -> Vocabulary:
 def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as exported, with the config.json that AutoTokenizer looks at first."""
     folder = tmp_path_factory.mktemp(vocabulary.name)
-    write_tokenizer(vocabulary, folder, max_length=512 if vocabulary is PROT_BERT else 0)
+    write_tokenizer(vocabulary, folder, "X", 512 if vocabulary is PROT_BERT else 0)
     model_type = "bert" if vocabulary is PROT_BERT else "t5"
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
@@ -49,6 +49,12 @@ def test_same_ids_spaced_and_unspaced(
     assert tokenizer(" ".join(sequence))["input_ids"] == expected
     assert tokenizer(f"  {sequence[:9]}\n{sequence[9:]}\t\n")["input_ids"] == expected
     assert tokenizer(list(sequence), is_split_into_words=True)["input_ids"] == expected
+
+
+def test_rare_residues_can_be_kept(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    write_tokenizer(vocabulary, tmp_path, "keep")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("muzob")["input_ids"] == vocabulary.encode("MUZOB").tolist()
 
 
 def test_specials_keep_their_ids(tokenizer: Any, vocabulary: Vocabulary) -> None:
