@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, params_from
+from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.tensor_files import StoredTensor, open_tensors, read_json
 from protlm_jax.huggingface.tokenizers import read_vocabulary
 from protlm_jax.models import LoadedModel, ModelConfig
@@ -62,12 +63,12 @@ def import_model(source: str | Path, output: str | Path) -> Path:
         The new folder.
 
     Raises:
-        ProtlmError: `source` is no Hugging Face folder or cannot be read, or `output` is not empty.
+        ProtlmError: `source` is no Hugging Face folder or cannot be read, `output` is not empty, or
+            the disk is full.
     """
     from protlm_jax.training.checkpoints import Checkpoints
-    from protlm_jax.workdir import write_atomically
 
-    target = Path(output)
+    target = Path(output).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ProtlmError(f"{target} is not an empty folder: choose another output")
     if "model_type" not in read_json(Path(source) / "config.json"):
@@ -75,12 +76,13 @@ def import_model(source: str | Path, output: str | Path) -> Path:
             f"{source} is not a Hugging Face folder: its config.json has no model_type"
         )
     loaded = load_model(source)
-    checkpoints = Checkpoints(target / "checkpoints", every=1, keep=1)
-    # One byte for the data iterator's state that a run would have: Orbax refuses to store none.
-    checkpoints.save(0, {"params": loaded.params}, b"\0", {"imported_from": loaded.name})
-    checkpoints.close()
     content = {"model": loaded.config.to_dict(), "imported_from": loaded.name}
-    write_atomically(target / "config.json", json.dumps(content, indent=2) + "\n")
+    with written_whole(target) as folder:
+        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        checkpoints = Checkpoints(folder / "checkpoints", every=1, keep=1)
+        # One byte for the data iterator's state that a run would have: Orbax refuses to store none.
+        checkpoints.save(0, {"params": loaded.params}, b"\0", {"imported_from": loaded.name})
+        checkpoints.close()
     return target
 
 

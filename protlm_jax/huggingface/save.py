@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from protlm_jax import __version__
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.card import model_card
 from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
+from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.tensor_files import SINGLE, read_json
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models import LoadedModel
@@ -53,21 +52,10 @@ def export(
     _require_expressible(loaded)
     target = Path(os.path.abspath(output))
     _require_ours(target)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        _write(loaded, partial, rare_residues)
+    with written_whole(target) as folder:
+        _write(loaded, folder, rare_residues)
         card = model_card(loaded, target.name, training, rare_residues, metrics or {})
-        (partial / "README.md").write_text(card)
-        _move_into_place(partial, target)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ProtlmError(
-            f"{target} could not be written: {reason}. Free some space or choose another output; "
-            f"nothing that was there is lost"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / "README.md").write_text(card)
     return target
 
 
@@ -116,16 +104,3 @@ def _is_export(target: Path) -> bool:
         return _MARK in read_json(target / "config.json")
     except ProtlmError:
         return False
-
-
-def _move_into_place(partial: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    try:
-        partial.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -110,3 +110,36 @@ def test_what_they_cannot_express_is_refused(
     with pytest.raises(ProtlmError, match=rf"has no way to say model\.{name}"):
         export(changed, tmp_path / "hf")
     assert not any(tmp_path.iterdir())
+
+
+def test_published_configs_are_the_presets() -> None:
+    """config.json of Rostlab/prot_bert_bfd and of Rostlab/prot_t5_xl_uniref50."""
+    bert = {
+        "architectures": ["BertForMaskedLM"],
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": 1024,
+        "initializer_range": 0.02,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 40000,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 30,
+        "type_vocab_size": 2,
+        "vocab_size": 30,
+    }
+    assert EXCHANGES["bert"].from_config(bert) == models.preset("prot_bert")
+    t5 = {
+        "d_ff": 16384,
+        "d_kv": 128,
+        "d_model": 1024,
+        "dropout_rate": 0.1,
+        "initializer_factor": 1.0,
+        "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-06,
+        "num_heads": 32,
+        "num_layers": 24,
+        "relative_attention_num_buckets": 32,
+        "vocab_size": 128,
+    }
+    assert EXCHANGES["t5"].from_config(t5) == models.preset("prot_t5_xl")
