@@ -54,6 +54,14 @@ def max_residues(loaded: LoadedModel, window: int | None = None) -> int | None:
     return window
 
 
+def default_tokens_per_batch() -> int:
+    """Small batches stay in a CPU's caches (8192 tokens took 1.4 times as long as 2048 with a width
+    of 128); an accelerator wants large ones."""
+    import jax
+
+    return 2048 if jax.default_backend() == "cpu" else 65_536
+
+
 def bucket(tokens: int, cap: int | None = None) -> int:
     """The smallest of 16, 24, 32, 48, 64, 96, 128, ... that holds `tokens`, at most `cap`."""
     power = max(_SMALLEST_BUCKET, 1 << (tokens - 1).bit_length())

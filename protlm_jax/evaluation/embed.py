@@ -17,11 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.batching import Group, encoder_features, grouped, max_residues
+from protlm_jax.evaluation.batching import (
+    Group,
+    default_tokens_per_batch,
+    encoder_features,
+    grouped,
+    max_residues,
+)
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
-TOKENS_PER_BATCH = 8192
 _PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to fill its buckets
 
 
@@ -139,7 +144,7 @@ def embed_sequences(
     sequences: Mapping[str, str],
     *,
     window: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     policy: ResiduePolicy = ResiduePolicy(),
     progress: bool = False,
 ) -> EmbeddingStream:
@@ -150,7 +155,7 @@ def embed_sequences(
         sequences: id -> sequence, spaced or not; read under `policy`.
         window: residues that go through the model at once; None takes all that its position table
             holds, and the whole protein where positions have no limit.
-        tokens_per_batch: budget of one batch, in tokens with padding.
+        tokens_per_batch: budget of one batch, in tokens with padding; None suits the device.
         policy: what to do with rare residues and lower case.
         progress: draw a progress bar on a terminal.
 
@@ -163,7 +168,8 @@ def embed_sequences(
     """
     plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
     limit = max_residues(loaded, window)
-    return EmbeddingStream(loaded, plain, limit, tokens_per_batch, progress)
+    budget = tokens_per_batch or default_tokens_per_batch()
+    return EmbeddingStream(loaded, plain, limit, budget, progress)
 
 
 @functools.partial(jax.jit, static_argnums=0)

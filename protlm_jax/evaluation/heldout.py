@@ -21,7 +21,14 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.batching import Group, encoder_features, grouped, max_residues, padded
+from protlm_jax.evaluation.batching import (
+    Group,
+    default_tokens_per_batch,
+    encoder_features,
+    grouped,
+    max_residues,
+    padded,
+)
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS, normalise
 
@@ -29,7 +36,6 @@ RATE = 0.15
 # Residues' worth of training frequencies mixed into a protein's own composition. Leave-one-out on
 # the bundled training proteins this is the best count (2.844 nats; 10 give 2.858, 300 give 2.847).
 PSEUDO_COUNT = 130.0
-TOKENS_PER_BATCH = 8192
 _COLUMN = np.full(256, -1, np.int8)
 _COLUMN[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
 
@@ -88,7 +94,7 @@ def evaluate(
     seed: int,
     *,
     length: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Scores a model at hidden residues of held-out proteins, against two baselines.
@@ -100,7 +106,7 @@ def evaluate(
         seed: of the choice of residues and of the bootstrap.
         length: tokens in a row, special tokens included; None takes the position table's size, or
             whole proteins where positions have no limit. Longer proteins are cut into even pieces.
-        tokens_per_batch: budget of one batch.
+        tokens_per_batch: budget of one batch; None suits the device.
         progress: draw a progress bar on a terminal.
 
     Returns:
@@ -119,7 +125,8 @@ def evaluate(
     hidden = [h for h in (hide(s, seed) for s in plain.values()) if len(h.targets)]
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")
-    losses, hits = _model_scores(loaded, hidden, length, tokens_per_batch, progress)
+    budget = tokens_per_batch or default_tokens_per_batch()
+    losses, hits = _model_scores(loaded, hidden, length, budget, progress)
     unigram = [-np.log(frequencies[h.columns[h.targets]]) for h in hidden]
     own = [composition_loss(h, frequencies) for h in hidden]
     return {
@@ -211,7 +218,7 @@ def _model_scores(
     with tqdm(total=len(pieces), desc="held-out", disable=None if progress else True) as bar:
         for group in grouped(tokens, tokens_per_batch, cap):
             members = [pieces[m] for m in group.members]
-            batch, columns = _batch(loaded, hidden, members, group, before)
+            batch, columns = hidden_batch(loaded, hidden, members, group, before)
             scores = _score(loaded.model, loaded.params, batch, columns, amino_acids)
             nll, hit = (np.asarray(x) for x in scores)
             for row, (i, a, b) in enumerate(members):
@@ -229,7 +236,7 @@ def even_pieces(residues: int, limit: int | None) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def _batch(
+def hidden_batch(
     loaded: LoadedModel,
     hidden: list[HiddenProtein],
     members: list[tuple[int, int, int]],

@@ -29,8 +29,8 @@ WIDTH = 7
 CHANNELS = 32
 DROPOUT = 0.25
 LEARNING_RATE = 1e-3
-TOKENS = 8192
-MAX_EPOCHS = 12
+TOKENS = 4096
+MAX_EPOCHS = 10
 PATIENCE = 2
 
 
@@ -134,7 +134,7 @@ def fit(
 
     x, q3, q8 = jnp.asarray(features), jnp.asarray(train.q3), jnp.asarray(train.q8)
     key, init = jax.random.split(jax.random.key(seed))
-    params = Head().init(init, x[:WIDTH], jnp.ones(WIDTH, bool))["params"]
+    params = jax.jit(Head().init)(init, x[:WIDTH], jnp.ones(WIDTH, bool))["params"]
     state = _OPTIMIZER.init(params)
     generator = np.random.default_rng(seed)
     best = CnnProbe(params, 0, 0, -1.0)
