@@ -118,7 +118,7 @@ class Run:
                     if self._due(step, train.evaluate_every):
                         pending = self._read(pending, progress)
                         self._evaluate(step, progress)
-                    if step > 0 and self._due(step, train.checkpoint_every):
+                    if step == train.steps or self.checkpoints.should_save(step):
                         pending = self._read(pending, progress)
                         self._save(step)
                 if step == train.steps:
@@ -132,8 +132,10 @@ class Run:
 
     def close(self) -> None:
         """Waits for checkpoints under way; reports what went wrong with them."""
-        self.writer.close()
-        self.checkpoints.close()
+        try:
+            self.writer.close()
+        finally:
+            self.checkpoints.close()
 
     def _open(self, split: str) -> BatchIterator:
         config = self.config
@@ -164,7 +166,10 @@ class Run:
         return every > 0 and (step % every == 0 or step == self.config.train.steps)
 
     def _read(self, pending: Pending | None, progress: ProgressReporter) -> None:
-        """Waits for a dispatched step, refuses what is not finite, logs it where due."""
+        """Waits for a dispatched step, refuses what is not finite, logs it where due.
+
+        A finite update of a finite state is what makes the next state one that may be saved.
+        """
         if pending is None:
             return
         metrics = jax.device_get(pending.metrics)
@@ -180,11 +185,12 @@ class Run:
     def _evaluate(self, step: int, progress: ProgressReporter) -> None:
         """Held-out loss at residues that the model cannot see; the same masks every time."""
         totals: dict[str, float] = {}
-        for index, batch in enumerate(self.heldout):
-            rng = jax.random.fold_in(jax.random.key(0), index)
-            score = self.evaluate(self.state.params, jax.device_put(batch, self.rows), rng)
-            for name, value in jax.device_get(score.metrics).items():
-                totals[name] = totals.get(name, 0.0) + float(value)
+        with self.throughput.paused():
+            for index, batch in enumerate(self.heldout):
+                rng = jax.random.fold_in(jax.random.key(0), index)
+                score = self.evaluate(self.state.params, jax.device_put(batch, self.rows), rng)
+                for name, value in jax.device_get(score.metrics).items():
+                    totals[name] = totals.get(name, 0.0) + float(value)
         count = totals.get("hidden/count", 0.0)
         if not count:
             raise ProtlmError(
@@ -202,8 +208,9 @@ class Run:
         progress.evaluated(step, line)
 
     def _save(self, step: int) -> None:
-        self.writer.flush()
-        self.checkpoints.save(step, self.state, self.batches.state())
+        with self.throughput.paused():
+            self.writer.flush()
+            self.checkpoints.save(step, self.state, self.batches.state())
 
 
 def count_tokens(batch: Batch) -> int:

@@ -21,7 +21,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # jit needs a hash: this object's identity
 class TrainStep:
     """`state, metrics = step(state, batch)`.
 
@@ -50,7 +50,8 @@ class TrainStep:
         metrics = {
             **means(score),
             **layer_statistics(grads, updates, state.params, self.axes),
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
         }
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.carry), metrics

@@ -1,0 +1,170 @@
+"""Depth analysis of a model: how much each layer adds, and what is lost without it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.batching import Group, max_residues
+from protlm_jax.evaluation.depth.measure import measure
+from protlm_jax.evaluation.heldout import even_pieces, hidden_batch, hide
+from protlm_jax.models.flops import forward_flops_per_token
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import normalise
+
+LONGEST = 256  # residues in a row where positions have no limit
+ROWS = 8
+
+
+def run(
+    loaded: LoadedModel,
+    sequences: Mapping[str, str],
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measures every stack of a model on some proteins.
+
+    Args:
+        loaded: the model.
+        sequences: id -> sequence; proteins longer than a row are cut into even pieces.
+        seed: of the choice of hidden residues.
+        progress: draw a progress bar on a terminal.
+
+    Returns:
+        A plain dict: "stacks" -> name -> "relative_contribution", "cosine", "stream_norm",
+        "skip_map" (rows: skipped layer; columns: later layer; None where nothing is skipped),
+        "skip_output", "logit_lens" (None where `head` does not read the stack) and "depth_score".
+
+    Raises:
+        ProtlmError: when no protein has a residue to hide.
+    """
+    from tqdm import tqdm
+
+    began = time.perf_counter()
+    batches = _batches(loaded, sequences, seed)
+    totals: dict[str, Any] = {}
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+    stacks = loaded.model.stack_names
+    with tqdm(
+        total=len(batches) * len(stacks), desc="depth", disable=None if progress else True
+    ) as bar:
+        for stack in stacks:
+            for batch, targets, hidden in batches:
+                sums = jax.device_get(
+                    measure(
+                        loaded.model,
+                        loaded.params,
+                        batch,
+                        targets,
+                        hidden,
+                        amino_acids,
+                        stack=stack,
+                    )
+                )
+                sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
+                before = totals.get(stack)
+                totals[stack] = sums if before is None else jax.tree.map(np.add, before, sums)
+                bar.update()
+    tokens = sum(batch_tokens(batch) for batch, _, _ in batches)
+    hidden_residues = int(totals[stacks[0]]["count"])
+    length = batches[0][1].shape[1]
+    return {
+        "model": loaded.name,
+        "stacks": {stack: _means(sums) for stack, sums in totals.items()},
+        "positions": "residues shown as the mask token; softmax over the 20 amino acids",
+        "proteins": len(sequences),
+        "hidden_residues": hidden_residues,
+        "cost": {
+            "seconds": time.perf_counter() - began,
+            "tokens": tokens,
+            "one_forward_flops": forward_flops_per_token(loaded.config, length) * tokens,
+        },
+    }
+
+
+def batch_tokens(batch: dict[str, np.ndarray]) -> int:
+    """Tokens of a batch that are not padding."""
+    segments = batch.get("segment_ids", batch.get("encoder_segment_ids"))
+    return int(np.count_nonzero(segments))
+
+
+def _batches(
+    loaded: LoadedModel, sequences: Mapping[str, str], seed: int
+) -> list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    """Batches of one shape: (what is shown, true tokens, where they are hidden)."""
+    plain = [normalise(s, record=name) for name, s in sequences.items()]
+    proteins = [h for h in (hide(s, seed) for s in plain) if len(h.targets)]
+    if not proteins:
+        raise ProtlmError("depth analysis needs proteins with at least two standard residues")
+    limit = max_residues(loaded) or LONGEST
+    limit = min(limit, max(len(p.sequence) for p in proteins))
+    pieces = [
+        (i, start, stop)
+        for i, protein in enumerate(proteins)
+        for start, stop in even_pieces(len(protein.sequence), limit)
+    ]
+    before = int(loaded.vocabulary.bos_id is not None)
+    batches = []
+    for first in range(0, len(pieces), ROWS):
+        members = pieces[first : first + ROWS]
+        group = Group(list(range(len(members))), ROWS, limit + loaded.vocabulary.num_specials)
+        batch, columns = hidden_batch(loaded, proteins, members, group, before)
+        shown = batch.get("input_tokens", batch.get("encoder_input_tokens"))
+        targets = np.asarray(loaded.vocabulary.amino_acid_ids)[columns]
+        batches.append((batch, targets, shown == loaded.vocabulary.mask_id))
+    return batches
+
+
+def _means(sums: dict[str, Any]) -> dict[str, Any]:
+    """Sums over positions as what people read."""
+    means = jax.tree.map(lambda x: x / sums["count"], sums)
+    base_nll = float(means["base_nll"])
+    num_layers = len(means["skip_map"])
+    later = np.triu(np.ones((num_layers, num_layers), bool), k=1)
+    effect = np.where(later, means["skip_map"], 0.0)
+    result = {
+        "relative_contribution": _lists(means["relative_contribution"]),
+        "cosine": _lists(means["cosine"]),
+        "stream_norm": means["stream_norm"].tolist(),
+        "skip_map": [
+            [float(x) if after else None for x, after in zip(row, mask, strict=True)]
+            for row, mask in zip(effect, later, strict=True)
+        ],
+        "skip_output": _output(means["skip_output"], base_nll),
+        "logit_lens": None,
+        "depth_score": _depth_score(effect),
+        "base_nll": base_nll,
+    }
+    if "logit_lens" in means:
+        result["logit_lens"] = _lists(means["logit_lens"])
+    return result
+
+
+def _output(means: dict[str, np.ndarray], base_nll: float) -> dict[str, list[float]]:
+    lists = _lists({name: value for name, value in means.items() if name != "nll"})
+    return {**lists, "delta_nll": (means["nll"] - base_nll).tolist()}
+
+
+def _depth_score(effect: np.ndarray) -> dict[str, float | None]:
+    """Centre of mass of the layers' effects on later layers (Csordás et al. 2025), in layers.
+
+    The last layer has no later one, so that it does not count.
+    """
+    num_layers = len(effect)
+    later = np.maximum(num_layers - 1 - np.arange(num_layers), 1)
+    per_layer = effect.sum(axis=1) / later
+    if num_layers < 2 or not per_layer.sum():
+        return {"layers": None, "relative": None}
+    centre = float((np.arange(num_layers) * per_layer).sum() / per_layer.sum())
+    return {"layers": centre, "relative": centre / (num_layers - 1)}
+
+
+def _lists(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    return {name: np.asarray(value).tolist() for name, value in arrays.items()}

@@ -1,0 +1,78 @@
+"""Results as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def heldout(result: dict[str, Any]) -> str:
+    """The held-out losses, and the model's difference from each baseline."""
+    model, baselines = result["model"], result["baselines"]
+    rows = [("model", _error(model["nll"]), f"{100 * model['accuracy']['value']:.1f} %")]
+    rows += [(name.replace("_", " "), _error(b["nll"]), "") for name, b in baselines.items()]
+    lines = [
+        f"{result['targets']:,} hidden residues of {result['proteins']:,} held-out proteins",
+        *_table(("", "nats per residue", "accuracy"), rows),
+    ]
+    for name, difference in result["model_minus"].items():
+        errors = abs(difference["value"]) / difference["standard_error"]
+        verdict = "better" if difference["value"] < 0 else "worse"
+        lines.append(
+            f"model - {name.replace('_', ' ')}: {difference['value']:+.4f} "
+            f"({errors:.1f} standard errors {verdict})"
+        )
+    return "\n".join([*lines, result["protocol"]])
+
+
+def probe(result: dict[str, Any]) -> str:
+    """Q3 in percent by head, input and test set."""
+    lines = []
+    for head, outcome in result["heads"].items():
+        tests = list(outcome["scores"]["model"])
+        rows = []
+        for kind, by_test in outcome["scores"].items():
+            rows.append((kind, *(_percent(by_test[test]["q3"]) for test in tests)))
+        for control, by_test in outcome["model_minus"].items():
+            rows.append((f"model - {control}", *(_percent(by_test[t]["q3"]) for t in tests)))
+        lines += [f"Q3 in percent, {head} head", *_table(("input", *tests), rows), ""]
+    return "\n".join([*lines, result["protocol"]])
+
+
+def depth(result: dict[str, Any]) -> str:
+    """Per layer: what it adds, and what is lost without it."""
+    lines = [f"{result['hidden_residues']:,} hidden residues of {result['proteins']:,} proteins"]
+    for stack, measured in result["stacks"].items():
+        output, lens = measured["skip_output"], measured["logit_lens"]
+        rows = []
+        for layer, relative in enumerate(measured["relative_contribution"]["layer"]):
+            row = [
+                str(layer),
+                f"{relative:.3f}",
+                f"{measured['cosine']['layer'][layer]:+.3f}",
+                f"{output['kl'][layer]:.4f}",
+                f"{output['delta_nll'][layer]:+.4f}",
+                f"{100 * output['top1_agreement'][layer]:.0f} %",
+            ]
+            rows.append((*row, f"{lens['nll'][layer]:.3f}") if lens else tuple(row))
+        header = ("layer", "|c|/|h|", "cos(c, h)", "skip: KL", "skip: dNLL", "skip: top-1")
+        lines += ["", stack, *_table((*header, "lens NLL") if lens else header, rows)]
+        score = measured["depth_score"]["relative"]
+        if score is not None:
+            lines.append(f"depth score {score:.2f} (0: first layers matter most, 1: last)")
+    return "\n".join(lines)
+
+
+def _error(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.4f} ± {estimate['standard_error']:.4f}"
+
+
+def _percent(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['value']:.1f} ± {100 * estimate['standard_error']:.1f}"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in (header, *rows))
+    ]

@@ -1,0 +1,56 @@
+"""What the command line evaluates, on which proteins by default.
+
+Each function returns a plain dict for JSON, with the text for the terminal under "summary".
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.data.config import DataConfig
+from protlm_jax.data.fasta import read_fasta
+from protlm_jax.data.splits import heldout_records, load_records
+from protlm_jax.evaluation import depth as depth_analysis
+from protlm_jax.evaluation import heldout, probes, summaries
+from protlm_jax.models.loaded import LoadedModel
+
+SEED = 0
+
+
+def data_of(path: str | Path) -> DataConfig:
+    """The data that a run was trained on; the bundled proteins for anything that is not a run."""
+    folder = Path(path).resolve()
+    if folder.parent.name == "checkpoints":
+        folder = folder.parents[1]
+    file = folder / "config.json"
+    fields = json.loads(file.read_text()) if file.exists() else {}
+    return DataConfig(**fields["data"]) if "data" in fields else DataConfig()
+
+
+def evaluate(loaded: LoadedModel, data: DataConfig, fasta: Path | None = None) -> dict[str, Any]:
+    """Held-out score against the training frequencies and each protein's own composition."""
+    records = list(read_fasta(fasta)) if fasta else heldout_records(data)
+    training = heldout.residue_frequencies(r.sequence for r in load_records(data, "train"))
+    sequences = {record.id: record.sequence for record in records}
+    result = heldout.evaluate(loaded, sequences, training, SEED, progress=True)
+    return {**result, "model_name": loaded.name, "summary": summaries.heldout(result)}
+
+
+def probe(loaded: LoadedModel, train_proteins: int) -> dict[str, Any]:
+    """Secondary structure from frozen embeddings, with controls."""
+    result = probes.run(loaded, train_proteins=train_proteins, seed=SEED, progress=True)
+    return {**result, "summary": summaries.probe(result)}
+
+
+def depth(
+    loaded: LoadedModel, data: DataConfig, proteins: int, fasta: Path | None = None
+) -> dict[str, Any]:
+    """Depth analysis on proteins drawn from a FASTA file, or from the held-out ones."""
+    records = list(read_fasta(fasta)) if fasta else heldout_records(data)
+    drawn = random.Random(SEED).sample(records, min(proteins, len(records)))
+    sequences = {record.id: record.sequence for record in drawn}
+    result = depth_analysis.run(loaded, sequences, seed=SEED, progress=True)
+    return {**result, "summary": summaries.depth(result)}
