@@ -52,7 +52,7 @@ def pack(
         else:
             row = tf.range(tf.shape(lengths)[0])
             offset, segment = tf.zeros_like(lengths), tf.ones_like(row)
-        rows = {}
+        rows: dict[str, tf.Tensor] = {}
         for i, name in enumerate(names):
             rows |= _lay_out(name, window[name], row, offset[:, i], segment, row_lengths[name])
         return rows

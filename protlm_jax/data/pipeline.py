@@ -13,8 +13,9 @@ rows (segment 0 throughout).
 
 from __future__ import annotations
 
-import io
+import json
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,14 +62,11 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
 
     def state(self) -> bytes:
         """Where the iterator stands after the last batch it gave, whatever was prefetched."""
-        arrays = {"identity": np.array(self._identity)}
         with tempfile.TemporaryDirectory() as folder:
             self._checkpoint.write(f"{folder}/state")
-            for file in sorted(Path(folder).iterdir()):
-                arrays[file.name] = np.frombuffer(file.read_bytes(), np.uint8)
-        stream = io.BytesIO()
-        np.savez_compressed(stream, **arrays)
-        return stream.getvalue()
+            files = {f.name: f.read_bytes().hex() for f in sorted(Path(folder).iterdir())}
+        text = json.dumps({"identity": self._identity, "files": files})
+        return zlib.compress(text.encode())
 
     def restore(self, state: bytes) -> None:
         """Continues behind the batch after which `state` was taken.
@@ -76,16 +74,16 @@ class BatchIterator(Iterator[dict[str, np.ndarray]]):
         Raises:
           ProtlmError: the state comes from other proteins, another seed or another shape of batch.
         """
-        with np.load(io.BytesIO(state)) as arrays, tempfile.TemporaryDirectory() as folder:
-            saved = str(arrays["identity"])
-            if saved != self._identity:
-                raise ProtlmError(
-                    "the data are not those of the checkpoint, so the run cannot be continued "
-                    f"exactly: it was reading {saved}, and now {self._identity}; restore the data "
-                    "and settings, or start in a new folder"
-                )
-            for name in set(arrays.files) - {"identity"}:
-                Path(folder, name).write_bytes(arrays[name].tobytes())
+        saved = json.loads(zlib.decompress(state))
+        if saved["identity"] != self._identity:
+            raise ProtlmError(
+                "the data are not those of the checkpoint, so the run cannot be continued exactly: "
+                f"it was reading {saved['identity']}, and now {self._identity}; give it the same "
+                "data and settings, or start in a new folder"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in saved["files"].items():
+                Path(folder, name).write_bytes(bytes.fromhex(content))
             self._checkpoint.read(f"{folder}/state").assert_consumed()
 
 
@@ -110,12 +108,11 @@ def open_batches(
     if room < 1:
         raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
     corpus = Corpus.from_records(load_records(config, split), vocabulary)
-    several = config.pack
-    if config.task == "prott5":
-        features, converter = ("inputs", "targets"), EncoderDecoderConverter(several=several)
-    else:
-        features, converter = ("targets",), SingleStackConverter(several=several)
-    lengths = dict.fromkeys(features, config.length)
+    denoising = config.task == "prott5"
+    converter = (EncoderDecoderConverter if denoising else SingleStackConverter)(
+        several=config.pack
+    )
+    lengths = dict.fromkeys(["inputs", "targets"] if denoising else ["targets"], config.length)
     task = build_task(config.task, corpus, vocabulary, split)
     ds = task.get_dataset(
         lengths, split, shuffle=False, seed=seed, trim_output_features=False, try_in_mem_cache=False

@@ -58,10 +58,10 @@ def load_records(config: DataConfig, split: Split) -> list[Record]:
     percent = config.heldout_percent
     records = [r for r in everything if is_heldout(r.sequence, percent) == wanted]
     if not records:
+        side, remedy = ("held out", "raise") if wanted else ("left to train", "lower")
         raise ProtlmError(
-            f"{source}: of its {len(everything)} proteins none is {'held out' if wanted else 'left to train'}"
-            f" with data.heldout_percent={percent:g}; "
-            f"{'raise' if wanted else 'lower'} it, or give more proteins"
+            f"{source}: of its {len(everything)} proteins none is {side} with "
+            f"data.heldout_percent={percent:g}; {remedy} it, or give more proteins"
         )
     return records
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.denoising import RANDOM_SHARE, Example, prott5_noise
 from protlm_jax.data.runtime import seqio, tf
@@ -64,7 +66,7 @@ class CorpusSource(seqio.DataSource):
         if shard_info is not None:
             numbers = numbers.shard(shard_info.num_shards, shard_info.index)
         tokens = tf.constant(self._corpus.tokens)
-        offsets = tf.constant(self._corpus.offsets)
+        spans = tf.constant(np.stack([self._corpus.offsets[:-1], self._corpus.lengths], axis=1))
         order_seed = tf.constant((seed or 0) if training else 0, tf.int64)
 
         def read(number: tf.Tensor) -> Example:
@@ -72,7 +74,8 @@ class CorpusSource(seqio.DataSource):
             where = tf.random.experimental.index_shuffle(
                 index, tf.stack([order_seed, epoch]), tf.constant(count - 1, tf.int64)
             )
-            return {"targets": tf.cast(tokens[offsets[where] : offsets[where + 1]], tf.int32)}
+            start, length = tf.split(tf.gather(spans, where), 2)
+            return {"targets": tf.cast(tf.slice(tokens, start, length), tf.int32)}
 
         return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -113,9 +116,10 @@ def crop_at_random(room: Room) -> Preprocessor:
     def crop(example: Example, seed: tf.Tensor, sequence_length: Mapping[str, int]) -> Example:
         targets = example["targets"]
         length = room(sequence_length)
-        starts = tf.maximum(tf.size(targets) - length, 0) + 1
-        start = tf.random.stateless_uniform([], seed, 0, starts, tf.int32)
-        return {**example, "targets": targets[start : start + length]}
+        size = tf.minimum(tf.size(targets), length)
+        starts = tf.size(targets) - size + 1
+        start = tf.random.stateless_uniform([1], seed, 0, starts, tf.int32)
+        return {**example, "targets": tf.slice(targets, start, [size])}
 
     return crop
 

@@ -1,0 +1,221 @@
+"""Batches: their form, what is in them, and exact continuation."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protlm_jax.data.config import DataConfig
+from protlm_jax.data.pipeline import BatchIterator, open_batches
+from protlm_jax.data.splits import heldout_records
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, Vocabulary
+
+ENCODER = {"encoder_input_tokens", "encoder_segment_ids", "encoder_positions"}
+DECODER = {
+    "decoder_input_tokens",
+    "decoder_target_tokens",
+    "decoder_loss_weights",
+    "decoder_segment_ids",
+    "decoder_positions",
+}
+BERT = (PROT_BERT, "tokens", {"input_tokens", "segment_ids", "positions"})
+T5 = (PROT_T5, "prott5", ENCODER | DECODER)
+both = pytest.mark.parametrize(("vocabulary", "task", "keys"), [BERT, T5], ids=["bert", "t5"])
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """120 proteins of 5 to 90 residues, spaced and gzipped."""
+    rng = np.random.default_rng(3)
+    text = ""
+    for i, n in enumerate(rng.integers(5, 90, 120)):
+        text += f">p{i}\n" + " ".join(rng.choice(list(AMINO_ACIDS), n)) + "\n"
+    file = tmp_path_factory.mktemp("fasta") / "mine.fa.gz"
+    file.write_bytes(gzip.compress(text.encode()))
+    return str(file)
+
+
+def batches(
+    fasta: str | None, vocabulary: Vocabulary, task: str, split: str = "train", **options: object
+) -> BatchIterator:
+    seed, batch_size = options.pop("seed", 0), options.pop("batch_size", 8)
+    config = DataConfig(fasta=fasta, task=task, **{"length": 48, "heldout_percent": 25} | options)
+    return open_batches(config, vocabulary, split=split, seed=seed, batch_size=batch_size)
+
+
+def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@both
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_batches_have_the_contracted_form(fasta, vocabulary, task, keys, pack, split):
+    for batch in itertools.islice(batches(fasta, vocabulary, task, split, pack=pack), 4):
+        assert batch.keys() == keys
+        for value in batch.values():
+            assert value.shape == (8, 48) and value.dtype == np.int32
+        prefix = "" if task == "tokens" else "encoder_"
+        ids, tokens = batch[f"{prefix}segment_ids"], batch[f"{prefix}input_tokens"]
+        assert ((ids > 0) == (tokens != vocabulary.pad_id)).all()
+        if not pack:
+            assert ids.max() == 1
+        elif split == "train":
+            assert ids.max() > 1
+
+
+def test_encoder_and_decoder_are_aligned(fasta):
+    for batch in itertools.islice(batches(fasta, PROT_T5, "prott5"), 5):
+        assert np.array_equal(batch["encoder_segment_ids"], batch["decoder_segment_ids"])
+        assert np.array_equal(batch["encoder_positions"], batch["decoder_positions"])
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        assert ((inputs == 1) == (targets == 1)).all()
+        changed = (inputs != targets) & (targets > 0)
+        assert 0.1 < changed.sum() / (targets > 1).sum() < 0.2
+        shifted, starts = batch["decoder_input_tokens"], batch["decoder_positions"] == 0
+        assert not shifted[starts].any()
+        assert np.array_equal(shifted[:, 1:][~starts[:, 1:]], targets[:, :-1][~starts[:, 1:]])
+
+
+@both
+def test_held_out_batches_hold_every_residue_once(fasta, vocabulary, task, keys):
+    iterator = batches(fasta, vocabulary, task, "heldout")
+    name = "input_tokens" if task == "tokens" else "decoder_target_tokens"
+    prefix = "" if task == "tokens" else "decoder_"
+    found: list[str] = []
+    for batch in iterator:
+        for row, ids in zip(batch[name], batch[f"{prefix}segment_ids"], strict=True):
+            for segment in range(1, ids.max() + 1):
+                text = vocabulary.decode(row[ids == segment])
+                found.append(text.removeprefix("[CLS]").removesuffix("[SEP]").removesuffix("</s>"))
+    records = heldout_records(DataConfig(fasta=fasta, heldout_percent=25))
+    room = 48 - vocabulary.num_specials
+    assert sorted(f for f in found if len(f) > room // 2 + 1)  # some were cut
+    whole = {r.sequence for r in records if len(r.sequence) <= room}
+    assert whole <= set(found)
+    expected = sum(len(r.sequence) for r in records)
+    assert sum(map(len, found)) == expected == iterator.counts.residues
+    assert iterator.counts.proteins == len(records)
+    assert iterator.counts.longer == len(records) - len(whole) > 0
+    assert next(iterator, None) is None
+
+
+@both
+@pytest.mark.parametrize("pack", [True, False])
+def test_training_continues_exactly(fasta, vocabulary, task, keys, pack):
+    first = batches(fasta, vocabulary, task, pack=pack)
+    states, expected = [first.state()], []
+    for _ in range(60):  # several epochs, several windows of the packer
+        expected.append(next(first))
+        states.append(first.state())
+    again = batches(fasta, vocabulary, task, pack=pack)
+    for stop in (0, 1, 7, 30, 59):
+        again.restore(states[stop])
+        assert all(equal(next(again), e) for e in expected[stop:]), stop
+    assert max(map(len, states)) < 20_000
+    assert not equal(expected[0], expected[1])
+
+
+def test_held_out_batches_can_be_read_again(fasta):
+    iterator = batches(fasta, PROT_BERT, "tokens", "heldout")
+    start = iterator.state()
+    once = list(iterator)
+    iterator.restore(start)
+    assert len(once) > 1 and all(map(equal, once, iterator))
+
+
+@pytest.mark.parametrize("task", ["tokens", "prott5"])
+def test_a_new_process_continues_exactly(fasta, task, tmp_path):
+    vocabulary = PROT_BERT if task == "tokens" else PROT_T5
+    iterator = batches(fasta, vocabulary, task)
+    for _ in range(11):
+        next(iterator)
+    (tmp_path / "state").write_bytes(iterator.state())
+    code = f"""
+import numpy as np
+from protlm_jax.data.config import DataConfig
+from protlm_jax.data.pipeline import open_batches
+from protlm_jax.vocabularies import VOCABULARIES
+config = DataConfig(fasta={fasta!r}, task={task!r}, length=48, heldout_percent=25)
+vocabulary = VOCABULARIES[{vocabulary.name!r}]
+batches = open_batches(config, vocabulary, split="train", seed=0, batch_size=8)
+batches.restore(open({str(tmp_path / "state")!r}, "rb").read())
+for i in range(3):
+    np.savez(f"{tmp_path}/{{i}}.npz", **next(batches))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    for i in range(3):
+        with np.load(tmp_path / f"{i}.npz") as saved:
+            assert equal(next(iterator), dict(saved))
+
+
+def test_the_seed_decides_training_and_not_the_held_out_order(fasta):
+    one, same, two = (batches(fasta, PROT_BERT, "tokens", seed=s) for s in (1, 1, 2))
+    first = next(one)
+    assert equal(first, next(same)) and not equal(first, next(two))
+    one, two = (batches(fasta, PROT_BERT, "tokens", "heldout", seed=s) for s in (1, 2))
+    assert equal(next(one), next(two))
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"length": 64}, {"batch_size": 4}, {"heldout_percent": 5}]
+)
+def test_a_state_of_other_data_is_refused(fasta, change):
+    state = batches(fasta, PROT_BERT, "tokens").state()
+    with pytest.raises(ProtlmError, match="cannot be continued exactly"):
+        batches(fasta, PROT_BERT, "tokens", **change).restore(state)
+
+
+@both
+@pytest.mark.parametrize("pack", [True, False])
+def test_three_proteins_are_enough(tmp_path, vocabulary, task, keys, pack):
+    file = tmp_path / "few.fa"
+    file.write_text(">a\nMKTAYIAKQR\n>b\nGGSSGGW\n>c\nMAAAK\n")
+    iterator = batches(str(file), vocabulary, task, pack=pack, heldout_percent=0.0)
+    name = "input_tokens" if task == "tokens" else "decoder_target_tokens"
+    counts = {"MKTAYIAKQR": 0, "GGSSGGW": 0, "MAAAK": 0}
+    for batch in itertools.islice(iterator, 40):
+        for protein in counts:
+            counts[protein] += "".join(map(vocabulary.decode, batch[name])).count(protein)
+    assert max(counts.values()) < 1.5 * min(counts.values())
+    assert iterator.counts.proteins == 3 and iterator.counts.longer == 0
+
+
+def test_one_held_out_protein_makes_one_golden_batch(tmp_path):
+    file = tmp_path / "one.fa"
+    file.write_text(">a\nM K T U\n")
+    (batch,) = batches(
+        str(file), PROT_BERT, "tokens", "heldout", heldout_percent=99.9, length=8, batch_size=2
+    )
+    assert batch["input_tokens"].tolist() == [[2, 21, 12, 15, 25, 3, 0, 0], [0] * 8]
+    assert batch["segment_ids"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0], [0] * 8]
+    assert batch["positions"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 0], [0] * 8]
+    (kept,) = batches(
+        str(file), PROT_BERT, "tokens", "heldout", heldout_percent=99.9, rare_residues="keep"
+    )
+    assert kept["input_tokens"][0, 4] == 26
+
+
+@both
+def test_bundled_rows_are_well_filled(vocabulary, task, keys):
+    iterator = batches(None, vocabulary, task, length=512, batch_size=64)
+    name = "segment_ids" if task == "tokens" else "encoder_segment_ids"
+    used = np.mean([(batch[name] > 0).mean() for batch in itertools.islice(iterator, 8)])
+    assert used > 0.95
+
+
+def test_faults_of_the_user_are_named(tmp_path):
+    with pytest.raises(ProtlmError, match="No such file"):
+        batches(str(tmp_path / "none.fa"), PROT_BERT, "tokens")
+    empty = tmp_path / "empty.fa"
+    Path(empty).touch()
+    with pytest.raises(ProtlmError, match="is empty"):
+        batches(str(empty), PROT_BERT, "tokens")
