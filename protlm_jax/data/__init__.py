@@ -1,11 +1,15 @@
 """From sequence files to batches of tokens: the only part of the package that needs TensorFlow.
 
-    fasta.py       any FASTA file, however compressed -> records              (no TensorFlow)
-    splits.py      records -> training and held-out proteins, frequencies     (no TensorFlow)
-    tasks.py       records -> SeqIO tasks `tokens` and `prott5`
-    denoising.py   the corruption of ProtT5, with stateless seeds
-    packing.py     examples -> rows of fixed length, several proteins in a row
-    pipeline.py    tasks -> batches, with an iterator whose state can be saved
+    config.py             what a run reads                                     (no TensorFlow)
+    fasta.py              any FASTA file, however compressed -> records        (no TensorFlow)
+    splits.py             records -> training and held-out ones, frequencies   (no TensorFlow)
+    corpus.py             records -> token ids, two NumPy arrays               (no TensorFlow)
+    runtime.py            the one door to TensorFlow and SeqIO
+    seqio_vocabulary.py   our vocabularies as SeqIO's
+    tasks.py              corpus -> examples: the SeqIO tasks `tokens` and `prott5`
+    denoising.py          the corruption of ProtT5, with stateless seeds
+    packing.py            examples -> rows of fixed length, several proteins in a row
+    pipeline.py           rows -> batches, from an iterator whose state can be saved
 
 Nothing is imported here, so that `protlm_jax.data.fasta` costs no TensorFlow.
 """

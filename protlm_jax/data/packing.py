@@ -1,17 +1,16 @@
 """Rows of fixed length from examples of any length, several proteins to a row.
 
 Proteins are packed in windows of 256: longest first, each into the first row where it fits
-(first-fit decreasing), which fills about 98 % of a row of 512 with real proteins; padding each one
-instead fills half. Rows then stand in the order in which the first protein of each arrived, so that
-packing by length does not sort the training data by length.
+(first-fit decreasing). On the bundled sample that fills 97 % of rows of 512 with real tokens, where
+SeqIO's packer, which takes proteins strictly as they come, fills 74 % and padding 52 %. Rows then
+stand in the order in which the first protein of each arrived, so that packing by length does not
+sort the training data by length.
 
     tokens       2 21 12 15  3  2 21  7  3  0
     segment_ids  1  1  1  1  1  2  2  2  2  0      0 marks padding
     positions    0  1  2  3  4  0  1  2  3  0
 
-Pure TensorFlow, since an iterator over a Python function has no state that could be saved. SeqIO's
-own packer cannot be used for training at length: it takes proteins strictly in order, which wastes
-the end of most rows (measured in tests/data/test_packing.py).
+Pure TensorFlow, since an iterator over a Python function has no state that could be saved.
 
 Letters: n examples of a window, F features, R rows, L tokens per row.
 """

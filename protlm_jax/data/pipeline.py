@@ -32,6 +32,8 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
 THREADS = 2
+FORMAT = 1
+"""Raised when a change of the pipeline gives other batches than before from the same seed."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def open_batches(
     ds = ds.batch(batch_size, drop_remainder=True).prefetch(2)
     counts = Counts(len(corpus), len(corpus.tokens), int((corpus.lengths > room).sum()))
     settings = {**asdict(config), "fasta": corpus.digest()}
-    identity = f"{settings}, {split}, seed {seed}, batches of {batch_size} ({vocabulary.name})"
+    identity = f"format {FORMAT}, {vocabulary.name}, {settings}, {split}, seed {seed}"
+    identity += f", batches of {batch_size}"
     return BatchIterator(ds.with_options(_options()), counts, identity)
 
 

@@ -13,6 +13,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from protlm_jax.errors import ProtlmError
+
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
@@ -36,9 +38,15 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-with _quiet():
-    import seqio
-    import tensorflow as tf
+try:
+    with _quiet():
+        import seqio
+        import tensorflow as tf
+except ImportError as error:
+    raise ProtlmError(
+        f"reading training data needs TensorFlow and SeqIO ({error}): "
+        "pip install 'protlm-jax[data]'"
+    ) from error
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 for _kind in ("GPU", "TPU"):

@@ -43,7 +43,12 @@ class CorpusSource(seqio.DataSource):
     def __init__(self, corpus: Corpus, split: Split) -> None:
         self._corpus = corpus
         size = {split: len(corpus)} if split == "heldout" else None
-        super().__init__(splits=[split], num_input_examples=size, caching_permitted=False)
+        super().__init__(
+            splits=[split],
+            num_input_examples=size,
+            caching_permitted=False,
+            performs_internal_shuffling=True,
+        )
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

@@ -95,15 +95,17 @@ def test_held_out_batches_hold_every_residue_once(fasta, vocabulary, task, keys)
             for segment in range(1, ids.max() + 1):
                 text = vocabulary.decode(row[ids == segment])
                 found.append(text.removeprefix("[CLS]").removesuffix("[SEP]").removesuffix("</s>"))
-    records = heldout_records(DataConfig(fasta=fasta, heldout_percent=25))
+    sequences = [r.sequence for r in heldout_records(DataConfig(fasta=fasta, heldout_percent=25))]
     room = 48 - vocabulary.num_specials
-    assert sorted(f for f in found if len(f) > room // 2 + 1)  # some were cut
-    whole = {r.sequence for r in records if len(r.sequence) <= room}
-    assert whole <= set(found)
-    expected = sum(len(r.sequence) for r in records)
-    assert sum(map(len, found)) == expected == iterator.counts.residues
-    assert iterator.counts.proteins == len(records)
-    assert iterator.counts.longer == len(records) - len(whole) > 0
+    expected = []
+    for sequence in sequences:
+        size, pieces = len(sequence), -(-len(sequence) // room)
+        cuts = [i * size // pieces for i in range(pieces + 1)]
+        expected += [sequence[a:b] for a, b in itertools.pairwise(cuts)]
+    assert sorted(found) == sorted(expected) and len(expected) > len(sequences)
+    assert iterator.counts.proteins == len(sequences)
+    assert iterator.counts.residues == sum(map(len, sequences))
+    assert iterator.counts.longer == sum(len(s) > room for s in sequences) > 0
     assert next(iterator, None) is None
 
 

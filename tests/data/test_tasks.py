@@ -129,7 +129,7 @@ def test_seqio_knows_the_task():
     seqio.TaskRegistry.add_provider(task.name, task)
     try:
         ds = seqio.get_mixture_or_task("protlm_prott5_train").get_dataset(
-            {"inputs": 8, "targets": 8}, "train", shuffle=False, num_epochs=None
+            {"inputs": 8, "targets": 8}, "train", shuffle=True, num_epochs=None
         )
         assert next(iter(ds))["targets"].numpy().tolist() == [19, 14, 11, 1]
     finally:
