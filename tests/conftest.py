@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax
+import numpy as np
+import pytest
 
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 
@@ -17,3 +21,19 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """Compares arrays or trees relative to the scale of what is compared."""
+
+    def compare(actual: Any, expected: Any, tolerance: float, message: str = "") -> None:
+        def one(a: Any, b: Any) -> None:
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            assert a.shape == b.shape, f"{message}: shapes {a.shape} and {b.shape}"
+            difference, scale = np.abs(a - b).max(), np.abs(b).max()
+            assert difference <= tolerance * scale, f"{message}: {difference} of {scale}"
+
+        jax.tree.map(one, actual, expected)
+
+    return compare

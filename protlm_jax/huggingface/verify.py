@@ -1,0 +1,101 @@
+"""Does an exported folder, loaded by transformers, still say what our model says?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models import LoadedModel
+
+TOLERANCE = 1e-4  # of the largest logit
+
+
+def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]) -> dict[str, Any]:
+    """Compares logits and token ids on a padded batch.
+
+    Args:
+        loaded: the model that was exported.
+        folder: the export.
+        sequences: id -> normalised sequence, of different lengths, each short enough for one row.
+
+    Returns:
+        "max_difference" of the logits relative to the largest one, over all tokens but padding;
+        "tokenizer" (whether spaced and unspaced text gives our ids); and what was compared.
+
+    Raises:
+        ProtlmError: when torch or transformers is missing, or the two disagree.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ProtlmError(
+            f"loading the export back needs torch and transformers ({error}): "
+            f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
+        ) from error
+    names = {"bert": "AutoModelForMaskedLM", "t5": "T5ForConditionalGeneration"}
+    architecture = getattr(transformers, names[loaded.config.family])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    theirs = architecture.from_pretrained(str(folder)).eval()
+    texts = list(sequences.values())
+    rows = [loaded.vocabulary.encode(text) for text in texts]
+    spaced = tokenizer([" ".join(text) for text in texts])["input_ids"]
+    same_ids = all(
+        list(row) == unspaced == with_spaces
+        for row, unspaced, with_spaces in zip(
+            rows, tokenizer(texts)["input_ids"], spaced, strict=True
+        )
+    )
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    ids, seen = batch["input_ids"], batch["attention_mask"]
+    inputs = {"input_ids": ids, "attention_mask": seen}
+    if loaded.config.num_decoder_layers:
+        inputs["labels"] = ids
+    with torch.no_grad():
+        expected = theirs(**inputs).logits.numpy()
+    ours = np.asarray(
+        loaded.model.apply({"params": loaded.params}, _features(loaded, ids.numpy(), seen.numpy()))
+    )
+    real = seen.numpy().astype(bool)
+    difference = np.abs(ours - expected)[real].max() / np.abs(expected)[real].max()
+    if not same_ids or not difference <= TOLERANCE:
+        raise ProtlmError(
+            f"{folder}: transformers disagrees with the exported model (logits differ by "
+            f"{difference:.2e} of the largest, tokenizer {'agrees' if same_ids else 'differs'}): "
+            f"please report this, with the folder's config.json"
+        )
+    return {
+        "max_difference": float(difference),
+        "tokenizer": same_ids,
+        "proteins": len(texts),
+        "tokens": int(real.sum()),
+        "transformers": transformers.__version__,
+        "architecture": architecture.__name__,
+    }
+
+
+def short_proteins(sequences: Mapping[str, str], longest: int, how_many: int = 8) -> dict[str, str]:
+    """The first few that fit one row."""
+    fitting = ((name, s) for name, s in sequences.items() if len(s) <= longest)
+    return dict(itertools.islice(fitting, how_many))
+
+
+def _features(loaded: LoadedModel, ids: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    positions = np.tile(np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1))
+    if not loaded.config.num_decoder_layers:
+        return {"input_tokens": ids, "segment_ids": seen, "positions": positions}
+    shifted = np.concatenate([np.full((len(ids), 1), loaded.vocabulary.pad_id), ids[:, :-1]], 1)
+    # Their decoder sees padding to its right as ordinary tokens; being causal it does not matter.
+    return {
+        "encoder_input_tokens": ids,
+        "encoder_segment_ids": seen,
+        "encoder_positions": positions,
+        "decoder_input_tokens": shifted,
+        "decoder_segment_ids": seen,
+        "decoder_positions": positions,
+    }

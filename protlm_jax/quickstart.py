@@ -1,0 +1,124 @@
+"""The whole way through the house in ten minutes: train, look, export, report.
+
+Every stage is the function behind a verb of the command line, and leaves its result on disk; a
+second call goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from protlm_jax import __version__
+from protlm_jax.configuration import load_config
+from protlm_jax.data.splits import heldout_records
+from protlm_jax.evaluation import report, verbs
+from protlm_jax.huggingface import export, load_model, provenance
+from protlm_jax.huggingface.verify import short_proteins, verify
+from protlm_jax.training.loop import train
+from protlm_jax.workdir import write_atomically
+
+PROBE_PROTEINS = 2000
+DEPTH_PROTEINS = 64
+
+
+def quickstart(variant: str, output: Path) -> Path:
+    """Pretrains a small model on real proteins and reports what became of it.
+
+    Args:
+        variant: "bert" or "t5", of configs/tiny.py.
+        output: folder of everything: run/, huggingface/, results and report.html.
+
+    Returns:
+        The report.
+
+    Raises:
+        ProtlmError: from any stage; what earlier stages made stays.
+    """
+    began = time.perf_counter()
+    config = load_config(f"configs/tiny.py:{variant}", [])
+    run, results = output / "run", output / "results"
+    page = output / "report.html"
+    _say(f"1/6 pretraining a small {variant} on the bundled proteins, in {run}")
+    if train(config, run):
+        shutil.rmtree(results, ignore_errors=True)  # of an earlier, shorter training
+        page.unlink(missing_ok=True)
+    elif page.exists():
+        print(f"nothing to do: {page} is complete; delete {output} to start anew")
+        return page
+    loaded = load_model(run)
+    heldout = {r.id: r.sequence for r in heldout_records(config.data)}
+
+    def exported() -> dict[str, Any]:
+        folder = export(loaded, output / "huggingface", **provenance(run))
+        longest = config.data.length - loaded.vocabulary.num_specials
+        checked = verify(loaded, folder, short_proteins(heldout, longest))
+        checked["summary"] = (
+            f"{folder}: transformers {checked['transformers']} {checked['architecture']} gives our "
+            f"logits to {checked['max_difference']:.1e} of the largest, and our token ids"
+        )
+        return checked
+
+    stages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+        "heldout": (
+            "scoring held-out proteins",
+            lambda: verbs.evaluate(loaded, config.data),
+        ),
+        "probe": (
+            "predicting secondary structure from the frozen embeddings",
+            lambda: verbs.probe(loaded, PROBE_PROTEINS),
+        ),
+        "depth": (
+            "measuring what each layer contributes",
+            lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS),
+        ),
+        "export": ("exporting to Hugging Face format and loading it back", exported),
+    }
+    collected = {}
+    for number, (name, (what, stage)) in enumerate(stages.items(), start=2):
+        _say(f"{number}/6 {what}")
+        collected[name] = _kept(results / f"{name}.json", stage)
+        print(collected[name]["summary"], flush=True)
+    _say("6/6 writing the report")
+    collected["run"] = _about(variant, config.to_dict(), time.perf_counter() - began)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    collected["training"] = [json.loads(line) for line in lines]
+    report.write(page, collected)
+    print(f"done in {time.perf_counter() - began:.0f} s: open {page}")
+    return page
+
+
+def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The stage's result, made now or in an earlier call."""
+    if file.exists():
+        return json.loads(file.read_text())
+    began = time.perf_counter()
+    result = stage()
+    result["seconds"] = time.perf_counter() - began
+    write_atomically(file, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _about(variant: str, config: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What was run, on which machine, with which versions."""
+    import os
+
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow")
+    return {
+        "command": f"protlm quickstart {variant}",
+        "config": config,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}",
+        "versions": {"protlm_jax": __version__, **{name: version(name) for name in packages}},
+        "seconds": seconds,
+    }
+
+
+def _say(text: str) -> None:
+    print(f"\n[{text}]", flush=True)
