@@ -116,7 +116,7 @@ def test_the_model_never_sees_a_target(small_model: SmallModel) -> None:
     loaded = small_model("bert")
     protein = heldout.hide("M" + "KLVAGHRTE" * 5, 0)
     group = heldout.Group([0], 1, 64)
-    batch, columns = heldout._batch(loaded, [protein], [(0, 0, 46)], group, 1)
+    batch, columns = heldout.hidden_batch(loaded, [protein], [(0, 0, 46)], group, 1)
     tokens = batch["input_tokens"][0]
     assert (tokens[protein.targets + 1] == loaded.vocabulary.mask_id).all()
     assert (tokens == loaded.vocabulary.mask_id).sum() == len(protein.targets)

@@ -173,8 +173,8 @@ def _step(
         logits = Head().apply(
             {"params": params}, x[index], inside, deterministic=False, rngs={"dropout": rng}
         )
-        labels = (jnp.where(inside, q[index], -1) for q in (q3, q8))
-        return sum(map(_cross_entropy, logits, labels))
+        first, second = (jnp.where(inside, q[index], -1) for q in (q3, q8))
+        return _cross_entropy(logits[0], first) + _cross_entropy(logits[1], second)
 
     updates, state = _OPTIMIZER.update(jax.grad(loss)(params), state)
     return optax.apply_updates(params, updates), state

@@ -42,7 +42,7 @@ def fit(features: np.ndarray, labels: np.ndarray, classes: int, *, l2: float = L
     Raises:
         ProtlmError: when no residue has a label.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     if not (labels >= 0).any():
         raise ProtlmError("the linear probe has no labelled residue to learn from")

@@ -123,12 +123,14 @@ def _answer(
     training = standard.apply(training)
     inputs = {name: standard.apply(read(proteins)) for name, proteins in tests.items()}
     answers: dict[str, tuple[Predictions, dict[str, Any]]] = {}
+    found: Predictions
+    note: dict[str, Any]
     for head in heads:
         began = time.perf_counter()
         if head == "linear":
             line = linear.fit(training, train.q3, len(datasets.Q3))
             found = {name: (line.predict(inputs[name]), None) for name in tests}
-            note: dict[str, Any] = {}
+            note = {}
         else:
             choosing = standard.apply(read(valid))
             net = cnn.fit(training, train, choosing, valid, seed=seed, progress=progress)

@@ -84,6 +84,6 @@ def _figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if probed := results.get("probe"):
         for head, outcome in probed["heads"].items():
             test, by_q = next(iter(outcome["model_minus"]["random"].items()))
-            words = f"Q3 points over random weights, {head} head, {sections.name(test)}"
+            words = f"Q3 points over random weights, {sections.name(head)}, {sections.name(test)}"
             figures.append((f"{100 * by_q['q3']['value']:+.1f}", words))
     return figures

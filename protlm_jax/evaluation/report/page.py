@@ -32,7 +32,8 @@ p { margin: .5rem 0 1rem; max-width: 40rem; overflow-wrap: anywhere; }
 .figures span { display: block; font-size: .84rem; line-height: 1.35; color: var(--soft); }
 svg, .legend, table, .tick, .label, .note, .name, .value, pre, summary {
   font-family: ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-svg { display: block; width: 100%; max-width: 38rem; height: auto; margin: .6rem auto 0; }
+svg { display: block; width: 100%; max-width: 38rem; height: auto; margin: .6rem auto 0;
+  overflow: visible; }
 svg text { fill: var(--soft); font-size: 11.5px; text-anchor: middle; }
 svg text.end { text-anchor: end; }
 svg text.label { font-size: 11.5px; }
@@ -44,7 +45,7 @@ svg text.off { fill: var(--ink); }
 .grid { stroke: var(--line); fill: none; }
 .axis { stroke: var(--soft); fill: none; }
 .reference { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
-.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .whisker { stroke-width: 2.5; stroke-linecap: round; }
 .cell { fill: var(--c0); }
 .empty { fill: none; }

@@ -24,7 +24,7 @@ NAMES = {
     "blosum62": "BLOSUM62 rows",
     "training_frequencies": "training frequencies",
     "own_composition": "own composition",
-    "linear": "Linear head",
+    "linear": "linear head",
     "cnn": "CNN head",
     "cb513": "CB513",
     "ts115": "TS115",
@@ -132,7 +132,7 @@ def probe(result: Results) -> str:
                  (f"this model minus {name(kind)}", *(_points(by_test[t][q]) for t in tests)))
                 for i, (kind, by_test) in enumerate(outcome["model_minus"].items())
             ]  # fmt: skip
-            parts.append(heading(f"{name(head)}, {q.upper()}"))
+            parts.append(heading(f"{q.upper()}, {name(head)}"))
             parts.append(table(("input", *map(name, tests)), rows))
     train = result["train"]
     parts.append(

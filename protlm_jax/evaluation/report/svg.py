@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 480
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 60, 20, 12, 38
 _MOST_POINTS = 240
 
 
@@ -130,7 +130,7 @@ def bar_chart(
 
 def interval_chart(rows: Sequence[tuple[str, float, float, float]], *, x_label: str) -> str:
     """One row a system (label, value, low, high): a dot, and a line over its interval."""
-    left, row_height = 150, 32
+    left, row_height = 165, 32
     height = TOP + BOTTOM + row_height * len(rows)
     low, high = min(r[2] for r in rows), max(r[3] for r in rows)
     marks = ticks(low, high, 5)
@@ -214,7 +214,7 @@ class _Frame:
                 parts.append(_text(self.x(tick), self.height - BOTTOM + 14, number(tick, 5)))
         middle = (LEFT + WIDTH - RIGHT) / 2
         parts.append(_text(middle, self.height - 5, escape(x_label), "label"))
-        parts.append(_turned(12, (self.height - BOTTOM + TOP) / 2, y_label))
+        parts.append(_turned(11, (self.height - BOTTOM + TOP) / 2, y_label))
         return "".join(parts)
 
 

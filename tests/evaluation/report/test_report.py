@@ -1,0 +1,132 @@
+"""The page is whole, self-contained and safe, whichever sections there are."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import report
+
+NASTY = "<script>alert('x')</script>&"
+
+
+def estimate(value: float) -> dict[str, Any]:
+    return {
+        "value": value,
+        "standard_error": 0.002,
+        "low": value - 0.004,
+        "high": value + 0.004,
+        "proteins": 20,
+    }
+
+
+def stack(layers: int, lens: bool) -> dict[str, Any]:
+    each = [0.1 * i for i in range(layers)]
+    sublayers = {"attention": each, "mlp": each, "layer": each}
+    curve = [3.0 - 0.1 * i for i in range(layers + 1)]
+    return {
+        "relative_contribution": sublayers,
+        "cosine": sublayers,
+        "stream_norm": curve,
+        "skip_map": [[0.5 if m > s else None for m in range(layers)] for s in range(layers)],
+        "skip_output": {"l2": each, "kl": each, "top1_agreement": each, "delta_nll": each},
+        "logit_lens": {"kl": curve, "top1_agreement": curve, "nll": curve} if lens else None,
+        "depth_score": {"layers": 1.0, "relative": 0.5},
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    by_test = {"casp12": {"q3": estimate(0.61)}}
+    outcome = {
+        "scores": dict.fromkeys(("model", "random", "one_hot", "blosum62"), by_test),
+        "model_minus": {"random": {"casp12": {"q3": estimate(0.0321)}}},
+    }
+    counts = {"proteins": 20, "residues": 6801, "resolved_residues": 6004}
+    return {
+        "run": {"command": NASTY, "config": {"name": NASTY}, "seconds": 300.0, NASTY: NASTY},
+        "training": [
+            {"step": 1, "hidden/nll": 2.9, "layers/encoder/grad_norm": [0.1, 0.2]},
+            {"step": 2, "hidden/nll": 2.8, "layers/encoder/grad_norm": [0.1, 0.2]},
+            {"step": 2, "heldout/nll": 2.85},
+        ],
+        "heldout": {
+            "proteins": 20,
+            "targets": 900,
+            "entropy_of_training_frequencies": 2.886,
+            "model": {"nll": estimate(2.75), "perplexity": 15.6, "accuracy": estimate(0.15)},
+            "baselines": {"own_composition": {"nll": estimate(2.84)}},
+            "model_minus": {"own_composition": estimate(-0.09)},
+            "protocol": NASTY,
+        },
+        "probe": {
+            "heads": {"linear": outcome},
+            "train": counts,
+            "test_sets": {"casp12": counts},
+            "protocol": NASTY,
+        },
+        "depth": {
+            "stacks": {"encoder": stack(3, lens=False), "decoder": stack(2, lens=True)},
+            "positions": NASTY,
+            "proteins": 64,
+            "cost": {"seconds": 1.0},
+        },
+        "export": {"folder": NASTY, "max_difference": 1e-6},
+    }
+
+
+class Balance(HTMLParser):
+    """Raises on tags that do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta",):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+
+def test_writes_a_whole_page(tmp_path: Path, results: dict[str, Any]) -> None:
+    path = tmp_path / "report.html"
+    report.write(path, results)
+    text = path.read_text(encoding="ascii")
+    checker = Balance()
+    checker.feed(text)
+    assert not checker.open
+    for expected in ("2.750", "+3.2", "61.0", "Held-out proteins", "The decoder", "Logit lens"):
+        assert expected in text
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_loads_nothing_and_escapes_everything(results: dict[str, Any]) -> None:
+    text = report.render(results)
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert not re.search(r"""(src|href)=|url\(|@import|https?://""", text)
+
+
+@pytest.mark.parametrize("left_out", ["run", "training", "heldout", "probe", "depth", "export"])
+def test_every_section_is_optional(results: dict[str, Any], left_out: str) -> None:
+    del results[left_out]
+    assert report.render(results).startswith("<!doctype html>")
+
+
+def test_nothing_at_all_is_still_a_page() -> None:
+    assert "</html>" in report.render({})
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ProtlmError, match="cannot write the report"):
+        report.write(tmp_path / "file" / "report.html", {})
