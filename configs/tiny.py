@@ -5,7 +5,6 @@
 Trains on the bundled proteins (20,000 from Swiss-Prot 2014). Hardware: two CPU cores.
 """
 
-import ml_collections
 from ml_collections import ConfigDict
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from protlm_jax import __version__
 from protlm_jax.errors import ProtlmError
+
+Run = Callable[[argparse.Namespace], None]
 
 MODEL_HELP = "a run folder, one of its checkpoints, or a Hugging Face folder"
 
@@ -100,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: argparse._SubParsersAction, run, name: str, text: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: argparse._SubParsersAction, run: Run, name: str, text: str
+) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     verb.set_defaults(run=run)
     return verb

@@ -80,7 +80,7 @@ def quickstart(variant: str, output: Path) -> Path:
         ),
         "export": ("exporting to Hugging Face format and loading it back", exported),
     }
-    collected = {}
+    collected: dict[str, Any] = {}
     for number, (name, (what, stage)) in enumerate(stages.items(), start=2):
         _say(f"{number}/6 {what}")
         collected[name] = _kept(results / f"{name}.json", stage)

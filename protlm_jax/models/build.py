@@ -47,9 +47,8 @@ def example_batch(config: ModelConfig, batch_size: int = 1, length: int = 2) -> 
     """A batch of the right features, all ones: for shapes, not for results."""
     ones = jnp.ones((batch_size, length), jnp.int32)
     if config.num_decoder_layers:
-        sides = ("encoder_input_tokens", "encoder_segment_ids", "encoder_positions")
-        sides += ("decoder_input_tokens", "decoder_segment_ids", "decoder_positions")
-        return dict.fromkeys(sides, ones)
+        kinds = ("input_tokens", "segment_ids", "positions")
+        return {f"{side}_{kind}": ones for side in ("encoder", "decoder") for kind in kinds}
     return {"input_tokens": ones, "segment_ids": ones, "positions": jnp.zeros_like(ones)}
 
 

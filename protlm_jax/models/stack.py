@@ -8,6 +8,7 @@ swap, repetition and early exit.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -54,20 +55,20 @@ class LayerProgram:
 
     def skip(self, *steps: int) -> LayerProgram:
         """These steps become the identity."""
-        return self.replace(keep=self.keep.at[jnp.asarray(steps)].set(False))
+        return dataclasses.replace(self, keep=self.keep.at[jnp.asarray(steps)].set(False))
 
     def ablate(self, step: int, sublayer: int) -> LayerProgram:
         """One sublayer of one step adds nothing."""
-        return self.replace(gate=self.gate.at[step, sublayer].set(0.0))
+        return dataclasses.replace(self, gate=self.gate.at[step, sublayer].set(0.0))
 
     def swap(self, first: int, second: int) -> LayerProgram:
         """Two steps exchange the layers they run."""
         order = self.order.at[first].set(self.order[second]).at[second].set(self.order[first])
-        return self.replace(order=order)
+        return dataclasses.replace(self, order=order)
 
     def exit(self, depth: int) -> LayerProgram:
         """Only the first `depth` steps run."""
-        return self.replace(keep=self.keep & (jnp.arange(self.keep.shape[0]) < depth))
+        return dataclasses.replace(self, keep=self.keep & (jnp.arange(self.keep.shape[0]) < depth))
 
 
 def init_stack(rng: jax.Array, block: Block, num_layers: int) -> Params:

@@ -19,6 +19,7 @@ import numpy as np
 from protlm_jax import models, partitioning
 from protlm_jax.configuration import RunConfig
 from protlm_jax.data.pipeline import BatchIterator, open_batches
+from protlm_jax.data.splits import Split
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
@@ -116,10 +117,12 @@ class Run:
             for step in range(self.start, train.steps + 1):
                 if step > self.start or step == 0:
                     if self._due(step, train.evaluate_every):
-                        pending = self._read(pending, progress)
+                        self._read(pending, progress)
+                        pending = None
                         self._evaluate(step, progress)
                     if step == train.steps or self.checkpoints.should_save(step):
-                        pending = self._read(pending, progress)
+                        self._read(pending, progress)
+                        pending = None
                         self._save(step)
                 if step == train.steps:
                     break
@@ -137,7 +140,7 @@ class Run:
         finally:
             self.checkpoints.close()
 
-    def _open(self, split: str) -> BatchIterator:
+    def _open(self, split: Split) -> BatchIterator:
         config = self.config
         return open_batches(
             config.data,
@@ -215,5 +218,5 @@ class Run:
 
 def count_tokens(batch: Batch) -> int:
     """Tokens that are not padding; of an encoder-decoder, the encoder's."""
-    segments = batch.get("segment_ids", batch.get("encoder_segment_ids"))
-    return int(np.count_nonzero(segments))
+    name = "segment_ids" if "segment_ids" in batch else "encoder_segment_ids"
+    return int(np.count_nonzero(batch[name]))

@@ -91,8 +91,8 @@ def run(
 
 def batch_tokens(batch: dict[str, np.ndarray]) -> int:
     """Tokens of a batch that are not padding."""
-    segments = batch.get("segment_ids", batch.get("encoder_segment_ids"))
-    return int(np.count_nonzero(segments))
+    name = "segment_ids" if "segment_ids" in batch else "encoder_segment_ids"
+    return int(np.count_nonzero(batch[name]))
 
 
 def _batches(
@@ -116,7 +116,7 @@ def _batches(
         members = pieces[first : first + ROWS]
         group = Group(list(range(len(members))), ROWS, limit + loaded.vocabulary.num_specials)
         batch, columns = hidden_batch(loaded, proteins, members, group, before)
-        shown = batch.get("input_tokens", batch.get("encoder_input_tokens"))
+        shown = batch["input_tokens" if "input_tokens" in batch else "encoder_input_tokens"]
         targets = np.asarray(loaded.vocabulary.amino_acid_ids)[columns]
         batches.append((batch, targets, shown == loaded.vocabulary.mask_id))
     return batches

@@ -6,6 +6,8 @@ head tied to the token embedding. ProtBert's checkpoints have no next-sentence h
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,9 +23,9 @@ from protlm_jax.models.stack import LayerProgram, Visit, init_stack, resume_stac
 Batch = dict[str, jax.Array]
 
 
-def bert_config(**sizes: object) -> ModelConfig:
+def bert_config(**sizes: Any) -> ModelConfig:
     """A BERT of any size over ProtBert's 30 tokens; `sizes` override the fields given here."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "family": "bert",
         "vocabulary": "prot_bert",
         "vocab_size": 30,

@@ -6,6 +6,9 @@ stack, unscaled attention scores, and a head tied to the embedding after scaling
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,9 +32,9 @@ from protlm_jax.models.stack import (
 Batch = dict[str, jax.Array]
 
 
-def t5_config(**sizes: object) -> ModelConfig:
+def t5_config(**sizes: Any) -> ModelConfig:
     """A T5 v1.0 of any size over ProtT5's 128 ids; `sizes` override the fields given here."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "family": "t5",
         "vocabulary": "prot_t5",
         "vocab_size": 128,
@@ -173,7 +176,7 @@ class T5(nn.Module):
     ) -> dict[str, BlockContext]:
         """Gives the decoder's context the normed encoder output as its memory."""
         memory = self.dropout(self.encoder_norm(h["encoder"]), deterministic=deterministic)
-        return {**context, "decoder": context["decoder"].replace(memory=memory)}
+        return {**context, "decoder": dataclasses.replace(context["decoder"], memory=memory)}
 
     def resume(
         self,
