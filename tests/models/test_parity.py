@@ -1,0 +1,149 @@
+"""Every block's stream and every gradient against PyTorch's, with the same weights and padding.
+
+The logits are compared in tests/huggingface/test_logits.py, through files.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protlm_jax import models
+from protlm_jax.huggingface.convert import EXCHANGES, params_from, tensors
+from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.objectives.base import cross_entropy
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
+CONFIGS = {
+    "bert": bert_config(**SIZES, max_positions=16, initializer_range=0.2),
+    "t5": t5_config(**{**SIZES, "head_dim": 16}, num_decoder_layers=3),
+}
+LENGTHS = np.array([12, 5, 9])
+REAL = np.arange(12)[None] < LENGTHS[:, None]  # [B, L]
+STACKS = {"bert": ("encoder",), "t5": ("encoder", "decoder")}
+
+
+def tokens(seed: int) -> np.ndarray:
+    ids = np.random.default_rng(seed).integers(5, 23, REAL.shape)
+    return np.where(REAL, ids, 0).astype(np.int32)
+
+
+def batch(family: str) -> dict[str, np.ndarray]:
+    sides = {
+        "segment_ids": REAL.astype(np.int32),
+        "positions": np.tile(np.arange(12, dtype=np.int32), (3, 1)),
+    }
+    if family == "bert":
+        return {"input_tokens": tokens(0), **sides}
+    made = {f"{stack}_{k}": v for stack in STACKS["t5"] for k, v in sides.items()}
+    return {**made, "encoder_input_tokens": tokens(0), "decoder_input_tokens": tokens(1)}
+
+
+TARGETS = tokens(2)
+ASKED = REAL & (np.random.default_rng(3).random(REAL.shape) < 0.5)
+
+
+@functools.cache
+def ours(family: str) -> tuple[Any, Any, dict[str, np.ndarray], Any]:
+    """Model, parameters, streams [blocks + 1, B, L, D] of each stack, and gradients."""
+    model = models.build(CONFIGS[family])
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(
+        lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(np.float32),
+        models.init_params(model, seed=0),
+    )
+    run = functools.partial(model.apply, method="stack")
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        h, context = model.apply({"params": params}, batch(family), method="embed")
+        out, taps = run({"params": params}, h, context)
+        streams = {name: jnp.concatenate([taps[name]["stream"], out[name][None]]) for name in taps}
+        logits = model.apply({"params": params}, out, method="head")
+        return jnp.sum(cross_entropy(logits, jnp.asarray(TARGETS)) * ASKED), streams
+
+    gradients, streams = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return model, params, streams, gradients
+
+
+@functools.cache
+def theirs(family: str) -> tuple[dict[str, np.ndarray], Any]:
+    """The same from PyTorch: streams caught by hooks, gradients by name."""
+    model, params, _, _ = ours(family)
+    exchange = EXCHANGES[family]
+    config = transformers.AutoConfig.for_model(
+        exchange.model_type, **exchange.to_config(model.config)
+    )
+    network = getattr(transformers, exchange.architecture)(config).eval()
+    state = {name: torch.tensor(array) for name, array in tensors(exchange, params)}
+    assert not network.load_state_dict(state, strict=False).unexpected_keys
+    network.tie_weights()
+    rows = {
+        "bert": lambda: {"encoder": network.bert.encoder.layer},
+        "t5": lambda: {"encoder": network.encoder.block, "decoder": network.decoder.block},
+    }[family]()
+    streams: dict[str, list[np.ndarray]] = {name: [] for name in rows}
+
+    def catch(name: str, tensor: Any) -> None:
+        streams[name].append((tensor[0] if isinstance(tensor, tuple) else tensor).detach().numpy())
+
+    for name, blocks in rows.items():
+        blocks[0].register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: catch(
+                name, args[0] if args else kwargs["hidden_states"]
+            ),
+            with_kwargs=True,
+        )
+        for block in blocks:
+            block.register_forward_hook(lambda _, args, out, name=name: catch(name, out))
+    mask = torch.tensor(REAL.astype(np.int64))
+    inputs = {"input_ids": torch.tensor(tokens(0)).long(), "attention_mask": mask}
+    if family == "t5":
+        inputs |= {"decoder_input_ids": torch.tensor(tokens(1)).long()}
+        inputs |= {"decoder_attention_mask": mask}
+    logits = network(**inputs).logits
+    asked = torch.tensor(ASKED)
+    torch.nn.functional.cross_entropy(
+        logits[asked], torch.tensor(TARGETS).long()[asked], reduction="sum"
+    ).backward()
+    named = dict(network.named_parameters())
+    gradients = params_from(
+        exchange, models.abstract_params(model), lambda name: named[name].grad.numpy()
+    )
+    return {name: np.stack(caught) for name, caught in streams.items()}, gradients
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_blocks_stream_is_that_of_torch(family: str, assert_close) -> None:
+    _, _, streams, _ = ours(family)
+    expected, _ = theirs(family)
+    assert set(streams) == set(STACKS[family])
+    for stack, found in streams.items():
+        for depth, (a, b) in enumerate(zip(found, expected[stack], strict=True)):
+            assert_close(np.asarray(a)[REAL], b[REAL], 1e-4, f"{stack} before block {depth}")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_gradient_is_that_of_torch(family: str, assert_close) -> None:
+    _, _, _, gradients = ours(family)
+    _, expected = theirs(family)
+    assert jax.tree.structure(gradients) == jax.tree.structure(expected)
+    for path, reference in jax.tree_util.tree_leaves_with_path(expected):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = functools.reduce(lambda tree, key: tree[key.key], path, gradients)
+        if name.endswith("key/bias"):  # softmax does not see it: both are rounding noise
+            query = np.abs(expected["encoder"]["attention"]["query"]["bias"]).max()
+            assert max(np.abs(found).max(), np.abs(reference).max()) < 1e-4 * query
+            continue
+        parts = zip(found, reference, strict=True) if "coder/" in name else [(found, reference)]
+        for layer, (a, b) in enumerate(parts):
+            assert_close(a, b, 1e-4, f"{name}, layer {layer}")
+            assert np.abs(b).max() > 0, name
