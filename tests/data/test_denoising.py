@@ -82,3 +82,10 @@ def test_held_out_proteins_show_every_target_as_the_sentinel():
     targets, inputs = corrupt(np.full(N, 5, np.int32), 2, random_share=0.0)
     assert set(np.unique(inputs).tolist()) == {5, PROT_T5.mask_id}
     assert within((inputs != targets).mean(), 0.15, N)
+
+
+def test_a_random_residue_is_always_another_one():
+    # A draw that may come back to the residue itself would change only 0.15 * 19 / 20 of them.
+    targets, inputs = corrupt(np.full(N, 5, np.int32), 2, random_share=1.0)
+    assert within((inputs != targets).mean(), 0.15, N)
+    assert PROT_T5.mask_id not in inputs
