@@ -1,0 +1,83 @@
+"""Sizes of the published models, and what a forward pass costs."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from protlm_jax import models
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.build import example_batch
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.models.flops import forward_flops_per_token, training_flops_per_token
+
+
+def counts(preset: str) -> dict[str, int]:
+    """Parameters by top-level name; nothing is allocated."""
+    tree = models.abstract_params(models.build(models.preset(preset)))
+    return {name: models.parameter_count(part) for name, part in tree.items()}
+
+
+def test_prot_bert_has_its_published_size() -> None:
+    """Published with a pooler, which takes no part in masked modelling and which we do not hold."""
+    size = counts("prot_bert")
+    width = 1024
+    assert size["embedder"] + size["encoder"] + width * width + width == 419_931_136  # 419.9 M
+    assert size["head"] == width * width + width + 2 * width + 30
+
+
+@pytest.mark.parametrize(
+    ("preset", "total", "encoder"), [("prot_t5_xl", 2.82, 1.208), ("prot_t5_xxl", 11.27, 4.832)]
+)
+def test_prot_t5_has_its_published_size(preset: str, total: float, encoder: float) -> None:
+    size = counts(preset)
+    parts = ("embedder", "encoder", "encoder_norm", "encoder_relative_bias")
+    assert round(sum(size.values()) / 1e9, 2) == total
+    assert round(sum(size[name] for name in parts) / 1e9, 3) == encoder
+
+
+def test_names_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are prot_bert"):
+        models.preset("prot_t6")
+    with pytest.raises(ProtlmError, match=r"unknown model family 'gpt'; there are bert, t5"):
+        models.build(models.preset("prot_bert").replace(family="gpt"))
+
+
+def test_flops_are_two_per_weight_and_token_plus_attention() -> None:
+    """By hand for ProtBert at 512 tokens: weights of the matrices, and scores and mixing."""
+    config, length = models.preset("prot_bert"), 512
+    matrices = 30 * (4 * 1024 * 1024 + 2 * 1024 * 4096) + 1024 * 1024 + 30 * 1024
+    attention = 30 * 2 * length * 1024  # each query with each key, and each weight with each value
+    assert forward_flops_per_token(config, length) == 2 * (matrices + attention)
+    assert training_flops_per_token(config, length) == 6 * (matrices + attention)
+
+
+def test_flops_of_an_encoder_decoder_pair_of_tokens() -> None:
+    config, length = models.preset("prot_t5_xl"), 512
+    inner = 32 * 128
+    attention = 4 * 1024 * inner + 2 * length * inner
+    mlp = 2 * 1024 * 16_384
+    expected = 24 * (attention + mlp) + 24 * (2 * attention + mlp) + 1024 * 128
+    assert forward_flops_per_token(config, length) == 2 * expected
+
+
+SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff": 256}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [bert_config(**SIZES, max_positions=64), t5_config(**SIZES, num_decoder_layers=2)],
+    ids=["bert", "t5"],
+)
+def test_flops_are_those_that_the_compiler_counts(config: ModelConfig) -> None:
+    """Two layers are unrolled, so that the compiler sees both. It also counts what is not a matrix
+    product (softmax, norms), which is some percent at this width."""
+    batch, length = 2, 64
+    model = models.build(config)
+    run = jax.jit(lambda params, features: model.apply({"params": params}, features))
+    lowered = run.lower(models.abstract_params(model), example_batch(config, batch, length))
+    counted = lowered.compile().cost_analysis()["flops"]
+    analytic = forward_flops_per_token(config, length) * batch * length
+    assert 1.0 < counted / analytic < 1.1

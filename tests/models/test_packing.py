@@ -1,0 +1,120 @@
+"""A protein sees exactly what it would see alone, however its row is filled."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from protlm_jax import models
+from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.t5 import t5_config
+
+SIZES = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
+CONFIGS = {
+    "bert": bert_config(**SIZES, max_positions=32, initializer_range=0.3),
+    "t5": t5_config(**SIZES, num_decoder_layers=2),
+}
+ROW = 24
+PROTEINS = [5, 9, 7]  # tokens of three proteins; the one in the middle is watched
+WATCHED = slice(5, 14)
+
+
+def protein(index: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, index])
+    return rng.integers(5, 23, PROTEINS[index]).astype(np.int32)
+
+
+def row(members: list[int], length: int, family: str) -> dict[str, np.ndarray]:
+    """One row, written out by hand: the members one after the other, then padding."""
+
+    def filled(parts: list[np.ndarray]) -> np.ndarray:
+        joined = np.concatenate(parts).astype(np.int32)
+        return np.pad(joined, (0, length - len(joined)))[None]
+
+    sides = {
+        "segment_ids": filled([np.full(PROTEINS[m], i + 1) for i, m in enumerate(members)]),
+        "positions": filled([np.arange(PROTEINS[m]) for m in members]),
+    }
+    if family == "bert":
+        return {"input_tokens": filled([protein(m, 0) for m in members]), **sides}
+    made = {f"{stack}_{k}": v for stack in ("encoder", "decoder") for k, v in sides.items()}
+    for seed, stack in enumerate(("encoder", "decoder")):
+        made[f"{stack}_input_tokens"] = filled([protein(m, seed) for m in members])
+    return made
+
+
+@functools.cache
+def network(family: str) -> tuple[Any, Any, Any]:
+    """Model, parameters, and a jitted function giving all that can be seen of a batch."""
+    model = models.build(CONFIGS[family])
+    params = models.init_params(model, seed=0)
+
+    @jax.jit
+    def outputs(batch: dict[str, Any]) -> dict[str, jax.Array]:
+        h, context = model.apply({"params": params}, batch, method="embed")
+        out, taps = model.apply({"params": params}, h, context, method="stack")
+        streams = {f"{name} stream": taps[name]["stream"] for name in taps}
+        hidden = model.apply({"params": params}, batch, method="hidden")
+        logits = model.apply({"params": params}, out, method="head")
+        return {**streams, "hidden": hidden[None], "logits": logits[None]}
+
+    return model, params, outputs
+
+
+def cut(outputs: dict[str, jax.Array], where: slice) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x)[:, 0, where] for name, x in outputs.items()}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_packed_alone_and_padded_are_the_same(family: str, assert_close) -> None:
+    _, _, outputs = network(family)
+    alone = cut(outputs(row([1], 9, family)), slice(0, 9))
+    twice = cut(outputs(row([1], 18, family)), slice(0, 9))
+    packed_row = row([0, 1, 2], ROW, family)
+    packed = cut(outputs(packed_row), WATCHED)
+    for name, expected in alone.items():
+        assert_close(twice[name], expected, 1e-5, f"{name}, padded to twice the length")
+        assert_close(packed[name], expected, 1e-5, f"{name}, packed between others")
+    # The comparison can fail: without segments the neighbours are seen.
+    blind = {k: np.ones_like(v) if "segment" in k else v for k, v in packed_row.items()}
+    leaked = cut(outputs(blind), WATCHED)
+    for name in ("hidden", "logits"):
+        assert np.abs(leaked[name] - alone[name]).max() > 1e-2 * np.abs(alone[name]).max()
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_no_other_segment_has_any_influence(family: str) -> None:
+    """The gradient of what is read at one protein is exactly zero in all the others' streams."""
+    model, params, _ = network(family)
+    h, context = model.apply({"params": params}, row([0, 1, 2], ROW, family), method="embed")
+    logits = model.apply({"params": params}, h, method="head")
+    direction = np.random.default_rng(1).standard_normal(logits.shape).astype(np.float32)
+
+    @jax.jit
+    def read(h: dict[str, jax.Array]) -> jax.Array:
+        out, _ = model.apply({"params": params}, h, context, method="stack")
+        logits = model.apply({"params": params}, out, method="head")
+        return jax.numpy.sum((logits * direction)[:, WATCHED])
+
+    for stack, gradient in jax.grad(read)(h).items():
+        reached = np.abs(np.asarray(gradient[0])).max(axis=-1)
+        assert (reached[WATCHED] > 0).all(), stack
+        assert np.delete(reached, np.r_[WATCHED]).max() == 0, stack
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_only_the_decoder_is_causal(stack: str) -> None:
+    """What is read at one position reaches forwards in the encoder, and never in the decoder."""
+    model, params, _ = network("t5")
+    h, context = model.apply({"params": params}, row([1], 9, "t5"), method="embed")
+
+    def read(h: dict[str, jax.Array]) -> jax.Array:
+        out, _ = model.apply({"params": params}, h, context, method="stack")
+        return jax.numpy.sum(model.apply({"params": params}, out, method="head")[0, 4, :7])
+
+    reached = np.abs(np.asarray(jax.jit(jax.grad(read))(h)[stack][0])).max(axis=-1) > 0
+    assert reached.tolist() == [True] * 5 + [stack == "encoder"] * 4
