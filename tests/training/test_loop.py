@@ -1,0 +1,200 @@
+"""Whole runs: complete, interrupted, killed, diverged, misplaced."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from protlm_jax.configuration import RunConfig
+from protlm_jax.errors import ProtlmError
+from protlm_jax.training import loop
+from protlm_jax.training.checkpoints import restore_params, saved_steps
+
+SMALL = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
+BERT = {
+    "family": "bert",
+    "vocabulary": "prot_bert",
+    "vocab_size": 30,
+    "norm_placement": "post",
+    "max_positions": 32,
+    "type_vocab_size": 2,
+    **SMALL,
+}
+T5 = {
+    "family": "t5",
+    "vocabulary": "prot_t5",
+    "vocab_size": 128,
+    "num_decoder_layers": 2,
+    "norm": "rms_norm",
+    "activation": "relu",
+    "use_bias": False,
+    "positions": "relative_bias",
+    "relative_buckets": 32,
+    "relative_max_distance": 128,
+    "attention_scale": False,
+    "scale_tied_logits": True,
+    "dropout_rate": 0.1,
+    "initializer_range": 1.0,
+    **SMALL,
+}
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = random.Random(0)
+    file = tmp_path_factory.mktemp("data") / "proteins.fasta"
+    lines = [
+        f">p{i}\n{''.join(rng.choices('ACDEFGHIKLMNPQRSTVWY', k=rng.randint(8, 40)))}\n"
+        for i in range(60)
+    ]
+    file.write_text("".join(lines))
+    return file
+
+
+def config(fasta: Path, model: dict[str, Any] = BERT, **train: Any) -> RunConfig:
+    masked = model["family"] == "bert"
+    return RunConfig.from_dict(
+        {
+            "model": model,
+            "objective": {"name": "masked" if masked else "denoising"},
+            "data": {
+                "fasta": str(fasta),
+                "length": 32,
+                "task": "tokens" if masked else "prott5",
+                "heldout_percent": 20.0,
+            },
+            "optimizer": {"name": "adamw"},
+            "schedule": {"name": "constant", "learning_rate": 1e-3},
+            "train": {
+                "steps": 10,
+                "batch_size": 4,
+                "log_every": 1,
+                "evaluate_every": 5,
+                "evaluate_batches": 2,
+                "checkpoint_every": 4,
+                **train,
+            },
+            "mesh": {"data": 1},
+        }
+    )
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Lines without their timings."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: every logged number, and the last parameters."""
+    assert metrics(one) == metrics(other)
+    last = [saved_steps(run / "checkpoints")[-1] for run in (one, other)]
+    assert last[0] == last[1]
+    params = [restore_params(run / "checkpoints" / str(last[0])) for run in (one, other)]
+    jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+@pytest.mark.parametrize("model", [BERT, T5], ids=["bert", "t5"])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+) -> None:
+    run = config(fasta, model)
+    assert loop.train(run, tmp_path / "whole") == 10
+    assert [line["step"] for line in metrics(tmp_path / "whole") if "loss" in line] == list(
+        range(1, 11)
+    )
+    with monkeypatch.context() as patch:
+        # Stops while step 7 is under way: step 4 is on disk, 5 and 6 are logged.
+        counts = iter(range(100))
+        counted = loop.count_tokens
+
+        def stop(batch: Any) -> int:
+            if next(counts) == 6:
+                raise KeyboardInterrupt
+            return counted(batch)
+
+        patch.setattr(loop, "count_tokens", stop)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(run, tmp_path / "parts")
+    assert loop.train(run, tmp_path / "parts") == 6
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert loop.train(run, tmp_path / "parts") == 0, "a complete run has nothing to do"
+
+
+def test_a_diverged_run_stops_with_its_step_and_keeps_good_checkpoints(
+    fasta: Path, tmp_path: Path
+) -> None:
+    run = config(fasta, checkpoint_every=1)
+    run = dataclasses.replace(
+        run,
+        schedule=dataclasses.replace(
+            run.schedule, name="linear", learning_rate=1e38, warmup_steps=3
+        ),
+    )
+    with pytest.raises(ProtlmError, match=r"step \d+"):
+        loop.train(run, tmp_path)
+    for step in saved_steps(tmp_path / "checkpoints"):
+        params = restore_params(tmp_path / "checkpoints" / str(step))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_folder_of_another_config_is_refused_and_untouched(fasta: Path, tmp_path: Path) -> None:
+    loop.train(config(fasta, steps=4), tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    other = config(fasta, {**BERT, "d_ff": 48}, steps=4)
+    with pytest.raises(ProtlmError, match=r"model\.d_ff: saved 32, asked 48"):
+        loop.train(other, tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_more_steps_continue_a_complete_run(fasta: Path, tmp_path: Path) -> None:
+    loop.train(config(fasta, steps=4), tmp_path)
+    assert loop.train(config(fasta, steps=6), tmp_path) == 2
+    assert saved_steps(tmp_path / "checkpoints")[-1] == 6
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(fasta: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments of a real process, start-up, saving and logging included."""
+    run = config(fasta, steps=60, checkpoint_every=7, evaluate_every=10)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(run.to_dict()))
+    script = (
+        "import json, sys; from pathlib import Path;"
+        "from protlm_jax.configuration import RunConfig; from protlm_jax.training.loop import train;"
+        "train(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))"
+    )
+    # The worker's own devices: a compiled program differs between device counts.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+    def start(workdir: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", script, str(file), str(workdir)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    began = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    whole = time.monotonic() - began
+    rng = random.Random(1)
+    for kill in range(5):
+        process = start(tmp_path / "killed")
+        # Later kills come later, so that each finds more on disk.
+        wait = rng.uniform(0.4, 0.9) * whole if kill else 0.3 * whole
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
