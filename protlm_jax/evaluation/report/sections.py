@@ -82,7 +82,7 @@ def heldout(result: Results) -> str:
         (
             "",
             (
-                f"this model minus {name(key)}",
+                f"minus {name(key)}",
                 _signed(e, 4),
                 f"{e['low']:+.4f} to {e['high']:+.4f}",
             ),
@@ -100,7 +100,7 @@ def heldout(result: Results) -> str:
         interval_chart(rows, x_label="nats per residue, 95 % interval over proteins"),
         table(("difference in nats", "± standard error", "95 % interval"), differences),
         caption(
-            "Negative differences mean that the model predicts better than the baseline, on the "
+            "This model minus each baseline: below zero the model predicts better, on the "
             "same residues of the same proteins (paired bootstrap)."
         ),
         folded("How it was measured", str(result.get("protocol", ""))),
@@ -129,7 +129,7 @@ def probe(result: Results) -> str:
             ]  # fmt: skip
             rows += [
                 ("apart" if i == 0 else "",
-                 (f"this model minus {name(kind)}", *(_points(by_test[t][q]) for t in tests)))
+                 (f"minus {name(kind)}", *(_points(by_test[t][q]) for t in tests)))
                 for i, (kind, by_test) in enumerate(outcome["model_minus"].items())
             ]  # fmt: skip
             parts.append(heading(f"{q.upper()}, {name(head)}"))
@@ -137,7 +137,7 @@ def probe(result: Results) -> str:
     train = result["train"]
     parts.append(
         caption(
-            f"± one standard error over proteins. Heads trained on {train['proteins']:,} proteins "
+            f'± one standard error over proteins; "minus" rows are this model minus that input. Heads trained on {train["proteins"]:,} proteins '
             f"({train['resolved_residues']:,} residues); test sets: "
             + ", ".join(f"{name(t)} {c['proteins']}" for t, c in result["test_sets"].items())
             + " proteins."
