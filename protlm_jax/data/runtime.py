@@ -21,11 +21,12 @@ def _quiet() -> Iterator[None]:
     """Sends what native code writes to the error stream to nowhere.
 
     While it is being loaded, TensorFlow reports missing CUDA libraries before it reads its own log
-    level. Who sets TF_CPP_MIN_LOG_LEVEL to 0 or 1, to debug it, sees everything.
+    level. Who sets TF_CPP_MIN_LOG_LEVEL to 0, to debug it, sees everything (1 is what JAX sets).
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         yield
         return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

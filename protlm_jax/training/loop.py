@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,13 @@ class Run:
         self.step = steps.compile_step(train_step, mesh, layout, rows)
         self.evaluate = steps.compile_evaluation(model, objective, mesh, layout, rows)
         self.batches = self._open("train")
-        self.heldout = list(itertools.islice(self._open("heldout"), config.train.evaluate_batches))
+        self.heldout: list[Batch] = []
+        if config.train.evaluate_every:
+            pieces = self._open("heldout")
+            self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
         self.state, self.start = self._initial_state(model, optimizer, abstract, layout)
         self.writer = MetricsWriter(workdir, resume_step=self.start)
+        self.parameters = models.parameter_count(abstract.params)
         info = partitioning.describe(abstract.params, axes, mesh)
         (workdir / "model-info.txt").write_text(info)
         self.throughput = Throughput(
@@ -112,6 +117,7 @@ class Run:
         train = self.config.train
         if self.start >= train.steps:
             return 0
+        print(self._opening(), file=sys.stderr, flush=True)
         pending: Pending | None = None
         with ProgressReporter(train.steps, self.start, train.log_every) as progress:
             for step in range(self.start, train.steps + 1):
@@ -132,6 +138,24 @@ class Run:
                 self._read(pending, progress)
                 pending = Pending(step + 1, metrics, tokens)
         return train.steps - self.start
+
+    def _opening(self) -> str:
+        """What is about to run, on what."""
+        counts, length = self.batches.counts, self.config.data.length
+        source = self.config.data.fasta or "the bundled proteins"
+        lines = [
+            f"{self.config.model.family} with {self.parameters:,} parameters on "
+            f"{len(jax.devices())} {jax.devices()[0].device_kind} device(s)",
+            f"training on {counts.proteins:,} proteins with {counts.residues:,} residues of {source}",
+        ]
+        if counts.longer:
+            lines.append(
+                f"{counts.longer:,} of them are longer than a row of {length} tokens: each epoch "
+                f"shows another random piece of them"
+            )
+        if self.start:
+            lines.append(f"going on from the checkpoint of step {self.start}")
+        return "\n".join(lines)
 
     def close(self) -> None:
         """Waits for checkpoints under way; reports what went wrong with them."""
