@@ -135,12 +135,12 @@ def probe(result: Results) -> str:
             parts.append(heading(f"{q.upper()}, {name(head)}"))
             parts.append(table(("input", *map(name, tests)), rows))
     train = result["train"]
-    tests = ", ".join(f"{name(t)} {c['proteins']}" for t, c in result["test_sets"].items())
+    sizes = ", ".join(f"{name(t)} {c['proteins']}" for t, c in result["test_sets"].items())
     parts.append(
         caption(
             "± one standard error over proteins; rows with minus are this model less that input, "
             f"paired. Heads trained on {train['proteins']:,} proteins "
-            f"({train['resolved_residues']:,} residues); test proteins: {tests}."
+            f"({train['resolved_residues']:,} residues); test proteins: {sizes}."
         )
     )
     return section(
