@@ -19,10 +19,10 @@ from protlm_jax import __version__
 from protlm_jax.configuration import load_config
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.evaluation import report, verbs
+from protlm_jax.files import write_atomically
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.training.loop import train
-from protlm_jax.workdir import write_atomically
 
 PROBE_PROTEINS = 2000
 DEPTH_PROTEINS = 64

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
 
 # A run may go on with other values here; everything else would make it another run.
 FREE_ON_RESUME = (
@@ -24,22 +23,6 @@ FREE_ON_RESUME = (
     "mesh.fsdp",
     "mesh.tensor",
 )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def claim_workdir(config: RunConfig, workdir: Path) -> None:

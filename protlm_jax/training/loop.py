@@ -146,7 +146,7 @@ class Run:
         lines = [
             f"{self.config.model.family} with {self.parameters:,} parameters on "
             f"{len(jax.devices())} {jax.devices()[0].device_kind} device(s)",
-            f"training on {counts.proteins:,} proteins with {counts.residues:,} residues of {source}",
+            f"training on {counts.proteins:,} proteins, {counts.residues:,} residues, of {source}",
         ]
         if counts.longer:
             lines.append(

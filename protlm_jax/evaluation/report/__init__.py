@@ -21,7 +21,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.report import sections
 from protlm_jax.evaluation.report.depth import depth
 from protlm_jax.evaluation.report.page import page
-from protlm_jax.workdir import write_atomically
+from protlm_jax.files import write_atomically
 
 
 def write(path: str | Path, results: Mapping[str, Any]) -> None:
