@@ -126,7 +126,6 @@ def test_the_description_names_each_parameter_and_adds_them_up() -> None:
 
 @pytest.mark.parametrize("family", MODELS)
 def test_constraints_act_inside_the_mesh_and_nowhere_else(family: str) -> None:
-    """Under `with mesh:` they would be dropped without a word."""
     model = models.build(MODELS[family])
     features = example_batch(model.config, 8, 4)
     abstract = models.abstract_params(model)
@@ -142,5 +141,3 @@ def test_constraints_act_inside_the_mesh_and_nowhere_else(family: str) -> None:
     # sum. Besides, what goes into each stack.
     assert inside == {"bert": 6 + 1, "t5": 6 + 11 + 2}[family]
     assert lowered() == 0
-    with mesh:
-        assert lowered() == 0
