@@ -150,7 +150,10 @@ def load_config(spec: str, overrides: list[str]) -> RunConfig:
     namespace = runpy.run_path(str(file))
     if "get_config" not in namespace:
         raise ProtlmError(f"{file} defines no get_config(variant): see configs/tiny.py")
-    config = namespace["get_config"](variant) if variant else namespace["get_config"]()
+    try:
+        config = namespace["get_config"](variant) if variant else namespace["get_config"]()
+    except ValueError as error:  # how a config file refuses a variant
+        raise ProtlmError(str(error)) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
     tree = config.to_dict()

@@ -9,6 +9,7 @@ from typing import Any
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
+from protlm_jax.training.checkpoints import latest_step
 
 # A run may go on with other values here; everything else would make it another run.
 FREE_ON_RESUME = (
@@ -28,11 +29,13 @@ FREE_ON_RESUME = (
 def claim_workdir(config: RunConfig, workdir: Path) -> None:
     """Makes the folder this run's own, or checks that it is.
 
+    A folder in which nothing was trained yet (the data were at fault) may change its config.
+
     Raises:
         ProtlmError: when the folder belongs to another config, naming each difference.
     """
     file = workdir / "config.json"
-    if file.exists():
+    if file.exists() and (workdir / "metrics.jsonl").exists():
         differences = _differences(read_config(workdir).to_dict(), config.to_dict())
         refused = [d for d in differences if d.partition(":")[0] not in FREE_ON_RESUME]
         if refused:
@@ -40,8 +43,11 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
                 f"{workdir} holds a run of another config: {'; '.join(refused)}. "
                 f"Use another --workdir, or these values again"
             )
-    elif (workdir / "checkpoints").exists():
-        raise ProtlmError(f"{workdir} has checkpoints but no config.json; use another --workdir")
+    elif latest_step(workdir / "checkpoints") is not None:
+        raise ProtlmError(
+            f"{workdir} has checkpoints without config.json and metrics.jsonl: it is not a run "
+            f"that can go on; use another --workdir"
+        )
     write_atomically(file, json.dumps(config.to_dict(), indent=2) + "\n")
 
 

@@ -22,7 +22,7 @@ from protlm_jax.vocabularies import (
     normalise,
 )
 
-# The published files, written out: vocab.txt of prot_bert, and the pieces of prot_t5's spiece.model.
+# The published files, written out: vocab.txt of prot_bert, the pieces of prot_t5's spiece.model.
 PROT_BERT_TXT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
 PROT_T5_IDS = {
     "<pad>": 0, "</s>": 1, "<unk>": 2, "A": 3, "L": 4, "G": 5, "V": 6, "S": 7, "R": 8, "E": 9,

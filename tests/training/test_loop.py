@@ -173,7 +173,8 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(fasta: Path, tmp_pat
     file.write_text(json.dumps(run.to_dict()))
     script = (
         "import json, sys; from pathlib import Path;"
-        "from protlm_jax.configuration import RunConfig; from protlm_jax.training.loop import train;"
+        "from protlm_jax.configuration import RunConfig;"
+        "from protlm_jax.training.loop import train;"
         "train(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))"
     )
     # The worker's own devices: a compiled program differs between device counts.
