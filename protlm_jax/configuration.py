@@ -151,9 +151,9 @@ def load_config(spec: str, overrides: list[str]) -> RunConfig:
     if "get_config" not in namespace:
         raise ProtlmError(f"{file} defines no get_config(variant): see configs/tiny.py")
     try:
-        config = namespace["get_config"](variant) if variant else namespace["get_config"]()
-    except ValueError as error:  # how a config file refuses a variant
-        raise ProtlmError(str(error)) from error
+        config = namespace["get_config"](*([variant] if variant else []))
+    except (ValueError, TypeError) as error:  # no such variant, or one is needed
+        raise ProtlmError(f"--config {spec}: {error}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
     tree = config.to_dict()
@@ -190,6 +190,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _section(section: Any, values: dict[str, Any], name: str) -> Any:
+    if not isinstance(values, dict):
+        raise ProtlmError(f"config.{name} is {values!r}; it must be a section with fields")
     hints = typing.get_type_hints(section)
     _refuse_unknown(values, hints, prefix=f"{name}.")
     typed = {f: _typed(v, hints[f], f"{name}.{f}") for f, v in values.items()}
@@ -204,8 +206,12 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     origin = typing.get_origin(hint)
     allowed = [hint]
     if origin is typing.Literal:
-        allowed = [type(choice) for choice in typing.get_args(hint)]
-    elif origin in (typing.Union, types.UnionType):
+        choices = typing.get_args(hint)
+        if value not in choices:
+            wanted = ", ".join(map(repr, choices))
+            raise ProtlmError(f"config.{name} is {value!r}; choose one of {wanted}")
+        return value
+    if origin in (typing.Union, types.UnionType):
         allowed = list(typing.get_args(hint))
     plain = [typing.get_origin(kind) or kind for kind in allowed]
     if float in plain and type(value) is int:
@@ -213,7 +219,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if tuple in plain and isinstance(value, list):
         return tuple(value)
     if (bool not in plain and isinstance(value, bool)) or not isinstance(value, tuple(plain)):
-        expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in plain)
+        expected = " or ".join(kind.__name__ for kind in plain).replace("NoneType", "None")
         raise ProtlmError(f"config.{name} is {value!r}; it must be of type {expected}")
     return value
 

@@ -62,7 +62,7 @@ def read_config(workdir: Path) -> RunConfig:
         return RunConfig.from_dict(json.loads(file.read_text()))
     except OSError as error:
         raise ProtlmError(f"{file} cannot be read ({error.strerror}): not a run folder?") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # or not even text
         raise ProtlmError(f"{file} is not JSON ({error}); restore it or start anew") from error
 
 

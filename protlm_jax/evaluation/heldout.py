@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.data import splits
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.batching import (
@@ -34,7 +35,7 @@ from protlm_jax.vocabularies import AMINO_ACIDS, normalise
 
 RATE = 0.15
 # Residues' worth of training frequencies mixed into a protein's own composition. Leave-one-out on
-# the bundled training proteins this is the best count (2.844 nats; 10 give 2.858, 300 give 2.847).
+# the bundled proteins this is the best count (2.844 nats; 10 give 2.858, 300 give 2.847).
 PSEUDO_COUNT = 130.0
 _COLUMN = np.full(256, -1, np.int8)
 _COLUMN[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
@@ -62,13 +63,7 @@ def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
     Raises:
         ProtlmError: when there is no standard residue to count.
     """
-    counts = np.zeros(20)
-    for sequence in sequences:
-        columns = _columns(sequence)[1:]
-        counts += np.bincount(columns[columns >= 0], minlength=20)
-    if not counts.sum():
-        raise ProtlmError("no residues to count: the training data holds no standard amino acid")
-    return counts / counts.sum()
+    return splits.residue_frequencies(sequence[1:] for sequence in sequences)
 
 
 def hide(sequence: str, seed: int, rate: float = RATE) -> HiddenProtein:

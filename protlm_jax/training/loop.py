@@ -20,7 +20,7 @@ import numpy as np
 from protlm_jax import models, partitioning
 from protlm_jax.configuration import RunConfig
 from protlm_jax.data.pipeline import BatchIterator, open_batches
-from protlm_jax.data.splits import Split
+from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
@@ -101,6 +101,9 @@ class Run:
         self.batches = self._open("train")
         self.heldout: list[Batch] = []
         if config.train.evaluate_every:
+            present = training_frequencies(config.data)
+            present = present[present > 0]
+            self.unigram_entropy = float(-np.sum(present * np.log(present)))
             pieces = self._open("heldout")
             self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
         self.state, self.start = self._initial_state(model, optimizer, abstract, layout)
@@ -210,7 +213,10 @@ class Run:
             self.writer.write(pending.step, line)
 
     def _evaluate(self, step: int, progress: ProgressReporter) -> None:
-        """Held-out loss at residues that the model cannot see; the same masks every time."""
+        """Held-out loss at residues that the model cannot see; the same masks every time.
+
+        Beside it the entropy of the training residues: what guessing by frequency alone costs.
+        """
         totals: dict[str, float] = {}
         with self.throughput.paused():
             for index, batch in enumerate(self.heldout):
@@ -230,6 +236,7 @@ class Run:
             "heldout/perplexity": float(np.exp(nll)),
             "heldout/accuracy": totals["hidden/correct_sum"] / count,
             "heldout/count": count,
+            "heldout/unigram_entropy": self.unigram_entropy,
         }
         self.writer.write(step, line)
         progress.evaluated(step, line)

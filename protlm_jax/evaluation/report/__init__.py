@@ -34,14 +34,9 @@ def write(path: str | Path, results: Mapping[str, Any]) -> None:
     Raises:
         ProtlmError: when the file cannot be written.
     """
-    try:
-        # Character references instead of other letters: right whatever the machine's encoding is.
-        text = render(results).encode("ascii", "xmlcharrefreplace").decode("ascii")
-        write_atomically(Path(path), text)
-    except OSError as error:
-        raise ProtlmError(
-            f"cannot write the report {path}: {error.strerror}; free space or choose another folder"
-        ) from error
+    # Character references instead of other letters: right whatever the machine's encoding is.
+    text = render(results).encode("ascii", "xmlcharrefreplace").decode("ascii")
+    write_atomically(Path(path), text)
 
 
 def render(results: Mapping[str, Any]) -> str:
