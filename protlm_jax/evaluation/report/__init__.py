@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.report import sections
 from protlm_jax.evaluation.report.depth import depth
 from protlm_jax.evaluation.report.page import page

@@ -1,0 +1,119 @@
+"""Config files and overrides: typed, and refused in one line where they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protlm_jax.configuration import RunConfig, load_config
+from protlm_jax.errors import ProtlmError
+
+TINY = "configs/tiny.py:bert"
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "field", "value"),
+    [
+        ("train.steps=7", "train", "steps", 7),
+        ("schedule.learning_rate=1e-4", "schedule", "learning_rate", 1e-4),
+        ("optimizer.weight_decay=1", "optimizer", "weight_decay", 1.0),
+        ("data.fasta=my.fasta.gz", "data", "fasta", "my.fasta.gz"),
+        ("data.fasta=a=b.fasta", "data", "fasta", "a=b.fasta"),
+        ("data.fasta=None", "data", "fasta", None),
+        ("data.pack=False", "data", "pack", False),
+        ("optimizer.name=lamb", "optimizer", "name", "lamb"),
+        ("model.dtype=bfloat16", "model", "dtype", "bfloat16"),
+        ("mesh.fsdp=2", "mesh", "fsdp", 2),
+        ("objective.rate=0.3", "objective", "rate", 0.3),
+    ],
+)
+def test_an_override_sets_one_field(override: str, section: str, field: str, value: Any) -> None:
+    plain, changed = load_config(TINY, []).to_dict(), load_config(TINY, [override]).to_dict()
+    assert changed[section][field] == value and type(changed[section][field]) is type(value)
+    plain[section][field] = value
+    assert changed == plain, "nothing else may change"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.step=5", "config.train.step does not exist; did you mean train.steps?"),
+        ("trian.steps=5", "config.trian does not exist; did you mean train?"),
+        ("steps=5", "config.steps does not exist; there are model, objective, data"),
+        ("data.colour=red", "config.data.colour does not exist; there are fasta, length"),
+        ("train=5", "--config.train: overrides are --config.SECTION.FIELD=VALUE"),
+        ("train.steps.more=5", "--config.train.steps.more: overrides are"),
+        ("train.steps", "--config.train.steps needs a value: --config.train.steps=VALUE"),
+        ("train.steps=many", "config.train.steps is 'many'; it must be of type int"),
+        ("train.steps=", "config.train.steps is ''; it must be of type int"),
+        ("train.steps=1.5", "config.train.steps is 1.5; it must be of type int"),
+        ("train.steps=True", "config.train.steps is True; it must be of type int"),
+        ("train.steps=0", "train.steps is 0; it must be at least 1"),
+        ("data.fasta=12", "config.data.fasta is 12; it must be of type str or None"),
+        ("data.pack=1", "config.data.pack is 1; it must be of type bool"),
+        ("data.rare_residues=drop", "config.data.rare_residues is 'drop'; choose one of 'X', 'k"),
+        ("schedule.name=step", "config.schedule.name is 'step'; choose one of 'constant'"),
+        ("optimizer.name=sgd", "config.optimizer.name is 'sgd'; choose one of 'adamw'"),
+        ("model.norm=batch", "config.model.norm is 'batch'; choose one of 'layer_norm'"),
+        ("train.accumulate=3", "train.batch_size 64 does not divide into train.accumulate 3"),
+        ("data.length=500", "data.length 500 exceeds the model's 128 positions"),
+        ("data.task=prott5", "do not belong together"),
+        ("objective.name=denoising", "do not belong together"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(ProtlmError) as caught:
+        load_config(TINY, [override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variant", ["bert", "t5"])
+def test_a_config_survives_its_file(variant: str) -> None:
+    config = load_config(f"configs/tiny.py:{variant}", ["train.steps=3"])
+    assert RunConfig.from_dict(config.to_dict()) == config
+    assert load_config("configs/tiny.py", []) == load_config(TINY, [])
+
+
+def test_the_file_is_found_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(TINY, []).model.family == "bert"
+    with pytest.raises(ProtlmError, match="config file configs/none.py does not exist"):
+        load_config("configs/none.py:bert", [])
+
+
+def test_a_variant_that_does_not_exist_is_named_beside_those_that_do() -> None:
+    with pytest.raises(ProtlmError) as caught:
+        load_config("configs/tiny.py:brt", [])
+    assert "--config configs/tiny.py:brt: " in str(caught.value)
+    assert "variants bert and t5, not 'brt'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "variant", "message"),
+    [
+        ("x = 1", "", "defines no get_config"),
+        ("def get_config(): return {}", "", "must return an ml_collections.ConfigDict"),
+        ("def get_config(variant): return {}", "", "missing 1 required positional argument"),
+        ("def get_config(): return {}", ":big", "takes 0 positional arguments"),
+        ("{head}return ConfigDict()", "", "config.model is missing"),
+        ("{head}c = tiny(); c.extra = ConfigDict(); return c", "", "config.extra does not exist"),
+        ("{head}c = tiny(); del c.train; return c", "", "config.train is missing"),
+        ("{head}c = tiny(); del c.train.steps; return c", "", "argument: 'steps'"),
+        ("{head}c = tiny(); c.mesh = 8; return c", "", "config.mesh is 8; it must be a section"),
+    ],
+)
+def test_a_config_file_that_defines_nothing_useful(
+    tmp_path: Path, text: str, variant: str, message: str
+) -> None:
+    head = (
+        "import runpy\nfrom ml_collections import ConfigDict\n"
+        f"tiny = runpy.run_path({str(Path(__file__).parents[1] / 'configs/tiny.py')!r})"
+        "['get_config']\ndef get_config(): "
+    )
+    file = tmp_path / "mine.py"
+    file.write_text(text.replace("{head}", head))
+    with pytest.raises(ProtlmError) as caught:
+        load_config(f"{file}{variant}", [])
+    assert message in str(caught.value)

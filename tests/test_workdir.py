@@ -1,0 +1,103 @@
+"""A run's folder belongs to one config."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from protlm_jax.configuration import RunConfig, load_config
+from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
+from protlm_jax.workdir import FREE_ON_RESUME, claim_workdir, read_config
+
+
+def config(*overrides: str) -> RunConfig:
+    return load_config("configs/tiny.py:bert", list(overrides))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder in which training has begun."""
+    workdir = tmp_path / "runs" / "mine"
+    claim_workdir(config(), workdir)
+    (workdir / "metrics.jsonl").write_text("")
+    return workdir
+
+
+def test_a_claimed_folder_holds_its_resolved_config(run: Path) -> None:
+    assert read_config(run) == config()
+    claim_workdir(config(), run)
+    assert read_config(run) == config()
+
+
+def test_every_difference_is_named_and_nothing_is_changed(run: Path) -> None:
+    with pytest.raises(ProtlmError) as caught:
+        claim_workdir(config("train.seed=1", "model.d_model=64", "train.steps=9"), run)
+    message = str(caught.value)
+    assert f"{run} holds a run of another config" in message
+    assert "train.seed: saved 0, asked 1" in message
+    assert "model.d_model: saved 128, asked 64" in message
+    assert "train.steps" not in message and "--workdir" in message
+    assert read_config(run) == config()
+
+
+@pytest.mark.parametrize("field", FREE_ON_RESUME)
+def test_some_fields_may_change_between_the_parts_of_a_run(run: Path, field: str) -> None:
+    changed = config(f"{field}=3")
+    claim_workdir(changed, run)
+    assert read_config(run) == changed != config()
+
+
+def test_a_run_that_never_began_may_change_its_config(tmp_path: Path) -> None:
+    claim_workdir(config("train.seed=1"), tmp_path)
+    claim_workdir(config("train.seed=2"), tmp_path)
+    assert read_config(tmp_path).train.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"model": ', "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b'{"model": {}}', "config.model"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_damaged_config_is_said_to_be_one(run: Path, content: bytes | None, message: str) -> None:
+    (run / "config.json").unlink()
+    if content is not None:
+        (run / "config.json").write_bytes(content)
+    with pytest.raises(ProtlmError, match=message):
+        read_config(run)
+
+
+def test_an_unknown_field_of_a_newer_version_is_named(run: Path) -> None:
+    tree = config().to_dict()
+    tree["model"]["sparsity"] = 1
+    (run / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(ProtlmError, match="config.model.sparsity does not exist"):
+        claim_workdir(config(), run)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ProtlmError, match=r"cannot write .*config.json: .*another folder"):
+        claim_workdir(config(), tmp_path / "file" / "run")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "config.json"
+    write_atomically(file, "old")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ProtlmError, match=r"cannot write .*: No space left on device; free space"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["config.json"]
