@@ -80,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         verbs, _probe, "probe", "predict secondary structure from frozen embeddings, with controls"
     )
     _takes_model(probe)
-    probe.add_argument("--train_proteins", type=int, default=2500, help="default: 2500")
+    probe.add_argument("--train_proteins", type=_positive, default=2500, help="default: 2500")
 
     depth = _verb(verbs, _depth, "depth", "measure what each layer contributes")
     _takes_model(depth)
-    depth.add_argument("--proteins", type=int, default=64, help="default: 64")
+    depth.add_argument("--proteins", type=_positive, default=64, help="default: 64")
     depth.add_argument("--fasta", type=Path, help="proteins to use; default: bundled, held out")
 
     export = _verb(verbs, _export, "export", "write a folder that transformers loads")
@@ -114,6 +114,12 @@ def _verb(
 def _takes_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help=MODEL_HELP)
     verb.add_argument("--output", type=Path, help="write the result as JSON here")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _train(arguments: argparse.Namespace) -> None:

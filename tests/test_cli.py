@@ -50,7 +50,9 @@ def test_help_names_every_verb(capsys) -> None:
         (["train", "--config", "c.py", "--workdir", "w", "--steps=5"], "arguments: --steps=5"),
         (["train", "--config", "c.py", "--workdir", "w", "extra"], "arguments: extra"),
         (["depth", "--model", "m", "--config.train.steps=5"], "arguments: --config.train.steps=5"),
-        (["depth", "--model", "m", "--proteins", "few"], "invalid int value: 'few'"),
+        (["depth", "--model", "m", "--proteins", "few"], "'few' is not a positive number"),
+        (["depth", "--model", "m", "--proteins=-1"], "'-1' is not a positive number"),
+        (["probe", "--model", "m", "--train_proteins", "0"], "'0' is not a positive number"),
         (["quickstart", "gpt"], "invalid choice: 'gpt'"),
     ],
 )
