@@ -37,6 +37,10 @@ class ObjectiveConfig:
     name: str
     rate: float = 0.15
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rate <= 1.0:
+            raise ProtlmError(f"objective.rate is {self.rate}; it must be in (0, 1]")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -67,9 +71,10 @@ class TrainConfig:
     keep_every: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, field) < 1:
-                raise ProtlmError(f"train.{field} is {getattr(self, field)}; it must be at least 1")
+        for field, value in dataclasses.asdict(self).items():
+            least = int(field not in ("seed", "evaluate_every", "keep_every"))
+            if value < least:
+                raise ProtlmError(f"train.{field} is {value}; it must be at least {least}")
         if self.batch_size % self.accumulate:
             raise ProtlmError(
                 f"train.batch_size {self.batch_size} does not divide into "
