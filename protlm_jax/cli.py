@@ -145,7 +145,8 @@ def _probe(arguments: argparse.Namespace) -> None:
     from protlm_jax.evaluation import verbs
     from protlm_jax.huggingface import load_model
 
-    _finish(verbs.probe(load_model(arguments.model), arguments.train_proteins), arguments.output)
+    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
+    _finish(verbs.probe(loaded, data, arguments.train_proteins), arguments.output)
 
 
 def _depth(arguments: argparse.Namespace) -> None:

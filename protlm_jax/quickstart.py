@@ -72,7 +72,7 @@ def quickstart(variant: str, output: Path) -> Path:
         ),
         "probe": (
             "predicting secondary structure from the frozen embeddings",
-            lambda: verbs.probe(loaded, PROBE_PROTEINS),
+            lambda: verbs.probe(loaded, config.data, PROBE_PROTEINS),
         ),
         "depth": (
             "measuring what each layer contributes",

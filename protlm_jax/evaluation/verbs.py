@@ -30,18 +30,31 @@ def data_of(path: str | Path) -> DataConfig:
     return DataConfig(**fields["data"]) if "data" in fields else DataConfig()
 
 
+def trained_length(loaded: LoadedModel, data: DataConfig) -> int:
+    """Tokens in a row that the model knows: those of its training, as far as they are recorded.
+
+    Longer proteins are read in windows or pieces. Relative positions would go further, and say
+    less: nothing beyond was ever trained.
+    """
+    return min(data.length, loaded.config.max_positions or data.length)
+
+
 def evaluate(loaded: LoadedModel, data: DataConfig, fasta: Path | None = None) -> dict[str, Any]:
     """Held-out score against the training frequencies and each protein's own composition."""
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
     training = heldout.residue_frequencies(r.sequence for r in load_records(data, "train"))
     sequences = {record.id: record.sequence for record in records}
-    result = heldout.evaluate(loaded, sequences, training, SEED, progress=True)
+    length = trained_length(loaded, data)
+    result = heldout.evaluate(loaded, sequences, training, SEED, length=length, progress=True)
     return {**result, "model_name": loaded.name, "summary": summaries.heldout(result)}
 
 
-def probe(loaded: LoadedModel, train_proteins: int) -> dict[str, Any]:
+def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[str, Any]:
     """Secondary structure from frozen embeddings, with controls."""
-    result = probes.run(loaded, train_proteins=train_proteins, seed=SEED, progress=True)
+    window = trained_length(loaded, data) - loaded.vocabulary.num_specials
+    result = probes.run(
+        loaded, train_proteins=train_proteins, window=window, seed=SEED, progress=True
+    )
     return {**result, "summary": summaries.probe(result)}
 
 
@@ -52,5 +65,6 @@ def depth(
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
     drawn = random.Random(SEED).sample(records, min(proteins, len(records)))
     sequences = {record.id: record.sequence for record in drawn}
-    result = depth_analysis.run(loaded, sequences, seed=SEED, progress=True)
+    length = trained_length(loaded, data)
+    result = depth_analysis.run(loaded, sequences, length=length, seed=SEED, progress=True)
     return {**result, "summary": summaries.depth(result)}

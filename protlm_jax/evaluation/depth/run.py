@@ -18,7 +18,7 @@ from protlm_jax.models.flops import forward_flops_per_token
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import normalise
 
-LONGEST = 256  # residues in a row where positions have no limit
+LONGEST = 256
 ROWS = 8
 
 
@@ -26,6 +26,7 @@ def run(
     loaded: LoadedModel,
     sequences: Mapping[str, str],
     *,
+    length: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -34,6 +35,8 @@ def run(
     Args:
         loaded: the model.
         sequences: id -> sequence; proteins longer than a row are cut into even pieces.
+        length: tokens in a row, special tokens included; None takes the position table's size, or
+            LONGEST where positions have no limit.
         seed: of the choice of hidden residues.
         progress: draw a progress bar on a terminal.
 
@@ -48,7 +51,7 @@ def run(
     from tqdm import tqdm
 
     began = time.perf_counter()
-    batches = _batches(loaded, sequences, seed)
+    batches = _batches(loaded, sequences, length, seed)
     totals: dict[str, Any] = {}
     amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
     stacks = loaded.model.stack_names
@@ -74,7 +77,7 @@ def run(
                 bar.update()
     tokens = sum(batch_tokens(batch) for batch, _, _ in batches)
     hidden_residues = int(totals[stacks[0]]["count"])
-    length = batches[0][1].shape[1]
+    flops = forward_flops_per_token(loaded.config, batches[0][1].shape[1])
     return {
         "model": loaded.name,
         "stacks": {stack: _means(sums) for stack, sums in totals.items()},
@@ -84,7 +87,7 @@ def run(
         "cost": {
             "seconds": time.perf_counter() - began,
             "tokens": tokens,
-            "one_forward_flops": forward_flops_per_token(loaded.config, length) * tokens,
+            "one_forward_flops": flops * tokens,
         },
     }
 
@@ -96,15 +99,16 @@ def batch_tokens(batch: dict[str, np.ndarray]) -> int:
 
 
 def _batches(
-    loaded: LoadedModel, sequences: Mapping[str, str], seed: int
+    loaded: LoadedModel, sequences: Mapping[str, str], length: int | None, seed: int
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
     """Batches of one shape: (what is shown, true tokens, where they are hidden)."""
     plain = [normalise(s, record=name) for name, s in sequences.items()]
     proteins = [h for h in (hide(s, seed) for s in plain) if len(h.targets)]
     if not proteins:
         raise ProtlmError("depth analysis needs proteins with at least two standard residues")
-    limit = max_residues(loaded) or LONGEST
-    limit = min(limit, max(len(p.sequence) for p in proteins))
+    specials = loaded.vocabulary.num_specials
+    limit = max_residues(loaded, None if length is None else length - specials)
+    limit = min(limit or LONGEST - specials, max(len(p.sequence) for p in proteins))
     pieces = [
         (i, start, stop)
         for i, protein in enumerate(proteins)
@@ -114,7 +118,7 @@ def _batches(
     batches = []
     for first in range(0, len(pieces), ROWS):
         members = pieces[first : first + ROWS]
-        group = Group(list(range(len(members))), ROWS, limit + loaded.vocabulary.num_specials)
+        group = Group(list(range(len(members))), ROWS, limit + specials)
         batch, columns = hidden_batch(loaded, proteins, members, group, before)
         shown = batch["input_tokens" if "input_tokens" in batch else "encoder_input_tokens"]
         targets = np.asarray(loaded.vocabulary.amino_acid_ids)[columns]
