@@ -22,6 +22,7 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.data.pipeline import BatchIterator, open_batches
 from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
@@ -110,7 +111,7 @@ class Run:
         self.writer = MetricsWriter(workdir, resume_step=self.start)
         self.parameters = models.parameter_count(abstract.params)
         info = partitioning.describe(abstract.params, axes, mesh)
-        (workdir / "model-info.txt").write_text(info)
+        write_atomically(workdir / "model-info.txt", info)
         self.throughput = Throughput(
             training_flops_per_token(config.model, config.data.length), jax.devices()
         )
