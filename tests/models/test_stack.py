@@ -92,9 +92,7 @@ def test_ablating_all_sublayers_is_a_skip_in_pre_ln_and_not_in_post_ln() -> None
         block, params, h, context = stack(placement)
         program = LayerProgram.full(8)
         skipped, _ = run_stack(block, params, h, context, program=program.skip(4))
-        ablated, _ = run_stack(
-            block, params, h, context, program=program.ablate(4, 0).ablate(4, 1)
-        )
+        ablated, _ = run_stack(block, params, h, context, program=program.ablate(4, 0).ablate(4, 1))
         assert bool(np.allclose(skipped, ablated, atol=1e-4)) is same
 
 

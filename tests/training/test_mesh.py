@@ -39,9 +39,7 @@ def batches(family: str) -> list[dict[str, np.ndarray]]:
         segments = np.repeat([[1] * 9 + [2] * 5 + [0] * 2], 8, axis=0).astype(np.int32)
         positions = np.repeat([[*range(9), *range(5), 0, 0]], 8, axis=0).astype(np.int32)
         if family == "bert":
-            made.append(
-                {"input_tokens": tokens, "segment_ids": segments, "positions": positions}
-            )
+            made.append({"input_tokens": tokens, "segment_ids": segments, "positions": positions})
             continue
         hidden = np.where(rng.random(tokens.shape) < 0.15, 127, tokens).astype(np.int32)
         sides = {"segment_ids": segments, "positions": positions}
@@ -128,4 +126,3 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     """Denoising draws nothing inside the step, so that parts and whole see the same corruption."""
     whole, parts = Trained("t5", ONE), Trained("t5", ONE, accumulate=4)
     np.testing.assert_allclose(parts.losses(), whole.losses(), rtol=1e-5)
-
