@@ -13,6 +13,7 @@ Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["learned", "relative_bias"]
+PositionInit = Literal["normal", "sinusoidal"]
 Remat = Literal["none", "minimal", "full"]
 AttentionBackend = Literal["xla", "reference"]
 
@@ -41,6 +42,7 @@ class ModelConfig:
     use_bias: bool = True
     positions: Positions = "learned"
     max_positions: int = 0  # rows of the learned table; 0 where positions have no limit
+    position_init: PositionInit = "normal"  # what a learned table starts from
     type_vocab_size: int = 0
     relative_buckets: int = 0
     relative_max_distance: int = 0
@@ -97,6 +99,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm_placement": ("pre", "post"),
     "activation": ("gelu", "gelu_tanh", "relu", "silu"),
     "positions": ("learned", "relative_bias"),
+    "position_init": ("normal", "sinusoidal"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "minimal", "full"),
     "attention_backend": ("xla", "reference"),

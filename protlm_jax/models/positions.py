@@ -1,6 +1,8 @@
-"""Position schemes that act on attention scores."""
+"""Position schemes: relative biases on attention scores, and a start for learned tables."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +53,21 @@ def relative_bias(
     )
     bias = jnp.take(table.astype(jnp.float32), buckets, axis=0)  # [L, M, H]
     return jnp.transpose(bias, (2, 0, 1))[None]
+
+
+def sinusoidal(stddev: float) -> Callable[..., jax.Array]:
+    """An initializer: the sinusoids of Vaswani et al. 2017 at a root mean square of `stddev`.
+
+    A learned table that starts from them knows from the first step what "the residue before" is: a
+    shift is a fixed rotation of the pairs. From noise it must learn that for each position alone,
+    which a short training has no time for.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        length, width = shape
+        frequency = 10_000.0 ** (-2.0 * jnp.arange((width + 1) // 2) / width)
+        angle = jnp.arange(length)[:, None] * frequency[None, :]
+        table = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(length, -1)
+        return (stddev * 2**0.5 * table[:, :width]).astype(dtype)
+
+    return init

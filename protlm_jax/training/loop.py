@@ -130,7 +130,7 @@ class Run:
                         self._read(pending, progress)
                         pending = None
                         self._evaluate(step, progress)
-                    if step == train.steps or self.checkpoints.should_save(step):
+                    if step > 0 and (step == train.steps or self.checkpoints.should_save(step)):
                         self._read(pending, progress)
                         pending = None
                         self._save(step)

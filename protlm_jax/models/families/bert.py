@@ -17,6 +17,7 @@ from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import Block, BlockContext, Taps
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import ACTIVATIONS, Normalization, Projection
+from protlm_jax.models.positions import sinusoidal
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stack import LayerProgram, Visit, init_stack, resume_stack, run_stack
 
@@ -57,8 +58,9 @@ class Embedder(nn.Module):
         c = self.config
         normal = nn.initializers.normal(c.initializer_range)
         self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
+        start = normal if c.position_init == "normal" else sinusoidal(c.initializer_range)
         self.position = self.param(
-            "position", named(normal, "positions", "embed"), (c.max_positions, c.d_model)
+            "position", named(start, "positions", "embed"), (c.max_positions, c.d_model)
         )
         self.token_type = self.param(
             "token_type", named(normal, "types", "embed"), (c.type_vocab_size, c.d_model)
