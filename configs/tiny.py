@@ -28,11 +28,11 @@ def get_config(variant: str = "bert") -> ConfigDict:
     config.schedule = ConfigDict({"name": "cosine", "learning_rate": 1.5e-3, "warmup_steps": 100})
     config.train = ConfigDict(
         {
-            "steps": 1600 if variant == "bert" else 800,
+            "steps": 1400 if variant == "bert" else 700,
             "batch_size": 8,  # rows
             "log_every": 20,
-            "evaluate_every": 100,
-            "evaluate_batches": 8,
+            "evaluate_every": 200,
+            "evaluate_batches": 4,
             "checkpoint_every": 100,
         }
     )

@@ -27,7 +27,7 @@ from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.training.loop import train
 
-PROBE_PROTEINS = 2000
+PROBE_PROTEINS = 1200
 DEPTH_PROTEINS = 64
 
 
@@ -90,9 +90,11 @@ def quickstart(variant: str, output: Path) -> Path:
         collected[name] = _kept(results / f"{name}.json", stage)
         print(collected[name]["summary"], flush=True)
     _say("6/6 writing the report")
-    collected["run"] = _about(variant, config.to_dict(), time.perf_counter() - began)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     collected["training"] = [json.loads(line) for line in lines]
+    seconds = {"training": _training_seconds(collected["training"])}
+    seconds |= {name: round(collected[name]["seconds"], 1) for name in stages}
+    collected["run"] = _about(variant, config.to_dict(), seconds)
     report.write(page, collected)
     print(f"done in {time.perf_counter() - began:.0f} s: open {page}")
     return page
@@ -119,7 +121,17 @@ def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _about(variant: str, config: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _training_seconds(lines: list[dict[str, Any]]) -> float:
+    """Wall time of the steps, as logged, over all calls that the training took."""
+    total, last = 0.0, 0
+    for line in lines:
+        if "loss" in line:
+            total += (line["step"] - last) * line.get("time/seconds_per_step", 0.0)
+            last = line["step"]
+    return round(total, 1)
+
+
+def _about(variant: str, config: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """What was run, on which machine, with which versions."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow")
     return {

@@ -16,7 +16,15 @@ EXCHANGES: dict[str, Exchange] = {"bert": bert_keys.EXCHANGE, "t5": t5_keys.EXCH
 
 # Fields that say how a model is run or trained, not what it computes.
 _NOT_ARCHITECTURE = frozenset(
-    {"dtype", "remat", "attention_backend", "dropout_rate", "mlp_dropout", "initializer_range"}
+    {
+        "dtype",
+        "remat",
+        "attention_backend",
+        "dropout_rate",
+        "mlp_dropout",
+        "initializer_range",
+        "position_init",
+    }
 )
 
 
