@@ -140,7 +140,8 @@ def _about(variant: str, config: dict[str, Any], seconds: dict[str, float]) -> d
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}",
         "versions": {"protlm_jax": __version__, **{name: version(name) for name in packages}},
-        "seconds": seconds,
+        "seconds": round(sum(seconds.values()), 1),
+        "seconds_by_stage": seconds,
     }
 
 

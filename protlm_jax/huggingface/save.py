@@ -71,6 +71,7 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     state = dict(tensors(exchange, loaded.params))
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
+    (folder / SINGLE).chmod(0o644)  # safetensors makes it readable to its owner alone
     write_tokenizer(loaded.vocabulary, folder, rare_residues, loaded.config.max_positions)
 
 
