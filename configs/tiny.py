@@ -17,7 +17,8 @@ def get_config(variant: str = "bert") -> ConfigDict:
     config.objective = ConfigDict({"name": "masked" if variant == "bert" else "denoising"})
     config.data = ConfigDict(
         {
-            "length": 512,  # tokens per row, as in ProtBert's first phase: whole proteins
+            # Tokens per row: 512 as in ProtBert's first phase, whole proteins.
+            "length": 512 if variant == "bert" else 256,
             "task": "tokens" if variant == "bert" else "prott5",
             "heldout_percent": 2.0,  # about 400 proteins, by a hash of the sequence
         }
@@ -28,7 +29,7 @@ def get_config(variant: str = "bert") -> ConfigDict:
     config.schedule = ConfigDict({"name": "cosine", "learning_rate": 1.5e-3, "warmup_steps": 100})
     config.train = ConfigDict(
         {
-            "steps": 1400 if variant == "bert" else 700,
+            "steps": 1400 if variant == "bert" else 900,
             "batch_size": 8,  # rows
             "log_every": 20,
             "evaluate_every": 200,
