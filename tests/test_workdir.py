@@ -40,7 +40,7 @@ def test_every_difference_is_named_and_nothing_is_changed(run: Path) -> None:
     message = str(caught.value)
     assert f"{run} holds a run of another config" in message
     assert "train.seed: saved 0, asked 1" in message
-    assert "model.d_model: saved 128, asked 64" in message
+    assert "model.d_model: saved 96, asked 64" in message
     assert "train.steps" not in message and "--workdir" in message
     assert read_config(run) == config()
 

@@ -24,7 +24,7 @@ NAMES = {
     "blosum62": "BLOSUM62 rows",
     "training_frequencies": "training frequencies",
     "own_composition": "own composition",
-    "own_composition_best_smoothing": "own composition, best smoothing",
+    "own_composition_best_smoothing": "smoothed composition",
     "linear": "linear head",
     "cnn": "CNN head",
     "cb513": "CB513",

@@ -63,7 +63,7 @@ def test_a_protein_counts_the_same_in_any_company(small_model, assert_close) -> 
 def test_long_proteins_are_cut_and_keep_every_hidden_residue(small_model) -> None:
     """61 residues through rows of 16 tokens: what is asked is decided before the cut."""
     loaded = small_model("bert", max_positions=16)
-    batches = _batches(loaded, proteins(1, 61), seed=0)
+    batches = _batches(loaded, proteins(1, 61), None, seed=0)
     asked = sum(int(hidden.sum()) for _, _, hidden in batches)
     assert asked == round(0.15 * 60)
     for batch, targets, hidden in batches:
@@ -76,7 +76,9 @@ def test_long_proteins_are_cut_and_keep_every_hidden_residue(small_model) -> Non
 
 def test_the_seed_chooses_what_is_hidden(small_model) -> None:
     loaded = small_model("bert")
-    first, again, other = (_batches(loaded, proteins(2, 50), seed)[0][2] for seed in (0, 0, 1))
+    first, again, other = (
+        _batches(loaded, proteins(2, 50), None, seed)[0][2] for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
