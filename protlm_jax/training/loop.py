@@ -12,14 +12,13 @@ import dataclasses
 import itertools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from protlm_jax import models, partitioning
 from protlm_jax.configuration import RunConfig
-from protlm_jax.data.pipeline import BatchIterator, open_batches
 from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
@@ -38,6 +37,9 @@ from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, init_state, state_layout
 from protlm_jax.vocabularies import get_vocabulary
 from protlm_jax.workdir import claim_workdir
+
+if TYPE_CHECKING:
+    from protlm_jax.data.pipeline import BatchIterator
 
 Batch = dict[str, np.ndarray]
 
@@ -169,6 +171,9 @@ class Run:
             self.checkpoints.close()
 
     def _open(self, split: Split) -> BatchIterator:
+        # TensorFlow comes in here and nowhere above: the rest of training does without.
+        from protlm_jax.data.pipeline import open_batches
+
         config = self.config
         return open_batches(
             config.data,

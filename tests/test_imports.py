@@ -1,0 +1,50 @@
+"""What may be imported where: nothing but the data pipeline needs TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ROOMS = (
+    "models",
+    "objectives",
+    "partitioning",
+    "training.step",
+    "training.loop",
+    "huggingface",
+    "evaluation.verbs",
+    "quickstart",
+)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_but_the_data_pipeline_imports_without_tensorflow() -> None:
+    blocked = "import sys; sys.modules['tensorflow'] = sys.modules['seqio'] = None; "
+    run(blocked + "; ".join(f"import protlm_jax.{room}" for room in ROOMS))
+
+
+@pytest.mark.parametrize("module", ["protlm_jax.data.pipeline"])
+def test_the_pipeline_says_what_is_missing(module: str) -> None:
+    blocked = "import sys; sys.modules['tensorflow'] = sys.modules['seqio'] = None; "
+    text = run(
+        blocked
+        + f"from protlm_jax.errors import ProtlmError\ntry: import {module}\n"
+        + "except ProtlmError as error: print(error)"
+    )
+    assert "protlm-jax[data]" in text
+
+
+def test_evaluation_and_models_know_nothing_of_training() -> None:
+    listed = run(
+        "import sys, protlm_jax.evaluation.probes, protlm_jax.evaluation.depth, "
+        "protlm_jax.evaluation.heldout, protlm_jax.evaluation.report, protlm_jax.models\n"
+        "print([m for m in sys.modules if m.startswith('protlm_jax.training')])"
+    )
+    assert listed.strip() == "[]"
