@@ -20,11 +20,13 @@ import jax
 
 from protlm_jax import __version__
 from protlm_jax.configuration import load_config
+from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.evaluation import report, verbs
 from protlm_jax.files import write_atomically
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
+from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.training.loop import train
 
 PROBE_PROTEINS = 1200
@@ -57,18 +59,6 @@ def quickstart(variant: str, output: Path) -> Path:
         print(f"nothing to do: {page} is complete; delete {output} to start anew")
         return page
     loaded = load_model(run)
-    heldout = {r.id: r.sequence for r in heldout_records(config.data)}
-
-    def exported() -> dict[str, Any]:
-        folder = export(loaded, output / "huggingface", **provenance(run))
-        longest = config.data.length - loaded.vocabulary.num_specials
-        checked = verify(loaded, folder, short_proteins(heldout, longest))
-        checked["summary"] = (
-            f"{folder}: transformers {checked['transformers']} {checked['architecture']} gives our "
-            f"logits to {checked['max_difference']:.1e} of the largest, and our token ids"
-        )
-        return checked
-
     stages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
         "heldout": (
             "scoring held-out proteins",
@@ -82,7 +72,10 @@ def quickstart(variant: str, output: Path) -> Path:
             "measuring what each layer contributes",
             lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS),
         ),
-        "export": ("exporting to Hugging Face format and loading it back", exported),
+        "export": (
+            "exporting to Hugging Face format and loading it back",
+            lambda: _exported(loaded, run, output / "huggingface", config.data),
+        ),
     }
     collected: dict[str, Any] = {}
     for number, (name, (what, stage)) in enumerate(stages.items(), start=2):
@@ -98,6 +91,19 @@ def quickstart(variant: str, output: Path) -> Path:
     report.write(page, collected)
     print(f"done in {time.perf_counter() - began:.0f} s: open {page}")
     return page
+
+
+def _exported(loaded: LoadedModel, run: Path, folder: Path, data: DataConfig) -> dict[str, Any]:
+    """Exports, and lets transformers answer for some held-out proteins that fit one row."""
+    export(loaded, folder, **provenance(run))
+    heldout = {record.id: record.sequence for record in heldout_records(data)}
+    longest = data.length - loaded.vocabulary.num_specials
+    checked = verify(loaded, folder, short_proteins(heldout, longest))
+    checked["summary"] = (
+        f"{folder}: transformers {checked['transformers']} {checked['architecture']} gives our "
+        f"logits to {checked['max_difference']:.1e} of the largest, and our token ids"
+    )
+    return checked
 
 
 def _a_device_for_each_core(batch_size: int) -> None:

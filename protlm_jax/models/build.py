@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.axes import NamedAxes
@@ -50,6 +51,12 @@ def example_batch(config: ModelConfig, batch_size: int = 1, length: int = 2) -> 
         kinds = ("input_tokens", "segment_ids", "positions")
         return {f"{side}_{kind}": ones for side in ("encoder", "decoder") for kind in kinds}
     return {"input_tokens": ones, "segment_ids": ones, "positions": jnp.zeros_like(ones)}
+
+
+def count_tokens(batch: dict[str, np.ndarray]) -> int:
+    """Tokens of a batch that are not padding; of an encoder-decoder, the encoder's."""
+    name = "segment_ids" if "segment_ids" in batch else "encoder_segment_ids"
+    return int(np.count_nonzero(batch[name]))
 
 
 def init_boxed(model: nn.Module, rng: jax.Array) -> Any:

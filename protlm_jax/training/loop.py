@@ -22,6 +22,7 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
+from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
@@ -251,9 +252,3 @@ class Run:
         with self.throughput.paused():
             self.writer.flush()
             self.checkpoints.save(step, self.state, self.batches.state())
-
-
-def count_tokens(batch: Batch) -> int:
-    """Tokens that are not padding; of an encoder-decoder, the encoder's."""
-    name = "segment_ids" if "segment_ids" in batch else "encoder_segment_ids"
-    return int(np.count_nonzero(batch[name]))

@@ -14,9 +14,13 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import Group, max_residues
 from protlm_jax.evaluation.depth.measure import measure
 from protlm_jax.evaluation.heldout import even_pieces, hidden_batch, hide
+from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import forward_flops_per_token
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import normalise
+
+# What the model is shown, the true tokens, and where they are hidden.
+Hidden = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 LONGEST = 256
 ROWS = 8
@@ -48,35 +52,11 @@ def run(
     Raises:
         ProtlmError: when no protein has a residue to hide.
     """
-    from tqdm import tqdm
-
     began = time.perf_counter()
     batches = _batches(loaded, sequences, length, seed)
-    totals: dict[str, Any] = {}
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    stacks = loaded.model.stack_names
-    with tqdm(
-        total=len(batches) * len(stacks), desc="depth", disable=None if progress else True
-    ) as bar:
-        for stack in stacks:
-            for batch, targets, hidden in batches:
-                sums = jax.device_get(
-                    measure(
-                        loaded.model,
-                        loaded.params,
-                        batch,
-                        targets,
-                        hidden,
-                        amino_acids,
-                        stack=stack,
-                    )
-                )
-                sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
-                before = totals.get(stack)
-                totals[stack] = sums if before is None else jax.tree.map(np.add, before, sums)
-                bar.update()
-    tokens = sum(batch_tokens(batch) for batch, _, _ in batches)
-    hidden_residues = int(totals[stacks[0]]["count"])
+    totals = _totals(loaded, batches, progress)
+    tokens = sum(count_tokens(batch) for batch, _, _ in batches)
+    hidden_residues = int(next(iter(totals.values()))["count"])
     flops = forward_flops_per_token(loaded.config, batches[0][1].shape[1])
     return {
         "model": loaded.name,
@@ -92,15 +72,24 @@ def run(
     }
 
 
-def batch_tokens(batch: dict[str, np.ndarray]) -> int:
-    """Tokens of a batch that are not padding."""
-    name = "segment_ids" if "segment_ids" in batch else "encoder_segment_ids"
-    return int(np.count_nonzero(batch[name]))
+def _totals(loaded: LoadedModel, batches: list[Hidden], progress: bool) -> dict[str, Any]:
+    """Sums over all batches, by stack."""
+    from tqdm import tqdm
+
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+    work = [(stack, batch) for stack in loaded.model.stack_names for batch in batches]
+    totals: dict[str, Any] = {}
+    for stack, batch in tqdm(work, desc="depth", disable=None if progress else True):
+        sums = measure(loaded.model, loaded.params, *batch, amino_acids, stack=stack)
+        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
+        before = totals.get(stack)
+        totals[stack] = sums if before is None else jax.tree.map(np.add, before, sums)
+    return totals
 
 
 def _batches(
     loaded: LoadedModel, sequences: Mapping[str, str], length: int | None, seed: int
-) -> list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+) -> list[Hidden]:
     """Batches of one shape: (what is shown, true tokens, where they are hidden)."""
     plain = [normalise(s, record=name) for name, s in sequences.items()]
     proteins = [h for h in (hide(s, seed) for s in plain) if len(h.targets)]
