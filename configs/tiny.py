@@ -36,7 +36,7 @@ def get_config(variant: str = "bert") -> ConfigDict:
     config.schedule = ConfigDict({"name": "cosine", "learning_rate": 1.5e-3, "warmup_steps": 100})
     config.train = ConfigDict(
         {
-            "steps": 1400 if variant == "bert" else 1700,
+            "steps": 1400 if variant == "bert" else 900,
             "batch_size": 8,  # rows
             "log_every": 20,
             "evaluate_every": 200,
