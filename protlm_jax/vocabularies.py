@@ -1,4 +1,4 @@
-"""Amino-acid alphabets: the 30 tokens of ProtBert and the 128 ids of ProtT5.
+"""Amino-acid alphabets: the 30 tokens of ProtBert, the 128 ids of ProtT5, and our own three.
 
 A protein goes through two doors. `normalise` takes whatever the user wrote (spaced or not, lower
 case, rare residues) and returns plain upper-case letters, or says precisely what it cannot take.
@@ -8,7 +8,10 @@ were not trained on it, and an embedding of `<unk>` looks like any other embeddi
 Pure Python and NumPy; the seqio wrapper lives in `data/seqio_vocabulary.py`.
 
 Source of the ids: the published `vocab.txt` of Rostlab/prot_bert and `spiece.model` of
-Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381).
+Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381). Nobody here has seen the
+tokenizer files of Rostlab/prot_albert and Rostlab/prot_xlnet, and ProtTXL was never released:
+`prot_albert`, `prot_xlnet` and `prot_txl` are layouts of our own, with the special tokens that each
+family needs before the 25 letters, and claim no compatibility with any published file.
 """
 
 from __future__ import annotations
@@ -128,17 +131,21 @@ class Vocabulary:
     """Tokens of a model and their ids: the id of a token is its index in `tokens`.
 
     Residue tokens are plain letters, whatever mark the original tokenizer file puts before them.
-    `mask_id` is the token that hides a residue ([MASK]; for ProtT5 <extra_id_0>), `eos_id` the one
-    that ends a protein ([SEP]; </s>), `bos_id` the one that starts it ([CLS]; none for ProtT5).
+
+    Attributes:
+      mask_id: the token that hides a residue ([MASK]; for ProtT5 <extra_id_0>); None in a causal
+        model's vocabulary, which hides none.
+      prefix_ids: what stands before every protein ([CLS]; nothing for ProtT5).
+      suffix_ids: what stands after it ([SEP]; </s>; for XLNet <sep><cls>).
     """
 
     name: str
     tokens: tuple[str, ...]
     pad_id: int
     unk_id: int
-    mask_id: int
-    eos_id: int
-    bos_id: int | None
+    mask_id: int | None
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -164,10 +171,24 @@ class Vocabulary:
     @property
     def num_specials(self) -> int:
         """How many special tokens `encode` puts around a protein: 2 for ProtBert, 1 for ProtT5."""
-        return 1 if self.bos_id is None else 2
+        return len(self.prefix_ids) + len(self.suffix_ids)
+
+    @property
+    def hiding_id(self) -> int:
+        """`mask_id`, for those who cannot do without.
+
+        Raises:
+          ProtlmError: this vocabulary hides nothing.
+        """
+        if self.mask_id is None:
+            raise ProtlmError(
+                f"{self.name} has no token that hides a residue: it is for causal models; take the "
+                "vocabulary of a masked or denoising model"
+            )
+        return self.mask_id
 
     def encode(self, sequence: str, *, specials: bool = True) -> np.ndarray:
-        """int32 ids of a normalised sequence, between `bos` (if there is one) and `eos`.
+        """int32 ids of a normalised sequence, between `prefix_ids` and `suffix_ids`.
 
         Raises:
           ProtlmError: a character that is not one of the 25 residues; run `normalise` first.
@@ -184,8 +205,7 @@ class Vocabulary:
             )
         if not specials:
             return ids
-        start = [] if self.bos_id is None else [self.bos_id]
-        return np.concatenate([start, ids, [self.eos_id]]).astype(np.int32)
+        return np.concatenate([self.prefix_ids, ids, self.suffix_ids]).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The tokens of `ids`, written one after the other, specials and padding included."""
@@ -201,8 +221,8 @@ PROT_BERT = Vocabulary(
     pad_id=0,
     unk_id=1,
     mask_id=4,
-    eos_id=3,
-    bos_id=2,
+    prefix_ids=(2,),
+    suffix_ids=(3,),
 )
 
 PROT_T5 = Vocabulary(
@@ -212,11 +232,43 @@ PROT_T5 = Vocabulary(
     pad_id=0,
     unk_id=2,
     mask_id=127,
-    eos_id=1,
-    bos_id=None,
+    prefix_ids=(),
+    suffix_ids=(1,),
 )
 
-VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in (PROT_BERT, PROT_T5)}
+PROT_ALBERT = Vocabulary(
+    name="prot_albert",
+    tokens=("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", *RESIDUES),
+    pad_id=0,
+    unk_id=1,
+    mask_id=4,
+    prefix_ids=(2,),
+    suffix_ids=(3,),
+)
+
+PROT_XLNET = Vocabulary(
+    name="prot_xlnet",
+    tokens=("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", *RESIDUES),
+    pad_id=0,
+    unk_id=1,
+    mask_id=4,
+    prefix_ids=(),
+    suffix_ids=(3, 2),
+)
+
+PROT_TXL = Vocabulary(
+    name="prot_txl",
+    tokens=("<pad>", "<unk>", "<s>", "</s>", *RESIDUES),
+    pad_id=0,
+    unk_id=1,
+    mask_id=None,
+    prefix_ids=(2,),
+    suffix_ids=(3,),
+)
+
+VOCABULARIES: dict[str, Vocabulary] = {
+    v.name: v for v in (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL)
+}
 
 
 def get_vocabulary(name: str) -> Vocabulary:

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import (
     AMINO_ACIDS,
+    PROT_ALBERT,
     PROT_BERT,
     PROT_T5,
+    PROT_TXL,
+    PROT_XLNET,
     RESIDUES,
     VOCABULARIES,
     ResiduePolicy,
@@ -37,14 +40,16 @@ residues = st.text(RESIDUES, min_size=1, max_size=60)
 
 def test_prot_bert_has_the_published_ids():
     assert list(PROT_BERT.tokens) == PROT_BERT_TXT
-    assert (PROT_BERT.pad_id, PROT_BERT.unk_id, PROT_BERT.bos_id, PROT_BERT.eos_id) == (0, 1, 2, 3)
+    assert (PROT_BERT.pad_id, PROT_BERT.unk_id) == (0, 1)
+    assert (PROT_BERT.prefix_ids, PROT_BERT.suffix_ids) == ((2,), (3,))
     assert PROT_BERT.mask_id == 4 and PROT_BERT.size == 30 and PROT_BERT.num_specials == 2
 
 
 def test_prot_t5_has_the_published_ids():
     assert {t: PROT_T5.tokens.index(t) for t in PROT_T5_IDS} == PROT_T5_IDS
     assert PROT_T5.size == 128 and len(set(PROT_T5.tokens)) == 128
-    assert (PROT_T5.pad_id, PROT_T5.unk_id, PROT_T5.bos_id, PROT_T5.eos_id) == (0, 2, None, 1)
+    assert (PROT_T5.pad_id, PROT_T5.unk_id) == (0, 2)
+    assert (PROT_T5.prefix_ids, PROT_T5.suffix_ids) == ((), (1,))
     assert PROT_T5.mask_id == 127 and PROT_T5.num_specials == 1
 
 
@@ -67,6 +72,32 @@ def test_encode_writes_the_ids_and_the_specials():
     assert PROT_BERT.encode("M").dtype == np.int32
     assert PROT_BERT.encode("", specials=False).dtype == np.int32
     assert PROT_BERT.decode([2, 21, 4, 3, 0]) == "[CLS]M[MASK][SEP][PAD]"
+
+
+@both
+def test_every_vocabulary_is_whole(vocabulary):
+    assert len(set(vocabulary.tokens)) == vocabulary.size
+    assert set(RESIDUES) <= set(vocabulary.tokens) and len(vocabulary.residue_ids) == 25
+    assert vocabulary.pad_id == 0 and vocabulary.tokens[0] in ("[PAD]", "<pad>")
+    specials = {*vocabulary.prefix_ids, *vocabulary.suffix_ids, vocabulary.unk_id}
+    assert not specials & {0, *vocabulary.residue_ids.tolist()}
+    assert vocabulary.encode("MK").tolist() == [
+        *vocabulary.prefix_ids, *vocabulary.encode("MK", specials=False), *vocabulary.suffix_ids
+    ]  # fmt: skip
+
+
+def test_our_own_layouts():
+    assert PROT_ALBERT.decode(PROT_ALBERT.encode("MX")) == "[CLS]MX[SEP]"
+    assert PROT_XLNET.decode(PROT_XLNET.encode("MX")) == "MX<sep><cls>"
+    assert PROT_TXL.decode(PROT_TXL.encode("MX")) == "<s>MX</s>"
+    assert PROT_XLNET.encode("ACO").tolist() == [5, 6, 29, 3, 2] and PROT_XLNET.mask_id == 4
+    assert (PROT_ALBERT.size, PROT_XLNET.size, PROT_TXL.size) == (30, 30, 29)
+
+
+def test_a_causal_vocabulary_hides_nothing():
+    assert PROT_TXL.mask_id is None and PROT_BERT.hiding_id == PROT_BERT.mask_id
+    with pytest.raises(ProtlmError, match="prot_txl has no token that hides a residue"):
+        _ = PROT_TXL.hiding_id
 
 
 @both

@@ -57,7 +57,7 @@ def prott5_noise(
         step = 1 + tf.cast(draws[1] * tf.cast(choices, tf.float32), tf.int32)
         # float32 may round a draw just below 1 up to the next whole number.
         others = tf.gather(amino_acids, (rank + tf.minimum(step, choices)) % 20)
-        hidden = tf.where(swapped, others, vocabulary.mask_id)
+        hidden = tf.where(swapped, others, vocabulary.hiding_id)
         return {**example, "inputs": tf.where(chosen, hidden, targets)}
 
     return corrupt

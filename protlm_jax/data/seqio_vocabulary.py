@@ -22,11 +22,11 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int | None:
-        return self.vocabulary.bos_id
+        return next(iter(self.vocabulary.prefix_ids), None)
 
     @property
-    def eos_id(self) -> int:
-        return self.vocabulary.eos_id
+    def eos_id(self) -> int | None:
+        return next(iter(self.vocabulary.suffix_ids), None)
 
     @property
     def unk_id(self) -> int:

@@ -150,9 +150,10 @@ def cut_evenly(
 
 
 def add_specials(vocabulary: Vocabulary) -> Preprocessor:
-    """Preprocessor: puts the vocabulary's first and last token around every feature."""
-    start = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
-    end = [vocabulary.eos_id]
+    """Preprocessor: puts the vocabulary's prefix and suffix around every feature."""
+    start, end = (
+        tf.constant(ids, tf.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
+    )
 
     @seqio.map_over_dataset
     def add(example: Example) -> Example:

@@ -113,7 +113,7 @@ class EmbeddingStream:
         tokens = [self.loaded.vocabulary.encode(sequences[i][w.start : w.stop]) for i, w in pieces]
         width = self.loaded.config.d_model
         out = [np.empty((len(s), width), np.float32) for s in sequences]
-        before = int(self.loaded.vocabulary.bos_id is not None)
+        before = len(self.loaded.vocabulary.prefix_ids)
         cap = self.loaded.config.max_positions or None
         for group, hidden in self._forward(tokens, cap):
             for row, member in enumerate(group.members):

@@ -154,7 +154,7 @@ def composition_loss(
 
 def protocol(loaded: LoadedModel) -> str:
     """What was asked of the model, in words."""
-    shown = loaded.vocabulary.tokens[loaded.vocabulary.mask_id]
+    shown = loaded.vocabulary.tokens[loaded.vocabulary.hiding_id]
     where = "in its input"
     if loaded.config.num_decoder_layers:
         where = "in the encoder's input, the decoder being given the true residues before each one"
@@ -211,7 +211,7 @@ def _model_scores(
     pieces = [
         (i, a, b) for i, h in enumerate(hidden) for a, b in even_pieces(len(h.sequence), limit)
     ]
-    before = int(loaded.vocabulary.bos_id is not None)
+    before = len(loaded.vocabulary.prefix_ids)
     losses = [np.empty(len(h.targets)) for h in hidden]
     hits = [np.empty(len(h.targets), bool) for h in hidden]
     tokens = [b - a + loaded.vocabulary.num_specials for _, a, b in pieces]
@@ -253,7 +253,7 @@ def hidden_batch(
         true.append(vocabulary.encode(protein.sequence[start:stop]))
         masked = true[-1].copy()
         targets = protein.targets[(protein.targets >= start) & (protein.targets < stop)]
-        masked[targets - start + before] = vocabulary.mask_id
+        masked[targets - start + before] = vocabulary.hiding_id
         shown.append(masked)
         inside = np.maximum(protein.columns[start:stop], 0).astype(np.int32)
         columns.append(np.concatenate([np.zeros(before, np.int32), inside]))

@@ -91,7 +91,7 @@ def model_card(
         classes=classes,
         architecture=architecture,
         use=use.format(title=title),
-        first=loaded.vocabulary.num_specials - 1,
+        first=len(loaded.vocabulary.prefix_ids),
         rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
         unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],
     )

@@ -72,7 +72,9 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     state = dict(tensors(exchange, loaded.params))
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
     (folder / SINGLE).chmod(0o644)  # safetensors makes it readable to its owner alone
-    write_tokenizer(loaded.vocabulary, folder, rare_residues, loaded.config.max_positions)
+    config = loaded.config
+    types = config.type_vocab_size > 0
+    write_tokenizer(loaded.vocabulary, folder, rare_residues, config.max_positions, types)
 
 
 def _require_expressible(loaded: LoadedModel) -> None:

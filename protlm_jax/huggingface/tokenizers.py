@@ -18,14 +18,18 @@ from protlm_jax.vocabularies import RESIDUES, VOCABULARIES, Vocabulary
 
 _WORD_START = "\u2581"  # SentencePiece writes it before each piece
 
+# transformers' name for a special token around a protein, by how the token is spelled.
+_ROLES = {"cls": "cls_token", "sep": "sep_token", "s": "bos_token", "/s": "eos_token"}
+
 
 def write_tokenizer(
     vocabulary: Vocabulary,
     folder: Path,
     rare_residues: Literal["X", "keep"] = "X",
     max_length: int = 0,
+    token_types: bool = False,
 ) -> None:
-    """Writes tokenizer.json, its two small companions and, for BERT, vocab.txt.
+    """Writes tokenizer.json, its two small companions and, for BERT's tokens, vocab.txt.
 
     `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, and adds
     the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a character: those that
@@ -36,21 +40,26 @@ def write_tokenizer(
         folder: an existing folder.
         rare_residues: "X" maps U, Z, O and B to X; "keep" gives them their own ids.
         max_length: tokens that the model takes at most; 0 for no limit.
+        token_types: whether the model takes `token_type_ids`, which tell a pair's halves apart.
     """
     roles = _roles(vocabulary)
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
-        "model_input_names": _input_names(vocabulary),
+        "model_input_names": [
+            "input_ids",
+            *(["token_type_ids"] if token_types else []),
+            "attention_mask",
+        ],
         **roles,
     }
     if max_length:
         config["model_max_length"] = max_length
-    _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X"))
+    _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X", token_types))
     _dump(folder / "tokenizer_config.json", config)
     _dump(folder / "special_tokens_map.json", roles)
-    if vocabulary.bos_id is not None:
+    if "[PAD]" in vocabulary.tokens:
         (folder / "vocab.txt").write_text("\n".join(vocabulary.tokens) + "\n")
 
 
@@ -108,22 +117,19 @@ def _roles(vocabulary: Vocabulary) -> dict[str, Any]:
         "pad_token": tokens[vocabulary.pad_id],
         "unk_token": tokens[vocabulary.unk_id],
     }
-    if vocabulary.bos_id is not None:
-        roles["cls_token"] = tokens[vocabulary.bos_id]
-        roles["sep_token"] = tokens[vocabulary.eos_id]
+    for default, ids in (
+        ("bos_token", vocabulary.prefix_ids),
+        ("eos_token", vocabulary.suffix_ids),
+    ):
+        roles |= {_ROLES.get(tokens[i].strip("[]<>").lower(), default): tokens[i] for i in ids}
+    if sentinels := [t for t in tokens if t.startswith("<extra_id_")]:
+        roles["additional_special_tokens"] = sentinels
+    if vocabulary.mask_id is not None and tokens[vocabulary.mask_id] not in sentinels:
         roles["mask_token"] = tokens[vocabulary.mask_id]
-        return roles
-    roles["eos_token"] = tokens[vocabulary.eos_id]
-    roles["additional_special_tokens"] = [t for t in tokens if t.startswith("<extra_id_")]
     return roles
 
 
-def _input_names(vocabulary: Vocabulary) -> list[str]:
-    types = [] if vocabulary.bos_id is None else ["token_type_ids"]
-    return ["input_ids", *types, "attention_mask"]
-
-
-def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool) -> dict[str, Any]:
+def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, token_types: bool) -> dict[str, Any]:
     """tokenizer.json: normalise, split into characters, look up, put the specials around."""
     specials = [(i, t) for i, t in enumerate(vocabulary.tokens) if t not in RESIDUES]
     upper = [_replace({"String": c}, c.upper()) for c in string.ascii_lowercase]
@@ -142,7 +148,7 @@ def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool) -> dict[str, Any]:
             "behavior": "Isolated",
             "invert": False,
         },
-        "post_processor": _template(vocabulary),
+        "post_processor": _template(vocabulary, token_types),
         "decoder": {"type": "Fuse"},
         "model": {
             "type": "WordLevel",
@@ -156,28 +162,27 @@ def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _template(vocabulary: Vocabulary) -> dict[str, Any]:
-    """bos (if there is one) A eos, and for a pair B eos after it, as the two models were fed."""
+def _template(vocabulary: Vocabulary, token_types: bool) -> dict[str, Any]:
+    """prefix A suffix; a pair is two such, but that the first ends with one token of the suffix."""
 
     def special(i: int, segment: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": vocabulary.tokens[i], "type_id": segment}}
 
-    second = 0 if vocabulary.bos_id is None else 1
-    start = [] if vocabulary.bos_id is None else [special(vocabulary.bos_id, 0)]
-    single = [*start, {"Sequence": {"id": "A", "type_id": 0}}, special(vocabulary.eos_id, 0)]
-    pair = [{"Sequence": {"id": "B", "type_id": second}}, special(vocabulary.eos_id, second)]
-    used = [i for i in (vocabulary.bos_id, vocabulary.eos_id) if i is not None]
+    first = [special(i, 0) for i in vocabulary.prefix_ids]
+    first.append({"Sequence": {"id": "A", "type_id": 0}})
+    second = [{"Sequence": {"id": "B", "type_id": int(token_types)}}]
+    second += [special(i, int(token_types)) for i in vocabulary.suffix_ids]
     return {
         "type": "TemplateProcessing",
-        "single": single,
-        "pair": single + pair,
+        "single": first + [special(i, 0) for i in vocabulary.suffix_ids],
+        "pair": first + [special(i, 0) for i in vocabulary.suffix_ids[:1]] + second,
         "special_tokens": {
             vocabulary.tokens[i]: {
                 "id": vocabulary.tokens[i],
                 "ids": [i],
                 "tokens": [vocabulary.tokens[i]],
             }
-            for i in used
+            for i in {*vocabulary.prefix_ids, *vocabulary.suffix_ids}
         },
     }
 

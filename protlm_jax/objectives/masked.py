@@ -61,7 +61,7 @@ class MaskedObjective:
         uniform = jax.random.uniform(how, tokens.shape)
         masked = asked & ((uniform < self.mask_fraction) | evaluation)
         swapped = asked & ~masked & (uniform < self.mask_fraction + self.random_fraction)
-        shown = jnp.where(masked, self.vocabulary.mask_id, tokens)
+        shown = jnp.where(masked, self.vocabulary.hiding_id, tokens)
         shown = jnp.where(swapped, self._another(tokens, which), shown)
         return Corrupted(shown, asked, masked)
 

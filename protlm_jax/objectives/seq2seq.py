@@ -44,7 +44,7 @@ class DenoisingObjective:
         )
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
         correct = (jnp.argmax(logits, axis=-1) == targets) * weights
-        hidden = (batch["encoder_input_tokens"] == self.vocabulary.mask_id) & (weights > 0)
+        hidden = (batch["encoder_input_tokens"] == self.vocabulary.hiding_id) & (weights > 0)
         amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
         return Score(
             loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),

@@ -28,8 +28,9 @@ def test_both_roads_give_the_same_ids(vocabulary, text):
 def test_specials_agree(vocabulary):
     wrapped = SeqioVocabulary(vocabulary)
     assert wrapped.pad_id == vocabulary.pad_id == 0
-    assert wrapped.eos_id == vocabulary.eos_id and wrapped.unk_id == vocabulary.unk_id
-    assert wrapped.bos_id == vocabulary.bos_id and wrapped.vocab_size == vocabulary.size
+    assert wrapped.unk_id == vocabulary.unk_id and wrapped.vocab_size == vocabulary.size
+    assert wrapped.eos_id == vocabulary.suffix_ids[0]
+    assert wrapped.bos_id == (vocabulary.prefix_ids[0] if vocabulary.prefix_ids else None)
 
 
 def test_characters_that_are_not_residues_are_refused():

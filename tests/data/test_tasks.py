@@ -80,7 +80,7 @@ def test_crops_are_pieces_and_all_places_are_equally_likely(vocabulary):
     for example in examples:
         text = vocabulary.decode(example["targets"])
         first = "[CLS]" if vocabulary is PROT_BERT else ""
-        piece = text.removeprefix(first).removesuffix(vocabulary.tokens[vocabulary.eos_id])
+        piece = text.removeprefix(first).removesuffix(vocabulary.tokens[vocabulary.suffix_ids[0]])
         assert len(piece) == room and text.startswith(first) and piece in protein
         starts[protein.index(piece)] += 1
     assert ((starts - 100) ** 2 / 100).sum() < 35  # chi square, 12 degrees of freedom, p = 0.0005
@@ -107,7 +107,7 @@ def test_prott5_inputs_and_targets_are_aligned():
     for example in examples:
         inputs, targets = example["inputs"], example["targets"]
         assert inputs.shape == targets.shape and inputs.dtype == targets.dtype == np.int32
-        assert inputs[-1] == targets[-1] == PROT_T5.eos_id
+        assert inputs[-1] == targets[-1] == PROT_T5.suffix_ids[0]
         different = inputs != targets
         assert set(inputs[different]) <= {127, *PROT_T5.amino_acid_ids.tolist()}
         changed, total = changed + different.sum(), total + targets.size - 1

@@ -87,7 +87,7 @@ def forward(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
 def reference_loss(loaded: LoadedModel, protein: heldout.HiddenProtein) -> float:
     """Sum of losses, written out for one protein without padding."""
     vocabulary = loaded.vocabulary
-    before = int(vocabulary.bos_id is not None)
+    before = len(vocabulary.prefix_ids)
     true = vocabulary.encode(protein.sequence)
     shown = true.copy()
     shown[protein.targets + before] = vocabulary.mask_id

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.tokenizers import read_vocabulary, write_tokenizer
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5, Vocabulary, normalise
+from protlm_jax.vocabularies import PROT_BERT, PROT_T5, VOCABULARIES, Vocabulary, normalise
 
 transformers = pytest.importorskip("transformers")
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXUZOB"
 
 
-@pytest.fixture(scope="module", params=[PROT_BERT, PROT_T5], ids=lambda v: v.name)
+@pytest.fixture(scope="module", params=VOCABULARIES.values(), ids=VOCABULARIES)
 def vocabulary(request: pytest.FixtureRequest) -> Vocabulary:
     return request.param
 
@@ -28,8 +28,9 @@ def vocabulary(request: pytest.FixtureRequest) -> Vocabulary:
 def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as exported, with the config.json that AutoTokenizer looks at first."""
     folder = tmp_path_factory.mktemp(vocabulary.name)
-    write_tokenizer(vocabulary, folder, "X", 512 if vocabulary is PROT_BERT else 0)
-    model_type = "bert" if vocabulary is PROT_BERT else "t5"
+    bert = vocabulary is PROT_BERT
+    write_tokenizer(vocabulary, folder, "X", 512 if bert else 0, token_types=bert)
+    model_type = "bert" if bert else "t5"
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
 
@@ -58,20 +59,32 @@ def test_rare_residues_can_be_kept(vocabulary: Vocabulary, tmp_path: Path) -> No
 
 
 def test_specials_keep_their_ids(tokenizer: Any, vocabulary: Vocabulary) -> None:
-    mask = vocabulary.tokens[vocabulary.mask_id]
-    ids = tokenizer(f"MK{mask}V", add_special_tokens=False)["input_ids"]
+    special = vocabulary.suffix_ids[0] if vocabulary.mask_id is None else vocabulary.mask_id
+    token = vocabulary.tokens[special]
+    ids = tokenizer(f"MK{token}V", add_special_tokens=False)["input_ids"]
     letters = vocabulary.encode("MKV", specials=False).tolist()
-    assert ids == [*letters[:2], vocabulary.mask_id, letters[2]]
-    assert tokenizer(f"M K {mask} V", add_special_tokens=False)["input_ids"] == ids
+    assert ids == [*letters[:2], special, letters[2]]
+    assert tokenizer(f"M K {token} V", add_special_tokens=False)["input_ids"] == ids
     assert tokenizer.convert_ids_to_tokens(range(vocabulary.size)) == list(vocabulary.tokens)
     assert len(tokenizer) == vocabulary.size
     assert tokenizer.pad_token_id == vocabulary.pad_id
     assert tokenizer.unk_token_id == vocabulary.unk_id
-    end = tokenizer.sep_token_id if vocabulary is PROT_BERT else tokenizer.eos_token_id
-    assert end == vocabulary.eos_id
+    expected = {
+        "prot_bert": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
+        "prot_t5": {"eos_token_id": 1, "mask_token_id": None},
+        "prot_albert": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
+        "prot_xlnet": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
+        "prot_txl": {"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": None},
+    }[vocabulary.name]
+    assert {role: getattr(tokenizer, role) for role in expected} == expected
     if vocabulary is PROT_BERT:
-        assert tokenizer.mask_token_id == vocabulary.mask_id
         assert tokenizer.model_max_length == 512
+
+
+def test_pairs(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    m, k = vocabulary.encode("MK", specials=False).tolist()
+    first, last = list(vocabulary.prefix_ids), list(vocabulary.suffix_ids)
+    assert tokenizer("M", "K")["input_ids"] == [*first, m, last[0], k, *last]
 
 
 def test_padding_and_features(tokenizer: Any, vocabulary: Vocabulary) -> None:

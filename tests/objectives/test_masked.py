@@ -33,7 +33,7 @@ def rows(number: int, length: int = 128) -> dict[str, np.ndarray]:
     tokens = rng.choice(AMINO, (number, length))
     tokens = np.where(rng.random(tokens.shape) < 0.05, X, tokens)
     segments = np.tile(np.arange(length) < length - 16, (number, 1))
-    tokens[:, 0], tokens[:, length - 17] = PROT_BERT.bos_id, PROT_BERT.eos_id
+    tokens[:, 0], tokens[:, length - 17] = 2, 3
     return {"input_tokens": tokens.astype(np.int32), "segment_ids": segments.astype(np.int32)}
 
 

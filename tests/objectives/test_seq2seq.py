@@ -33,7 +33,7 @@ def example() -> tuple[dict[str, np.ndarray], np.ndarray]:
     columns = np.arange(20)[None]
     real = columns < LENGTHS[:, None]
     targets = rng.choice(np.append(AMINO, PROT_T5.encode("X", specials=False)), real.shape)
-    targets = np.where(columns == LENGTHS[:, None] - 1, PROT_T5.eos_id, targets)
+    targets = np.where(columns == LENGTHS[:, None] - 1, PROT_T5.suffix_ids[0], targets)
     targets = np.where(real, targets, 0).astype(np.int32)
     shown = np.where((rng.random(real.shape) < 0.5), PROT_T5.mask_id, targets)
     batch = {

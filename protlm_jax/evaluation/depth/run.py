@@ -103,7 +103,7 @@ def _batches(
         for i, protein in enumerate(proteins)
         for start, stop in even_pieces(len(protein.sequence), limit)
     ]
-    before = int(loaded.vocabulary.bos_id is not None)
+    before = len(loaded.vocabulary.prefix_ids)
     batches = []
     for first in range(0, len(pieces), ROWS):
         members = pieces[first : first + ROWS]
@@ -111,7 +111,7 @@ def _batches(
         batch, columns = hidden_batch(loaded, proteins, members, group, before)
         shown = batch["input_tokens" if "input_tokens" in batch else "encoder_input_tokens"]
         targets = np.asarray(loaded.vocabulary.amino_acid_ids)[columns]
-        batches.append((batch, targets, shown == loaded.vocabulary.mask_id))
+        batches.append((batch, targets, shown == loaded.vocabulary.hiding_id))
     return batches
 
 
