@@ -168,6 +168,12 @@ class Vocabulary:
         ids = {t: i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET}
         return _constant([ids.get(chr(c), -1) for c in range(256)])
 
+    @cached_property
+    def sentinel_ids(self) -> np.ndarray:
+        """int32 [100] for ProtT5: ids of <extra_id_0>, <extra_id_1>, ...; [0] without sentinels."""
+        count = sum(token.startswith("<extra_id_") for token in self.tokens)
+        return _constant([self.tokens.index(f"<extra_id_{i}>") for i in range(count)])
+
     @property
     def num_specials(self) -> int:
         """How many special tokens `encode` puts around a protein: 2 for ProtBert, 1 for ProtT5."""

@@ -53,6 +53,11 @@ def test_prot_t5_has_the_published_ids():
     assert PROT_T5.mask_id == 127 and PROT_T5.num_specials == 1
 
 
+def test_sentinels_are_counted_down_from_the_last_id():
+    assert PROT_T5.sentinel_ids.tolist() == list(range(127, 27, -1))
+    assert PROT_BERT.sentinel_ids.shape == (0,)
+
+
 def test_amino_acid_ids_follow_the_order_of_the_letters():
     assert PROT_BERT.amino_acid_ids.tolist() == [
         6, 23, 14, 9, 19, 7, 22, 11, 12, 5, 21, 17, 16, 18, 13, 10, 15, 8, 24, 20,
