@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from protlm_jax.errors import ProtlmError
+
+Task = Literal["tokens", "prott5", "span3", "ankh"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +16,13 @@ class DataConfig:
 
     Attributes:
         fasta: path of a FASTA file (plain, gz, xz, bz2 or zst); None for the bundled proteins.
-        length: tokens per row, the special ones included.
-        task: "tokens" (clean rows; an encoder's objective hides residues inside the step) or
-            "prott5" (ProtT5's denoising: corrupted input, whole sequence as the target).
+        length: tokens per row, the special ones included. Rows of the encoder and of the decoder
+            have the same length, also where targets are shorter than inputs (T5 itself gave its
+            decoder 114 tokens to 512): one number then says how large a batch is.
+        task: "tokens" (clean rows; an encoder's objective hides residues inside the step); for
+            encoder-decoders "prott5" (ProtT5's denoising: corrupted input, whole sequence as the
+            target), "span3" (T5's span corruption, 15 % in spans of 3) or "ankh" (Ankh's partial
+            demasking, 20 % in single residues), whose targets are the hidden residues alone.
         pack: several proteins per row; False pads each protein to a row of its own.
         heldout_percent: share of the proteins kept out of training, chosen by a hash of the
             sequence.
@@ -25,7 +31,7 @@ class DataConfig:
 
     fasta: str | None = None
     length: int = 512
-    task: Literal["tokens", "prott5"] = "tokens"
+    task: Task = "tokens"
     pack: bool = True
     heldout_percent: float = 2.0
     rare_residues: Literal["X", "keep"] = "X"
@@ -37,5 +43,7 @@ class DataConfig:
             raise ProtlmError(
                 f"data.heldout_percent is {self.heldout_percent}; it must be in [0, 100)"
             )
-        if self.task not in ("tokens", "prott5"):
-            raise ProtlmError(f"data.task is {self.task!r}; choose 'tokens' or 'prott5'")
+        if self.task not in get_args(Task):
+            raise ProtlmError(
+                f"data.task is {self.task!r}; choose one of {', '.join(get_args(Task))}"
+            )

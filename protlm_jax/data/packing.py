@@ -10,6 +10,9 @@ sort the training data by length.
     segment_ids  1  1  1  1  1  2  2  2  2  0      0 marks padding
     positions    0  1  2  3  4  0  1  2  3  0
 
+Inputs and targets of an encoder-decoder are packed together: the k-th protein of a row is segment k
+on both sides, however long its two parts are, and a row is full when either side is.
+
 Pure TensorFlow, since an iterator over a Python function has no state that could be saved.
 
 Letters: n examples of a window, F features, R rows, L tokens per row.

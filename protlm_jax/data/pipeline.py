@@ -27,7 +27,7 @@ from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.packing import EncoderDecoderConverter, SingleStackConverter
 from protlm_jax.data.runtime import tf
 from protlm_jax.data.splits import Split, load_records
-from protlm_jax.data.tasks import build_task
+from protlm_jax.data.tasks import build_task, residues_per_row, task_features
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
@@ -98,28 +98,28 @@ def open_batches(
       config: which proteins, and how they become rows.
       vocabulary: of the model.
       split: "train" (endless) or "heldout" (one pass).
-      seed: of order, crops and noise.
+      seed: of order, crops and noise in training; held out, order and noise are the same for
+        every seed, so that runs can be compared.
       batch_size: rows per batch.
     Returns:
       An iterator over dicts of int32 [batch_size, config.length]: input_tokens, segment_ids and
-      positions for the task "tokens"; encoder_* and decoder_* for "prott5".
+      positions for the task "tokens"; encoder_* and decoder_* for the others.
     Raises:
-      ProtlmError: the FASTA file is at fault, a side of the split is empty, or a row is too short.
+      ProtlmError: the FASTA file is at fault, a side of the split is empty, a row is too short,
+        or the task needs sentinels that the vocabulary does not have.
     """
-    room = config.length - vocabulary.num_specials
+    lengths = dict.fromkeys(task_features(config.task), config.length)
+    room = residues_per_row(config.task, vocabulary, lengths)
     if room < 1:
         raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
     corpus = Corpus.from_records(load_records(config, split), vocabulary)
-    denoising = config.task == "prott5"
-    converter = (EncoderDecoderConverter if denoising else SingleStackConverter)(
-        several=config.pack
-    )
-    lengths = dict.fromkeys(["inputs", "targets"] if denoising else ["targets"], config.length)
+    converter = EncoderDecoderConverter if "inputs" in lengths else SingleStackConverter
+    seed = seed if split == "train" else 0
     task = build_task(config.task, corpus, vocabulary, split)
     ds = task.get_dataset(
         lengths, split, shuffle=False, seed=seed, trim_output_features=False, try_in_mem_cache=False
     )
-    ds = converter(ds, lengths)
+    ds = converter(several=config.pack)(ds, lengths)
     if split == "heldout":
         empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in ds.element_spec.items()}
         ds = ds.concatenate(tf.data.Dataset.from_tensors(empty).repeat(batch_size - 1))

@@ -1,11 +1,12 @@
-"""SeqIO tasks over proteins: `tokens` (clean rows) and `prott5` (denoising).
+"""SeqIO tasks over proteins: `tokens` (clean rows), and three ways to corrupt them for a T5.
 
 A task is a source and a list of preprocessors:
 
     CorpusSource        {"targets": residues of one protein}
     crop_at_random      training: a protein longer than the row gives a random piece of it,
       or cut_evenly     held out: all of it, in pieces of nearly equal length
-    prott5_noise        (task `prott5` only) adds "inputs"
+    prott5_noise        task `prott5`: adds "inputs", the whole protein with residues hidden
+      or span_corruption   `span3` and `ankh`: "inputs" and "targets" share the protein out
     add_specials        [CLS] M K T [SEP] in ProtBert's alphabet, M K T </s> in ProtT5's
 
 so that every row begins and ends as a whole protein would, and nothing is cut off unseen: over the
@@ -23,6 +24,7 @@ from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.denoising import RANDOM_SHARE, Example, prott5_noise
 from protlm_jax.data.runtime import seqio, tf
 from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.data.spans import SPAN_TASKS, sentinels_of, span_corruption
 from protlm_jax.data.splits import Split
 from protlm_jax.vocabularies import Vocabulary
 
@@ -86,32 +88,63 @@ class CorpusSource(seqio.DataSource):
 
 
 def build_task(kind: str, corpus: Corpus, vocabulary: Vocabulary, split: Split) -> seqio.Task:
-    """The SeqIO task `kind` ("tokens" or "prott5") over one side of a split.
+    """The SeqIO task `kind` ("tokens", "prott5", "span3" or "ankh") over one side of a split.
 
-    Its features are int32, "targets" and for `prott5` also "inputs" of the same length. Give
-    `get_dataset` a `sequence_length` for them, of at least one token more than the specials; the
-    returned task is not in SeqIO's registry (`seqio.TaskRegistry.add_provider` puts it there).
+    Its features are int32, "targets" and but for `tokens` also "inputs", which have the same length
+    in `prott5`. Give `get_dataset` a `sequence_length` for them, of at least one token more than
+    the specials; the returned task is not in SeqIO's registry (see `register`).
+
+    Raises:
+      ProtlmError: the task needs sentinels, and the vocabulary has none.
     """
-    room = functools.partial(_room, specials=vocabulary.num_specials)
+    room = functools.partial(residues_per_row, kind, vocabulary)
     fit = crop_at_random(room) if split == "train" else functools.partial(cut_evenly, room=room)
     preprocessors = [fit, add_specials(vocabulary)]
-    features = {"targets": seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False)}
     if kind == "prott5":
         share = RANDOM_SHARE if split == "train" else 0.0
         preprocessors.insert(1, prott5_noise(vocabulary, share))
-        features["inputs"] = features["targets"]
+    elif kind in SPAN_TASKS:
+        preprocessors.insert(1, span_corruption(vocabulary, SPAN_TASKS[kind]))
+    feature = seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False)
     return seqio.Task(
         f"protlm_{kind}_{split}",
         source=CorpusSource(corpus, split),
         preprocessors=preprocessors,
-        output_features=features,
+        output_features=dict.fromkeys(task_features(kind), feature),
         shuffle_buffer_size=None,
     )
 
 
-def _room(sequence_length: Mapping[str, int], specials: int) -> int:
-    """How many residues fit into a row beside the special tokens."""
-    return min(sequence_length.values()) - specials
+def register(task: seqio.Task) -> str:
+    """Puts a task into SeqIO's registry, where T5X finds it by the name that is returned.
+
+    The name is protlm_<kind>_<split>, whatever the corpus; the last one registered counts.
+    """
+    if task.name in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove(task.name)
+    seqio.TaskRegistry.add_provider(task.name, task)
+    return str(task.name)
+
+
+def task_features(kind: str) -> tuple[str, ...]:
+    """The features of a task's examples: "targets", and "inputs" where there is a decoder."""
+    return ("targets",) if kind == "tokens" else ("inputs", "targets")
+
+
+def residues_per_row(kind: str, vocabulary: Vocabulary, sequence_length: Mapping[str, int]) -> int:
+    """The longest piece of a protein, in residues, that fits beside the special tokens.
+
+    Span corruption shortens what it shows: a row of 512 tokens of `span3` holds 568 residues, as
+    T5's own do. There, and in `ankh`, the number of sentinels is a limit of its own.
+
+    Raises:
+      ProtlmError: the task needs sentinels, and the vocabulary has none.
+    """
+    free = {name: length - vocabulary.num_specials for name, length in sequence_length.items()}
+    if kind not in SPAN_TASKS:
+        return min(free.values())
+    sentinels = len(sentinels_of(vocabulary))
+    return SPAN_TASKS[kind].longest(free["inputs"], free["targets"], sentinels)
 
 
 def crop_at_random(room: Room) -> Preprocessor:
