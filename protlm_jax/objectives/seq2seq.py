@@ -1,20 +1,28 @@
 """Teacher-forced sequence to sequence: the model writes the target from a corrupted input.
 
-ProtT5's own objective asks for the whole sequence, most of which the encoder shows. The corruption
-is a SeqIO preprocessor (`protlm_jax.data.denoising`), because T5X must see it too; here the answer
-is scored, over all targets for the loss and over the hidden residues for the metrics.
+ProtT5's own objective asks for the whole sequence, most of which the encoder shows; T5's span
+corruption and Ankh's partial demasking ask for the hidden residues alone, between sentinels. The
+corruption is a SeqIO preprocessor (`protlm_jax.data.denoising`, `.spans`), because T5X must see it
+too; here the answer is scored, over all targets for the loss and over the hidden residues for the
+metrics.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.objectives.base import Batch, Score, cross_entropy, hidden_residue_metrics
+from protlm_jax.objectives.base import (
+    Batch,
+    Score,
+    among,
+    cross_entropy,
+    hidden_residue_metrics,
+)
 from protlm_jax.vocabularies import Vocabulary
 
 
@@ -22,11 +30,26 @@ from protlm_jax.vocabularies import Vocabulary
 class DenoisingObjective:
     """Cross-entropy of `decoder_target_tokens` weighted by `decoder_loss_weights`.
 
-    Encoder and decoder rows are aligned: position i of both is the same residue. A residue counts
-    as hidden where the encoder shows the mask token; the decoder sees the true prefix.
+    The loss is over every target token, sentinels and closing token too, as in T5; sentinels are
+    nearly certain, so losses of different tasks do not compare, and "hidden/nll" does: it is over
+    residues alone that the encoder does not show (the decoder sees the true prefix).
     """
 
     vocabulary: Vocabulary
+
+    tasks: ClassVar[tuple[str, ...]] = ("prott5", "span3", "ankh")
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        """Targets that the encoder does not show: [B, L] bool, sentinels and specials among them.
+
+        Where a row's targets hold sentinels, they hold only what was hidden. Else they are the
+        whole sequence, aligned with what the encoder shows, and hidden where that is the mask.
+        """
+        targets = batch["decoder_target_tokens"]
+        sentinels = among(targets, jnp.asarray(self.vocabulary.sentinel_ids))
+        masked = batch["encoder_input_tokens"] == self.vocabulary.hiding_id
+        asked = batch["decoder_loss_weights"] > 0
+        return asked & (masked | jnp.any(sentinels, axis=1, keepdims=True))
 
     def __call__(
         self,
@@ -44,7 +67,6 @@ class DenoisingObjective:
         )
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
         correct = (jnp.argmax(logits, axis=-1) == targets) * weights
-        hidden = (batch["encoder_input_tokens"] == self.vocabulary.hiding_id) & (weights > 0)
         amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
         return Score(
             loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),
@@ -52,7 +74,7 @@ class DenoisingObjective:
             metrics={
                 "asked/correct_sum": jnp.sum(correct),
                 "asked/count": jnp.sum(weights),
-                **hidden_residue_metrics(logits, targets, hidden, amino_acids),
+                **hidden_residue_metrics(logits, targets, self.hidden(batch), amino_acids),
             },
             carry=carry,
         )
