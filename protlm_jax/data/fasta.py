@@ -42,6 +42,15 @@ class Record:
     line: int
 
 
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that is no protein: its name (may be empty), the line of its header, and why."""
+
+    id: str
+    line: int
+    error: ProtlmError
+
+
 def read_fasta(*paths: str | Path, policy: ResiduePolicy = ResiduePolicy()) -> Iterator[Record]:
     """The records of one or several FASTA files, in order, one at a time.
 
@@ -67,12 +76,35 @@ def read_fasta(*paths: str | Path, policy: ResiduePolicy = ResiduePolicy()) -> I
             yield record
 
 
+def read_every_record(
+    path: str | Path, policy: ResiduePolicy = ResiduePolicy()
+) -> Iterator[Record | BadRecord]:
+    """One answer for each header of a FASTA file, in order; a name may occur several times.
+
+    For work that treats each protein by itself, and need not stop at one that cannot be read.
+
+    Raises:
+      ProtlmError: the file as a whole is missing, empty, truncated, damaged, or not FASTA.
+    """
+    for start, header, lines in _entries(str(path)):
+        try:
+            yield _record(str(path), start, header, lines, policy)
+        except ProtlmError as error:
+            yield BadRecord(_name(header)[0], start, error)
+
+
 def _read_one(path: str, policy: ResiduePolicy) -> Iterator[Record]:
     """The records of one file, names not yet compared."""
+    for start, header, lines in _entries(path):
+        yield _record(path, start, header, lines, policy)
+
+
+def _entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
+    """Line of the header, header, and sequence lines with their numbers, of each record."""
     header = ""
     start = 0
     lines: list[tuple[int, str]] = []
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         if not line:
             continue
         if line[0] != ">":
@@ -84,18 +116,18 @@ def _read_one(path: str, policy: ResiduePolicy) -> Iterator[Record]:
             lines.append((number, line))
             continue
         if start:
-            yield _record(path, start, header, lines, policy)
+            yield start, header, lines
         header, start, lines = line[1:], number, []
     if not start:
         raise ProtlmError(f"{path} holds no proteins; is it the right file?")
-    yield _record(path, start, header, lines, policy)
+    yield start, header, lines
 
 
 def _record(
     path: str, start: int, header: str, lines: list[tuple[int, str]], policy: ResiduePolicy
 ) -> Record:
     """Puts one record together; `lines` are its sequence lines with their numbers."""
-    name, _, description = header.strip(whitespace).replace("\t", " ").partition(" ")
+    name, description = _name(header)
     if not name:
         raise ProtlmError(f"{path}, line {start}: a header without a name; write '>name'")
     if not lines:
@@ -108,7 +140,13 @@ def _record(
     except ResidueError as error:
         number = _line_of(error.position, lines)
         raise ProtlmError(f"{path}, line {number}: {error}") from None
-    return Record(name, description.strip(whitespace), sequence, path, start)
+    return Record(name, description, sequence, path, start)
+
+
+def _name(header: str) -> tuple[str, str]:
+    """The first word of a header, and the rest."""
+    name, _, description = header.strip(whitespace).replace("\t", " ").partition(" ")
+    return name, description.strip(whitespace)
 
 
 def _line_of(position: int, lines: list[tuple[int, str]]) -> int:
@@ -120,8 +158,12 @@ def _line_of(position: int, lines: list[tuple[int, str]]) -> int:
     raise AssertionError("the position is not in these lines")
 
 
-def _text_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Lines of a file, decompressed and stripped, with their 1-based numbers."""
+def text_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Lines of a file, decompressed and stripped, with their 1-based numbers.
+
+    Raises:
+      ProtlmError: the file is missing, empty, truncated, damaged, or not text.
+    """
     number = 0
     try:
         # Descriptions may hold any encoding; what is not UTF-8 stays readable as \xe9.
@@ -131,7 +173,7 @@ def _text_lines(path: str) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(text, start=1):
                 if "\0" in line:
                     raise ProtlmError(
-                        f"{path}, line {number}: binary data, not text; give a FASTA file, plain "
+                        f"{path}, line {number}: binary data, not text; give a text file, plain "
                         "or compressed with gzip, bzip2, xz or zstd (not an archive such as tar)"
                     )
                 yield number, line.strip(whitespace)
