@@ -101,10 +101,33 @@ def test_single_stack_golden_row():
     assert rows[0]["positions"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
 
 
+@settings(deadline=None, max_examples=12)
+@given(
+    pairs=st.lists(st.tuples(token_lists, token_lists), min_size=1, max_size=25),
+    several=st.booleans(),
+)
+def test_both_sides_of_a_pair_are_the_same_segment(pairs, several):
+    ds = dataset([{"inputs": a, "targets": b} for a, b in pairs])
+    converter = EncoderDecoderConverter(several=several)
+    found = []
+    for row in converter(ds, {"inputs": LENGTH, "targets": LENGTH}).as_numpy_iterator():
+        sides = []
+        for side, tokens in (("encoder", "input"), ("decoder", "target")):
+            keys = {"x": f"{side}_{tokens}_tokens"}
+            keys |= {f"x_{k}": f"{side}_{k}" for k in ("segment_ids", "positions")}
+            sides.append(segments({new: row[old] for new, old in keys.items()}, "x"))
+        found += zip(*sides, strict=True)
+        assert several or row["encoder_segment_ids"].max() == 1
+        assert np.array_equal(row["decoder_loss_weights"], row["decoder_segment_ids"] > 0)
+        shifted = np.concatenate([[0, *s[:-1]] for s in sides[1]])
+        assert np.array_equal(row["decoder_input_tokens"][: len(shifted)], shifted)
+    assert sorted(found) == sorted(pairs)
+
+
 @pytest.mark.parametrize("several", [True, False])
 def test_encoder_decoder_golden_rows(several):
     ds = dataset(
-        [{"inputs": [127, 14, 1], "targets": [19, 14, 1]}, {"inputs": [5, 1], "targets": [5, 1]}]
+        [{"inputs": [127, 14, 1], "targets": [127, 19, 1]}, {"inputs": [5, 1], "targets": [1]}]
     )
     converter = EncoderDecoderConverter(several=several)
     rows = list(converter(ds, {"inputs": 6, "targets": 6}).as_numpy_iterator())
@@ -115,13 +138,13 @@ def test_encoder_decoder_golden_rows(several):
                 "encoder_input_tokens": [127, 14, 1, 5, 1, 0],
                 "encoder_segment_ids": [1, 1, 1, 2, 2, 0],
                 "encoder_positions": [0, 1, 2, 0, 1, 0],
-                "decoder_target_tokens": [19, 14, 1, 5, 1, 0],
-                "decoder_input_tokens": [0, 19, 14, 0, 5, 0],
-                "decoder_loss_weights": [1, 1, 1, 1, 1, 0],
-                "decoder_segment_ids": [1, 1, 1, 2, 2, 0],
-                "decoder_positions": [0, 1, 2, 0, 1, 0],
+                "decoder_target_tokens": [127, 19, 1, 1, 0, 0],
+                "decoder_input_tokens": [0, 127, 19, 0, 0, 0],
+                "decoder_loss_weights": [1, 1, 1, 1, 0, 0],
+                "decoder_segment_ids": [1, 1, 1, 2, 0, 0],
+                "decoder_positions": [0, 1, 2, 0, 0, 0],
             }
         ]
     else:
-        assert [r["decoder_input_tokens"] for r in rows] == [[0, 19, 14, 0, 0, 0], [0, 5] + [0] * 4]
+        assert [r["decoder_input_tokens"] for r in rows] == [[0, 127, 19, 0, 0, 0], [0] * 6]
         assert [r["encoder_segment_ids"] for r in rows] == [[1, 1, 1, 0, 0, 0], [1, 1] + [0] * 4]

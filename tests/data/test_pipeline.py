@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,11 @@ DECODER = {
 }
 BERT = (PROT_BERT, "tokens", {"input_tokens", "segment_ids", "positions"})
 T5 = (PROT_T5, "prott5", ENCODER | DECODER)
+SPANS = [(PROT_T5, task, ENCODER | DECODER) for task in ("span3", "ankh")]
 both = pytest.mark.parametrize(("vocabulary", "task", "keys"), [BERT, T5], ids=["bert", "t5"])
+every_task = pytest.mark.parametrize(
+    ("vocabulary", "task", "keys"), [BERT, T5, *SPANS], ids=["bert", "t5", "span3", "ankh"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-@both
+@every_task
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_batches_have_the_contracted_form(fasta, vocabulary, task, keys, pack, split):
@@ -65,6 +70,9 @@ def test_batches_have_the_contracted_form(fasta, vocabulary, task, keys, pack, s
         prefix = "" if task == "tokens" else "encoder_"
         ids, tokens = batch[f"{prefix}segment_ids"], batch[f"{prefix}input_tokens"]
         assert ((ids > 0) == (tokens != vocabulary.pad_id)).all()
+        if prefix:
+            # A protein is the same segment of both rows, or of none.
+            assert np.array_equal(ids.max(axis=1), batch["decoder_segment_ids"].max(axis=1))
         if not pack:
             assert ids.max() == 1
         elif split == "train":
@@ -109,7 +117,33 @@ def test_held_out_batches_hold_every_residue_once(fasta, vocabulary, task, keys)
     assert next(iterator, None) is None
 
 
-@both
+@pytest.mark.parametrize("task", ["span3", "ankh"])
+def test_segments_of_span_corruption_are_pieces_of_one_protein(fasta, task):
+    sequences = [r.sequence for r in heldout_records(DataConfig(fasta=fasta, heldout_percent=25))]
+    found = []
+    for batch in batches(fasta, PROT_T5, task, "heldout", length=32):
+        for row in range(len(batch["encoder_segment_ids"])):
+            for segment in range(1, batch["encoder_segment_ids"][row].max() + 1):
+                inputs, targets = (
+                    PROT_T5.decode(batch[name][row][batch[ids][row] == segment])
+                    for name, ids in (
+                        ("encoder_input_tokens", "encoder_segment_ids"),
+                        ("decoder_target_tokens", "decoder_segment_ids"),
+                    )
+                )
+                assert inputs.endswith("</s>") and targets.endswith("</s>")
+                hidden = re.split(r"<extra_id_\d+>", targets.removesuffix("</s>"))[1:]
+                for i, span in enumerate(hidden):
+                    inputs = inputs.replace(f"<extra_id_{i}>", span)
+                found.append(inputs.removesuffix("</s>"))
+    room = {"span3": 34, "ankh": 31}[task]
+    assert max(map(len, found)) <= room
+    assert len(found) == sum(-(-len(s) // room) for s in sequences) > len(sequences)
+    assert all(any(piece in s for s in sequences) for piece in found)
+    assert sum(map(len, found)) == sum(map(len, sequences))
+
+
+@every_task
 @pytest.mark.parametrize("pack", [True, False])
 def test_training_continues_exactly(fasta, vocabulary, task, keys, pack):
     first = batches(fasta, vocabulary, task, pack=pack)
@@ -133,7 +167,7 @@ def test_held_out_batches_can_be_read_again(fasta):
     assert len(once) > 1 and all(map(equal, once, iterator))
 
 
-@pytest.mark.parametrize("task", ["tokens", "prott5"])
+@pytest.mark.parametrize("task", ["tokens", "span3"])
 def test_a_new_process_continues_exactly(fasta, task, tmp_path):
     vocabulary = PROT_BERT if task == "tokens" else PROT_T5
     iterator = batches(fasta, vocabulary, task)
@@ -159,12 +193,13 @@ for i in range(3):
             assert equal(next(iterator), dict(saved))
 
 
-def test_the_seed_decides_training_and_not_the_held_out_order(fasta):
+def test_the_seed_decides_training_and_nothing_held_out(fasta):
     one, same, two = (batches(fasta, PROT_BERT, "tokens", seed=s) for s in (1, 1, 2))
     first = next(one)
     assert equal(first, next(same)) and not equal(first, next(two))
-    one, two = (batches(fasta, PROT_BERT, "tokens", "heldout", seed=s) for s in (1, 2))
-    assert equal(next(one), next(two))
+    for vocabulary, task, _ in (BERT, T5, SPANS[0]):
+        one, two = (batches(fasta, vocabulary, task, "heldout", seed=s) for s in (1, 2))
+        assert equal(next(one), next(two)), task
 
 
 @pytest.mark.parametrize(
@@ -215,6 +250,10 @@ def test_bundled_rows_are_well_filled(vocabulary, task, keys):
 
 
 def test_faults_of_the_user_are_named(tmp_path):
+    with pytest.raises(ProtlmError, match="'prot_bert' has no sentinels"):
+        batches(None, PROT_BERT, "span3")
+    with pytest.raises(ProtlmError, match="choose one of tokens, prott5, span3, ankh"):
+        batches(None, PROT_T5, "span4")
     with pytest.raises(ProtlmError, match="No such file"):
         batches(str(tmp_path / "none.fa"), PROT_BERT, "tokens")
     empty = tmp_path / "empty.fa"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.fasta import Record
 from protlm_jax.data.runtime import seqio
-from protlm_jax.data.tasks import CorpusSource, build_task
+from protlm_jax.data.tasks import CorpusSource, build_task, register, residues_per_row
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, Vocabulary
 
 
@@ -124,13 +126,45 @@ def test_noise_and_crops_are_fresh_every_epoch_and_repeat_with_the_seed():
     assert len(set(map(tuple, epochs(1)))) == 4
 
 
-def test_seqio_knows_the_task():
-    task = build_task("prott5", corpus_of(["MKT"], PROT_T5), PROT_T5, "train")
-    seqio.TaskRegistry.add_provider(task.name, task)
+@pytest.mark.parametrize("kind", ["prott5", "span3"])
+def test_seqio_knows_the_task(kind):
+    for protein in ("AYW", "MKT"):  # the last one registered counts
+        name = register(build_task(kind, corpus_of([protein], PROT_T5), PROT_T5, "train"))
+    assert name == f"protlm_{kind}_train"
     try:
-        ds = seqio.get_mixture_or_task("protlm_prott5_train").get_dataset(
-            {"inputs": 8, "targets": 8}, "train", shuffle=True, num_epochs=None
-        )
-        assert next(iter(ds))["targets"].numpy().tolist() == [19, 14, 11, 1]
+        task = seqio.get_mixture_or_task(name)
+        lengths = {"inputs": 8, "targets": 8}
+        (example,) = task.get_dataset(lengths, "train", shuffle=True, num_epochs=None).take(1)
+        if kind == "prott5":
+            assert example["targets"].numpy().tolist() == [19, 14, 11, 1]
+        else:
+            assert example["inputs"].numpy().tolist() == [19, 14, 127, 1]
+            assert example["targets"].numpy().tolist() == [127, 11, 1]
     finally:
-        seqio.TaskRegistry.remove(task.name)
+        seqio.TaskRegistry.remove(name)
+
+
+def test_a_row_of_span_corruption_holds_more_than_its_tokens():
+    # T5's numbers: 568 of text make rows of 512 and 114. Ankh's are bound by the 100 sentinels.
+    rows = {"inputs": 512, "targets": 114}
+    assert residues_per_row("span3", PROT_T5, rows) == 568
+    assert residues_per_row("span3", PROT_T5, rows | {"targets": 512}) == 568
+    assert residues_per_row("ankh", PROT_T5, rows | {"targets": 512}) == 502
+    assert residues_per_row("prott5", PROT_T5, rows | {"targets": 512}) == 511
+    assert residues_per_row("tokens", PROT_BERT, {"targets": 512}) == 510
+
+
+@pytest.mark.parametrize(("kind", "most"), [("span3", 44), ("ankh", 39)])
+def test_spans_are_cut_into_one_protein_at_a_time(kind, most):
+    proteins = random_proteins(40, 20, 90)
+    sizes = []
+    for example in read(kind, proteins, PROT_T5, 40, "train", take=80, seed=0):
+        inputs, targets = (PROT_T5.decode(example[name]) for name in ("inputs", "targets"))
+        for i, span in enumerate(re.split(r"<extra_id_\d+>", targets.removesuffix("</s>"))[1:]):
+            inputs = inputs.replace(f"<extra_id_{i}>", span)
+        piece = inputs.removesuffix("</s>")
+        assert any(piece in protein for protein in proteins)
+        assert piece in proteins or len(piece) == most, "whole, or as much as a row holds"
+        assert max(map(len, example.values())) <= 40
+        sizes.append(len(piece))
+    assert max(sizes) == most > min(sizes)
