@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -131,6 +131,9 @@ class Vocabulary:
     """Tokens of a model and their ids: the id of a token is its index in `tokens`.
 
     Residue tokens are plain letters, whatever mark the original tokenizer file puts before them.
+    The 20 amino acids must be there; X and the rare letters may be missing. Tokens that are no
+    residue (pieces of several letters, lower-case structure letters) keep their ids and are never
+    written by `encode`. Padding is marked by `segment_ids == 0`: `pad_id` may be any id.
 
     Attributes:
       mask_id: the token that hides a residue ([MASK]; for ProtT5 <extra_id_0>); None in a causal
@@ -147,6 +150,21 @@ class Vocabulary:
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if len(set(self.tokens)) != self.size:
+            twice = next(t for t in self.tokens if self.tokens.count(t) > 1)
+            raise ProtlmError(f"vocabulary {self.name}: token {twice!r} has two ids")
+        if missing := [a for a in AMINO_ACIDS if a not in self.tokens]:
+            raise ProtlmError(
+                f"vocabulary {self.name}: no token for the amino acid(s) {', '.join(missing)}; "
+                f"every residue must be a token of one upper-case letter"
+            )
+        for i in (self.pad_id, self.unk_id, self.mask_id, *self.prefix_ids, *self.suffix_ids):
+            if i is not None and not 0 <= i < self.size:
+                raise ProtlmError(
+                    f"vocabulary {self.name}: id {i} is not one of 0 to {self.size - 1}"
+                )
+
     @property
     def size(self) -> int:
         """Number of ids."""
@@ -154,7 +172,7 @@ class Vocabulary:
 
     @cached_property
     def residue_ids(self) -> np.ndarray:
-        """int32 [25]: ids of all residue letters, rare ones and X included, ascending."""
+        """int32 [up to 25]: ids of all residue letters, rare ones and X included, ascending."""
         return _constant([i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET])
 
     @cached_property
@@ -164,7 +182,7 @@ class Vocabulary:
 
     @cached_property
     def letter_table(self) -> np.ndarray:
-        """int32 [256]: id of each Latin-1 character, -1 for all but the 25 residues."""
+        """int32 [256]: id of each Latin-1 character, -1 for all that is no residue here."""
         ids = {t: i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET}
         return _constant([ids.get(chr(c), -1) for c in range(256)])
 
@@ -197,17 +215,23 @@ class Vocabulary:
         """int32 ids of a normalised sequence, between `prefix_ids` and `suffix_ids`.
 
         Raises:
-          ProtlmError: a character that is not one of the 25 residues; run `normalise` first.
+          ProtlmError: a character that is not one of the 25 residues (run `normalise` first), or a
+            residue that this vocabulary does not have.
         """
         try:
             ids = self.letter_table[np.frombuffer(sequence.encode("latin-1"), np.uint8)]
         except UnicodeEncodeError:
             ids = np.array([-1], np.int32)
         if ids.size and ids.min() < 0:
-            at = next(i for i, c in enumerate(sequence) if c not in _RESIDUE_SET)
+            known = self.decode(self.residue_ids)
+            at = next(i for i, c in enumerate(sequence) if c not in known)
+            remedy = (
+                f"the model knows {known} only: replace the residue or leave the protein out"
+                if sequence[at] in _RESIDUE_SET
+                else "pass sequences through protlm_jax.vocabularies.normalise first"
+            )
             raise ProtlmError(
-                f"position {at + 1}: {sequence[at]!r} has no id in {self.name}; "
-                "pass sequences through protlm_jax.vocabularies.normalise first"
+                f"position {at + 1}: {sequence[at]!r} has no id in {self.name}; {remedy}"
             )
         if not specials:
             return ids
@@ -219,6 +243,25 @@ class Vocabulary:
         if ids.size and (ids.min() < 0 or ids.max() >= self.size):
             raise ProtlmError(f"{self.name} has ids 0 to {self.size - 1}, not all of {ids}")
         return "".join(self.tokens[i] for i in ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON takes them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Vocabulary:
+        """The reverse of `to_dict`, also after JSON has made lists of the tuples.
+
+        Raises:
+          ProtlmError: fields are missing, unknown, or contradict each other.
+        """
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise ProtlmError(f"not a vocabulary: {error}") from error
 
 
 PROT_BERT = Vocabulary(
@@ -272,9 +315,10 @@ PROT_TXL = Vocabulary(
     suffix_ids=(3,),
 )
 
-VOCABULARIES: dict[str, Vocabulary] = {
-    v.name: v for v in (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL)
-}
+BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL)
+
+VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
+"""All that this process knows by name: ours, and those that came with a loaded model."""
 
 
 def get_vocabulary(name: str) -> Vocabulary:

@@ -10,6 +10,7 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
 # A run may go on with other values here; everything else would make it another run.
 FREE_ON_RESUME = (
@@ -29,7 +30,8 @@ FREE_ON_RESUME = (
 def claim_workdir(config: RunConfig, workdir: Path) -> None:
     """Makes the folder this run's own, or checks that it is.
 
-    A folder in which nothing was trained yet (the data were at fault) may change its config.
+    A folder in which nothing was trained yet (the data were at fault) may change its config. A
+    vocabulary that came with a downloaded model is kept beside the config.
 
     Raises:
         ProtlmError: when the folder belongs to another config, naming each difference.
@@ -48,6 +50,7 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
             f"{workdir} has checkpoints without config.json and metrics.jsonl: it is not a run "
             f"that can go on; use another --workdir"
         )
+    write_vocabulary(find_vocabulary(config.model.vocabulary, workdir), workdir)
     write_atomically(file, json.dumps(config.to_dict(), indent=2) + "\n")
 
 

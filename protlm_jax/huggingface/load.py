@@ -15,11 +15,12 @@ from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, params_from
 from protlm_jax.huggingface.folders import written_whole
+from protlm_jax.huggingface.read_tokenizer import read_vocabulary
 from protlm_jax.huggingface.tensor_files import StoredTensor, open_tensors, read_json
-from protlm_jax.huggingface.tokenizers import read_vocabulary
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange
-from protlm_jax.vocabularies import get_vocabulary
+from protlm_jax.vocabularies import Vocabulary
+from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def import_model(source: str | Path, output: str | Path) -> Path:
     loaded = load_model(source)
     content = {"model": loaded.config.to_dict(), "imported_from": loaded.name}
     with written_whole(target) as folder:
+        write_vocabulary(loaded.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
         checkpoints = Checkpoints(folder / "checkpoints", every=1, keep=1)
         # One byte for the data iterator's state that a run would have: Orbax refuses to store none.
@@ -127,9 +129,10 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
     if not isinstance(fields.get("model"), dict):
         raise ProtlmError(f"{file} describes no model: restore the config.json of this run")
     config = ModelConfig.from_dict(fields["model"])
+    vocabulary = find_vocabulary(config.vocabulary, run)
     params = restore_params(checkpoint)
     _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
-    return _loaded(config, params, f"{run.name}, step {checkpoint.name}")
+    return _loaded(config, params, vocabulary, f"{run.name}, step {checkpoint.name}")
 
 
 def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
@@ -139,7 +142,8 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
     except ProtlmError as error:
         raise ProtlmError(f"{folder / 'config.json'}: {error}") from error
     vocabulary = read_vocabulary(folder)
-    if vocabulary.size != config.vocab_size:
+    # Tables may have more rows, added to share them out evenly; they are kept and never used.
+    if vocabulary.size > config.vocab_size:
         raise ProtlmError(
             f"{folder}: config.json says vocab_size {config.vocab_size}, the tokenizer has "
             f"{vocabulary.size} tokens: they are of different models"
@@ -149,7 +153,7 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
     with ExitStack() as stack:
         stored = _matched(folder, exchange, abstract, open_tensors(folder, stack))
         params = params_from(exchange, abstract, lambda name: stored[name].read())
-    return _loaded(config, params, folder.name)
+    return _loaded(config, params, vocabulary, folder.name)
 
 
 def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
@@ -231,9 +235,9 @@ def _require_shapes(params: Any, abstract: Any, checkpoint: Path, file: Path) ->
             )
 
 
-def _loaded(config: ModelConfig, params: Any, name: str) -> LoadedModel:
+def _loaded(config: ModelConfig, params: Any, vocabulary: Vocabulary, name: str) -> LoadedModel:
     on_device = jax.tree.map(jnp.asarray, params)
-    return LoadedModel(models.build(config), on_device, get_vocabulary(config.vocabulary), name)
+    return LoadedModel(models.build(config), on_device, vocabulary, name)
 
 
 def _equal(a: StoredTensor, b: StoredTensor) -> bool:

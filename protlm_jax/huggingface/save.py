@@ -85,7 +85,7 @@ def _require_expressible(loaded: LoadedModel) -> None:
             f"{loaded.name} cannot be exported: Hugging Face's "
             f"{EXCHANGES[config.family].architecture} has no way to say {values}"
         )
-    if config.vocab_size != loaded.vocabulary.size:
+    if config.vocab_size < loaded.vocabulary.size:
         raise ProtlmError(
             f"{loaded.name} cannot be exported: model.vocab_size is {config.vocab_size}, "
             f"{loaded.vocabulary.name} has {loaded.vocabulary.size} tokens"

@@ -8,17 +8,15 @@ written: no library is needed.
 from __future__ import annotations
 
 import json
+import re
 import string
 from pathlib import Path
 from typing import Any, Literal
 
-from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface.tensor_files import read_json
-from protlm_jax.vocabularies import RESIDUES, VOCABULARIES, Vocabulary
-
-_WORD_START = "\u2581"  # SentencePiece writes it before each piece
+from protlm_jax.vocabularies import Vocabulary
 
 # transformers' name for a special token around a protein, by how the token is spelled.
+_BRACKETED = re.compile(r"<.+>|\[.+\]")
 _ROLES = {"cls": "cls_token", "sep": "sep_token", "s": "bos_token", "/s": "eos_token"}
 
 
@@ -33,7 +31,7 @@ def write_tokenizer(
 
     `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, and adds
     the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a character: those that
-    are no residue become the unknown token.
+    are no residue become the unknown token, or their own where the vocabulary has one.
 
     Args:
         vocabulary: whose ids.
@@ -63,54 +61,6 @@ def write_tokenizer(
         (folder / "vocab.txt").write_text("\n".join(vocabulary.tokens) + "\n")
 
 
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """Which of our vocabularies a folder's tokenizer has.
-
-    Raises:
-        ProtlmError: the folder has no tokenizer, or its tokens are not one of ours.
-    """
-    file, tokens = _read_tokens(folder)
-    for vocabulary in VOCABULARIES.values():
-        if tokens == vocabulary.tokens:
-            return vocabulary
-    nearest = min(VOCABULARIES.values(), key=lambda v: abs(v.size - len(tokens)))
-    pairs = zip(tokens, nearest.tokens, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), nearest.size))
-    ours = nearest.tokens[at] if at < nearest.size else "nothing"
-    theirs = tokens[at] if at < len(tokens) else "nothing"
-    raise ProtlmError(
-        f"{file} has {len(tokens)} tokens that are none of our vocabularies "
-        f"({', '.join(VOCABULARIES)}); id {at} is {theirs!r} there and {ours!r} in {nearest.name}. "
-        f"Only models over these vocabularies can be read"
-    )
-
-
-def _read_tokens(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The file that says it, and the folder's tokens in the order of their ids."""
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        text = folder / "vocab.txt"
-        if not text.exists():
-            raise ProtlmError(
-                f"{folder} has neither tokenizer.json nor vocab.txt, so nobody knows what its ids "
-                f"mean: copy one from where the weights came from"
-            )
-        return text, tuple(text.read_text().splitlines())
-    content = read_json(file)
-    try:
-        vocab = content["model"]["vocab"]
-        pieces = enumerate(p for p, _ in vocab) if isinstance(vocab, list) else _by_id(vocab)
-        by_id = {i: piece.removeprefix(_WORD_START) or piece for i, piece in pieces}
-        by_id |= {token["id"]: token["content"] for token in content.get("added_tokens", [])}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtlmError(f"{file} is not a tokenizer's file ({error!r}): copy it again") from error
-    return file, tuple(by_id[i] for i in sorted(by_id))
-
-
-def _by_id(vocab: dict[str, int]) -> list[tuple[int, str]]:
-    return [(i, piece) for piece, i in vocab.items()]
-
-
 def _roles(vocabulary: Vocabulary) -> dict[str, Any]:
     tokens = vocabulary.tokens
     roles: dict[str, Any] = {
@@ -131,7 +81,12 @@ def _roles(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, token_types: bool) -> dict[str, Any]:
     """tokenizer.json: normalise, split into characters, look up, put the specials around."""
-    specials = [(i, t) for i, t in enumerate(vocabulary.tokens) if t not in RESIDUES]
+    # Only these are found inside a text: a piece of several residues must not be.
+    roles = {vocabulary.pad_id, vocabulary.unk_id, vocabulary.mask_id}
+    roles |= {*vocabulary.prefix_ids, *vocabulary.suffix_ids}
+    specials = [
+        (i, t) for i, t in enumerate(vocabulary.tokens) if i in roles or _BRACKETED.fullmatch(t)
+    ]
     upper = [_replace({"String": c}, c.upper()) for c in string.ascii_lowercase]
     normalizers = [_replace({"Regex": r"\s+"}, ""), *upper]
     normalizers += [_replace({"Regex": "[UZOB]"}, "X")] if rare_to_x else []

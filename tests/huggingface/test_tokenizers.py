@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface.tokenizers import read_vocabulary, write_tokenizer
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5, VOCABULARIES, Vocabulary, normalise
+from protlm_jax.huggingface.read_tokenizer import read_vocabulary
+from protlm_jax.huggingface.tokenizers import write_tokenizer
+from protlm_jax.vocabularies import PROT_BERT, VOCABULARIES, Vocabulary, normalise
 
 transformers = pytest.importorskip("transformers")
 
@@ -121,28 +121,3 @@ def test_resaved_by_transformers_it_is_still_ours(
 ) -> None:
     tokenizer.save_pretrained(tmp_path)
     assert read_vocabulary(tmp_path) == vocabulary
-
-
-def test_published_t5_pieces_are_recognised(tmp_path: Path) -> None:
-    """SentencePiece marks the start of a word; its vocabulary is a list of pieces and scores."""
-    pieces = [[t if t.startswith("<") else "\u2581" + t, 0.0] for t in PROT_T5.tokens[:28]]
-    added = [{"id": i, "content": t} for i, t in enumerate(PROT_T5.tokens) if i >= 28]
-    content = {"model": {"type": "Unigram", "vocab": pieces}, "added_tokens": added}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert read_vocabulary(tmp_path) == PROT_T5
-
-
-def test_other_vocabularies_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ProtlmError, match=r"neither tokenizer.json nor vocab.txt"):
-        read_vocabulary(tmp_path)
-    swapped = list(PROT_BERT.tokens)
-    swapped[5], swapped[6] = swapped[6], swapped[5]
-    (tmp_path / "vocab.txt").write_text("\n".join(swapped))
-    with pytest.raises(ProtlmError, match="id 5 is 'A' there and 'L' in prot_bert"):
-        read_vocabulary(tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join([*PROT_BERT.tokens, "-"]))
-    with pytest.raises(ProtlmError, match="id 30 is '-' there and 'nothing' in prot_bert"):
-        read_vocabulary(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ProtlmError, match=r"tokenizer.json is not a tokenizer's file"):
-        read_vocabulary(tmp_path)

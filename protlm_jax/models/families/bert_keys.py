@@ -15,6 +15,7 @@ from protlm_jax.models.exchange import (
     required,
 )
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.vocabularies import get_vocabulary
 
 _LAYER = "bert.encoder.layer.{layer}."
 
@@ -77,7 +78,7 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
         "type_vocab_size": config.type_vocab_size,
         "initializer_range": config.initializer_range,
         "layer_norm_eps": config.norm_eps,
-        "pad_token_id": 0,
+        "pad_token_id": get_vocabulary(config.vocabulary).pad_id,
         "position_embedding_type": "absolute",
         "tie_word_embeddings": True,
     }

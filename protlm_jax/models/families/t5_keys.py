@@ -15,6 +15,7 @@ from protlm_jax.models.exchange import (
     required,
 )
 from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.vocabularies import get_vocabulary
 
 
 def _attention(ours: str, theirs: str, norm: str) -> tuple[Key, ...]:
@@ -70,7 +71,7 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
         "feed_forward_proj": ACTIVATION_NAMES[config.activation],
         "is_encoder_decoder": True,
         "pad_token_id": 0,
-        "eos_token_id": 1,
+        "eos_token_id": next(iter(get_vocabulary(config.vocabulary).suffix_ids), None),
         "decoder_start_token_id": 0,
         # Their sign that the decoder's output is scaled by d_model**-0.5 before a tied head.
         "tie_word_embeddings": True,
@@ -79,6 +80,9 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
 
 def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
     refuse_unless(fields, "tie_word_embeddings", True)
+    # Padding and the decoder's first input are 0 wherever batches are made.
+    refuse_unless(fields, "pad_token_id", 0)
+    refuse_unless(fields, "decoder_start_token_id", 0)
     return t5_config(
         vocab_size=required(fields, "vocab_size"),
         d_model=required(fields, "d_model"),

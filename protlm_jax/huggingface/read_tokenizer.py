@@ -1,0 +1,236 @@
+"""The vocabulary of a Hugging Face folder's own tokenizer, from whichever files it has.
+
+tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, or spiece.model, with the roles of
+the special tokens in tokenizer_config.json and special_tokens_map.json. Pieces are read, not rules:
+every residue becomes the one token that spells it, as in text with a space between residues.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.tensor_files import read_json
+from protlm_jax.vocabularies import BUILT_IN, RESIDUES, Vocabulary
+from protlm_jax.vocabulary_files import custom_vocabulary
+
+log = logging.getLogger(__name__)
+
+# How SentencePiece and byte-level BPE write the space before a word.
+_WORD_STARTS = ("\u2581", "\u0120")
+
+_T5_SENTINELS = 100
+
+# How a role's token is spelled when no file says it.
+_SPELLINGS = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "mask_token": ("[MASK]", "<mask>", "<extra_id_0>"),
+    "cls_token": ("[CLS]", "<cls>"),
+    "sep_token": ("[SEP]", "<sep>"),
+    "eos_token": ("</s>", "<eos>"),
+}
+
+# What the tokenizer classes of these models put before and after a text (transformers 5.23).
+_AROUND = {
+    "bert": (("cls_token",), ("sep_token",)),
+    "electra": (("cls_token",), ("sep_token",)),
+    "albert": (("cls_token",), ("sep_token",)),
+    "xlnet": ((), ("sep_token", "cls_token")),
+    "t5": ((), ("eos_token",)),
+}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Pieces by id as a file has them; around: ids before and after a text, None if not said."""
+
+    file: Path
+    pieces: Mapping[int, str]
+    around: tuple[list[int], list[int]] | None = None
+    unknown: str | None = None
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a folder: one of ours where the tokens are ours, else a custom one.
+
+    Raises:
+        ProtlmError: the folder has no tokenizer, it cannot be read, or it has no single token for
+            each of the 20 amino acids.
+    """
+    stored = _read_pieces(folder)
+    tokens = _tokens(stored)
+    for vocabulary in BUILT_IN:
+        if tokens == vocabulary.tokens:
+            return vocabulary
+    try:
+        return _custom(folder, stored, tokens)
+    except ProtlmError as error:
+        raise ProtlmError(f"{stored.file}: {error}") from error
+
+
+def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabulary:
+    ids = {token: i for i, token in enumerate(tokens)}
+    roles = _roles(folder, ids)
+    unknown = ids.get(stored.unknown or "", roles.get("unk_token"))
+    if unknown is None:
+        raise ProtlmError("no unknown token: name it as unk_token in special_tokens_map.json")
+    if stored.around is not None:
+        before, after = stored.around
+    else:
+        before, after = _around(folder, roles)
+    vocabulary = custom_vocabulary(
+        tokens,
+        pad_id=roles.get("pad_token", unknown),
+        unk_id=unknown,
+        mask_id=roles.get("mask_token"),
+        prefix_ids=before,
+        suffix_ids=after,
+    )
+    if joined := [t for t in tokens if len(t) > 1 and set(t) <= set(RESIDUES)]:
+        log.warning(
+            "%s joins residues into %d longer pieces (%s...); here every residue is one token",
+            stored.file,
+            len(joined),
+            ", ".join(joined[:3]),
+        )
+    return vocabulary
+
+
+def _tokens(stored: _Stored) -> tuple[str, ...]:
+    """The tokens in the order of their ids, residues as plain letters.
+
+    Where a letter is there twice, with and without the mark of a word's start, text with spaces
+    between residues uses the first; the second is written as WordPiece writes it, "##A".
+    """
+    marked = {piece[1:] for piece in stored.pieces.values() if _starts_word(piece)}
+    tokens = []
+    for i in range(max(stored.pieces, default=-1) + 1):
+        piece = stored.pieces.get(i, f"<unused_{i}>")
+        if _starts_word(piece):
+            piece = piece[1:]
+        elif piece in marked:
+            piece = f"##{piece}"
+        tokens.append(piece)
+    return tuple(tokens)
+
+
+def _starts_word(piece: str) -> bool:
+    return len(piece) > 1 and piece[0] in _WORD_STARTS
+
+
+def _read_pieces(folder: Path) -> _Stored:
+    """The pieces of the best file that the folder has."""
+    if (file := folder / "tokenizer.json").exists():
+        return _read_tokenizer_json(file)
+    if (file := folder / "vocab.txt").exists():
+        lines = enumerate(file.read_text(encoding="utf-8").splitlines())
+        return _Stored(file, dict(lines) | _added(folder))
+    if (file := folder / "spiece.model").exists():
+        pieces = _read_sentencepiece(file)
+        if _model_type(folder) == "t5" and "<extra_id_0>" not in pieces.values():
+            # T5's tokenizer puts its sentinels after the pieces, the first one last.
+            count = _json(folder, "tokenizer_config.json").get("extra_ids", _T5_SENTINELS)
+            last = len(pieces) + count - 1
+            pieces |= {last - i: f"<extra_id_{i}>" for i in range(count)}
+        return _Stored(file, pieces | _added(folder))
+    raise ProtlmError(
+        f"{folder} has none of tokenizer.json, vocab.txt and spiece.model, so nobody knows what "
+        f"its ids mean: copy one from where the weights came from"
+    )
+
+
+def _read_tokenizer_json(file: Path) -> _Stored:
+    content = read_json(file)
+    try:
+        model = content["model"]
+        vocab = model["vocab"]
+        if isinstance(vocab, list):
+            pieces = {i: piece for i, (piece, _) in enumerate(vocab)}
+        else:
+            pieces = {i: piece for piece, i in vocab.items()}
+        pieces |= {token["id"]: token["content"] for token in content.get("added_tokens", [])}
+        unknown = model.get("unk_token") or pieces.get(model.get("unk_id"))
+        return _Stored(file, pieces, _template(content.get("post_processor")), unknown)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtlmError(f"{file} is not a tokenizer's file ({error!r}): copy it again") from error
+
+
+def _template(processor: dict[str, Any] | None) -> tuple[list[int], list[int]]:
+    """Ids that a post-processor of tokenizer.json puts before and after a text."""
+    if processor is None:
+        return [], []
+    if processor["type"] == "Sequence":
+        each = [_template(part) for part in processor["processors"]]
+        return [i for part, _ in reversed(each) for i in part], [
+            i for _, part in each for i in part
+        ]
+    if processor["type"] in ("BertProcessing", "RobertaProcessing"):
+        return [processor["cls"][1]], [processor["sep"][1]]
+    if processor["type"] != "TemplateProcessing":
+        return [], []  # ByteLevel moves offsets and adds nothing
+    single = processor["single"]
+    text = next(at for at, part in enumerate(single) if "Sequence" in part)
+    specials = processor["special_tokens"]
+
+    def ids(parts: list[dict[str, Any]]) -> list[int]:
+        return [i for part in parts for i in specials[part["SpecialToken"]["id"]]["ids"]]
+
+    return ids(single[:text]), ids(single[text + 1 :])
+
+
+def _read_sentencepiece(file: Path) -> dict[int, str]:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise ProtlmError(
+            f"{file} needs SentencePiece to be read: pip install sentencepiece, or let "
+            f"transformers' AutoTokenizer load the folder and save it as tokenizer.json"
+        ) from error
+    try:
+        model = SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise ProtlmError(f"{file} is no SentencePiece model ({error}): copy it again") from error
+    return {i: model.id_to_piece(i) for i in range(model.get_piece_size())}
+
+
+def _added(folder: Path) -> dict[int, str]:
+    """Tokens that were added to a vocabulary after its file was made."""
+    added = {i: token for token, i in _json(folder, "added_tokens.json").items()}
+    later = _json(folder, "tokenizer_config.json").get("added_tokens_decoder", {})
+    return added | {int(i): token["content"] for i, token in later.items()}
+
+
+def _roles(folder: Path, ids: Mapping[str, int]) -> dict[str, int]:
+    """Id of each role's token; roles whose token has no id are left out."""
+    named = _json(folder, "tokenizer_config.json") | _json(folder, "special_tokens_map.json")
+    roles = {}
+    for role, spellings in _SPELLINGS.items():
+        token = named.get(role) or ""
+        token = token["content"] if isinstance(token, dict) else token
+        if found := [ids[candidate] for candidate in (token, *spellings) if candidate in ids]:
+            roles[role] = found[0]
+    return roles
+
+
+def _around(folder: Path, roles: Mapping[str, int]) -> tuple[list[int], list[int]]:
+    """Ids around a text by the tokenizer class that belongs to the model."""
+    before, after = _AROUND.get(_model_type(folder), ((), ()))
+    if missing := [role for role in (*before, *after) if role not in roles]:
+        raise ProtlmError(
+            f"no {missing[0]}, which this kind of model needs: name it in special_tokens_map.json"
+        )
+    return [roles[role] for role in before], [roles[role] for role in after]
+
+
+def _model_type(folder: Path) -> str:
+    return str(_json(folder, "config.json").get("model_type", ""))
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of the folder, empty where there is none."""
+    return read_json(folder / name) if (folder / name).exists() else {}

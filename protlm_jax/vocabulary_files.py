@@ -1,0 +1,89 @@
+"""Vocabularies that came with a downloaded model: their names, and the file that keeps them.
+
+A model over one of our own vocabularies needs its name alone. Any other vocabulary is called
+`custom-` and eight digits of a digest of its content; a folder whose model uses it holds
+`vocabulary.json` beside config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
+from protlm_jax.vocabularies import VOCABULARIES, Vocabulary, get_vocabulary
+
+FILE = "vocabulary.json"
+
+_PREFIX = "custom-"
+
+
+def custom_vocabulary(
+    tokens: Sequence[str],
+    *,
+    pad_id: int,
+    unk_id: int,
+    mask_id: int | None,
+    prefix_ids: Sequence[int],
+    suffix_ids: Sequence[int],
+) -> Vocabulary:
+    """A vocabulary named after its content; from now on `get_vocabulary` knows it by that name.
+
+    Raises:
+        ProtlmError: the fields make no vocabulary; see `Vocabulary`.
+    """
+    fields: dict[str, Any] = {
+        "tokens": list(tokens),
+        "pad_id": pad_id,
+        "unk_id": unk_id,
+        "mask_id": mask_id,
+        "prefix_ids": list(prefix_ids),
+        "suffix_ids": list(suffix_ids),
+    }
+    content = json.dumps(fields, sort_keys=True).encode()
+    name = _PREFIX + blake2b(content, digest_size=4).hexdigest()
+    return VOCABULARIES.setdefault(name, Vocabulary.from_dict({"name": name, **fields}))
+
+
+def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+    """Writes vocabulary.json into a folder, unless the vocabulary is one of our own.
+
+    Raises:
+        ProtlmError: when the folder or the disk does not take it.
+    """
+    if vocabulary.name.startswith(_PREFIX):
+        text = json.dumps(vocabulary.to_dict(), indent=2, ensure_ascii=False)
+        write_atomically(folder / FILE, text + "\n")
+
+
+def find_vocabulary(name: str, folder: Path) -> Vocabulary:
+    """The vocabulary called `name`: one that this process knows, or that of vocabulary.json.
+
+    Raises:
+        ProtlmError: there is none of that name, or the file holds another one.
+    """
+    if name in VOCABULARIES or not name.startswith(_PREFIX):
+        return get_vocabulary(name)
+    file = folder / FILE
+    try:
+        fields = json.loads(file.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("no JSON object")
+        fields.pop("name", None)
+        found = custom_vocabulary(**fields)
+    except OSError as error:
+        raise ProtlmError(
+            f"{file} cannot be read ({error.strerror}): the model's vocabulary {name} is kept there"
+        ) from error
+    except (ValueError, TypeError, ProtlmError) as error:
+        raise ProtlmError(f"{file} is no vocabulary ({error}): copy it again") from error
+    if found.name != name:
+        raise ProtlmError(
+            f"{file} holds the vocabulary {found.name}, config.json asks for {name}: take both "
+            f"from one place"
+        )
+    return found
