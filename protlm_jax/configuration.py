@@ -21,25 +21,49 @@ import ml_collections
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.registry import family_of
+from protlm_jax.objectives import build_objective, objective_class
 from protlm_jax.training.optimizers import OptimizerConfig
 from protlm_jax.training.schedules import ScheduleConfig
+from protlm_jax.vocabularies import get_vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the model is asked.
+    """What the model is asked; in a config file and on the command line, one flat section.
 
     Attributes:
-        name: "masked" for encoders, "denoising" for encoder-decoders.
-        rate: fraction of residues asked by "masked"; "denoising" is corrupted by its data task.
+        name: see `protlm_jax.objectives`.
+        options: fields of that objective's dataclass, typed like any other.
     """
 
     name: str
-    rate: float = 0.15
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if not 0.0 < self.rate <= 1.0:
-            raise ProtlmError(f"objective.rate is {self.rate}; it must be in (0, 1]")
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+    @classmethod
+    def from_dict(cls, section: dict[str, Any]) -> ObjectiveConfig:
+        """Checks and types the section.
+
+        Raises:
+            ProtlmError: no such objective, no such option, or a value of the wrong type.
+        """
+        if not isinstance(section, dict) or "name" not in section:
+            raise ProtlmError("config.objective must be a section with a field 'name'")
+        hints = typing.get_type_hints(objective_class(section["name"]))
+        options = {f: v for f, v in section.items() if f != "name"}
+        known = {field: hints[field] for field in cls.fields(section["name"])}
+        _refuse_unknown(options, {"name": str, **known}, prefix="objective.")
+        typed = {f: _typed(v, known[f], f"objective.{f}") for f, v in options.items()}
+        return cls(section["name"], typed)
+
+    @staticmethod
+    def fields(name: str) -> list[str]:
+        """Names of the options of an objective."""
+        own = dataclasses.fields(objective_class(name))
+        return [field.name for field in own if field.name != "vocabulary"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +134,23 @@ class RunConfig:
                 f"data.length {self.data.length} exceeds the model's {limit} positions: "
                 f"lower data.length or raise model.max_positions"
             )
-        decoder = bool(self.model.num_decoder_layers)
-        if decoder != (self.objective.name == "denoising") or decoder != (
-            self.data.task == "prott5"
-        ):
+        vocabulary = get_vocabulary(self.model.vocabulary)
+        build_objective(self.objective.name, vocabulary, **self.objective.options)
+        objectives = family_of(self.model).module.objectives
+        if self.objective.name not in objectives:
             raise ProtlmError(
-                f"model family {self.model.family!r}, objective {self.objective.name!r} and data "
-                f"task {self.data.task!r} do not belong together: encoder-decoders take objective "
-                f"'denoising' with task 'prott5', encoders 'masked' with 'tokens'"
+                f"a model of family {self.model.family!r} is not trained by objective "
+                f"{self.objective.name!r}; choose {' or '.join(map(repr, objectives))}"
+            )
+        tasks = objective_class(self.objective.name).tasks
+        if self.data.task not in tasks:
+            raise ProtlmError(
+                f"objective {self.objective.name!r} does not read the data task "
+                f"{self.data.task!r}; choose data.task = {' or '.join(map(repr, tasks))}"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "objective": self.objective.to_dict()}
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> RunConfig:
@@ -132,11 +161,14 @@ class RunConfig:
         """
         sections = typing.get_type_hints(cls)
         _refuse_unknown(tree, sections, prefix="")
-        built = {}
+        built: dict[str, Any] = {}
         for name, section in sections.items():
             if name not in tree and name != "mesh":
                 raise ProtlmError(f"config.{name} is missing: the config file must define it")
-            built[name] = _section(section, tree.get(name, {}), name)
+            if name == "objective":
+                built[name] = ObjectiveConfig.from_dict(tree[name])
+            else:
+                built[name] = _section(section, tree.get(name, {}), name)
         return cls(**built)
 
 
@@ -185,8 +217,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     _refuse_unknown({sections[0] if sections else field: None}, types_of, prefix="")
     if len(sections) != 1:
         raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
-    fields = typing.get_type_hints(types_of[sections[0]])
-    _refuse_unknown({field: None}, fields, prefix=f"{sections[0]}.")
+    if sections[0] != "objective":  # its fields depend on its name, and are checked with it
+        fields = typing.get_type_hints(types_of[sections[0]])
+        _refuse_unknown({field: None}, fields, prefix=f"{sections[0]}.")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -62,8 +62,10 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("model.norm=batch", "config.model.norm is 'batch'; choose one of 'layer_norm'"),
         ("train.accumulate=3", "train.batch_size 8 does not divide into train.accumulate 3"),
         ("data.length=600", "data.length 600 exceeds the model's 512 positions"),
-        ("data.task=prott5", "do not belong together"),
-        ("objective.name=denoising", "do not belong together"),
+        ("data.task=prott5", "does not read the data task 'prott5'; choose data.task = 'tokens'"),
+        ("objective.name=denoising", "is not trained by objective 'denoising'; choose 'masked'"),
+        ("objective.rat=0.3", "config.objective.rat does not exist; did you mean objective.rate?"),
+        ("objective.name=span", "unknown objective 'span'; there are denoising, "),
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:

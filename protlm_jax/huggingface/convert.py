@@ -10,9 +10,9 @@ import numpy as np
 
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import Exchange, Key
-from protlm_jax.models.families import bert_keys, t5_keys
+from protlm_jax.models.registry import FAMILIES
 
-EXCHANGES: dict[str, Exchange] = {"bert": bert_keys.EXCHANGE, "t5": t5_keys.EXCHANGE}
+EXCHANGES: dict[str, Exchange] = {name: family.exchange for name, family in FAMILIES.items()}
 
 # Fields that say how a model is run or trained, not what it computes.
 _NOT_ARCHITECTURE = frozenset(

@@ -12,13 +12,14 @@ from protlm_jax.models.build import (
     init_params,
     logical_axes,
     parameter_count,
-    preset,
 )
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.registry import FAMILIES, preset
 from protlm_jax.models.stack import LayerProgram
 
 __all__ = [
+    "FAMILIES",
     "LayerProgram",
     "LoadedModel",
     "ModelConfig",

@@ -28,13 +28,16 @@ class AttentionContext:
             padding (segment 0) sees padding.
         key_segments: [batch, key_length] int32.
         bias: [1, heads, length, key_length] float32 added to the scores, or None.
-        causal: whether a query sees earlier keys only, by index in the row.
+        causal: whether a query sees itself and earlier keys only, by index in the row; of more
+            keys than queries the last ones are the queries' own.
+        allowed: [batch, length, key_length] bool, further limits on who sees whom, or None.
     """
 
     query_segments: jax.Array
     key_segments: jax.Array
     bias: jax.Array | None = None
     causal: bool = flax.struct.field(pytree_node=False, default=False)
+    allowed: jax.Array | None = None
 
 
 Dropout = Callable[[jax.Array], jax.Array]
@@ -45,8 +48,11 @@ def visible(context: AttentionContext) -> jax.Array:
     query, key = context.query_segments, context.key_segments
     mask = query[:, None, :, None] == key[:, None, None, :]
     if context.causal:
-        order = jnp.arange(query.shape[1])[:, None] >= jnp.arange(key.shape[1])[None, :]
+        before = key.shape[1] - query.shape[1]
+        order = before + jnp.arange(query.shape[1])[:, None] >= jnp.arange(key.shape[1])[None, :]
         mask = mask & order[None, None]
+    if context.allowed is not None:
+        mask = mask & context.allowed[:, None]
     return mask
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -14,7 +15,11 @@ from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Mlp, Normalization
 
-Taps = dict[str, jax.Array]
+# How a block attends where positions are not a matter of the embedding or of a bias.
+ATTENTIONS: dict[str, Any] = {}
+
+Stream = Any  # [batch, length, d_model], or a pair of them: (content, query)
+Taps = dict[str, Stream]
 
 
 @flax.struct.dataclass
@@ -25,11 +30,16 @@ class BlockContext:
         attention: segments, bias and causality of self-attention.
         cross_attention: the same towards `memory`; None in an encoder.
         memory: [batch, key_length, d_model] encoder output; None in an encoder.
+        query_attention: what the query stream of a pair may see of the content stream.
+        past: streams of earlier segments that self-attention sees before its own row:
+            [layers, batch, past_length, d_model] around a stack, without `layers` in a block.
     """
 
     attention: AttentionContext
     cross_attention: AttentionContext | None = None
     memory: jax.Array | None = None
+    query_attention: AttentionContext | None = None
+    past: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -45,18 +55,24 @@ class Block(nn.Module):
     def sublayers(self) -> tuple[str, ...]:
         return ("attention", "cross_attention", "mlp") if self.cross else ("attention", "mlp")
 
+    @property
+    def num_layers(self) -> int:
+        """Blocks of the stack that this one stands for."""
+        return self.config.num_decoder_layers if self.cross else self.config.num_layers
+
     @nn.compact
     def __call__(
         self,
-        h: jax.Array,
+        h: Stream,
         context: BlockContext,
         gate: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, Taps]:
+    ) -> tuple[Stream, Taps]:
         """One block.
 
         Args:
-            h: [batch, length, d_model], the residual stream.
+            h: [batch, length, d_model], the residual stream; or a pair (content, query), of which
+                the second asks the first and goes through the same parameters.
             context: see BlockContext.
             gate: [sublayers] multiplies what each sublayer adds, before any post-norm; None is 1.
             deterministic: False applies dropout.
@@ -66,29 +82,51 @@ class Block(nn.Module):
             its name, what it added and "<name>_onto", the stream it was added to.
         """
         c = self.config
-        functions: dict[str, Callable[[jax.Array], jax.Array]] = {
-            "attention": lambda x: Attention(c, name="attention")(
-                x, x, context.attention, deterministic
-            ),
-            "mlp": lambda x: Mlp(c, name="mlp")(x, deterministic),
-        }
-        if self.cross:
-            functions["cross_attention"] = lambda x: Attention(c, name="cross_attention")(
-                x, context.memory, context.cross_attention, deterministic
-            )
+        dropout = nn.Dropout(c.dropout_rate)
+        sublayers = self._sublayers(context, deterministic)
         taps = {"stream": h}
         for index, name in enumerate(self.sublayers):
             norm = Normalization(c, name=f"{name}_norm")
-            added = functions[name](norm(h) if c.norm_placement == "pre" else h)
-            added = nn.Dropout(c.dropout_rate)(added, deterministic=deterministic)
+            added = sublayers[name](jax.tree.map(norm, h) if c.norm_placement == "pre" else h)
+            added = jax.tree.map(lambda x: dropout(x, deterministic=deterministic), added)
             if gate is not None:
-                added = added * gate[index].astype(added.dtype)
+                weight = gate[index]
+                added = jax.tree.map(lambda x, w=weight: x * w.astype(x.dtype), added)
             taps[name], taps[f"{name}_onto"] = added, h
-            h = h + added
+            h = jax.tree.map(jnp.add, h, added)
             if c.norm_placement == "post":
-                h = norm(h)
-            h = constrain(h, "batch", "length", "embed")
+                h = jax.tree.map(norm, h)
+            h = jax.tree.map(lambda x: constrain(x, "batch", "length", "embed"), h)
         return h, taps
+
+    def _sublayers(
+        self, context: BlockContext, deterministic: bool
+    ) -> dict[str, Callable[[Stream], Stream]]:
+        """Each sublayer as a function of the (normed) stream."""
+        c = self.config
+        attend = ATTENTIONS.get(c.positions, Attention)(c, name="attention")
+        mlp = Mlp(c, name="mlp")
+
+        def attention(h: Stream) -> Stream:
+            content = h[0] if isinstance(h, tuple) else h
+            seen = content
+            if context.past is not None:
+                seen = jnp.concatenate([context.past.astype(content.dtype), content], axis=1)
+            mixed = attend(content, seen, context.attention, deterministic)
+            if not isinstance(h, tuple):
+                return mixed
+            return mixed, attend(h[1], seen, context.query_attention, deterministic)
+
+        functions = {
+            "attention": attention,
+            "mlp": lambda h: jax.tree.map(lambda x: mlp(x, deterministic), h),
+        }
+        if self.cross:
+            cross = Attention(c, name="cross_attention")
+            functions["cross_attention"] = lambda h: cross(
+                h, context.memory, context.cross_attention, deterministic
+            )
+        return functions
 
     def example_inputs(self) -> tuple[jax.Array, BlockContext]:
         """The smallest inputs that create the parameters."""

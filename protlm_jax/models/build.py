@@ -11,37 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.errors import ProtlmError
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.families import bert, t5
-
-_MODULES = {"bert": bert.Bert, "t5": t5.T5}
-_PRESETS = {**bert.PRESETS, **t5.PRESETS}
+from protlm_jax.models.registry import family_of
+from protlm_jax.models.stacked import Stacked
 
 
-def build(config: ModelConfig) -> nn.Module:
+def build(config: ModelConfig) -> Stacked:
     """The linen module of a config.
 
     Raises:
         ProtlmError: for a family that does not exist.
     """
-    if config.family not in _MODULES:
-        raise ProtlmError(
-            f"unknown model family {config.family!r}; there are {', '.join(sorted(_MODULES))}"
-        )
-    return _MODULES[config.family](config)
-
-
-def preset(name: str) -> ModelConfig:
-    """The architecture of a published model.
-
-    Raises:
-        ProtlmError: for a name that does not exist.
-    """
-    if name not in _PRESETS:
-        raise ProtlmError(f"unknown preset {name!r}; there are {', '.join(sorted(_PRESETS))}")
-    return _PRESETS[name]
+    return family_of(config).module(config)
 
 
 def example_batch(config: ModelConfig, batch_size: int = 1, length: int = 2) -> dict[str, Any]:

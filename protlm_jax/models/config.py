@@ -12,7 +12,7 @@ from protlm_jax.errors import ProtlmError
 Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-Positions = Literal["learned", "relative_bias"]
+Positions = Literal["learned", "relative_bias", "relative_xl"]
 PositionInit = Literal["normal", "sinusoidal"]
 Remat = Literal["none", "minimal", "full"]
 AttentionBackend = Literal["xla", "reference"]
@@ -35,6 +35,8 @@ class ModelConfig:
     head_dim: int
     d_ff: int
     num_decoder_layers: int = 0
+    share_layers: bool = False  # one block's parameters serve all layers (ALBERT)
+    embedding_size: int = 0  # width of the token table where it is not d_model; 0 where it is
     norm: Norm = "layer_norm"
     norm_placement: NormPlacement = "pre"
     norm_eps: float = 1e-6
@@ -98,7 +100,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("layer_norm", "rms_norm"),
     "norm_placement": ("pre", "post"),
     "activation": ("gelu", "gelu_tanh", "relu", "silu"),
-    "positions": ("learned", "relative_bias"),
+    "positions": ("learned", "relative_bias", "relative_xl"),
     "position_init": ("normal", "sinusoidal"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "minimal", "full"),

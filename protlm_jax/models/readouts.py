@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.errors import ProtlmError
+
+Batch = dict[str, Any]
+Kind = Literal["masked", "denoising", "query", "causal", "detection"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """A distribution over residues that the model was trained to give.
+    """A distribution over residues that the model was trained to give, and how it is asked for.
 
     Attributes:
-        kind: "masked" (residues hidden in the input of a single stack) or "denoising" (residues
-            hidden in the encoder's input, read at the decoder under teacher forcing).
+        kind: "masked" (residues hidden in the input of a single stack), "denoising" (hidden in the
+            encoder's input, read at the decoder under teacher forcing), "query" (kept from the
+            query stream, which knows the position alone), "causal" (the next residue), or
+            "detection" (whether a residue was replaced: no distribution over residues).
         stack: the stack whose stream `head` reads; a logit lens is defined on this stack alone.
     """
 
-    kind: str
+    kind: Kind
     stack: str
+
+    @property
+    def predicts_residues(self) -> bool:
+        """Whether `head` gives a distribution over residues when read at `stack`."""
+        return self.kind != "detection"
+
+    def hide(self, batch: Batch, hidden: Any, mask_id: Any) -> Batch:
+        """The batch as the model may see it when residues are kept from it.
+
+        Args:
+            batch: features with the true tokens.
+            hidden: [batch, length] bool, the positions whose residue must not be seen.
+            mask_id: the id that stands for a hidden residue; None where the vocabulary has none.
+
+        Raises:
+            ProtlmError: the model gives no distribution over residues.
+        """
+        if not self.predicts_residues:
+            raise ProtlmError(
+                "a model that detects replaced residues gives no distribution over residues: "
+                "score its generator instead"
+            )
+        if self.kind == "causal":  # it never sees what it predicts
+            return batch
+        if self.kind == "query":
+            return {**batch, "hidden": hidden}
+        name = "encoder_input_tokens" if self.kind == "denoising" else "input_tokens"
+        return {**batch, name: jnp.where(hidden, mask_id, batch[name])}
+
+    def align(self, x: jax.Array) -> jax.Array:
+        """Puts answers at the positions of the tokens that they are about: [B, L, ...].
+
+        A causal model answers one position early; nothing predicts its first token (zeros).
+        """
+        if self.kind != "causal":
+            return x
+        return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], axis=1)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax.models.axes import NamedAxes
-from protlm_jax.models.block import Block, BlockContext, Taps
+from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 
 Params = Any
 
@@ -71,10 +71,13 @@ class LayerProgram:
         return dataclasses.replace(self, keep=self.keep & (jnp.arange(self.keep.shape[0]) < depth))
 
 
-def init_stack(rng: jax.Array, block: Block, num_layers: int) -> Params:
-    """Parameters of `num_layers` independent blocks, every leaf [num_layers, ...] and named so."""
+def init_stack(rng: jax.Array, block: Block) -> Params:
+    """Parameters of a row of independent blocks, every leaf [layers, ...] and named so.
+
+    Where all layers share one block's parameters the leading size is 1.
+    """
     inputs = block.example_inputs()
-    keys = jax.random.split(rng, num_layers)
+    keys = jax.random.split(rng, 1 if block.config.share_layers else block.num_layers)
     stacked = jax.vmap(lambda key: block.init(key, *inputs)["params"])(keys)
     return jax.tree.map(
         lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
@@ -86,19 +89,19 @@ def init_stack(rng: jax.Array, block: Block, num_layers: int) -> Params:
 def run_stack(
     block: Block,
     params: Params,
-    h: jax.Array,
+    h: Stream,
     context: BlockContext,
     *,
     program: LayerProgram | None = None,
     dropout_rng: jax.Array | None = None,
-) -> tuple[jax.Array, Taps]:
+) -> tuple[Stream, Taps]:
     """Runs a row of blocks.
 
     Args:
         block: the block, unbound.
         params: as made by `init_stack`.
-        h: [batch, length, d_model].
-        context: shared by all blocks.
+        h: [batch, length, d_model], or a pair of such streams.
+        context: shared by all blocks, but for `past`, of which each takes its own.
         program: which layers, in which order, how strongly; None runs each once, in order.
         dropout_rng: key of this stack's dropout; None is deterministic.
 
@@ -107,43 +110,45 @@ def run_stack(
         length, d_model] each. Taps that nobody reads cost nothing under jit.
     """
 
-    def step(h: jax.Array, layer: Params, index: jax.Array, gate: jax.Array | None) -> Any:
+    def step(h: Stream, layer: Params, past: Any, index: jax.Array, gate: Any) -> Any:
         rngs = {}
         if dropout_rng is not None:
             rngs = {"dropout": jax.random.fold_in(dropout_rng, index)}
-        return block.apply({"params": layer}, h, context, gate, dropout_rng is None, rngs=rngs)
+        own = dataclasses.replace(context, past=past)
+        return block.apply({"params": layer}, h, own, gate, dropout_rng is None, rngs=rngs)
 
     step = _rematerialised(step, block.config.remat)
+    positions = jnp.arange(block.num_layers if program is None else program.order.shape[0])
 
-    if program is None:
+    if program is None and not block.config.share_layers:
         # Parameters travel as scanned inputs: their gradient is then written once per layer,
         # where indexing would add into the whole stack at each of them.
-        num_layers = jax.tree.leaves(params)[0].shape[0]
         return jax.lax.scan(
-            lambda h, xs: step(h, xs[0], xs[1], None),
+            lambda h, xs: step(h, xs[0], xs[1], xs[2], None),
             h,
-            (params, jnp.arange(num_layers)),
-            unroll=num_layers if num_layers <= UNROLL_UP_TO else 1,
+            (params, context.past, positions),
+            unroll=block.num_layers if block.num_layers <= UNROLL_UP_TO else 1,
         )
+    program = program or LayerProgram.full(block.num_layers, len(block.sublayers))
 
-    def programmed(h: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, Taps]:
-        position, index, gate, keep = xs
-        after, taps = step(h, layer_params(params, index), position, gate)
-        return jnp.where(keep, after, h), taps
+    def programmed(h: Stream, xs: tuple[Any, ...]) -> tuple[Stream, Taps]:
+        position, past, index, gate, keep = xs
+        after, taps = step(h, layer_params(params, index), past, position, gate)
+        return jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, h), taps
 
-    positions = jnp.arange(program.order.shape[0])
-    return jax.lax.scan(programmed, h, (positions, program.order, program.gate, program.keep))
+    xs = (positions, context.past, program.order, program.gate, program.keep)
+    return jax.lax.scan(programmed, h, xs)
 
 
 def resume_stack(
     block: Block,
     params: Params,
-    h: jax.Array,
+    h: Stream,
     context: BlockContext,
     start: jax.Array,
     visit: Visit,
     carry: Any,
-) -> tuple[jax.Array, Any]:
+) -> tuple[Stream, Any]:
     """Runs blocks `start` to the last from a given stream; `start` may be traced.
 
     Args:
@@ -155,21 +160,24 @@ def resume_stack(
     Returns:
         The stream after the last block and the final carry. Has no reverse-mode gradient.
     """
-    num_layers = jax.tree.leaves(params)[0].shape[0]
 
-    def body(index: jax.Array, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    def body(index: jax.Array, state: tuple[Stream, Any]) -> tuple[Stream, Any]:
         before, carry = state
-        after, taps = block.apply({"params": layer_params(params, index)}, before, context)
+        own = dataclasses.replace(context, past=layer_params(context.past, index))
+        after, taps = block.apply({"params": layer_params(params, index)}, before, own)
         return after, visit(carry, index, before, after, taps)
 
-    return jax.lax.fori_loop(start, num_layers, body, (h, carry))
+    return jax.lax.fori_loop(start, block.num_layers, body, (h, carry))
 
 
 def layer_params(params: Params, index: jax.Array | int) -> Params:
-    """Parameters of one layer of a stack."""
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), params
-    )
+    """Parameters of one layer of a stack; of the only one where all layers share it."""
+
+    def take(leaf: jax.Array) -> jax.Array:
+        last = leaf.shape[0] - 1
+        return jax.lax.dynamic_index_in_dim(leaf, jnp.minimum(index, last), keepdims=False)
+
+    return jax.tree.map(take, params)
 
 
 def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:

@@ -10,20 +10,32 @@ from protlm_jax.objectives.masked import MaskedObjective
 from protlm_jax.objectives.seq2seq import DenoisingObjective
 from protlm_jax.vocabularies import Vocabulary
 
-_OBJECTIVES: dict[str, Any] = {"masked": MaskedObjective, "denoising": DenoisingObjective}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "masked": MaskedObjective,
+    "denoising": DenoisingObjective,
+}
 
-__all__ = ["DenoisingObjective", "MaskedObjective", "Objective", "Score", "build_objective"]
+__all__ = ["OBJECTIVES", "Objective", "Score", "build_objective", "objective_class"]
 
 
-def build_objective(name: str, vocabulary: Vocabulary, **options: float) -> Objective:
+def objective_class(name: str) -> type[Objective]:
+    """The objective called `name`; its dataclass fields are its options.
+
+    Raises:
+        ProtlmError: for a name that does not exist.
+    """
+    if name not in OBJECTIVES:
+        raise ProtlmError(f"unknown objective {name!r}; there are {', '.join(sorted(OBJECTIVES))}")
+    return OBJECTIVES[name]
+
+
+def build_objective(name: str, vocabulary: Vocabulary, **options: Any) -> Objective:
     """The objective called `name`, with the options of its dataclass.
 
     Raises:
         ProtlmError: for a name or an option that does not exist.
     """
-    if name not in _OBJECTIVES:
-        raise ProtlmError(f"unknown objective {name!r}; there are {', '.join(sorted(_OBJECTIVES))}")
     try:
-        return _OBJECTIVES[name](vocabulary, **options)
+        return objective_class(name)(vocabulary, **options)
     except TypeError as error:
         raise ProtlmError(f"objective {name!r} does not take these options: {error}") from error

@@ -6,11 +6,15 @@ them up and divides once.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from protlm_jax.vocabularies import Vocabulary
 
 Batch = dict[str, jax.Array]
 
@@ -21,8 +25,8 @@ class Score(NamedTuple):
     Attributes:
         loss_sum: float32, negative log-likelihood in nats, summed over what is asked.
         weight_sum: float32, how many residues were asked.
-        metrics: float32 sums for the log; each `x_sum` has the count it is divided by in
-            `metric_denominators`.
+        metrics: float32 sums for the log, which add up over batches: "group/x_sum" belongs to
+            "group/count"; see `Objective.summary`.
         carry: state of recurrent families, handed to the next batch; None elsewhere.
     """
 
@@ -32,8 +36,18 @@ class Score(NamedTuple):
     carry: Any = None
 
 
-class Objective(Protocol):
-    """`objective(model, params, batch, rng, carry)`; see Score."""
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a model is asked; a subclass's further fields are the options of `config.objective`.
+
+    Attributes:
+        vocabulary: token set.
+        tasks: data tasks whose batches it reads.
+    """
+
+    vocabulary: Vocabulary
+
+    tasks: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self,
@@ -44,7 +58,36 @@ class Objective(Protocol):
         carry: Any = None,
         *,
         evaluation: bool = False,
-    ) -> Score: ...
+    ) -> Score:
+        """Hides, asks and scores one batch.
+
+        Args:
+            model, params: of a family that names this objective.
+            batch: features of one of the tasks.
+            rng: decides what is hidden, and dropout.
+            carry: what the batch before left; None or an empty dict at the start.
+            evaluation: hide what is asked without exception, and drop nothing out.
+        """
+        raise NotImplementedError
+
+    def summary(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Sums, over any number of batches, as the numbers people read.
+
+        "group/x_sum" becomes "group/x", divided by "group/count"; a perplexity stands beside each
+        "nll". Works on traced values.
+        """
+        read = {}
+        for name, value in metrics.items():
+            if name.endswith("/count"):
+                read[name] = value
+            if not name.endswith("_sum"):
+                continue
+            group = name.rpartition("/")[0]
+            mean = value / jnp.maximum(metrics[f"{group}/count"], 1.0)
+            read[name.removesuffix("_sum")] = mean
+            if name.endswith("/nll_sum"):
+                read[f"{group}/perplexity"] = jnp.exp(mean)
+        return read
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -85,6 +128,6 @@ def hidden_residue_metrics(
     correct = jnp.argmax(logits, axis=-1) == targets
     return {
         "hidden/nll_sum": jnp.sum(cross_entropy(logits, targets) * weights),
-        "hidden/correct_sum": jnp.sum(correct * weights),
+        "hidden/accuracy_sum": jnp.sum(correct * weights),
         "hidden/count": jnp.sum(weights),
     }

@@ -7,20 +7,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives.base import (
     Batch,
+    Objective,
     Score,
     among,
     cross_entropy,
     hidden_residue_metrics,
 )
-from protlm_jax.vocabularies import Vocabulary
 
 
 class Corrupted(NamedTuple):
@@ -32,20 +33,24 @@ class Corrupted(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedObjective:
+class MaskedObjective(Objective):
     """Corrupts inside the jitted step: fresh masks each epoch, exact replay from the key.
 
     Attributes:
-        vocabulary: token set.
         rate: fraction of residues asked.
         mask_fraction: of those, shown as <mask>.
         random_fraction: of those, shown as one of the 19 other amino acids, uniformly.
     """
 
-    vocabulary: Vocabulary
     rate: float = 0.15
     mask_fraction: float = 0.8
     random_fraction: float = 0.1
+
+    tasks: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rate <= 1.0:
+            raise ProtlmError(f"objective.rate is {self.rate}; it must be in (0, 1]")
 
     def corrupt(
         self, tokens: jax.Array, segments: jax.Array, rng: jax.Array, *, evaluation: bool
@@ -103,7 +108,7 @@ class MaskedObjective:
             loss_sum=jnp.sum(cross_entropy(logits, tokens) * weights),
             weight_sum=jnp.sum(weights),
             metrics={
-                "asked/correct_sum": jnp.sum(correct),
+                "asked/accuracy_sum": jnp.sum(correct),
                 "asked/count": jnp.sum(weights),
                 **hidden_residue_metrics(logits, tokens, seen.shown_as_mask, amino_acids),
             },

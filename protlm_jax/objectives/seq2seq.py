@@ -18,24 +18,22 @@ import jax.numpy as jnp
 
 from protlm_jax.objectives.base import (
     Batch,
+    Objective,
     Score,
     among,
     cross_entropy,
     hidden_residue_metrics,
 )
-from protlm_jax.vocabularies import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoisingObjective:
+class DenoisingObjective(Objective):
     """Cross-entropy of `decoder_target_tokens` weighted by `decoder_loss_weights`.
 
     The loss is over every target token, sentinels and closing token too, as in T5; sentinels are
     nearly certain, so losses of different tasks do not compare, and "hidden/nll" does: it is over
     residues alone that the encoder does not show (the decoder sees the true prefix).
     """
-
-    vocabulary: Vocabulary
 
     tasks: ClassVar[tuple[str, ...]] = ("prott5", "span3", "ankh")
 
@@ -72,7 +70,7 @@ class DenoisingObjective:
             loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),
             weight_sum=jnp.sum(weights),
             metrics={
-                "asked/correct_sum": jnp.sum(correct),
+                "asked/accuracy_sum": jnp.sum(correct),
                 "asked/count": jnp.sum(weights),
                 **hidden_residue_metrics(logits, targets, self.hidden(batch), amino_acids),
             },

@@ -89,19 +89,18 @@ class Run:
         model = models.build(config.model)
         axes = models.logical_axes(model)
         vocabulary = get_vocabulary(config.model.vocabulary)
-        options = dataclasses.asdict(config.objective)
-        if options["name"] == "denoising":
-            options.pop("rate")
-        objective = build_objective(options.pop("name"), vocabulary, **options)
+        self.objective = build_objective(
+            config.objective.name, vocabulary, **config.objective.options
+        )
         self.schedule = build_schedule(config.schedule, config.train.steps)
         optimizer = build_optimizer(config.optimizer, self.schedule, axes)
         abstract, layout = state_layout(model, optimizer, mesh)
         train_step = steps.TrainStep(
-            model, objective, optimizer, axes, config.train.seed, config.train.accumulate
+            model, self.objective, optimizer, axes, config.train.seed, config.train.accumulate
         )
         self.rows = rows
         self.step = steps.compile_step(train_step, mesh, layout, rows)
-        self.evaluate = steps.compile_evaluation(model, objective, mesh, layout, rows)
+        self.evaluate = steps.compile_evaluation(model, self.objective, mesh, layout, rows)
         self.batches = self._open("train")
         self.heldout: list[Batch] = []
         if config.train.evaluate_every:
@@ -224,27 +223,25 @@ class Run:
 
         Beside it the entropy of the training residues: what guessing by frequency alone costs.
         """
-        totals: dict[str, float] = {}
+        totals: dict[str, Any] = {}
         with self.throughput.paused():
             for index, batch in enumerate(self.heldout):
                 rng = jax.random.fold_in(jax.random.key(0), index)
                 score = self.evaluate(self.state.params, jax.device_put(batch, self.rows), rng)
                 for name, value in jax.device_get(score.metrics).items():
-                    totals[name] = totals.get(name, 0.0) + float(value)
-        count = totals.get("hidden/count", 0.0)
-        if not count:
+                    totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
+        if not totals.get("hidden/count"):
             raise ProtlmError(
                 "the held-out split has no residue to score: raise data.heldout_percent, "
                 "or set train.evaluate_every=0"
             )
-        nll = totals["hidden/nll_sum"] / count
+        summary = self.objective.summary(totals)
         line = {
-            "heldout/nll": nll,
-            "heldout/perplexity": float(np.exp(nll)),
-            "heldout/accuracy": totals["hidden/correct_sum"] / count,
-            "heldout/count": count,
-            "heldout/unigram_entropy": self.unigram_entropy,
+            f"heldout/{name.removeprefix('hidden/')}": float(value)
+            for name, value in summary.items()
+            if not name.startswith("asked/")
         }
+        line["heldout/unigram_entropy"] = self.unigram_entropy
         self.writer.write(step, line)
         progress.evaluated(step, line)
 

@@ -250,8 +250,9 @@ class ProgressReporter:
             self._bar.close()
 
     def update(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """After each step; `metrics` holds "loss" and may hold "accuracy"."""
-        shown = {n: f"{float(metrics[n]):.4f}" for n in ("loss", "accuracy") if n in metrics}
+        """After each step; `metrics` holds "loss" and may hold "asked/accuracy"."""
+        names = {"loss": "loss", "asked/accuracy": "accuracy"}
+        shown = {names[n]: f"{float(metrics[n]):.4f}" for n in names if n in metrics}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(step - self._bar.n)

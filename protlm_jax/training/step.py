@@ -48,7 +48,8 @@ class TrainStep:
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            **means(score),
+            "loss": score.loss_sum / weight,
+            **self.objective.summary(score.metrics),
             **layer_statistics(grads, updates, state.params, self.axes),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
@@ -87,23 +88,6 @@ class TrainStep:
         """
         split = rows.reshape(-1, self.accumulate, *rows.shape[1:])
         return jnp.swapaxes(split, 0, 1)
-
-
-def means(score: Score) -> Metrics:
-    """The sums of a Score as the numbers people read."""
-    loss = score.loss_sum / jnp.maximum(score.weight_sum, 1.0)
-    asked = jnp.maximum(score.metrics["asked/count"], 1.0)
-    hidden = jnp.maximum(score.metrics["hidden/count"], 1.0)
-    hidden_nll = score.metrics["hidden/nll_sum"] / hidden
-    return {
-        "loss": loss,
-        "accuracy": score.metrics["asked/correct_sum"] / asked,
-        "hidden/nll": hidden_nll,
-        "hidden/perplexity": jnp.exp(hidden_nll),
-        "hidden/accuracy": score.metrics["hidden/correct_sum"] / hidden,
-        "hidden/count": score.metrics["hidden/count"],
-        "asked/count": score.metrics["asked/count"],
-    }
 
 
 def compile_step(

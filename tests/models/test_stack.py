@@ -27,7 +27,7 @@ CONFIGS = {
 def stack(placement: str):
     config = CONFIGS[placement]
     block = Block(config, parent=None)
-    tree = jax.jit(init_stack, static_argnums=(1, 2))(jax.random.key(0), block, config.num_layers)
+    tree = jax.jit(init_stack, static_argnums=1)(jax.random.key(0), block)
     params = jax.tree.map(lambda box: box.value, tree, is_leaf=lambda x: hasattr(x, "names"))
     # Fresh norms are idempotent, trained ones are not.
     rng = np.random.default_rng(0)

@@ -138,7 +138,7 @@ def test_scores_are_those_of_numpy(evaluation: bool) -> None:
     assert float(found.loss_sum) == pytest.approx(-chosen[asked].sum(), rel=1e-5)
     assert float(found.weight_sum) == asked.sum() == float(found.metrics["asked/count"])
     hits = logits.argmax(-1) == targets
-    assert float(found.metrics["asked/correct_sum"]) == hits[asked].sum()
+    assert float(found.metrics["asked/accuracy_sum"]) == hits[asked].sum()
     # Hidden: shown as mask, one of the 20, and softmax over the 20 alone.
     hidden = masked & np.isin(targets, AMINO)
     columns = np.searchsorted(np.sort(AMINO), targets[hidden])
@@ -147,7 +147,7 @@ def test_scores_are_those_of_numpy(evaluation: bool) -> None:
     nll = -among[np.arange(len(columns)), columns].sum()
     assert float(found.metrics["hidden/nll_sum"]) == pytest.approx(nll, rel=1e-5)
     hits = (among.argmax(-1) == columns).sum()
-    assert float(found.metrics["hidden/correct_sum"]) == hits
+    assert float(found.metrics["hidden/accuracy_sum"]) == hits
 
 
 def test_only_asked_positions_have_a_gradient() -> None:
@@ -178,7 +178,8 @@ def test_sums_of_the_parts_are_the_sums_of_the_whole() -> None:
 
 
 def test_nothing_asked_is_nothing_lost() -> None:
-    found = score(rows(2), np.zeros((2, 128, 30), np.float32), evaluation=False, rate=0.0)
+    padding = {**rows(2), "segment_ids": np.zeros((2, 128), np.int32)}
+    found = score(padding, np.zeros((2, 128, 30), np.float32), evaluation=False)
     assert float(found.loss_sum) == float(found.weight_sum) == 0
 
 

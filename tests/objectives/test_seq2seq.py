@@ -62,7 +62,7 @@ def test_scores_are_those_of_numpy() -> None:
     assert float(found.loss_sum) == pytest.approx(-(chosen * weights).sum(), rel=1e-5)
     assert float(found.weight_sum) == LENGTHS.sum() == float(found.metrics["asked/count"])
     hits = (logits.argmax(-1) == targets) & (weights > 0)
-    assert float(found.metrics["asked/correct_sum"]) == hits.sum()
+    assert float(found.metrics["asked/accuracy_sum"]) == hits.sum()
     shown_as_mask = batch["encoder_input_tokens"] == PROT_T5.mask_id
     hidden = shown_as_mask & (weights > 0) & np.isin(targets, AMINO)
     assert 0 < hidden.sum() < (shown_as_mask & (weights > 0)).sum() < shown_as_mask.sum()
@@ -73,7 +73,7 @@ def test_scores_are_those_of_numpy() -> None:
     assert float(found.metrics["hidden/nll_sum"]) == pytest.approx(
         -among[np.arange(len(columns)), columns].sum(), rel=1e-5
     )
-    assert float(found.metrics["hidden/correct_sum"]) == (among.argmax(-1) == columns).sum()
+    assert float(found.metrics["hidden/accuracy_sum"]) == (among.argmax(-1) == columns).sum()
 
 
 def test_padding_has_no_gradient() -> None:

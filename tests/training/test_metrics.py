@@ -187,7 +187,7 @@ def test_a_log_gets_plain_lines() -> None:
     log = io.StringIO()
     with ProgressReporter(total=10, start=3, every=4, stream=log) as progress:
         for step in range(4, 11):
-            progress.update(step, {"loss": jnp.float32(2.5), "accuracy": 0.25, "other": 1})
+            progress.update(step, {"loss": jnp.float32(2.5), "asked/accuracy": 0.25, "other": 1})
             if step == 8:
                 progress.evaluated(step, {"heldout/nll": 2.75})
     text = log.getvalue()

@@ -14,14 +14,12 @@ import jax.numpy as jnp
 
 from protlm_jax.models.attention import AttentionContext
 from protlm_jax.models.axes import constrain, named
-from protlm_jax.models.block import Block, BlockContext, Taps
+from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import ACTIVATIONS, Normalization, Projection
 from protlm_jax.models.positions import sinusoidal
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stack import LayerProgram, Visit, init_stack, resume_stack, run_stack
-
-Batch = dict[str, jax.Array]
+from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
 
 
 def bert_config(**sizes: Any) -> ModelConfig:
@@ -97,84 +95,23 @@ class Head(nn.Module):
         return logits + bias[None, None]
 
 
-class Bert(nn.Module):
-    """BERT: `embed -> stack -> head`, and `__call__` is their composition."""
+class Bert(SingleStack):
+    """BERT; see the module's docstring."""
 
-    config: ModelConfig
-
-    stack_names = ("encoder",)
     readouts = (Readout("masked", stack="encoder"),)
+    objectives = ("masked",)
 
     def setup(self) -> None:
-        c = self.config
-        self.block = Block(c, parent=None)
-        self.embedder = Embedder(c)
-        self.encoder = self.param("encoder", init_stack, self.block, c.num_layers)
-        self.head_module = Head(c, name="head")
-        self.dropout = nn.Dropout(c.dropout_rate)
+        super().setup()
+        self.embedder = Embedder(self.config)
+        self.head_module = Head(self.config, name="head")
+        self.dropout = nn.Dropout(self.config.dropout_rate)
 
-    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        """Logits [batch, length, vocab] float32 of a batch with single-stack features."""
-        h, context = self.embed(batch, deterministic)
-        h, _ = self.stack(h, context, deterministic=deterministic)
-        return self.head(h)
-
-    def embed(
-        self, batch: Batch, deterministic: bool = True
-    ) -> tuple[dict[str, jax.Array], dict[str, BlockContext]]:
-        """The stream before block 0, and what the blocks need; both keyed by stack name."""
+    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         h = self.embedder(batch["input_tokens"], batch["positions"])
         h = constrain(self.dropout(h, deterministic=deterministic), "batch", "length", "embed")
         segments = batch["segment_ids"]
         return {"encoder": h}, {"encoder": BlockContext(AttentionContext(segments, segments))}
 
-    def stack(
-        self,
-        h: dict[str, jax.Array],
-        context: dict[str, BlockContext],
-        programs: dict[str, LayerProgram] | None = None,
-        deterministic: bool = True,
-    ) -> tuple[dict[str, jax.Array], dict[str, Taps]]:
-        """Runs the blocks."""
-        program = (programs or {}).get("encoder")
-        out, taps = self.run("encoder", h["encoder"], context["encoder"], program, deterministic)
-        return {"encoder": out}, {"encoder": taps}
-
-    def run(
-        self,
-        stack: str,
-        h: jax.Array,
-        context: BlockContext,
-        program: LayerProgram | None = None,
-        deterministic: bool = True,
-    ) -> tuple[jax.Array, Taps]:
-        """Runs one stack; see `run_stack`."""
-        rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
-        return run_stack(self.block, self.encoder, h, context, program=program, dropout_rng=rng)
-
-    def connect(
-        self, h: dict[str, jax.Array], context: dict[str, BlockContext]
-    ) -> dict[str, BlockContext]:
-        """Nothing flows between stacks: there is one."""
-        return context
-
-    def resume(
-        self,
-        stack: str,
-        h: jax.Array,
-        context: BlockContext,
-        start: jax.Array,
-        visit: Visit,
-        carry: object,
-    ) -> tuple[jax.Array, object]:
-        """Runs the blocks from `start` on; see `resume_stack`."""
-        return resume_stack(self.block, self.encoder, h, context, start, visit, carry)
-
-    def head(self, h: dict[str, jax.Array]) -> jax.Array:
-        """Logits from a stream at any depth."""
+    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         return self.head_module(h["encoder"], self.embedder.token)
-
-    def hidden(self, batch: Batch) -> jax.Array:
-        """What users call the embedding: [batch, length, d_model] after the last block."""
-        h, context = self.embed(batch)
-        return self.stack(h, context)[0]["encoder"]

@@ -20,16 +20,8 @@ from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Normalization
 from protlm_jax.models.positions import relative_bias
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stack import (
-    LayerProgram,
-    Params,
-    Visit,
-    init_stack,
-    resume_stack,
-    run_stack,
-)
-
-Batch = dict[str, jax.Array]
+from protlm_jax.models.stack import Params, init_stack
+from protlm_jax.models.stacked import Batch, Contexts, Programs, Stacked, Streams
 
 
 def t5_config(**sizes: Any) -> ModelConfig:
@@ -81,21 +73,22 @@ class Embedder(nn.Module):
         return jnp.take(self.token, tokens, axis=0).astype(self.config.compute_dtype)
 
 
-class T5(nn.Module):
+class T5(Stacked):
     """T5: `embed -> stack -> head`; streams, contexts and taps are keyed by stack name."""
 
     config: ModelConfig
 
     stack_names = ("encoder", "decoder")
     readouts = (Readout("denoising", stack="decoder"),)
+    objectives = ("denoising",)
 
     def setup(self) -> None:
         c = self.config
         self.encoder_block = Block(c, parent=None)
         self.decoder_block = Block(c, cross=True, parent=None)
         self.embedder = Embedder(c)
-        self.encoder = self.param("encoder", init_stack, self.encoder_block, c.num_layers)
-        self.decoder = self.param("decoder", init_stack, self.decoder_block, c.num_decoder_layers)
+        self.encoder = self.param("encoder", init_stack, self.encoder_block)
+        self.decoder = self.param("decoder", init_stack, self.decoder_block)
         bias = named(nn.initializers.normal(c.d_model**-0.5), "relpos_buckets", "heads")
         shape = (c.relative_buckets, c.num_heads)
         self.encoder_relative_bias = self.param("encoder_relative_bias", bias, shape)
@@ -107,15 +100,12 @@ class T5(nn.Module):
             init = named(nn.initializers.normal(c.d_model**-0.5), "embed", "vocab")
             self.head_kernel = self.param("head_kernel", init, (c.d_model, c.vocab_size))
 
-    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        """Logits [batch, decoder length, vocab] float32 of encoder-decoder features."""
-        h, context = self.embed(batch, deterministic)
-        h, _ = self.stack(h, context, deterministic=deterministic)
-        return self.head(h)
+    def rows(self, stack: str) -> tuple[Block, Params]:
+        if stack == "encoder":
+            return self.encoder_block, self.encoder
+        return self.decoder_block, self.decoder
 
-    def embed(
-        self, batch: Batch, deterministic: bool = True
-    ) -> tuple[dict[str, jax.Array], dict[str, BlockContext]]:
+    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         """The streams before each stack's block 0 and what its blocks need, by stack name.
 
         The decoder's context has no memory yet: `connect` hands it the encoder's output.
@@ -136,11 +126,11 @@ class T5(nn.Module):
 
     def stack(
         self,
-        h: dict[str, jax.Array],
-        context: dict[str, BlockContext],
-        programs: dict[str, LayerProgram] | None = None,
+        h: Streams,
+        context: Contexts,
+        programs: Programs | None = None,
         deterministic: bool = True,
-    ) -> tuple[dict[str, jax.Array], dict[str, Taps]]:
+    ) -> tuple[Streams, dict[str, Taps]]:
         """Runs the encoder, hands its output to the decoder, and runs the decoder."""
         programs = programs or {}
         encoder, encoder_taps = self.run(
@@ -155,43 +145,12 @@ class T5(nn.Module):
             {"encoder": encoder_taps, "decoder": decoder_taps},
         )
 
-    def run(
-        self,
-        stack: str,
-        h: jax.Array,
-        context: BlockContext,
-        program: LayerProgram | None = None,
-        deterministic: bool = True,
-    ) -> tuple[jax.Array, Taps]:
-        """Runs one stack; see `run_stack`."""
-        rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
-        block, params = self._stack(stack)
-        return run_stack(block, params, h, context, program=program, dropout_rng=rng)
-
-    def connect(
-        self,
-        h: dict[str, jax.Array],
-        context: dict[str, BlockContext],
-        deterministic: bool = True,
-    ) -> dict[str, BlockContext]:
+    def connect(self, h: Streams, context: Contexts, deterministic: bool = True) -> Contexts:
         """Gives the decoder's context the normed encoder output as its memory."""
         memory = self.dropout(self.encoder_norm(h["encoder"]), deterministic=deterministic)
         return {**context, "decoder": dataclasses.replace(context["decoder"], memory=memory)}
 
-    def resume(
-        self,
-        stack: str,
-        h: jax.Array,
-        context: BlockContext,
-        start: jax.Array,
-        visit: Visit,
-        carry: object,
-    ) -> tuple[jax.Array, object]:
-        """Runs one stack's blocks from `start` on; see `resume_stack`."""
-        block, params = self._stack(stack)
-        return resume_stack(block, params, h, context, start, visit, carry)
-
-    def head(self, h: dict[str, jax.Array], deterministic: bool = True) -> jax.Array:
+    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         """Logits from the decoder's stream at any depth."""
         c = self.config
         x = self.dropout(self.decoder_norm(h["decoder"]), deterministic=deterministic)
@@ -221,8 +180,3 @@ class T5(nn.Module):
         tables = {"encoder": self.encoder_relative_bias, "decoder": self.decoder_relative_bias}
         distance = self.config.relative_max_distance
         return relative_bias(tables[stack], length, length, distance, stack == "encoder")
-
-    def _stack(self, name: str) -> tuple[Block, Params]:
-        if name == "encoder":
-            return self.encoder_block, self.encoder
-        return self.decoder_block, self.decoder

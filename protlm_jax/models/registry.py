@@ -1,0 +1,63 @@
+"""All model families: what builds them, their published sizes, and their Hugging Face form.
+
+Adding a family is adding its files to `families/` and one line here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.exchange import Exchange
+from protlm_jax.models.families import bert, bert_keys, t5, t5_keys
+from protlm_jax.models.stacked import Stacked
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        module: the linen module, called with a ModelConfig.
+        exchange: how its models look in Hugging Face's format.
+        presets: architectures of published models, by name.
+    """
+
+    module: type[Stacked]
+    exchange: Exchange
+    presets: Mapping[str, ModelConfig]
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(bert.Bert, bert_keys.EXCHANGE, bert.PRESETS),
+    "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
+}
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The family that builds a config.
+
+    Raises:
+        ProtlmError: for a family that does not exist.
+    """
+    if config.family not in FAMILIES:
+        raise ProtlmError(
+            f"unknown model family {config.family!r}; there are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[config.family]
+
+
+def preset(name: str) -> ModelConfig:
+    """The architecture of a published model.
+
+    Raises:
+        ProtlmError: for a name that does not exist.
+    """
+    presets = {
+        key: config for family in FAMILIES.values() for key, config in family.presets.items()
+    }
+    if name not in presets:
+        raise ProtlmError(f"unknown preset {name!r}; there are {', '.join(sorted(presets))}")
+    return presets[name]

@@ -1,0 +1,129 @@
+"""What all families have in common: how their rows of blocks are run.
+
+A family is `embed -> stack -> head`, and `__call__` is their composition. Streams, contexts, taps
+and programs are keyed by the name of the row, of which most families have one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from protlm_jax.models.block import Block, BlockContext, Stream, Taps
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.readouts import Readout
+from protlm_jax.models.stack import LayerProgram, Params, Visit, init_stack, resume_stack, run_stack
+
+Batch = dict[str, jax.Array]
+Streams = dict[str, Stream]
+Contexts = dict[str, BlockContext]
+Programs = dict[str, LayerProgram]
+
+
+class Stacked(nn.Module):
+    """A model made of rows of blocks; see `SingleStack` for a family with one.
+
+    Attributes:
+        stack_names: its rows, in the order in which they run.
+        readouts: where residues can be read; the first is the one that evaluation asks.
+        objectives: names of the objectives that train it.
+    """
+
+    config: ModelConfig
+
+    stack_names: ClassVar[tuple[str, ...]] = ("encoder",)
+    readouts: ClassVar[tuple[Readout, ...]] = ()
+    objectives: ClassVar[tuple[str, ...]] = ()
+
+    def rows(self, stack: str) -> tuple[Block, Params]:
+        """The block of one row, unbound, and its stacked parameters."""
+        raise NotImplementedError
+
+    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
+        """The streams before each row's block 0, and what its blocks need."""
+        raise NotImplementedError
+
+    def stack(
+        self,
+        h: Streams,
+        context: Contexts,
+        programs: Programs | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Streams, dict[str, Taps]]:
+        """Runs all rows, each once and in order where no program says otherwise."""
+        raise NotImplementedError
+
+    def connect(self, h: Streams, context: Contexts, deterministic: bool = True) -> Contexts:
+        """The contexts after what flows from one row's output to another."""
+        raise NotImplementedError
+
+    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
+        """Logits [batch, length, vocab] float32 from a stream at any depth."""
+        raise NotImplementedError
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        """What users call the embedding: [batch, length, d_model]."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        """Logits [batch, length, vocab] float32 of a batch with the family's features."""
+        h, context = self.embed(batch, deterministic)
+        h, _ = self.stack(h, context, deterministic=deterministic)
+        return self.head(h, deterministic)
+
+    def run(
+        self,
+        stack: str,
+        h: Stream,
+        context: BlockContext,
+        program: LayerProgram | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Stream, Taps]:
+        """Runs one row; see `run_stack`."""
+        rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
+        block, params = self.rows(stack)
+        return run_stack(block, params, h, context, program=program, dropout_rng=rng)
+
+    def resume(
+        self,
+        stack: str,
+        h: Stream,
+        context: BlockContext,
+        start: jax.Array,
+        visit: Visit,
+        carry: object,
+    ) -> tuple[Stream, object]:
+        """Runs one row's blocks from `start` on; see `resume_stack`."""
+        block, params = self.rows(stack)
+        return resume_stack(block, params, h, context, start, visit, carry)
+
+
+class SingleStack(Stacked):
+    """A family with one row, "encoder"; it adds `embed` and `head`, and its own `setup`."""
+
+    def setup(self) -> None:
+        self.block = Block(self.config, parent=None)
+        self.encoder = self.param("encoder", init_stack, self.block)
+
+    def rows(self, stack: str) -> tuple[Block, Params]:
+        return self.block, self.encoder
+
+    def stack(
+        self,
+        h: Streams,
+        context: Contexts,
+        programs: Programs | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Streams, dict[str, Taps]]:
+        program = (programs or {}).get("encoder")
+        out, taps = self.run("encoder", h["encoder"], context["encoder"], program, deterministic)
+        return {"encoder": out}, {"encoder": taps}
+
+    def connect(self, h: Streams, context: Contexts, deterministic: bool = True) -> Contexts:
+        return context
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        h, context = self.embed(batch)
+        return self.stack(h, context)[0]["encoder"]
