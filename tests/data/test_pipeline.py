@@ -167,29 +167,30 @@ def test_held_out_batches_can_be_read_again(fasta):
     assert len(once) > 1 and all(map(equal, once, iterator))
 
 
-@pytest.mark.parametrize("task", ["tokens", "span3"])
-def test_a_new_process_continues_exactly(fasta, task, tmp_path):
-    vocabulary = PROT_BERT if task == "tokens" else PROT_T5
-    iterator = batches(fasta, vocabulary, task)
-    for _ in range(11):
-        next(iterator)
-    (tmp_path / "state").write_bytes(iterator.state())
+def test_a_new_process_continues_exactly(fasta, tmp_path):
+    iterators = {}
+    for vocabulary, task, _ in (BERT, T5, SPANS[0]):
+        iterators[task] = batches(fasta, vocabulary, task)
+        for _ in range(11):
+            next(iterators[task])
+        (tmp_path / task).write_bytes(iterators[task].state())
     code = f"""
 import numpy as np
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.vocabularies import VOCABULARIES
-config = DataConfig(fasta={fasta!r}, task={task!r}, length=48, heldout_percent=25)
-vocabulary = VOCABULARIES[{vocabulary.name!r}]
-batches = open_batches(config, vocabulary, split="train", seed=0, batch_size=8)
-batches.restore(open({str(tmp_path / "state")!r}, "rb").read())
-for i in range(3):
-    np.savez(f"{tmp_path}/{{i}}.npz", **next(batches))
+for task in {list(iterators)}:
+    config = DataConfig(fasta={fasta!r}, task=task, length=48, heldout_percent=25)
+    vocabulary = VOCABULARIES["prot_bert" if task == "tokens" else "prot_t5"]
+    batches = open_batches(config, vocabulary, split="train", seed=0, batch_size=8)
+    batches.restore(open("{tmp_path}/" + task, "rb").read())
+    for i in range(3):
+        np.savez(f"{tmp_path}/{{task}}{{i}}.npz", **next(batches))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    for i in range(3):
-        with np.load(tmp_path / f"{i}.npz") as saved:
+    for (task, iterator), i in itertools.product(iterators.items(), range(3)):
+        with np.load(tmp_path / f"{task}{i}.npz") as saved:
             assert equal(next(iterator), dict(saved))
 
 
