@@ -29,13 +29,11 @@ Pretrained with protlm_jax.
 ## How to load it
 
 ```python
-from transformers import AutoTokenizer, {classes}
+from transformers import AutoTokenizer, {imports}
 
 tokenizer = AutoTokenizer.from_pretrained("{title}")
-model = {architecture}.from_pretrained("{title}")
-
 batch = tokenizer(["MKTAYIAKQR", "M K V L A A G"], padding=True, return_tensors="pt")
-{use}
+{usage}
 residues = [h[{first}:{first} + n] for h, n in zip(hidden, (10, 7))]  # without specials and padding
 ```
 
@@ -44,22 +42,6 @@ lower case as upper case{rare}. A character that is no amino acid (`*`, `-`, J,
 digits) becomes `{unknown}` without a word, since a tokenizer cannot refuse; the model has never
 seen that token, so clean such sequences first.
 """
-
-_USE = {
-    "bert": (
-        "AutoModelForMaskedLM",
-        "AutoModelForMaskedLM",
-        "logits = model(**batch).logits  # over the 30 tokens, at each residue\n"
-        "hidden = model.bert(**batch).last_hidden_state",
-    ),
-    "t5": (
-        "T5EncoderModel, T5ForConditionalGeneration",
-        "T5ForConditionalGeneration",
-        'encoder = T5EncoderModel.from_pretrained("{title}")  # enough for embeddings\n'
-        "hidden = encoder(**batch).last_hidden_state\n"
-        "# A hidden residue is written <extra_id_0>; the decoder spells the whole protein out.",
-    ),
-}
 
 
 def model_card(
@@ -75,22 +57,21 @@ def model_card(
         metrics: measured numbers by what they measure.
     """
     config = loaded.config
-    classes, architecture, use = _USE[config.family]
+    exchange = EXCHANGES[config.family]
     depth = f"{config.num_layers} layers"
     if config.num_decoder_layers:
         depth = f"{config.num_layers} encoder and {config.num_decoder_layers} decoder layers"
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
     return _TEMPLATE.format(
-        task=EXCHANGES[config.family].task,
+        task=exchange.task,
         title=title,
         family=config.family.upper(),
         parameters=models.parameter_count(loaded.params),
         shape=f"{depth}, width {config.d_model}, {config.num_heads} heads",
         training=training.strip() or "What it was trained on was not recorded.",
         metrics=f"\n| measured | value |\n| --- | --- |\n{rows}\n" if metrics else "",
-        classes=classes,
-        architecture=architecture,
-        use=use.format(title=title),
+        imports=exchange.imports,
+        usage=exchange.usage.format(title=title).strip(),
         first=len(loaded.vocabulary.prefix_ids),
         rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
         unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 
@@ -28,12 +30,19 @@ class Key:
         ours: path in our tree, such as "encoder/attention/query/kernel".
         theirs: name in their state dict; with "{layer}" it stands for one tensor per layer, and
             our array has the layers as its first axis.
-        layout: our axes and theirs, without the layers, as in "D H K -> (H K) D".
+        layout: our axes and theirs, without the layers, as in "D H K -> (H K) D"; a 1 on their side
+            is an axis of that size.
+        part: (index, count) where theirs holds `count` parameters of ours of one shape, one after
+            the other along its first axis, as a fused (query, key, value) does; the layout is that
+            of the part, and the table must have all of them.
+        optional: whether some configs have no such parameter; theirs has no such tensor then.
     """
 
     ours: str
     theirs: str
     layout: str
+    part: tuple[int, int] | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,24 @@ class Exchange:
     """How one family's models look in Hugging Face's format.
 
     Attributes:
-        model_type: `model_type` of their config.json.
+        model_type: `model_type` of their config.json. Several families may share it: the folder's
+            `architectures` tells them apart then.
         architecture: their class that holds everything we hold.
         task: their pipeline tag, for the model card.
         keys: the table; every parameter of ours stands in it once.
-        copies: names under which a tensor of the table may be stored a second time (tied weights),
-            mapped to the table's name.
-        unused: names of tensors that our model has no use for, mapped to the reason.
         to_config: our config as the fields of their config.json.
         from_config: the reverse; raises ProtlmError for what our family cannot express.
+        imports: what the card's code imports from `transformers` beside AutoTokenizer.
+        usage: the card's code: from `{title}`, a folder, and `batch`, the tokenizer's answer, it
+            makes `model` and `hidden` [batch, length, d_model].
+        copies: names under which a tensor of the table may be stored a second time (tied weights),
+            mapped to the table's name. A copy that the table itself holds, for untied weights, may
+            be absent, and is then taken from the other.
+        unused: names of tensors that our model has no use for, mapped to the reason.
+        constants: tensors that their files hold and that no parameter of ours stands for, computed
+            from our config; a file that holds other values is refused, unless `unused` names it.
+        files: further files of an export by name, such as the code of a class that `transformers`
+            does not have (its `auto_map` comes from `to_config`), as text made from our config.
     """
 
     model_type: str
@@ -58,8 +76,24 @@ class Exchange:
     keys: tuple[Key, ...]
     to_config: Callable[[ModelConfig], dict[str, Any]]
     from_config: Callable[[Mapping[str, Any]], ModelConfig]
+    imports: str
+    usage: str
     copies: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
+    files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """How a family whose model is several of theirs is written: each part as a folder of its own.
+
+    Attributes:
+        parts: name of the folder, and what makes the part, a config and parameters of a family
+            that has an `Exchange`, from those of the whole.
+    """
+
+    parts: Mapping[str, Callable[[ModelConfig, Any], tuple[ModelConfig, Any]]]
 
 
 def required(fields: Mapping[str, Any], name: str) -> Any:

@@ -112,6 +112,12 @@ EXCHANGE = Exchange(
     keys=KEYS,
     to_config=_to_config,
     from_config=_from_config,
+    imports="AutoModelForMaskedLM",
+    usage="""\
+model = AutoModelForMaskedLM.from_pretrained("{title}")
+logits = model(**batch).logits  # over all tokens, at each residue
+hidden = model.bert(**batch).last_hidden_state
+""",
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",

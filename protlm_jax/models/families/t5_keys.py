@@ -107,6 +107,13 @@ EXCHANGE = Exchange(
     keys=KEYS,
     to_config=_to_config,
     from_config=_from_config,
+    imports="T5EncoderModel, T5ForConditionalGeneration",
+    usage="""\
+model = T5ForConditionalGeneration.from_pretrained("{title}")
+encoder = T5EncoderModel.from_pretrained("{title}")  # enough for embeddings
+hidden = encoder(**batch).last_hidden_state
+# A hidden residue is written <extra_id_0>; the decoder spells the whole protein out.
+""",
     copies={
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
