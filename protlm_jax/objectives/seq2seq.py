@@ -43,11 +43,11 @@ class DenoisingObjective(Objective):
         Where a row's targets hold sentinels, they hold only what was hidden. Else they are the
         whole sequence, aligned with what the encoder shows, and hidden where that is the mask.
         """
-        targets = batch["decoder_target_tokens"]
-        sentinels = among(targets, jnp.asarray(self.vocabulary.sentinel_ids))
-        masked = batch["encoder_input_tokens"] == self.vocabulary.hiding_id
         asked = batch["decoder_loss_weights"] > 0
-        return asked & (masked | jnp.any(sentinels, axis=1, keepdims=True))
+        sentinels = jnp.asarray(self.vocabulary.sentinel_ids)
+        named = asked & among(batch["decoder_target_tokens"], sentinels)
+        masked = batch["encoder_input_tokens"] == self.vocabulary.hiding_id
+        return asked & (masked | jnp.any(named, axis=1, keepdims=True))
 
     def __call__(
         self,
