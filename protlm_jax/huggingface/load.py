@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, params_from
+from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
+from protlm_jax.huggingface.matching import matched
 from protlm_jax.huggingface.read_tokenizer import read_vocabulary
-from protlm_jax.huggingface.tensor_files import StoredTensor, open_tensors, read_json
+from protlm_jax.huggingface.tensor_files import open_tensors, read_json
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.vocabularies import Vocabulary
@@ -151,73 +152,29 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
     config = config.replace(vocabulary=vocabulary.name)
     abstract = models.abstract_params(models.build(config))
     with ExitStack() as stack:
-        stored = _matched(folder, exchange, abstract, open_tensors(folder, stack))
+        stored = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
         params = params_from(exchange, abstract, lambda name: stored[name].read())
     return _loaded(config, params, vocabulary, folder.name)
 
 
 def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
-    known = {exchange.model_type: exchange for exchange in EXCHANGES.values()}
-    if fields["model_type"] not in known:
+    file = folder / "config.json"
+    known = [e for e in EXCHANGES.values() if e.model_type == fields["model_type"]]
+    if not known:
+        types = sorted({exchange.model_type for exchange in EXCHANGES.values()})
         raise ProtlmError(
-            f"{folder / 'config.json'}: model_type {fields['model_type']!r} cannot be read; only "
-            f"{', '.join(known)} can"
+            f"{file}: model_type {fields['model_type']!r} cannot be read; only "
+            f"{', '.join(types)} can"
         )
-    return known[fields["model_type"]]
-
-
-def _matched(
-    folder: Path, exchange: Exchange, abstract: Any, stored: dict[str, StoredTensor]
-) -> dict[str, StoredTensor]:
-    """The tensors that the model needs, after every other one has been accounted for."""
-    expected = expected_shapes(exchange, abstract)
-    stored = dict(stored)
-    notes = []
-    for copy, original in exchange.copies.items():
-        if copy not in stored:
-            continue
-        tensor = stored.pop(copy)
-        if original not in stored:
-            stored[original] = tensor
-        elif not _equal(tensor, stored[original]):
-            raise ProtlmError(
-                f"{tensor.file}: {copy} differs from {original}, which this model takes for it: "
-                f"models with untied weights cannot be read"
-            )
-        else:
-            notes.append(f"{copy} (equals {original})")
-    for name in exchange.unused.keys() & stored.keys():
-        stored.pop(name)
-        notes.append(f"{name} ({exchange.unused[name]})")
-    if notes:
-        log.info("%s: not taken over: %s", folder, "; ".join(sorted(notes)))
-    _require_all(folder, expected, stored)
-    return stored
-
-
-def _require_all(
-    folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, StoredTensor]
-) -> None:
-    if missing := [name for name in expected if name not in stored]:
-        shape = list(expected[missing[0]])
+    named = fields.get("architectures") or []
+    if len(known) > 1:
+        known = [exchange for exchange in known if exchange.architecture in named]
+    if not known:
+        classes = [e.architecture for e in EXCHANGES.values()]
         raise ProtlmError(
-            f"{folder}: tensor {missing[0]} of shape {shape} is missing{_more(missing)}; found "
-            f"{len(stored)} of {len(expected)}. The weights are of another model class or size "
-            f"than config.json says: copy both again from one place"
+            f"{file}: architectures {named!r} cannot be read; only {', '.join(sorted(classes))} can"
         )
-    if unexpected := sorted(stored.keys() - expected.keys()):
-        tensor = stored[unexpected[0]]
-        raise ProtlmError(
-            f"{tensor.file}: tensor {unexpected[0]} of shape {list(tensor.shape)} has no place in "
-            f"the model of config.json{_more(unexpected)}: take config.json and weights from one "
-            f"place, or remove the tensor from the file"
-        )
-    for name, asked in expected.items():
-        if stored[name].shape != asked:
-            raise ProtlmError(
-                f"{stored[name].file}: tensor {name} has shape {list(stored[name].shape)}, "
-                f"config.json asks for {list(asked)}: take both from one place"
-            )
+    return known[0]
 
 
 def _require_shapes(params: Any, abstract: Any, checkpoint: Path, file: Path) -> None:
@@ -238,11 +195,3 @@ def _require_shapes(params: Any, abstract: Any, checkpoint: Path, file: Path) ->
 def _loaded(config: ModelConfig, params: Any, vocabulary: Vocabulary, name: str) -> LoadedModel:
     on_device = jax.tree.map(jnp.asarray, params)
     return LoadedModel(models.build(config), on_device, vocabulary, name)
-
-
-def _equal(a: StoredTensor, b: StoredTensor) -> bool:
-    return a.shape == b.shape and bool((a.read() == b.read()).all())
-
-
-def _more(names: list[str]) -> str:
-    return "" if len(names) == 1 else f" (and {len(names) - 1} more: {', '.join(names[1:4])}...)"

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from safetensors.numpy import save_file
 
-from protlm_jax import __version__
+from protlm_jax import __version__, models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.card import model_card
 from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
@@ -18,6 +19,8 @@ from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.tensor_files import SINGLE, read_json
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models import LoadedModel
+from protlm_jax.models.exchange import Exchange
+from protlm_jax.models.registry import family_of
 
 # In the config.json of an export: a folder with this mark may be written over.
 _MARK = "protlm_jax_version"
@@ -33,7 +36,8 @@ def export(
 ) -> Path:
     """Writes config.json, model.safetensors, the tokenizer's files and README.md (a model card).
 
-    The folder appears when it is complete; an earlier export in its place is replaced then.
+    A joint family (ELECTRA) is written as one such folder for each of its parts. The folder appears
+    when it is complete; an earlier export in its place is replaced then.
 
     Args:
         loaded: what `load_model` gave.
@@ -49,30 +53,52 @@ def export(
         ProtlmError: the folder holds something else, the model cannot be expressed, or the disk
             is full.
     """
-    _require_expressible(loaded)
+    parts = _parts(loaded)
+    for part in parts.values():
+        _require_expressible(part)
     target = Path(os.path.abspath(output))
     _require_ours(target)
     with written_whole(target) as folder:
-        _write(loaded, folder, rare_residues)
-        card = model_card(loaded, target.name, training, rare_residues, metrics or {})
-        (folder / "README.md").write_text(card)
+        for name, part in parts.items():
+            (folder / name).mkdir(exist_ok=True)
+            _write(part, folder / name, rare_residues)
+            title = f"{target.name}/{name}".rstrip("/")
+            card = model_card(part, title, training, rare_residues, metrics or {})
+            (folder / name / "README.md").write_text(card)
     return target
 
 
+def _parts(loaded: LoadedModel) -> dict[str, LoadedModel]:
+    """What is written, by the name of its folder inside the export: "" for the export itself."""
+    exchange = family_of(loaded.config).exchange
+    if isinstance(exchange, Exchange):
+        return {"": loaded}
+    parts = {}
+    for name, part_of in exchange.parts.items():
+        config, params = part_of(loaded.config, loaded.params)
+        model = models.build(config)
+        parts[name] = LoadedModel(model, params, loaded.vocabulary, f"{loaded.name}, {name}")
+    return parts
+
+
 def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"]) -> None:
-    exchange = EXCHANGES[loaded.config.family]
+    config = loaded.config
+    exchange = EXCHANGES[config.family]
     fields = {
         "architectures": [exchange.architecture],
         "model_type": exchange.model_type,
         "dtype": "float32",
         _MARK: __version__,
-        **exchange.to_config(loaded.config),
+        **exchange.to_config(config),
     }
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     state = dict(tensors(exchange, loaded.params))
+    for name, compute in exchange.constants.items():
+        state[name] = np.ascontiguousarray(compute(config), np.float32)
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
     (folder / SINGLE).chmod(0o644)  # safetensors makes it readable to its owner alone
-    config = loaded.config
+    for name, text in exchange.files.items():
+        (folder / name).write_text(text(config))
     types = config.type_vocab_size > 0
     write_tokenizer(loaded.vocabulary, folder, rare_residues, config.max_positions, types)
 
@@ -96,7 +122,8 @@ def _require_ours(target: Path) -> None:
     """Nothing is replaced but an earlier export."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if not _is_export(target):
+    parts = list(target.iterdir()) if target.is_dir() else []
+    if not _is_export(target) and not all(map(_is_export, parts or [target])):
         raise ProtlmError(
             f"{target} is not empty and was not made by protlm export; choose another"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
 
 TOLERANCE = 1e-4  # of the largest logit
@@ -38,8 +39,7 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
             f"loading the export back needs torch and transformers ({error}): "
             f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
         ) from error
-    names = {"bert": "AutoModelForMaskedLM", "t5": "T5ForConditionalGeneration"}
-    architecture = getattr(transformers, names[loaded.config.family])
+    architecture = getattr(transformers, EXCHANGES[loaded.config.family].architecture)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     theirs = architecture.from_pretrained(str(folder)).eval()
     texts = list(sequences.values())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import Exchange
+from protlm_jax.models.exchange import Exchange, Joint
 from protlm_jax.models.families import bert, bert_keys, t5, t5_keys
 from protlm_jax.models.stacked import Stacked
 
@@ -26,7 +26,7 @@ class Family:
     """
 
     module: type[Stacked]
-    exchange: Exchange
+    exchange: Exchange | Joint
     presets: Mapping[str, ModelConfig]
 
 
