@@ -27,10 +27,16 @@ class AttentionContext:
         query_segments: [batch, length] int32; a query sees the keys of its own segment only, and
             padding (segment 0) sees padding.
         key_segments: [batch, key_length] int32.
-        bias: [1, heads, length, key_length] float32 added to the scores, or None.
+        bias: [1 or batch, heads, length, key_length] float32 added to the scores, or None.
         causal: whether a query sees itself and earlier keys only, by index in the row; of more
             keys than queries the last ones are the queries' own.
         allowed: [batch, length, key_length] bool, further limits on who sees whom, or None.
+        distances: [positions, d_model] float32, what relative attention knows of each distance;
+            see `relative_sinusoids`.
+        places: [batch, length] int32, where in the row each query stands, for queries that are
+            some of the row's positions only; None where they are the last keys, in order.
+        query_types: [batch, length] int32, and
+        key_types: [batch, key_length] int32: relative attention tells whether they are equal.
     """
 
     query_segments: jax.Array
@@ -38,6 +44,10 @@ class AttentionContext:
     bias: jax.Array | None = None
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     allowed: jax.Array | None = None
+    distances: jax.Array | None = None
+    places: jax.Array | None = None
+    query_types: jax.Array | None = None
+    key_types: jax.Array | None = None
 
 
 Dropout = Callable[[jax.Array], jax.Array]

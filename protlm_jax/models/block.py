@@ -14,9 +14,10 @@ from protlm_jax.models.attention import Attention, AttentionContext
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Mlp, Normalization
+from protlm_jax.models.relative_attention import RelativeAttention
 
 # How a block attends where positions are not a matter of the embedding or of a bias.
-ATTENTIONS: dict[str, Any] = {}
+ATTENTIONS: dict[str, type[nn.Module]] = {"relative_xl": RelativeAttention}
 
 Stream = Any  # [batch, length, d_model], or a pair of them: (content, query)
 Taps = dict[str, Stream]
@@ -132,7 +133,8 @@ class Block(nn.Module):
         """The smallest inputs that create the parameters."""
         h = jnp.zeros((1, 1, self.config.d_model), self.config.compute_dtype)
         segments = jnp.ones((1, 1), jnp.int32)
-        attention = AttentionContext(segments, segments)
+        distances = jnp.zeros((2, self.config.d_model))  # for those that read them
+        attention = AttentionContext(segments, segments, distances=distances)
         if self.cross:
             return h, BlockContext(attention, attention, h)
         return h, BlockContext(attention)
