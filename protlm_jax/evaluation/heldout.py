@@ -13,7 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +111,14 @@ def evaluate(
         done in "protocol".
 
     Raises:
-        ProtlmError: when no protein has a residue to ask, or an unknown residue turns up.
+        ProtlmError: when no protein has a residue to ask, an unknown residue turns up, or the model
+            gives no distribution over residues.
     """
+    if not loaded.model.readouts[0].predicts_residues:
+        raise ProtlmError(
+            f"{loaded.name} tells replaced residues from true ones and gives no distribution over "
+            f"residues: score its generator instead"
+        )
     frequencies = np.asarray(train_frequencies, np.float64)
     if frequencies.shape != (20,) or (frequencies <= 0).any():
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")
@@ -154,13 +160,20 @@ def composition_loss(
 
 def protocol(loaded: LoadedModel) -> str:
     """What was asked of the model, in words."""
-    shown = loaded.vocabulary.tokens[loaded.vocabulary.hiding_id]
-    where = "in its input"
-    if loaded.config.num_decoder_layers:
-        where = "in the encoder's input, the decoder being given the true residues before each one"
+    kind = loaded.model.readouts[0].kind
+    shown = ""
+    if kind in ("masked", "denoising"):
+        shown = f"all shown as {loaded.vocabulary.tokens[loaded.vocabulary.hiding_id]} "
+    where = {
+        "masked": "in its input",
+        "denoising": "in the encoder's input, the decoder being given the true residues before "
+        "each one",
+        "query": "each asked by its position alone, and kept from all other positions too",
+        "causal": "each predicted from the residues before it",
+    }[kind]
     return (
-        f"{RATE:.0%} of each protein's residues, chosen from its sequence and the seed, all shown "
-        f"as {shown} {where}; never the first residue; softmax over the 20 standard amino acids; "
+        f"{RATE:.0%} of each protein's residues, chosen from its sequence and the seed, {shown}"
+        f"{where}; never the first residue; softmax over the 20 standard amino acids; "
         f"own composition: leave-one-out over the whole protein, hidden residues included, with "
         f"{' or '.join(f'{count:g}' for count in PSEUDO_COUNTS.values())} (best) pseudo-counts"
     )
@@ -220,8 +233,8 @@ def _model_scores(
     with tqdm(total=len(pieces), desc="held-out", disable=None if progress else True) as bar:
         for group in grouped(tokens, tokens_per_batch, cap):
             members = [pieces[m] for m in group.members]
-            batch, columns = hidden_batch(loaded, hidden, members, group, before)
-            scores = _score(loaded.model, loaded.params, batch, columns, amino_acids)
+            asked = hidden_batch(loaded, hidden, members, group)
+            scores = _score(loaded.model, loaded.params, asked.features, asked.columns, amino_acids)
             nll, hit = (np.asarray(x) for x in scores)
             for row, (i, a, b) in enumerate(members):
                 here = (hidden[i].targets >= a) & (hidden[i].targets < b)
@@ -238,27 +251,42 @@ def even_pieces(residues: int, limit: int | None) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
+class HiddenBatch(NamedTuple):
+    """Proteins with residues kept from the model.
+
+    Attributes:
+        features: what the model is given.
+        true: [rows, length] int32, the tokens as they are.
+        hidden: [rows, length] bool, whose residue is asked and not shown.
+        columns: [rows, length] int32, the residue's index in AMINO_ACIDS where it is asked.
+    """
+
+    features: dict[str, Any]
+    true: np.ndarray
+    hidden: np.ndarray
+    columns: np.ndarray
+
+
 def hidden_batch(
     loaded: LoadedModel,
     hidden: list[HiddenProtein],
     members: list[tuple[int, int, int]],
     group: Group,
-    before: int,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The features with targets hidden, and [rows, length] int32 columns of the true residues."""
-    vocabulary = loaded.vocabulary
-    true, shown, columns = [], [], []
+) -> HiddenBatch:
+    """Pieces (protein, start, stop) of proteins, one a row, with their targets hidden."""
+    vocabulary, readout = loaded.vocabulary, loaded.model.readouts[0]
+    before = len(vocabulary.prefix_ids)
+    true, asked, columns = [], [], []
     for i, start, stop in members:
         protein = hidden[i]
         true.append(vocabulary.encode(protein.sequence[start:stop]))
-        masked = true[-1].copy()
         targets = protein.targets[(protein.targets >= start) & (protein.targets < stop)]
-        masked[targets - start + before] = vocabulary.hiding_id
-        shown.append(masked)
-        inside = np.maximum(protein.columns[start:stop], 0).astype(np.int32)
-        columns.append(np.concatenate([np.zeros(before, np.int32), inside]))
-    batch = encoder_features(loaded, shown, group)
-    if loaded.config.num_decoder_layers:
+        asked.append(np.zeros(len(true[-1]), np.int32))
+        asked[-1][targets - start + before] = 1
+        columns.append(np.zeros(len(true[-1]), np.int32))
+        columns[-1][targets - start + before] = protein.columns[targets]
+    batch = encoder_features(loaded, true, group)
+    if readout.kind == "denoising":
         # Teacher forcing: each target is predicted from the true tokens before it.
         shifted = [np.concatenate([[vocabulary.pad_id], row[:-1]]) for row in true]
         batch["decoder_input_tokens"] = padded(shifted, group, fill=vocabulary.pad_id)
@@ -266,7 +294,13 @@ def hidden_batch(
         batch["decoder_segment_ids"] = batch["encoder_segment_ids"]
         batch["decoder_positions"] = batch["encoder_positions"]
         batch["decoder_loss_weights"] = batch["encoder_segment_ids"]
-    return batch, padded(columns, group)
+    where = padded(asked, group) > 0
+    features = batch
+    if readout.predicts_residues:
+        features = readout.hide(batch, where, vocabulary.mask_id)
+    return HiddenBatch(
+        features, padded(true, group, fill=vocabulary.pad_id), where, padded(columns, group)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -278,7 +312,7 @@ def _score(
     amino_acids: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and top-1 hit [rows, length] of the true residue, among the 20 amino acids."""
-    logits = model.apply({"params": params}, batch)[..., amino_acids]
+    logits = model.readouts[0].align(model.apply({"params": params}, batch))[..., amino_acids]
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     nll = -jnp.take_along_axis(log_probabilities, columns[..., None], axis=-1)[..., 0]
     return nll, jnp.argmax(logits, axis=-1) == columns

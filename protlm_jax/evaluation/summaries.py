@@ -44,19 +44,20 @@ def depth(result: dict[str, Any]) -> str:
     lines = [f"{result['hidden_residues']:,} hidden residues of {result['proteins']:,} proteins"]
     for stack, measured in result["stacks"].items():
         output, lens = measured["skip_output"], measured["logit_lens"]
+        header = ["layer", "|c|/|h|", "cos(c, h)"]
+        header += ["skip: KL", "skip: dNLL", "skip: top-1"] if output else []
+        header += ["lens NLL"] if lens else []
         rows = []
         for layer, relative in enumerate(measured["relative_contribution"]["layer"]):
-            row = [
-                str(layer),
-                f"{relative:.3f}",
-                f"{measured['cosine']['layer'][layer]:+.3f}",
-                f"{output['kl'][layer]:.4f}",
-                f"{output['delta_nll'][layer]:+.4f}",
-                f"{100 * output['top1_agreement'][layer]:.0f} %",
-            ]
-            rows.append((*row, f"{lens['nll'][layer]:.3f}") if lens else tuple(row))
-        header = ("layer", "|c|/|h|", "cos(c, h)", "skip: KL", "skip: dNLL", "skip: top-1")
-        lines += ["", stack, *_table((*header, "lens NLL") if lens else header, rows)]
+            row = [str(layer), f"{relative:.3f}", f"{measured['cosine']['layer'][layer]:+.3f}"]
+            if output:
+                row += [f"{output['kl'][layer]:.4f}", f"{output['delta_nll'][layer]:+.4f}"]
+                row += [f"{100 * output['top1_agreement'][layer]:.0f} %"]
+            row += [f"{lens['nll'][layer]:.3f}"] if lens else []
+            rows.append(tuple(row))
+        lines += ["", stack, *_table(tuple(header), rows)]
+        if not output:
+            lines.append(f"effects on the answer: not defined ({result['positions']})")
         score = measured["depth_score"]["relative"]
         if score is not None:
             lines.append(f"depth score {score:.2f} (0: first layers matter most, 1: last)")

@@ -31,8 +31,17 @@ class Readout:
 
     @property
     def predicts_residues(self) -> bool:
-        """Whether `head` gives a distribution over residues when read at `stack`."""
+        """Whether the model can be asked for the residues that are kept from it."""
         return self.kind != "detection"
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether `head`, read at the stream of `stack`, predicts residues kept from the model.
+
+        A query stream predicts, and the content stream beside it, which is what is measured and
+        embedded, does not.
+        """
+        return self.kind in ("masked", "denoising", "causal")
 
     def hide(self, batch: Batch, hidden: Any, mask_id: Any) -> Batch:
         """The batch as the model may see it when residues are kept from it.
@@ -57,11 +66,20 @@ class Readout:
         name = "encoder_input_tokens" if self.kind == "denoising" else "input_tokens"
         return {**batch, name: jnp.where(hidden, mask_id, batch[name])}
 
-    def align(self, x: jax.Array) -> jax.Array:
-        """Puts answers at the positions of the tokens that they are about: [B, L, ...].
+    def align(self, answers: jax.Array) -> jax.Array:
+        """Moves answers to the positions of the tokens that they are about: [B, L, ...].
 
         A causal model answers one position early; nothing predicts its first token (zeros).
         """
         if self.kind != "causal":
-            return x
-        return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
+            return answers
+        return jnp.concatenate([jnp.zeros_like(answers[:, :1]), answers[:, :-1]], axis=1)
+
+    def positions(self, tokens: jax.Array) -> jax.Array:
+        """Moves what belongs to tokens to the positions where they are predicted: [B, L, ...].
+
+        The reverse of `align`: the first token is lost, and the last position gets zeros.
+        """
+        if self.kind != "causal":
+            return tokens
+        return jnp.concatenate([tokens[:, 1:], jnp.zeros_like(tokens[:, :1])], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from zoo import ZOO
 
+from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout
 from protlm_jax.models.loaded import LoadedModel
@@ -61,7 +64,10 @@ def test_composition_is_leave_one_out() -> None:
     np.testing.assert_allclose(heldout.composition_loss(protein, UNIFORM, 10.0), expected)
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
+FAMILIES = [f for f in ZOO if models.build(ZOO[f].config).readouts[0].predicts_residues]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_equals_one_protein_at_a_time(small_model: SmallModel, family: str) -> None:
     loaded = small_model(family)
     sequences = proteins(5)
@@ -86,14 +92,16 @@ def forward(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
 
 def reference_loss(loaded: LoadedModel, protein: heldout.HiddenProtein) -> float:
     """Sum of losses, written out for one protein without padding."""
-    vocabulary = loaded.vocabulary
+    vocabulary, kind = loaded.vocabulary, loaded.model.readouts[0].kind
     before = len(vocabulary.prefix_ids)
     true = vocabulary.encode(protein.sequence)
+    asked = protein.targets + before
     shown = true.copy()
-    shown[protein.targets + before] = vocabulary.mask_id
+    if kind in ("masked", "denoising"):
+        shown[asked] = vocabulary.mask_id
     ones, order = np.ones_like(true)[None], np.arange(len(true), dtype=np.int32)[None]
     batch: dict[str, Any] = {"input_tokens": shown[None], "segment_ids": ones, "positions": order}
-    if loaded.config.num_decoder_layers:
+    if kind == "denoising":
         batch = {
             "encoder_input_tokens": shown[None],
             "encoder_segment_ids": ones,
@@ -102,25 +110,41 @@ def reference_loss(loaded: LoadedModel, protein: heldout.HiddenProtein) -> float
             "decoder_segment_ids": ones,
             "decoder_positions": order,
         }
+    if kind == "query":
+        batch["hidden"] = np.isin(np.arange(len(true)), asked)[None]
     logits = np.asarray(forward(loaded.model, loaded.params, batch), np.float64)[0]
     logits = logits[:, vocabulary.amino_acid_ids]
     loss = 0.0
     for target in protein.targets:
-        row = logits[target + before]
+        row = logits[target + before - (kind == "causal")]
         column = AMINO_ACIDS.index(protein.sequence[target])
         loss += np.log(np.exp(row - row.max()).sum()) + row.max() - row[column]
     return loss
 
 
-def test_the_model_never_sees_a_target(small_model: SmallModel) -> None:
-    loaded = small_model("bert")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_never_sees_what_it_is_asked(small_model: SmallModel, family: str) -> None:
+    """Another residue in a target's place changes no answer there, and one beside it does."""
+    loaded = small_model(family)
     protein = heldout.hide("M" + "KLVAGHRTE" * 5, 0)
-    group = heldout.Group([0], 1, 64)
-    batch, columns = heldout.hidden_batch(loaded, [protein], [(0, 0, 46)], group, 1)
-    tokens = batch["input_tokens"][0]
-    assert (tokens[protein.targets + 1] == loaded.vocabulary.mask_id).all()
-    assert (tokens == loaded.vocabulary.mask_id).sum() == len(protein.targets)
-    assert (columns[0, protein.targets + 1] == protein.columns[protein.targets]).all()
+    target = int(protein.targets[2])
+    before = len(loaded.vocabulary.prefix_ids)
+
+    def answer(changed: int | None) -> np.ndarray:
+        letters = list(protein.sequence)
+        if changed is not None:
+            letters[changed] = "W"
+        other = dataclasses.replace(protein, sequence="".join(letters))
+        group = heldout.Group([0], 1, 64)
+        asked = heldout.hidden_batch(loaded, [other], [(0, 0, 46)], group)
+        assert asked.hidden[0].sum() == len(protein.targets) and asked.hidden[0, target + before]
+        assert asked.columns[0, target + before] == protein.columns[target]
+        logits = forward(loaded.model, loaded.params, asked.features)
+        return np.asarray(loaded.model.readouts[0].align(logits))[0, target + before]
+
+    unseen = next(i for i in range(target - 1, 0, -1) if i not in protein.targets)
+    np.testing.assert_array_equal(answer(target), answer(None))
+    assert np.abs(answer(unseen) - answer(None)).max() > 1e-6
 
 
 def test_long_proteins_are_cut_into_even_pieces(small_model: SmallModel) -> None:
@@ -138,6 +162,8 @@ def test_protocol_says_what_is_shown(small_model: SmallModel) -> None:
     assert "[MASK]" in heldout.protocol(small_model("bert"))
     text = heldout.protocol(small_model("t5"))
     assert "<extra_id_0>" in text and "decoder" in text
+    for family in FAMILIES:
+        assert "15%" in heldout.protocol(small_model(family))
 
 
 def test_nothing_to_ask_is_an_error(small_model: SmallModel) -> None:

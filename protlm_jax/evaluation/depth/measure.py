@@ -40,54 +40,61 @@ def measure(
         model, params: any family.
         batch: what the model is shown, with residues hidden.
         targets: [B, L] int32, the true tokens.
-        hidden: [B, L] bool, where the model could not see the target.
+        hidden: [B, L] bool, whose residue is asked. A causal model is measured one position
+            before, where it predicts them.
         amino_acids: [20] int32 ids.
         stack: which of the model's stacks is measured.
 
     Returns:
         "count" and, each a sum over positions to be divided by it: per layer and sublayer
-        "relative_contribution" and "cosine", "stream_norm" [N+1], "skip_map" [N, N],
-        "skip_output" and, where `head` reads this stack, "logit_lens".
+        "relative_contribution" and "cosine", "stream_norm" [N+1], "skip_map" [N, N]; where the
+        model answers from its stream, "skip_output" and "base_nll"; and where `head` reads this
+        stack, "logit_lens".
     """
     run = functools.partial(model.apply, {"params": params})
+    asked = model.readouts[0]
     h, context = run(batch, method="embed")
     out, taps = run(h, context, method="stack")
     context = run(out, context, method="connect")
     streams = jnp.concatenate([taps[stack]["stream"], out[stack][None]])
-    weights = hidden.astype(jnp.float32)
+    weights = asked.positions(hidden).astype(jnp.float32)
 
     def over_positions(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(weights > 0, x, 0.0), axis=(-2, -1))
 
     def readout(final: jax.Array) -> jax.Array:
         """The model's answer if this stack ended in `final`: log-probabilities [B, L, 20]."""
-        read = model.readouts[0].stack
+        read = asked.stack
         if stack != read:  # an encoder is read through the decoder that it feeds
             after = run({stack: final}, context, method="connect")[read]
             final, _ = run(read, h[read], after, method="run")
         return jax.nn.log_softmax(run({read: final}, method="head")[..., amino_acids])
 
-    base = readout(streams[-1])
-    correct = (targets[..., None] == amino_acids[None, None, :]).astype(jnp.float32)
     result = _contributions(streams, taps[stack], over_positions)
-    compare = functools.partial(_compare, base, correct, over_positions)
+    if asked.reads_stream:
+        base = readout(streams[-1])
+        correct = asked.positions(targets)[..., None] == amino_acids[None, None, :]
+        correct = correct.astype(jnp.float32)
+        result["base_nll"] = over_positions(-jnp.sum(base * correct, axis=-1))
+        compare = functools.partial(_compare, base, correct, over_positions)
 
     def visit(effects: jax.Array, layer: jax.Array, before: Any, after: Any, _: Any) -> jax.Array:
         clean = streams[layer + 1] - streams[layer]
         change = _norm(clean - (after - before)) / jnp.maximum(_norm(clean), TINY)
         return effects.at[layer].set(over_positions(change))
 
-    def skip(layer: jax.Array) -> tuple[jax.Array, Sums]:
+    def skip(layer: jax.Array) -> Sums:
         nothing = jnp.zeros(streams.shape[0] - 1)
         final, effects = run(
             stack, streams[layer], context[stack], layer + 1, visit, nothing, method="resume"
         )
-        return effects, compare(readout(final))
+        if not asked.reads_stream:
+            return {"skip_map": effects}
+        return {"skip_map": effects, "skip_output": compare(readout(final))}
 
-    result["skip_map"], result["skip_output"] = jax.lax.map(skip, jnp.arange(len(streams) - 1))
-    if stack == model.readouts[0].stack:
+    result |= jax.lax.map(skip, jnp.arange(len(streams) - 1))
+    if asked.reads_stream and stack == asked.stack:
         result["logit_lens"] = jax.lax.map(lambda stream: compare(readout(stream)), streams)
-    result["base_nll"] = over_positions(-jnp.sum(base * correct, axis=-1))
     result["count"] = jnp.sum(weights)
     return result
 

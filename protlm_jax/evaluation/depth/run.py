@@ -22,6 +22,17 @@ from protlm_jax.vocabularies import normalise
 # What the model is shown, the true tokens, and where they are hidden.
 Hidden = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
+# Which positions are measured, by the kind of a family's readout.
+POSITIONS = {
+    "masked": "residues shown as the mask token; softmax over the 20 amino acids",
+    "denoising": "residues shown to the encoder as the mask token; softmax over the 20 amino acids",
+    "causal": "positions before the chosen residues, which they predict; softmax over the 20 amino "
+    "acids",
+    "query": "chosen residues of the content stream, all in sight; the answer is given by the "
+    "query stream, so that effects on it are not defined here",
+    "detection": "chosen residues, all in sight; the model gives no distribution over residues, so "
+    "that effects on the answer are not defined",
+}
 LONGEST = 256
 ROWS = 8
 
@@ -47,7 +58,8 @@ def run(
     Returns:
         A plain dict: "stacks" -> name -> "relative_contribution", "cosine", "stream_norm",
         "skip_map" (rows: skipped layer; columns: later layer; None where nothing is skipped),
-        "skip_output", "logit_lens" (None where `head` does not read the stack) and "depth_score".
+        "skip_output" and "base_nll" (None where the stream gives no distribution over residues),
+        "logit_lens" (None where `head` does not read the stack) and "depth_score".
 
     Raises:
         ProtlmError: when no protein has a residue to hide.
@@ -61,7 +73,7 @@ def run(
     return {
         "model": loaded.name,
         "stacks": {stack: _means(sums) for stack, sums in totals.items()},
-        "positions": "residues shown as the mask token; softmax over the 20 amino acids",
+        "positions": POSITIONS[loaded.model.readouts[0].kind],
         "proteins": len(sequences),
         "hidden_residues": hidden_residues,
         "cost": {
@@ -103,22 +115,20 @@ def _batches(
         for i, protein in enumerate(proteins)
         for start, stop in even_pieces(len(protein.sequence), limit)
     ]
-    before = len(loaded.vocabulary.prefix_ids)
     batches = []
     for first in range(0, len(pieces), ROWS):
         members = pieces[first : first + ROWS]
         group = Group(list(range(len(members))), ROWS, limit + specials)
-        batch, columns = hidden_batch(loaded, proteins, members, group, before)
-        shown = batch["input_tokens" if "input_tokens" in batch else "encoder_input_tokens"]
-        targets = np.asarray(loaded.vocabulary.amino_acid_ids)[columns]
-        batches.append((batch, targets, shown == loaded.vocabulary.hiding_id))
+        asked = hidden_batch(loaded, proteins, members, group)
+        # A model whose answer is not read from the stream is looked at with everything in sight.
+        features = {name: x for name, x in asked.features.items() if name != "hidden"}
+        batches.append((features, asked.true, asked.hidden))
     return batches
 
 
 def _means(sums: dict[str, Any]) -> dict[str, Any]:
     """Sums over positions as what people read."""
     means = jax.tree.map(lambda x: x / sums["count"], sums)
-    base_nll = float(means["base_nll"])
     num_layers = len(means["skip_map"])
     later = np.triu(np.ones((num_layers, num_layers), bool), k=1)
     effect = np.where(later, means["skip_map"], 0.0)
@@ -130,11 +140,14 @@ def _means(sums: dict[str, Any]) -> dict[str, Any]:
             [float(x) if after else None for x, after in zip(row, mask, strict=True)]
             for row, mask in zip(effect, later, strict=True)
         ],
-        "skip_output": _output(means["skip_output"], base_nll),
+        "skip_output": None,
         "logit_lens": None,
+        "base_nll": None,
         "depth_score": _depth_score(effect),
-        "base_nll": base_nll,
     }
+    if "skip_output" in means:
+        result["base_nll"] = float(means["base_nll"])
+        result["skip_output"] = _output(means["skip_output"], result["base_nll"])
     if "logit_lens" in means:
         result["logit_lens"] = _lists(means["logit_lens"])
     return result

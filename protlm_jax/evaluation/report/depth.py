@@ -42,7 +42,6 @@ def _stack(measured: Mapping[str, Any]) -> list[str]:
         series = [Series(_sublayer(key), values[key]) for key in values]
         return bar_chart(layers, series, x_label="layer", y_label=y_label)
 
-    skipped = measured["skip_output"]
     parts = [
         heading("Size of what is added"),
         bars(relative, "norm / stream"),
@@ -55,14 +54,17 @@ def _stack(measured: Mapping[str, Any]) -> list[str]:
         ),
         heading("Who builds on whom"),
         depth_map(measured["skip_map"]),
-        heading("What the answer loses without a layer"),
-        bars({"delta_nll": skipped["delta_nll"], "kl": skipped["kl"]}, "nats per residue"),
-        caption(
-            "Rise of the loss at hidden residues, and divergence of the predicted distribution "
-            "from the whole model's, when one layer is skipped."
-        ),
         _score(measured.get("depth_score") or {}),
     ]
+    if skipped := measured.get("skip_output"):
+        parts += [
+            heading("What the answer loses without a layer"),
+            bars({"delta_nll": skipped["delta_nll"], "kl": skipped["kl"]}, "nats per residue"),
+            caption(
+                "Rise of the loss at hidden residues, and divergence of the predicted "
+                "distribution from the whole model's, when one layer is skipped."
+            ),
+        ]
     if lens := measured.get("logit_lens"):
         curve = Series("loss", lens["nll"])
         parts += [
@@ -86,10 +88,4 @@ def _score(score: Mapping[str, Any]) -> str:
 
 
 def _sublayer(key: str) -> str:
-    special = {
-        "kl": "divergence",
-        "delta_nll": "rise of loss",
-        "layer": "whole layer",
-        "mlp": "MLP",
-    }
-    return special.get(key, name(key))
+    return _SUBLAYERS.get(key, name(key))

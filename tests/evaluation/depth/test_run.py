@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from zoo import ZOO
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import run
@@ -19,7 +20,7 @@ def proteins(number: int, length: int, seed: int = 0) -> dict[str, str]:
     return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
+@pytest.mark.parametrize("family", ZOO)
 def test_every_stack_is_measured_with_one_compilation(family: str, small_model) -> None:
     loaded = small_model(family)
     before = measure._cache_size()
@@ -34,12 +35,16 @@ def test_every_stack_is_measured_with_one_compilation(family: str, small_model) 
     for name, stack in result["stacks"].items():
         (_, effect), below = stack["skip_map"]
         assert stack["skip_map"][0][0] is None and below == [None, None] and effect > 0
-        assert (stack["logit_lens"] is None) == (name != loaded.model.readouts[0].stack)
+        read = loaded.model.readouts[0]
+        assert (stack["logit_lens"] is None) == (name != read.stack or not read.reads_stream)
         assert all(len(v) == 2 for v in stack["relative_contribution"].values())
         assert len(stack["stream_norm"]) == 3
         # With two layers all effects are those of the first.
         assert stack["depth_score"] == {"layers": 0.0, "relative": 0.0}
-        assert set(stack["skip_output"]) == {"l2", "kl", "top1_agreement", "delta_nll"}
+        if read.reads_stream:
+            assert set(stack["skip_output"]) == {"l2", "kl", "top1_agreement", "delta_nll"}
+        else:
+            assert stack["skip_output"] is stack["base_nll"] is None
     specials = loaded.vocabulary.num_specials
     # Encoder and decoder rows are counted as pairs of tokens.
     assert result["cost"]["tokens"] == 20 * (21 + specials)

@@ -1,0 +1,131 @@
+"""One tiny model of every family, with what trains it; tests over all families go through it.
+
+    from zoo import ZOO, loaded, row, training_batch
+
+Adding a family to the tests is adding a specimen here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from protlm_jax import models
+from protlm_jax.models import LoadedModel, ModelConfig
+from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.objectives import Objective, build_objective
+from protlm_jax.vocabularies import Vocabulary, get_vocabulary
+
+SIZES = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
+ROW = 24
+PROTEINS = (5, 9, 7)  # tokens of the proteins that `row` can pack
+WATCHED = slice(5, 14)  # where the second one lies when all three are packed
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Specimen:
+    """A family's smallest model and what goes with it.
+
+    Attributes:
+        config: two layers of width 16, no dropout.
+        objective: name of what trains it.
+        task: the data task of its batches.
+        options: of the objective.
+    """
+
+    config: ModelConfig
+    objective: str
+    task: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return get_vocabulary(self.config.vocabulary)
+
+    def build_objective(self) -> Objective:
+        return build_objective(self.objective, self.vocabulary, **self.options)
+
+
+ZOO: dict[str, Specimen] = {
+    "bert": Specimen(
+        bert_config(**SIZES, max_positions=64, initializer_range=0.3), "masked", "tokens"
+    ),
+    "t5": Specimen(
+        t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
+        "denoising",
+        "prott5",
+    ),
+}
+
+
+def perturbed(params: Any, seed: int, size: float = 0.1) -> Any:
+    """Parameters without a zero or a one among them: fresh biases and norms would hide mistakes."""
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    noisy = [x + size * rng.standard_normal(x.shape).astype(np.float32) for x in leaves]
+    return jax.tree.unflatten(tree, noisy)
+
+
+@functools.cache
+def loaded(family: str, seed: int = 0, noise: float = 0.1) -> LoadedModel:
+    """The specimen's model with random parameters."""
+    config = ZOO[family].config
+    model = models.build(config)
+    params = perturbed(models.init_params(model, seed), seed + 1, noise)
+    return LoadedModel(model, params, get_vocabulary(config.vocabulary), f"tiny-{family}")
+
+
+def protein(vocabulary: Vocabulary, index: int, seed: int = 0) -> np.ndarray:
+    """Random residues: [PROTEINS[index]] int32."""
+    rng = np.random.default_rng([seed, index])
+    return rng.choice(vocabulary.amino_acid_ids, PROTEINS[index]).astype(np.int32)
+
+
+def row(family: str, members: list[int], length: int = ROW) -> Batch:
+    """One row, written out by hand: the members one after the other, then padding."""
+    vocabulary = ZOO[family].vocabulary
+
+    def filled(parts: list[np.ndarray]) -> np.ndarray:
+        joined = np.concatenate(parts).astype(np.int32)
+        return np.pad(joined, (0, length - len(joined)))[None]
+
+    sides = {
+        "segment_ids": filled([np.full(PROTEINS[m], i + 1) for i, m in enumerate(members)]),
+        "positions": filled([np.arange(PROTEINS[m]) for m in members]),
+    }
+    if not ZOO[family].config.num_decoder_layers:
+        return {"input_tokens": filled([protein(vocabulary, m) for m in members]), **sides}
+    made = {f"{stack}_{k}": v for stack in ("encoder", "decoder") for k, v in sides.items()}
+    for seed, stack in enumerate(("encoder", "decoder")):
+        made[f"{stack}_input_tokens"] = filled([protein(vocabulary, m, seed) for m in members])
+    return made
+
+
+def training_batch(family: str, seed: int, rows: int = 8, length: int = 16) -> Batch:
+    """A batch of packed rows (two proteins and some padding) for the specimen's objective."""
+    vocabulary = ZOO[family].vocabulary
+    rng = np.random.default_rng(seed)
+    tokens = rng.choice(vocabulary.amino_acid_ids, (rows, length)).astype(np.int32)
+    first, second = length // 2 + 1, length // 2 - 3
+    rest = length - first - second
+    segments = np.tile([1] * first + [2] * second + [0] * rest, (rows, 1)).astype(np.int32)
+    positions = np.tile([*range(first), *range(second), *[0] * rest], (rows, 1)).astype(np.int32)
+    sides = {"segment_ids": segments, "positions": positions}
+    tokens = np.where(segments > 0, tokens, vocabulary.pad_id)
+    if not ZOO[family].config.num_decoder_layers:
+        return {"input_tokens": tokens, **sides}
+    hidden = np.where(rng.random(tokens.shape) < 0.15, vocabulary.mask_id, tokens)
+    return {
+        **{f"{stack}_{k}": v for stack in ("encoder", "decoder") for k, v in sides.items()},
+        "encoder_input_tokens": hidden.astype(np.int32),
+        "decoder_input_tokens": np.roll(tokens, 1, axis=1),
+        "decoder_target_tokens": tokens,
+        "decoder_loss_weights": (segments > 0).astype(np.int32),
+    }
