@@ -36,11 +36,13 @@ class ModelConfig:
     d_ff: int
     num_decoder_layers: int = 0
     share_layers: bool = False  # one block's parameters serve all layers (ALBERT)
-    embedding_size: int = 0  # width of the token table where it is not d_model; 0 where it is
+    embedding_size: int = 0  # width of a token table that is projected to d_model; 0: no projection
+    generator_shrink: int = 0  # ELECTRA: the discriminator's sizes over its generator's
     norm: Norm = "layer_norm"
     norm_placement: NormPlacement = "pre"
     norm_eps: float = 1e-6
     activation: Activation = "gelu"
+    gated_mlp: bool = False  # T5 v1.1: the activated projection times a second, linear one
     use_bias: bool = True
     positions: Positions = "learned"
     max_positions: int = 0  # rows of the learned table; 0 where positions have no limit
@@ -74,6 +76,11 @@ class ModelConfig:
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of the token table."""
+        return self.embedding_size or self.d_model
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

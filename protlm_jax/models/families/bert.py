@@ -6,7 +6,7 @@ head tied to the token embedding. ProtBert's checkpoints have no next-sentence h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -48,20 +48,21 @@ PRESETS = {
 
 
 class Embedder(nn.Module):
-    """Token, position and type embeddings, normed: ids [B, L] -> [B, L, D]."""
+    """Token, position and type embeddings, normed: ids [B, L] -> [B, L, E], E being the width of
+    the token table."""
 
     config: ModelConfig
 
     def setup(self) -> None:
         c = self.config
-        normal = nn.initializers.normal(c.initializer_range)
-        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
+        normal, width = nn.initializers.normal(c.initializer_range), c.embedding_width
+        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, width))
         start = normal if c.position_init == "normal" else sinusoidal(c.initializer_range)
         self.position = self.param(
-            "position", named(start, "positions", "embed"), (c.max_positions, c.d_model)
+            "position", named(start, "positions", "embed"), (c.max_positions, width)
         )
         self.token_type = self.param(
-            "token_type", named(normal, "types", "embed"), (c.type_vocab_size, c.d_model)
+            "token_type", named(normal, "types", "embed"), (c.type_vocab_size, width)
         )
         self.norm = Normalization(c)
 
@@ -72,7 +73,8 @@ class Embedder(nn.Module):
 
 
 class Head(nn.Module):
-    """BERT's masked-language head: dense, activation, norm, then the tied embedding and a bias."""
+    """The masked-language head: dense to the width of the token table, activation, norm, then the
+    tied table and a bias."""
 
     config: ModelConfig
 
@@ -82,7 +84,7 @@ class Head(nn.Module):
         h = Projection(
             "BLD,DE->BLE",
             ("embed", "embed_out"),
-            (c.d_model, c.d_model),
+            (c.d_model, c.embedding_width),
             1,
             c.initializer_range,
             c.compute_dtype,
@@ -90,26 +92,46 @@ class Head(nn.Module):
         )(h)
         h = Normalization(c, name="norm")(ACTIVATIONS[c.activation](h))
         kernel = embedding.astype(c.compute_dtype)
-        logits = jnp.einsum("BLD,VD->BLV", h, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("BLE,VE->BLV", h, kernel, preferred_element_type=jnp.float32)
         bias = self.param("bias", named(nn.initializers.zeros_init(), "vocab"), (c.vocab_size,))
         return logits + bias[None, None]
 
 
 class Bert(SingleStack):
-    """BERT; see the module's docstring."""
+    """BERT; see the module's docstring. ALBERT and both halves of ELECTRA are made of it.
+
+    Attributes:
+        shared_embedder: of the model that this one is a part of; None makes its own.
+    """
+
+    shared_embedder: Embedder | None = None
 
     readouts = (Readout("masked", stack="encoder"),)
     objectives = ("masked",)
+    make_head: ClassVar[type[nn.Module]] = Head
 
     def setup(self) -> None:
         super().setup()
-        self.embedder = Embedder(self.config)
-        self.head_module = Head(self.config, name="head")
-        self.dropout = nn.Dropout(self.config.dropout_rate)
+        c = self.config
+        self.embedder = self.shared_embedder or Embedder(c)
+        if c.embedding_size:
+            self.projection = Projection(
+                "BLE,ED->BLD",
+                ("embed_in", "embed"),
+                (c.embedding_size, c.d_model),
+                1,
+                c.initializer_range,
+                c.compute_dtype,
+            )
+        self.head_module = self.make_head(c, name="head")
+        self.dropout = nn.Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         h = self.embedder(batch["input_tokens"], batch["positions"])
-        h = constrain(self.dropout(h, deterministic=deterministic), "batch", "length", "embed")
+        h = self.dropout(h, deterministic=deterministic)
+        if self.config.embedding_size:
+            h = self.projection(h)
+        h = constrain(h, "batch", "length", "embed")
         segments = batch["segment_ids"]
         return {"encoder": h}, {"encoder": BlockContext(AttentionContext(segments, segments))}
 

@@ -17,54 +17,67 @@ from protlm_jax.models.exchange import (
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.vocabularies import get_vocabulary
 
-_LAYER = "bert.encoder.layer.{layer}."
 
-
-def _norm(ours: str, theirs: str) -> tuple[Key, Key]:
+def norm_keys(ours: str, theirs: str) -> tuple[Key, Key]:
+    """A LayerNorm."""
     return (
         Key(f"{ours}/scale", f"{theirs}.weight", "D -> D"),
         Key(f"{ours}/bias", f"{theirs}.bias", "D -> D"),
     )
 
 
-def _linear(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Key]:
+def linear_keys(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Key]:
+    """A linear map with a bias, and the layout of both."""
     return (
         Key(f"{ours}/kernel", f"{theirs}.weight", kernel),
         Key(f"{ours}/bias", f"{theirs}.bias", bias),
     )
 
 
-_ATTENTION = tuple(
-    key
-    for name in ("query", "key", "value")
-    for key in _linear(
-        f"encoder/attention/{name}",
-        f"{_LAYER}attention.self.{name}",
-        "D H K -> (H K) D",
-        "H K -> (H K)",
+def embedder_keys(theirs: str) -> tuple[Key, ...]:
+    """Token, position and type tables with their norm; `theirs` as "bert.embeddings"."""
+    return (
+        Key("embedder/token", f"{theirs}.word_embeddings.weight", "V D -> V D"),
+        Key("embedder/position", f"{theirs}.position_embeddings.weight", "P D -> P D"),
+        Key("embedder/token_type", f"{theirs}.token_type_embeddings.weight", "T D -> T D"),
+        *norm_keys("embedder/norm", f"{theirs}.LayerNorm"),
     )
-)
+
+
+def attention_keys(theirs: str, out: str) -> tuple[Key, ...]:
+    """Self-attention; `theirs` is what stands before "query", `out` the map back to the stream."""
+    projected = tuple(
+        key
+        for name in ("query", "key", "value")
+        for key in linear_keys(
+            f"encoder/attention/{name}", f"{theirs}{name}", "D H K -> (H K) D", "H K -> (H K)"
+        )
+    )
+    return (*projected, *linear_keys("encoder/attention/out", out, "H K D -> D (H K)", "D -> D"))
+
+
+def block_keys(theirs: str) -> tuple[Key, ...]:
+    """A block as BERT and ELECTRA name it; `theirs` as "bert.encoder.layer.{layer}."."""
+    return (
+        *attention_keys(f"{theirs}attention.self.", f"{theirs}attention.output.dense"),
+        *norm_keys("encoder/attention_norm", f"{theirs}attention.output.LayerNorm"),
+        *linear_keys("encoder/mlp/wi", f"{theirs}intermediate.dense", "D F -> F D", "F -> F"),
+        *linear_keys("encoder/mlp/wo", f"{theirs}output.dense", "F D -> D F", "D -> D"),
+        *norm_keys("encoder/mlp_norm", f"{theirs}output.LayerNorm"),
+    )
+
 
 KEYS = (
-    Key("embedder/token", "bert.embeddings.word_embeddings.weight", "V D -> V D"),
-    Key("embedder/position", "bert.embeddings.position_embeddings.weight", "P D -> P D"),
-    Key("embedder/token_type", "bert.embeddings.token_type_embeddings.weight", "T D -> T D"),
-    *_norm("embedder/norm", "bert.embeddings.LayerNorm"),
-    *_ATTENTION,
-    *_linear(
-        "encoder/attention/out", f"{_LAYER}attention.output.dense", "H K D -> D (H K)", "D -> D"
-    ),
-    *_norm("encoder/attention_norm", f"{_LAYER}attention.output.LayerNorm"),
-    *_linear("encoder/mlp/wi", f"{_LAYER}intermediate.dense", "D F -> F D", "F -> F"),
-    *_linear("encoder/mlp/wo", f"{_LAYER}output.dense", "F D -> D F", "D -> D"),
-    *_norm("encoder/mlp_norm", f"{_LAYER}output.LayerNorm"),
-    *_linear("head/dense", "cls.predictions.transform.dense", "D E -> E D", "E -> E"),
-    *_norm("head/norm", "cls.predictions.transform.LayerNorm"),
+    *embedder_keys("bert.embeddings"),
+    *block_keys("bert.encoder.layer.{layer}."),
+    *linear_keys("head/dense", "cls.predictions.transform.dense", "D E -> E D", "E -> E"),
+    *norm_keys("head/norm", "cls.predictions.transform.LayerNorm"),
     Key("head/bias", "cls.predictions.bias", "V -> V"),
 )
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
+def to_config(config: ModelConfig) -> dict[str, Any]:
+    """The fields that BERT, ALBERT and ELECTRA have in common."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -84,25 +97,39 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
+def shared_fields(fields: Mapping[str, Any], *, activation: str, dropout: float) -> dict[str, Any]:
+    """What `to_config` says, as fields of our config.
+
+    Args:
+        fields: their config.json.
+        activation: what theirs is where `hidden_act` is absent.
+        dropout: the same for `hidden_dropout_prob`.
+
+    Raises:
+        ProtlmError: a field is missing, or says what we cannot express.
+    """
     refuse_unless(fields, "position_embedding_type", "absolute")
     refuse_unless(fields, "is_decoder", False)
     refuse_unless(fields, "tie_word_embeddings", True)
     width, heads = required(fields, "hidden_size"), required(fields, "num_attention_heads")
-    return bert_config(
-        vocab_size=required(fields, "vocab_size"),
-        d_model=width,
-        num_layers=required(fields, "num_hidden_layers"),
-        num_heads=heads,
-        head_dim=width // heads,
-        d_ff=required(fields, "intermediate_size"),
-        activation=activation_field(fields.get("hidden_act", "gelu")),
-        max_positions=required(fields, "max_position_embeddings"),
-        type_vocab_size=fields.get("type_vocab_size", 2),
-        norm_eps=fields.get("layer_norm_eps", 1e-12),
-        initializer_range=fields.get("initializer_range", 0.02),
-        dropout_rate=float(fields.get("hidden_dropout_prob", 0.1)),
-    )
+    return {
+        "vocab_size": required(fields, "vocab_size"),
+        "d_model": width,
+        "num_layers": required(fields, "num_hidden_layers"),
+        "num_heads": heads,
+        "head_dim": width // heads,
+        "d_ff": required(fields, "intermediate_size"),
+        "activation": activation_field(fields.get("hidden_act", activation)),
+        "max_positions": required(fields, "max_position_embeddings"),
+        "type_vocab_size": fields.get("type_vocab_size", 2),
+        "norm_eps": fields.get("layer_norm_eps", 1e-12),
+        "initializer_range": fields.get("initializer_range", 0.02),
+        "dropout_rate": float(fields.get("hidden_dropout_prob", dropout)),
+    }
+
+
+def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
+    return bert_config(**shared_fields(fields, activation="gelu", dropout=0.1))
 
 
 EXCHANGE = Exchange(
@@ -110,7 +137,7 @@ EXCHANGE = Exchange(
     architecture="BertForMaskedLM",
     task="fill-mask",
     keys=KEYS,
-    to_config=_to_config,
+    to_config=to_config,
     from_config=_from_config,
     imports="AutoModelForMaskedLM",
     usage="""\
