@@ -22,7 +22,7 @@ def forward_flops_per_token(config: ModelConfig, length: int) -> int:
     """
     inner = config.num_heads * config.head_dim
     attention = 2 * 4 * config.d_model * inner + 2 * 2 * length * inner
-    mlp = 2 * 2 * config.d_model * config.d_ff
+    mlp = 2 * (3 if config.gated_mlp else 2) * config.d_model * config.d_ff
     head = 2 * config.d_model * config.vocab_size
     if config.family == "bert":
         head += 2 * config.d_model**2

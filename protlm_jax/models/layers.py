@@ -89,7 +89,10 @@ class Normalization(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two projections with an activation between them: [B, L, D] -> [B, L, D]."""
+    """Two projections with an activation between them: [B, L, D] -> [B, L, D].
+
+    Gated (Shazeer 2020), the activated projection is multiplied with a second, linear one.
+    """
 
     config: ModelConfig
 
@@ -100,18 +103,18 @@ class Mlp(nn.Module):
         if not c.attention_scale:  # T5 initialises by fan-in
             wi_stddev, wo_stddev = c.d_model**-0.5, c.d_ff**-0.5
         bias_rank = int(c.use_bias)
-        x = Projection(
-            "BLD,DF->BLF",
-            ("embed", "mlp"),
-            (c.d_model, c.d_ff),
-            bias_rank,
-            wi_stddev,
-            c.compute_dtype,
-            name="wi",
-        )(x)
-        x = ACTIVATIONS[c.activation](x)
+
+        def expand(name: str) -> jax.Array:
+            shape = (c.d_model, c.d_ff)
+            axes = ("embed", "mlp")
+            return Projection(
+                "BLD,DF->BLF", axes, shape, bias_rank, wi_stddev, c.compute_dtype, name=name
+            )(x)
+
+        activation = ACTIVATIONS[c.activation]
+        h = activation(expand("wi_0")) * expand("wi_1") if c.gated_mlp else activation(expand("wi"))
         if c.mlp_dropout:
-            x = nn.Dropout(c.dropout_rate)(x, deterministic=deterministic)
+            h = nn.Dropout(c.dropout_rate)(h, deterministic=deterministic)
         return Projection(
             "BLF,FD->BLD",
             ("mlp", "embed"),
@@ -120,7 +123,7 @@ class Mlp(nn.Module):
             wo_stddev,
             c.compute_dtype,
             name="wo",
-        )(x)
+        )(h)
 
 
 def _broadcast_to_rank(x: jax.Array, rank: int) -> jax.Array:

@@ -99,14 +99,16 @@ def test_a_full_disk_loses_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
 
-@pytest.mark.parametrize("change", [{"norm_placement": "other"}, {"tie_embeddings": False}])
+@pytest.mark.parametrize("name", ["norm_placement", "use_bias"])
 def test_what_they_cannot_express_is_refused(
-    loaded: LoadedModel, tmp_path: Path, change: dict[str, object]
+    loaded: LoadedModel, tmp_path: Path, name: str
 ) -> None:
-    if "norm_placement" in change:
-        change = {"norm_placement": "pre" if loaded.config.norm_placement == "post" else "post"}
-    changed = dataclasses.replace(loaded, model=models.build(loaded.config.replace(**change)))
-    name = next(iter(change))
+    config = loaded.config
+    other = {
+        "norm_placement": "pre" if config.norm_placement == "post" else "post",
+        "use_bias": not config.use_bias,
+    }
+    changed = dataclasses.replace(loaded, model=models.build(config.replace(**{name: other[name]})))
     with pytest.raises(ProtlmError, match=rf"has no way to say model\.{name}"):
         export(changed, tmp_path / "hf")
     assert not any(tmp_path.iterdir())

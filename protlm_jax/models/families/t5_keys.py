@@ -1,10 +1,14 @@
-"""T5 v1.0 in Hugging Face's format: `T5ForConditionalGeneration`, as Rostlab/prot_t5_xl."""
+"""T5 in Hugging Face's format: `T5ForConditionalGeneration`.
+
+Version 1.0, as Rostlab/prot_t5_xl, and 1.1, with a gated MLP and a head of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import (
     ACTIVATION_NAMES,
@@ -32,7 +36,15 @@ def _stack(name: str, mlp: int) -> tuple[Key, ...]:
     block = name + ".block.{layer}.layer."
     return (
         *_attention(f"{name}/attention", f"{block}0.SelfAttention", f"{block}0.layer_norm"),
-        Key(f"{name}/mlp/wi/kernel", f"{block}{mlp}.DenseReluDense.wi.weight", "D F -> F D"),
+        *(
+            Key(
+                f"{name}/mlp/{wi}/kernel",
+                f"{block}{mlp}.DenseReluDense.{wi}.weight",
+                "D F -> F D",
+                optional=True,
+            )
+            for wi in ("wi", "wi_0", "wi_1")
+        ),
         Key(f"{name}/mlp/wo/kernel", f"{block}{mlp}.DenseReluDense.wo.weight", "F D -> D F"),
         Key(f"{name}/mlp_norm/scale", f"{block}{mlp}.layer_norm.weight", "D -> D"),
         Key(f"{name}_norm/scale", f"{name}.final_layer_norm.weight", "D -> D"),
@@ -51,6 +63,7 @@ KEYS = (
     *_stack("encoder", mlp=1),
     *_stack("decoder", mlp=2),
     *_attention("decoder/cross_attention", f"{_CROSS}EncDecAttention", f"{_CROSS}layer_norm"),
+    Key("head_kernel", "lm_head.weight", "D V -> V D", optional=True),
 )
 
 
@@ -68,18 +81,59 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
         "dropout_rate": config.dropout_rate,
         "layer_norm_epsilon": config.norm_eps,
         "initializer_factor": config.initializer_range,
-        "feed_forward_proj": ACTIVATION_NAMES[config.activation],
+        "feed_forward_proj": _feed_forward(config),
         "is_encoder_decoder": True,
         "pad_token_id": 0,
         "eos_token_id": next(iter(get_vocabulary(config.vocabulary).suffix_ids), None),
         "decoder_start_token_id": 0,
-        # Their sign that the decoder's output is scaled by d_model**-0.5 before a tied head.
-        "tie_word_embeddings": True,
+        # Also their sign that the decoder's output is scaled by d_model**-0.5 before the head.
+        "tie_word_embeddings": config.tie_embeddings,
     }
 
 
+def _feed_forward(config: ModelConfig) -> str:
+    if not config.gated_mlp:
+        return ACTIVATION_NAMES[config.activation]
+    # They read "gated-gelu" as the tanh approximation, and have no name for the exact one.
+    exact = {"gelu_tanh": "gelu"}.get(config.activation, ACTIVATION_NAMES[config.activation])
+    return f"gated-{exact}"
+
+
+def _read_feed_forward(name: str) -> dict[str, Any]:
+    gate, _, activation = name.rpartition("-")
+    if gate not in ("", "gated"):
+        raise ProtlmError(f"'feed_forward_proj' is {name!r}; only ACTIVATION or gated-ACTIVATION")
+    if name == "gated-gelu":
+        activation = "gelu_new"
+    return {"activation": activation_field(activation), "gated_mlp": gate == "gated"}
+
+
+def _is_scaled(fields: Mapping[str, Any]) -> bool:
+    """Whether the head is the embedding, reached after scaling, or one of its own, unscaled.
+
+    transformers 4 has `tie_word_embeddings` say both. transformers 5 keeps that field at true
+    whatever the model does and adds `scale_decoder_outputs`; a model that it has neither scale nor
+    untie becomes one whose own head equals the embedding.
+
+    Raises:
+        ProtlmError: the two fields contradict each other.
+    """
+    tied = fields.get("tie_word_embeddings") is not False
+    scaled = fields.get("scale_decoder_outputs", tied)
+    if scaled and not tied:
+        raise ProtlmError(
+            "'tie_word_embeddings' is False and 'scale_decoder_outputs' is True; versions of "
+            "transformers disagree on what that computes: remove the one that is wrong"
+        )
+    return bool(scaled)
+
+
 def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    refuse_unless(fields, "tie_word_embeddings", True)
+    if "T5EncoderModel" in (fields.get("architectures") or []):
+        raise ProtlmError(
+            "'architectures' is T5EncoderModel, an encoder alone; only the whole model can be "
+            "read: take the folder that has the decoder too"
+        )
     # Padding and the decoder's first input are 0 wherever batches are made.
     refuse_unless(fields, "pad_token_id", 0)
     refuse_unless(fields, "decoder_start_token_id", 0)
@@ -91,7 +145,8 @@ def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
         num_heads=required(fields, "num_heads"),
         head_dim=required(fields, "d_kv"),
         d_ff=required(fields, "d_ff"),
-        activation=activation_field(fields.get("feed_forward_proj", "relu")),
+        **_read_feed_forward(fields.get("feed_forward_proj", "relu")),
+        tie_embeddings=_is_scaled(fields),
         relative_buckets=fields.get("relative_attention_num_buckets", 32),
         relative_max_distance=fields.get("relative_attention_max_distance", 128),
         norm_eps=fields.get("layer_norm_epsilon", 1e-6),
