@@ -131,8 +131,10 @@ def span_corruption(
 
 def _random_lengths(total: tf.Tensor, parts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Lengths [parts], none of them 0, that add up to `total`; all ways are equally likely."""
-    cuts = tf.random.experimental.stateless_shuffle(tf.range(1, total), seed)[: parts - 1]
-    ends = tf.concat([tf.sort(cuts), [total]], axis=0)
+    # Not tf.random's own shuffle, which may give another order in another version of TensorFlow.
+    draws = tf.random.stateless_uniform([total - 1], seed)
+    cuts = 1 + tf.sort(tf.math.top_k(draws, parts - 1).indices)
+    ends = tf.concat([cuts, [total]], axis=0)
     return ends - tf.concat([[0], ends[:-1]], axis=0)
 
 
