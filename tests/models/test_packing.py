@@ -8,50 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-
-from protlm_jax import models
-from protlm_jax.models.families.bert import bert_config
-from protlm_jax.models.families.t5 import t5_config
-
-SIZES = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
-CONFIGS = {
-    "bert": bert_config(**SIZES, max_positions=32, initializer_range=0.3),
-    "t5": t5_config(**SIZES, num_decoder_layers=2),
-}
-ROW = 24
-PROTEINS = [5, 9, 7]  # tokens of three proteins; the one in the middle is watched
-WATCHED = slice(5, 14)
-
-
-def protein(index: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng([seed, index])
-    return rng.integers(5, 23, PROTEINS[index]).astype(np.int32)
-
-
-def row(members: list[int], length: int, family: str) -> dict[str, np.ndarray]:
-    """One row, written out by hand: the members one after the other, then padding."""
-
-    def filled(parts: list[np.ndarray]) -> np.ndarray:
-        joined = np.concatenate(parts).astype(np.int32)
-        return np.pad(joined, (0, length - len(joined)))[None]
-
-    sides = {
-        "segment_ids": filled([np.full(PROTEINS[m], i + 1) for i, m in enumerate(members)]),
-        "positions": filled([np.arange(PROTEINS[m]) for m in members]),
-    }
-    if family == "bert":
-        return {"input_tokens": filled([protein(m, 0) for m in members]), **sides}
-    made = {f"{stack}_{k}": v for stack in ("encoder", "decoder") for k, v in sides.items()}
-    for seed, stack in enumerate(("encoder", "decoder")):
-        made[f"{stack}_input_tokens"] = filled([protein(m, seed) for m in members])
-    return made
+from zoo import ROW, WATCHED, ZOO, loaded, row
 
 
 @functools.cache
 def network(family: str) -> tuple[Any, Any, Any]:
     """Model, parameters, and a jitted function giving all that can be seen of a batch."""
-    model = models.build(CONFIGS[family])
-    params = models.init_params(model, seed=0)
+    model, params = loaded(family).model, loaded(family).params
 
     @jax.jit
     def outputs(batch: dict[str, Any]) -> dict[str, jax.Array]:
@@ -69,12 +32,12 @@ def cut(outputs: dict[str, jax.Array], where: slice) -> dict[str, np.ndarray]:
     return {name: np.asarray(x)[:, 0, where] for name, x in outputs.items()}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ZOO)
 def test_packed_alone_and_padded_are_the_same(family: str, assert_close) -> None:
     _, _, outputs = network(family)
-    alone = cut(outputs(row([1], 9, family)), slice(0, 9))
-    twice = cut(outputs(row([1], 18, family)), slice(0, 9))
-    packed_row = row([0, 1, 2], ROW, family)
+    alone = cut(outputs(row(family, [1], 9)), slice(0, 9))
+    twice = cut(outputs(row(family, [1], 18)), slice(0, 9))
+    packed_row = row(family, [0, 1, 2], ROW)
     packed = cut(outputs(packed_row), WATCHED)
     for name, expected in alone.items():
         assert_close(twice[name], expected, 1e-5, f"{name}, padded to twice the length")
@@ -86,11 +49,11 @@ def test_packed_alone_and_padded_are_the_same(family: str, assert_close) -> None
         assert np.abs(leaked[name] - alone[name]).max() > 1e-2 * np.abs(alone[name]).max()
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ZOO)
 def test_no_other_segment_has_any_influence(family: str) -> None:
     """The gradient of what is read at one protein is exactly zero in all the others' streams."""
     model, params, _ = network(family)
-    h, context = model.apply({"params": params}, row([0, 1, 2], ROW, family), method="embed")
+    h, context = model.apply({"params": params}, row(family, [0, 1, 2], ROW), method="embed")
     logits = model.apply({"params": params}, h, method="head")
     direction = np.random.default_rng(1).standard_normal(logits.shape).astype(np.float32)
 
@@ -110,7 +73,7 @@ def test_no_other_segment_has_any_influence(family: str) -> None:
 def test_only_the_decoder_is_causal(stack: str) -> None:
     """What is read at one position reaches forwards in the encoder, and never in the decoder."""
     model, params, _ = network("t5")
-    h, context = model.apply({"params": params}, row([1], 9, "t5"), method="embed")
+    h, context = model.apply({"params": params}, row("t5", [1], 9), method="embed")
 
     def read(h: dict[str, jax.Array]) -> jax.Array:
         out, _ = model.apply({"params": params}, h, context, method="stack")

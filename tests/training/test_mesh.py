@@ -8,66 +8,36 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from zoo import ZOO, training_batch
 
 from protlm_jax import models, partitioning
-from protlm_jax.models.families.bert import bert_config
-from protlm_jax.models.families.t5 import t5_config
-from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
 from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
 from protlm_jax.training.schedules import ScheduleConfig, build_schedule
 from protlm_jax.training.state import init_state, state_layout
-from protlm_jax.vocabularies import get_vocabulary
 
-SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 2, "head_dim": 16, "d_ff": 64}
-MODELS = {
-    "bert": bert_config(**SIZES, max_positions=16),
-    "t5": t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0),
-}
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
 STEPS = 20
+# The optimizer of each family's published runs; AdamW elsewhere.
+OPTIMIZERS = {"bert": "lamb", "t5": "adafactor"}
 
 
 def batches(family: str) -> list[dict[str, np.ndarray]]:
     """Random residues in packed rows."""
-    rng = np.random.default_rng(0)
-    made = []
-    for _ in range(STEPS):
-        low, high = (5, 25) if family == "bert" else (3, 23)
-        tokens = rng.integers(low, high, (8, 16)).astype(np.int32)
-        segments = np.repeat([[1] * 9 + [2] * 5 + [0] * 2], 8, axis=0).astype(np.int32)
-        positions = np.repeat([[*range(9), *range(5), 0, 0]], 8, axis=0).astype(np.int32)
-        if family == "bert":
-            made.append({"input_tokens": tokens, "segment_ids": segments, "positions": positions})
-            continue
-        hidden = np.where(rng.random(tokens.shape) < 0.15, 127, tokens).astype(np.int32)
-        sides = {"segment_ids": segments, "positions": positions}
-        made.append(
-            {
-                **{f"encoder_{name}": value for name, value in sides.items()},
-                **{f"decoder_{name}": value for name, value in sides.items()},
-                "encoder_input_tokens": hidden,
-                "decoder_input_tokens": np.roll(tokens, 1, axis=1),
-                "decoder_target_tokens": tokens,
-                "decoder_loss_weights": (segments > 0).astype(np.int32),
-            }
-        )
-    return made
+    return [training_batch(family, seed) for seed in range(STEPS)]
 
 
 class Trained:
     """A compiled step on a mesh, and what it gave."""
 
     def __init__(self, family: str, shape: dict[str, int], accumulate: int = 1) -> None:
-        config = MODELS[family]
-        vocabulary = get_vocabulary(config.vocabulary)
-        objective = build_objective("masked" if family == "bert" else "denoising", vocabulary)
+        objective = ZOO[family].build_objective()
         mesh = partitioning.make_mesh(shape)
         rows = partitioning.batch_sharding(mesh, 8)
-        model = models.build(config)
+        model = models.build(ZOO[family].config)
         axes = models.logical_axes(model)
-        name = "lamb" if family == "bert" else "adafactor"
+        name = OPTIMIZERS.get(family, "adamw")
         optimizer = build_optimizer(
             OptimizerConfig(name=name),
             build_schedule(ScheduleConfig("constant", 1e-2), STEPS),
@@ -90,7 +60,7 @@ class Trained:
         return np.array(losses)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", ZOO)
 def test_eight_devices_give_the_losses_of_one(family: str) -> None:
     one, eight = Trained(family, ONE), Trained(family, EIGHT)
     expected, found = one.losses(), eight.losses()
