@@ -37,7 +37,10 @@ class OptimizerConfig:
         name: "adamw"; "lamb" (You et al. 2020; ProtBert); or "adafactor" with T5's settings
             (Shazeer & Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale.
         weight_decay: added to the update as `weight_decay * parameter` before the learning rate,
-            except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio.
+            except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio, which
+            norms and biases do not have either: their update is Adam's, as in Google's own LAMB
+            (google-research/albert, lamb_optimizer.py). Unlike there, and as in the paper, Adam's
+            moments are corrected for their start at zero.
         clip_norm: gradients with a larger global norm are scaled down to it; 0 leaves them alone.
         b1, b2, eps: Adam's moments, for AdamW and LAMB.
     """
@@ -68,7 +71,7 @@ def build_optimizer(
     if config.name == "adamw":
         core = [adam, *decay]
     elif config.name == "lamb":
-        core = [adam, *decay, _per_layer(optax.scale_by_trust_ratio(), logical_axes)]
+        core = [adam, *decay, _per_layer(optax.scale_by_trust_ratio(), logical_axes, is_decayed)]
     elif config.name == "adafactor":
         clip_and_scale = optax.chain(
             optax.clip_by_block_rms(ADAFACTOR_CLIP),
@@ -106,18 +109,28 @@ def _is_stacked(names: Names) -> bool:
 
 
 def _per_layer(
-    transform: optax.GradientTransformation, logical_axes: Tree
+    transform: optax.GradientTransformation,
+    logical_axes: Tree,
+    applies: Callable[[tuple[str, ...]], bool] = lambda path: True,
 ) -> optax.GradientTransformation:
-    """Lifts a stateless per-tensor transformation to tensors that are stacks of layers."""
+    """Lifts a stateless per-tensor transformation to tensors that are stacks of layers.
+
+    Where a parameter's path says that it does not apply, the update stays as it is.
+    """
 
     def update(updates: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, Tree]:
-        def tensor(names: Names, update: jax.Array, param: jax.Array) -> jax.Array:
+        def tensor(path: Any, names: Names, update: jax.Array, param: jax.Array) -> jax.Array:
             def layer(update: jax.Array, param: jax.Array) -> jax.Array:
                 return transform.update(update, transform.init(param), param)[0]
 
+            if not applies(_dict_keys(path)):
+                return update
             return (jax.vmap(layer) if _is_stacked(names) else layer)(update, param)
 
-        return jax.tree.map(tensor, logical_axes, updates, params, is_leaf=_is_names), state
+        updates = jax.tree_util.tree_map_with_path(
+            tensor, logical_axes, updates, params, is_leaf=_is_names
+        )
+        return updates, state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 

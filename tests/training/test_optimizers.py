@@ -109,8 +109,14 @@ def plain(name: str) -> optax.GradientTransformation:
     mask = {key: key.split("@")[0] in DECAYED for key in unstack(parameters())}
     if name == "adafactor":  # optax.adafactor's defaults are T5's
         return optax.adafactor(schedule)
-    plain_optimizer = {"adamw": optax.adamw, "lamb": optax.lamb}[name]
-    return plain_optimizer(schedule, 0.9, 0.999, 1e-6, weight_decay=0.01, mask=mask)
+    if name == "adamw":
+        return optax.adamw(schedule, 0.9, 0.999, 1e-6, weight_decay=0.01, mask=mask)
+    return optax.chain(  # as Google's LAMB: neither decay nor trust ratio for norms and biases
+        optax.scale_by_adam(0.9, 0.999, 1e-6),
+        optax.add_decayed_weights(0.01, mask),
+        optax.masked(optax.scale_by_trust_ratio(), mask),
+        optax.scale_by_learning_rate(schedule),
+    )
 
 
 def schedule(count: jax.Array) -> jax.Array:
@@ -187,6 +193,18 @@ def test_weight_decay_is_by_name() -> None:
         for path, change in flatten(jax.tree.map(jnp.subtract, with_decay, without)).items():
             expected = -RATE * 0.5 * flat[path] if path in DECAYED else jnp.zeros_like(flat[path])
             np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_norms_and_biases_have_no_trust_ratio() -> None:
+    """Their first update is Adam's: about the gradient's sign, whatever the parameter's norm."""
+    grads, params = random_tree(1), parameters()
+    update = flatten(first_update(ours("lamb", weight_decay=0.0), grads, params))
+    layered = {path for path in SHAPES if path.startswith("encoder/")}
+    for path in layered:
+        gradient = flatten(grads)[path]
+        adam = -RATE * gradient / (jnp.abs(gradient) + 1e-6)
+        difference = float(jnp.abs(update[path] / adam - 1.0).max())
+        assert difference < 1e-3 if path not in DECAYED else difference > 0.9, path
 
 
 def test_global_norm_is_clipped_over_all_layers() -> None:
