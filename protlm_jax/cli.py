@@ -11,7 +11,7 @@ from pathlib import Path
 from protlm_jax import __version__
 from protlm_jax.errors import ProtlmError
 
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
 
 MODEL_HELP = "a run folder, one of its checkpoints, or a Hugging Face folder"
 
@@ -24,12 +24,36 @@ typical use:
   protlm evaluate --model runs/bert
   protlm probe --model runs/bert
   protlm depth --model runs/bert
+  protlm score --model runs/bert --input proteins.fasta --output scores.csv
   protlm export --model runs/bert --output hf/bert
+"""
+
+SCORE_EPILOG = """\
+proteins (a FASTA file): one row each, in the order of the file, in nats.
+  What is summed depends on the model. BERT and its kin: each residue masked alone
+  (pseudo-likelihood; `perplexity` is the pseudo-perplexity). XLNet: the same through
+  its query stream. T5: each residue hidden alone from the encoder while the decoder
+  is fed the true residues before it; not comparable with pseudo-perplexity.
+  Transformer-XL: the exact likelihood, whatever the length. X is context, not scored.
+
+variants (a CSV file with a column `mutant`: A42G, several joined by colons: A42G:L50P):
+  the wild type comes from --wildtype wt.fasta (with several proteins in it, the column
+  `wildtype` names one), from a sequence in a column `wildtype` or `sequence`, or from
+  `mutated_sequence` (ProteinGym's files work as they are, and where there is a
+  DMS_score, Spearman's correlation is reported). The score is the sum over mutations of
+  log p(mutant residue) - log p(wild-type residue), above 0 where the model prefers the
+  mutant: with all mutated positions masked together (masked-marginals, Meier et al.
+  2021), or from the wild type as it is (wildtype-marginals: fast, masked models only).
+
+Longer proteins than the model was trained on are shown through windows around each
+residue, and listed. Records that cannot be scored keep their row, with the reason in the
+column `error`; exit code 3 says that there are some.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 only when everything asked for was done."""
+    """Runs one verb. Returns 0 only when everything asked for was done, and 3 when `score` could
+    not score some of its records."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
@@ -38,14 +62,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = overrides
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except ProtlmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     _takes_model(depth)
     depth.add_argument("--proteins", type=_positive, default=64, help="default: 64")
     depth.add_argument("--fasta", type=Path, help="proteins to use; default: bundled, held out")
+
+    score = _verb(verbs, _score, "score", "how likely the model finds proteins, or variants of one")
+    score.formatter_class = argparse.RawDescriptionHelpFormatter
+    score.epilog = SCORE_EPILOG
+    score.add_argument("--model", required=True, help=MODEL_HELP)
+    score.add_argument("--input", required=True, type=Path, help="FASTA or CSV file, see below")
+    score.add_argument("--output", required=True, type=Path, help="CSV file to write")
+    score.add_argument("--wildtype", type=Path, help="FASTA file with the variants' wild type(s)")
+    score.add_argument(
+        "--strategy", choices=("masked-marginals", "wildtype-marginals", "likelihood-ratio"),
+        help="of variants; default: masked-marginals, for causal models likelihood-ratio",
+    )  # fmt: skip
+    score.add_argument(
+        "--softmax", choices=("residues", "vocabulary"), default="residues",
+        help="probabilities over the 20 amino acids (default), or over all tokens of the model",
+    )  # fmt: skip
 
     export = _verb(verbs, _export, "export", "write a folder that transformers loads")
     export.add_argument("--model", required=True, help=MODEL_HELP)
@@ -155,6 +194,27 @@ def _depth(arguments: argparse.Namespace) -> None:
 
     loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
     _finish(verbs.depth(loaded, data, arguments.proteins, arguments.fasta), arguments.output)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from protlm_jax.evaluation import score_files, verbs
+    from protlm_jax.huggingface import load_model
+    from protlm_jax.vocabularies import ResiduePolicy
+
+    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
+    outcome = score_files.score_file(
+        loaded,
+        arguments.input,
+        arguments.output,
+        length=verbs.trained_length(loaded, data),
+        softmax=arguments.softmax,
+        strategy=arguments.strategy,
+        wildtype=arguments.wildtype,
+        policy=ResiduePolicy(rare=data.rare_residues),
+        progress=True,
+    )
+    print(outcome.summary)
+    return 3 if outcome.failed else 0
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Error bars over proteins: the paired bootstrap of a ratio of sums.
+"""Error bars over proteins, the paired bootstrap of a ratio of sums; and a rank correlation.
 
 Residues of one protein are not independent, so the protein is what is drawn again. A per-residue
 score is a ratio of sums over proteins (correct residues / scored residues), and two systems scored
@@ -104,6 +104,25 @@ def paired_difference(
     """
     difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     return ratio(difference, denominators, seed=seed, draws=draws)
+
+
+def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Spearman's rank correlation of two lists [n], ties at their mean rank.
+
+    Returns:
+        A number in [-1, 1], or None where a list is constant or shorter than two.
+    """
+    a, b = _ranks(np.asarray(first)), _ranks(np.asarray(second))
+    if a.size < 2 or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks [n] from 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
 
 
 def _rows(proteins: int, seed: int, draws: int) -> Iterator[np.ndarray]:

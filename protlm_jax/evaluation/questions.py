@@ -1,0 +1,163 @@
+"""Asking a model for the distribution of residues that it is kept from seeing.
+
+A question is one row of a batch: a stretch of a protein, the residues hidden from the model, and
+the residues it is asked about. Scores of proteins and of variants are sums over answers.
+
+Rows of one bucket share batches whatever protein they come from, and where a row asks for one
+residue only, `head` is computed at that residue only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.evaluation.batching import Group, encoder_features, grouped, padded
+from protlm_jax.models.loaded import LoadedModel
+
+Softmax = Literal["residues", "vocabulary"]
+
+_BUCKET_SIZES = 8  # a protein of L residues is L rows of one length: padding costs more than shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row of a batch; residues are counted from 0 in the whole protein.
+
+    Attributes:
+        protein: index into the list of proteins.
+        start: first residue that is in the row.
+        stop: the residue after the last one in the row.
+        hidden: residues that the model must not see.
+        asked: residues whose distribution is read.
+    """
+
+    protein: int
+    start: int
+    stop: int
+    hidden: Sequence[int]
+    asked: Sequence[int]
+
+
+def ask(
+    loaded: LoadedModel,
+    proteins: Sequence[np.ndarray],
+    questions: Sequence[Question],
+    *,
+    softmax: Softmax,
+    tokens_per_batch: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Answers in the order in which batches are computed.
+
+    Args:
+        loaded: any model whose readout predicts residues.
+        proteins: ids of each protein's residues, without special tokens.
+        questions: a stretch with the special tokens must fit the model.
+        softmax: over the 20 amino acids, or over all ids of the vocabulary.
+        tokens_per_batch: budget of one batch.
+
+    Yields:
+        The index of a question and its natural-log probabilities [asked, 20] float32, in the order
+        of AMINO_ACIDS.
+
+    Raises:
+        ProtlmError: the model gives no distribution over residues.
+    """
+    vocabulary, cap = loaded.vocabulary, loaded.config.max_positions or None
+    amino_acids = jnp.asarray(vocabulary.amino_acid_ids)
+    waiting: tuple[list[int], Any] | None = None
+    for single in (True, False):
+        chosen = [i for i, q in enumerate(questions) if (len(q.asked) == 1) == single]
+        lengths = [questions[i].stop - questions[i].start for i in chosen]
+        tokens = [length + vocabulary.num_specials for length in lengths]
+        for group in grouped(tokens, tokens_per_batch, cap, _BUCKET_SIZES):
+            members = [chosen[m] for m in group.members]
+            rows = _rows(loaded, proteins, [questions[i] for i in members], group, single)
+            answers = _log_probabilities(
+                loaded.model, loaded.params, *rows, vocabulary.mask_id, amino_acids, softmax
+            )
+            if waiting is not None:  # fetched only after the next batch is under way
+                yield from _unpacked(*waiting, questions)
+            waiting = (members, answers)
+    if waiting is not None:
+        yield from _unpacked(*waiting, questions)
+
+
+def clean_features(
+    loaded: LoadedModel, token_rows: Sequence[np.ndarray], group: Group
+) -> dict[str, np.ndarray]:
+    """One protein a row with its true tokens: what every readout can hide residues in.
+
+    A decoder is fed the true tokens, shifted by one: each is predicted from those before it.
+    """
+    batch = encoder_features(loaded, token_rows, group)
+    if loaded.config.num_decoder_layers:
+        start = [loaded.vocabulary.pad_id]
+        shifted = [np.concatenate([start, row[:-1]]) for row in token_rows]
+        batch["decoder_input_tokens"] = padded(shifted, group, fill=loaded.vocabulary.pad_id)
+        batch["decoder_segment_ids"] = batch["encoder_segment_ids"]
+        batch["decoder_positions"] = batch["encoder_positions"]
+    return batch
+
+
+def _rows(
+    loaded: LoadedModel,
+    proteins: Sequence[np.ndarray],
+    questions: list[Question],
+    group: Group,
+    single: bool,
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Features, hidden [rows, length] bool, and columns [rows, 1 or length] int32 that are read."""
+    vocabulary = loaded.vocabulary
+    prefix, suffix = (
+        np.array(ids, np.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
+    )
+    tokens = []
+    hidden = np.zeros((group.rows, group.length), bool)
+    columns = np.zeros((group.rows, 1 if single else group.length), np.int32)
+    for row, q in enumerate(questions):
+        tokens.append(np.concatenate([prefix, proteins[q.protein][q.start : q.stop], suffix]))
+        shift = len(prefix) - q.start
+        hidden[row, np.asarray(q.hidden, np.int32) + shift] = True
+        columns[row, : len(q.asked)] = np.asarray(q.asked) + shift
+    return clean_features(loaded, tokens, group), hidden, columns
+
+
+def _unpacked(
+    members: list[int], answers: jax.Array, questions: Sequence[Question]
+) -> Iterator[tuple[int, np.ndarray]]:
+    for index, answer in zip(members, np.asarray(answers), strict=False):
+        yield index, answer[: len(questions[index].asked)]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "softmax"))
+def _log_probabilities(
+    model: Any,
+    params: Any,
+    batch: dict[str, jax.Array],
+    hidden: jax.Array,
+    columns: jax.Array,
+    mask_id: int | None,
+    amino_acids: jax.Array,
+    softmax: Softmax,
+) -> jax.Array:
+    """Log-probabilities [rows, columns, 20] float32 at `columns` [rows, columns]."""
+    readout = model.readouts[0]
+    run = functools.partial(model.apply, {"params": params})
+    h, context = run(readout.hide(batch, hidden, mask_id), method="embed")
+    h, _ = run(h, context, method="stack")
+
+    def read(stream: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(readout.align(stream), columns[..., None], axis=1)
+
+    logits = run({readout.stack: jax.tree.map(read, h[readout.stack])}, method="head")
+    logits = logits.astype(jnp.float32)
+    if softmax == "residues":
+        return jax.nn.log_softmax(logits[..., amino_acids], axis=-1)
+    return jax.nn.log_softmax(logits, axis=-1)[..., amino_acids]

@@ -1,0 +1,158 @@
+"""Likelihoods agree with one forward a residue, for every family and in transformers itself."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from zoo import ZOO, loaded
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.score import METHODS, likelihoods, window_around
+from protlm_jax.huggingface import export
+from protlm_jax.models import LoadedModel
+from protlm_jax.models.readouts import Readout
+from protlm_jax.vocabularies import AMINO_ACIDS
+
+SCORED = [name for name in ZOO if METHODS.get(loaded(name).model.readouts[0].kind)]
+
+
+def proteins(lengths: list[int], seed: int = 0) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return ["".join(generator.choice(list(AMINO_ACIDS), size=n)) for n in lengths]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model: Any, params: Any, batch: dict[str, Any]) -> jax.Array:
+    return model.apply({"params": params}, batch)
+
+
+def one_by_one(model: LoadedModel, sequence: str, softmax: str) -> np.ndarray:
+    """A whole forward of the bare protein for each residue, written out for each kind of model."""
+    vocabulary, kind = model.vocabulary, model.model.readouts[0].kind
+    before = len(vocabulary.prefix_ids)
+    true = vocabulary.encode(sequence)[None]
+    scores = np.full(len(sequence), np.nan)
+    for i, residue in enumerate(sequence):
+        at = i + before
+        if residue not in AMINO_ACIDS or (kind == "causal" and not at):
+            continue
+        masked = true.copy()
+        if kind in ("masked", "denoising"):
+            masked[0, at] = vocabulary.mask_id
+        sides = {
+            "segment_ids": np.ones_like(true),
+            "positions": np.arange(true.shape[1], dtype=np.int32)[None],
+        }
+        batch = {"input_tokens": masked, **sides}
+        if kind == "denoising":
+            batch = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in sides.items()}
+            batch["encoder_input_tokens"] = masked
+            batch["decoder_input_tokens"] = np.roll(true, 1, axis=1)
+            batch["decoder_input_tokens"][0, 0] = vocabulary.pad_id
+        if kind == "query":
+            batch["hidden"] = np.arange(true.shape[1])[None] == at
+        read = at - 1 if kind == "causal" else at
+        logits = np.asarray(forward(model.model, model.params, batch), np.float64)[0, read]
+        chosen = logits[vocabulary.amino_acid_ids] if softmax == "residues" else logits
+        own = logits[vocabulary.amino_acid_ids[AMINO_ACIDS.index(residue)]]
+        scores[i] = own - np.logaddexp.reduce(chosen)
+    return scores
+
+
+@pytest.mark.parametrize("softmax", ["residues", "vocabulary"])
+@pytest.mark.parametrize("family", SCORED)
+def test_equals_one_forward_a_residue(family: str, softmax: str) -> None:
+    sequences = [*proteins([5, 21, 13, 21, 1]), "MKXLXA"]
+    scores = list(likelihoods(loaded(family), sequences, softmax=softmax, tokens_per_batch=200))
+    assert len(scores) == len(sequences)
+    for sequence, score in zip(sequences, scores, strict=True):
+        expected = one_by_one(loaded(family), sequence, softmax)
+        np.testing.assert_array_equal(np.isnan(score.log_probabilities), np.isnan(expected))
+        np.testing.assert_allclose(score.log_probabilities, expected, atol=1e-4)
+        assert score.window == len(sequence)
+        assert score.total == pytest.approx(np.nansum(expected), abs=1e-4 * len(sequence))
+        assert score.scored == np.isfinite(expected).sum()
+        if score.scored:
+            assert score.perplexity == pytest.approx(np.exp(-np.nanmean(expected)), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_equals_transformers_one_position_at_a_time(family: str, tmp_path) -> None:
+    import torch
+    import transformers
+
+    folder = export(loaded(family), tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    sequences = proteins([17, 30], seed=1)
+    scores = list(likelihoods(loaded(family), sequences, softmax="vocabulary"))
+    name = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}[family]
+    theirs = getattr(transformers, name).from_pretrained(folder).eval()
+    hiding = "[MASK]" if family == "bert" else "<extra_id_0>"
+    before = 1 if family == "bert" else 0
+    for sequence, score in zip(sequences, scores, strict=True):
+        ids = tokenizer(sequence, return_tensors="pt").input_ids
+        for i in range(len(sequence)):
+            masked = ids.clone()
+            masked[0, i + before] = tokenizer.convert_tokens_to_ids(hiding)
+            with torch.no_grad():
+                options = {"labels": ids} if family == "t5" else {}
+                logits = theirs(input_ids=masked, **options).logits[0, i + before]
+            expected = torch.log_softmax(logits.double(), dim=-1)[ids[0, i + before]].item()
+            assert score.log_probabilities[i] == pytest.approx(expected, abs=1e-4)
+
+
+def test_residues_that_are_asked_are_not_seen() -> None:
+    """The score of a residue is that of its neighbours' context: no two forwards share a mask."""
+    model = loaded("bert")
+    (whole,) = likelihoods(model, ["MKLVAGHRTE"])
+    (other,) = likelihoods(model, ["MKLVWGHRTE"])
+    assert abs(whole.log_probabilities[4] - other.log_probabilities[4]) > 1e-3
+    both = [np.delete(x.log_probabilities, 4) for x in (whole, other)]
+    assert (np.abs(both[0] - both[1]) > 1e-7).all()
+
+
+def test_long_proteins_are_asked_in_windows() -> None:
+    model = loaded("bert")
+    sequence = proteins([100])[0]
+    (score,) = likelihoods(model, [sequence], length=32)
+    assert score.window == 30 and score.scored == 100
+    for i in (0, 7, 50, 99):
+        start, stop = window_around(i, i, 100, 30)
+        alone = one_by_one(model, sequence[start:stop], "residues")[i - start]
+        assert score.log_probabilities[i] == pytest.approx(alone, abs=1e-4)
+    (table,) = likelihoods(model, [sequence])  # its position table holds 64 tokens
+    assert table.window == 62
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 8])
+def test_a_window_has_its_residue_in_the_middle(limit: int) -> None:
+    for i in range(20):
+        start, stop = window_around(i, i, 20, limit)
+        assert 0 <= start <= i < stop <= 20 and stop - start == limit
+        if start and stop < 20:
+            assert abs((i - start) - (stop - 1 - i)) <= 1
+    assert window_around(3, 3, 20, None) == (0, 20) == window_around(3, 3, 20, 20)
+    assert window_around(4, 9, 20, 6) == (4, 10)
+
+
+def test_order_and_batches_change_nothing() -> None:
+    sequences = proteins([3, 40, 9, 40, 22, 9], seed=5)
+    many = list(likelihoods(loaded("bert"), sequences, tokens_per_batch=4000))
+    few = list(likelihoods(loaded("bert"), sequences[::-1], tokens_per_batch=50))[::-1]
+    for a, b in zip(many, few, strict=True):
+        np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, atol=1e-5)
+
+
+def test_what_cannot_be_scored(monkeypatch) -> None:
+    model = loaded("bert")
+    with pytest.raises(ProtlmError, match="record '2', position 3"):
+        likelihoods(model, ["MK", "MK*"])
+    (nothing,) = likelihoods(model, ["XXX"])
+    assert nothing.scored == 0 and np.isnan(nothing.perplexity)
+    monkeypatch.setattr(type(model.model), "readouts", (Readout("detection", "encoder"),))
+    with pytest.raises(ProtlmError, match="not defined"):
+        likelihoods(model, ["MK"])
