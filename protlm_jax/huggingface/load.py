@@ -152,9 +152,9 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
     config = config.replace(vocabulary=vocabulary.name)
     abstract = models.abstract_params(models.build(config))
     with ExitStack() as stack:
-        stored = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
+        stored, left = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
         params = params_from(exchange, abstract, lambda name: stored[name].read())
-    return _loaded(config, params, vocabulary, folder.name)
+    return _loaded(config, params, vocabulary, folder.name, left)
 
 
 def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
@@ -192,6 +192,12 @@ def _require_shapes(params: Any, abstract: Any, checkpoint: Path, file: Path) ->
             )
 
 
-def _loaded(config: ModelConfig, params: Any, vocabulary: Vocabulary, name: str) -> LoadedModel:
+def _loaded(
+    config: ModelConfig,
+    params: Any,
+    vocabulary: Vocabulary,
+    name: str,
+    left: tuple[str, ...] = (),
+) -> LoadedModel:
     on_device = jax.tree.map(jnp.asarray, params)
-    return LoadedModel(models.build(config), on_device, vocabulary, name)
+    return LoadedModel(models.build(config), on_device, vocabulary, name, left)

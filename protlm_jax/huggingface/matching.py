@@ -23,8 +23,8 @@ def matched(
     config: ModelConfig,
     abstract: Any,
     stored: dict[str, StoredTensor],
-) -> dict[str, StoredTensor]:
-    """The tensors that the model needs, after every other one has been accounted for.
+) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """The tensors that the model needs, and what is left of the others: a line and reason each.
 
     Args:
         folder: where the tensors lie, for messages.
@@ -65,7 +65,7 @@ def matched(
     if notes:
         log.info("%s: not taken over: %s", folder, "; ".join(sorted(notes)))
     _require_all(folder, expected, stored)
-    return stored
+    return stored, tuple(sorted(notes))
 
 
 def _require_constant(tensor: StoredTensor, name: str, asked: np.ndarray) -> None:

@@ -21,12 +21,14 @@ class LoadedModel:
         params: its parameters, a nested dict of float32 arrays without boxes.
         vocabulary: the token set the model was trained with.
         name: for people: a run's or a folder's name.
+        left: what was stored beside the parameters and not taken over, one line each.
     """
 
     model: nn.Module
     params: Any
     vocabulary: Vocabulary
     name: str
+    left: tuple[str, ...] = ()
 
     @property
     def config(self) -> ModelConfig:
