@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm_jax import bundled
-from protlm_jax.data.fasta import read_fasta
+from protlm_jax.data.fasta import read_every_record, read_fasta
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
 
@@ -189,3 +189,15 @@ def test_any_bytes_give_records_or_one_error(tmp_path_factory, data):
 def test_the_reader_needs_neither_jax_nor_tensorflow():
     code = "import sys, protlm_jax.data.fasta; assert not {'jax', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_record_gets_an_answer(tmp_path):
+    file = write(tmp_path, b">a x\nMK\n>b\nM1\n>a\nU\n>\nMK\n>c\n")
+    answers = list(read_every_record(file, ResiduePolicy(rare="keep")))
+    assert [(a.id, a.line) for a in answers] == [("a", 1), ("b", 3), ("a", 5), ("", 7), ("c", 9)]
+    assert [getattr(a, "sequence", None) for a in answers] == ["MK", None, "U", None, None]
+    messages = [str(answers[i].error) for i in (1, 3, 4)]
+    assert "position 2" in messages[0] and "without a name" in messages[1]
+    assert "no sequence" in messages[2]
+    with pytest.raises(ProtlmError, match="before any header"):
+        list(read_every_record(write(tmp_path, b"MK\n")))

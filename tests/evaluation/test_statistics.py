@@ -71,3 +71,15 @@ def test_nothing_to_score_is_an_error() -> None:
         statistics.ratio([0.0], [0.0], seed=0)
     with pytest.raises(ProtlmError, match="equally long"):
         statistics.ratio([0.0, 1.0], [1.0], seed=0)
+
+
+def test_spearman_as_scipy_has_it() -> None:
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(0)
+    a = generator.integers(0, 8, 50)  # many ties
+    b = a + generator.normal(size=50)
+    assert statistics.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert statistics.spearman([1, 2, 3], [30, 20, 10]) == pytest.approx(-1.0)
+    assert statistics.spearman([1, 1], [1, 2]) is None
+    assert statistics.spearman([1], [1]) is None
