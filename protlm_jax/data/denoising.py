@@ -1,4 +1,4 @@
-"""ProtT5's denoising, as its authors describe it, and not T5's span corruption.
+"""ProtT5's denoising, as its authors describe it, and not T5's span corruption (`spans.py`).
 
 Each residue is chosen with probability 0.15, on its own. Of the chosen, 90 % become `<extra_id_0>`
 (one and the same sentinel, id 127, wherever they stand) and 10 % another amino acid, uniformly one

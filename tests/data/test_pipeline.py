@@ -253,7 +253,7 @@ def test_bundled_rows_are_well_filled(vocabulary, task, keys):
 def test_faults_of_the_user_are_named(tmp_path):
     with pytest.raises(ProtlmError, match="'prot_bert' has no sentinels"):
         batches(None, PROT_BERT, "span3")
-    with pytest.raises(ProtlmError, match="choose one of tokens, prott5, span3, ankh"):
+    with pytest.raises(ProtlmError, match=r"'span4'; choose one of .*prott5, span3, ankh"):
         batches(None, PROT_T5, "span4")
     with pytest.raises(ProtlmError, match="No such file"):
         batches(str(tmp_path / "none.fa"), PROT_BERT, "tokens")
