@@ -146,12 +146,19 @@ def test_damaged_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' cannot be read; only bert, t5 can"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' cannot be read; only albert, bert, "),
         (
-            {"hidden_act": "mish", "feed_forward_proj": "gated-gelu"},
-            "activation '(mish|gated-gelu)'",
+            {"hidden_act": "mish", "feed_forward_proj": "gated-mish"},
+            "activation 'mish'",
         ),
-        ({"tie_word_embeddings": False}, "'tie_word_embeddings' is False"),
+        (
+            {"tie_word_embeddings": False, "scale_decoder_outputs": True},
+            "'tie_word_embeddings' is False",
+        ),
+        (
+            {"architectures": ["T5EncoderModel"], "is_decoder": True},
+            "'(architectures|is_decoder)' is",
+        ),
         ({"vocab_size": 29}, "vocab_size 29, the tokenizer has"),
     ],
 )
