@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from protlm_jax.errors import ProtlmError
 
-Task = Literal["tokens", "prott5", "span3", "ankh"]
+Task = Literal["tokens", "stream", "prott5", "span3", "ankh"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +19,13 @@ class DataConfig:
         length: tokens per row, the special ones included. Rows of the encoder and of the decoder
             have the same length, also where targets are shorter than inputs (T5 itself gave its
             decoder 114 tokens to 512): one number then says how large a batch is.
-        task: "tokens" (clean rows; an encoder's objective hides residues inside the step); for
+        task: "tokens" (clean rows; an encoder's objective hides residues inside the step);
+            "stream" (rows that continue those of the batch before, for causal models); for
             encoder-decoders "prott5" (ProtT5's denoising: corrupted input, whole sequence as the
             target), "span3" (T5's span corruption, 15 % in spans of 3) or "ankh" (Ankh's partial
             demasking, 20 % in single residues), whose targets are the hidden residues alone.
-        pack: several proteins per row; False pads each protein to a row of its own.
+        pack: several proteins per row; False pads each protein to a row of its own. A stream is
+            always packed.
         heldout_percent: share of the proteins kept out of training, chosen by a hash of the
             sequence.
         rare_residues: "X" maps U, Z, O and B to X as ProtTrans did; "keep" keeps them.
