@@ -16,39 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from zoo import ZOO
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, saved_steps
-
-SMALL = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
-BERT = {
-    "family": "bert",
-    "vocabulary": "prot_bert",
-    "vocab_size": 30,
-    "norm_placement": "post",
-    "max_positions": 32,
-    "type_vocab_size": 2,
-    **SMALL,
-}
-T5 = {
-    "family": "t5",
-    "vocabulary": "prot_t5",
-    "vocab_size": 128,
-    "num_decoder_layers": 2,
-    "norm": "rms_norm",
-    "activation": "relu",
-    "use_bias": False,
-    "positions": "relative_bias",
-    "relative_buckets": 32,
-    "relative_max_distance": 128,
-    "attention_scale": False,
-    "scale_tied_logits": True,
-    "dropout_rate": 0.1,
-    "initializer_range": 1.0,
-    **SMALL,
-}
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +36,17 @@ def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def config(fasta: Path, model: dict[str, Any] = BERT, **train: Any) -> RunConfig:
-    masked = model["family"] == "bert"
+def config(fasta: Path, family: str = "bert", **train: Any) -> RunConfig:
+    """A short run of a specimen, with dropout, so that keys are part of what must come back."""
+    specimen = ZOO[family]
     return RunConfig.from_dict(
         {
-            "model": model,
-            "objective": {"name": "masked" if masked else "denoising"},
+            "model": specimen.config.replace(dropout_rate=0.1).to_dict(),
+            "objective": {"name": specimen.objective, **specimen.options},
             "data": {
                 "fasta": str(fasta),
                 "length": 32,
-                "task": "tokens" if masked else "prott5",
+                "task": specimen.task,
                 "heldout_percent": 20.0,
             },
             "optimizer": {"name": "adamw"},
@@ -106,11 +80,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, *params)
 
 
-@pytest.mark.parametrize("model", [BERT, T5], ids=["bert", "t5"])
+@pytest.mark.parametrize("family", ZOO)
 def test_an_interrupted_run_goes_on_bit_for_bit(
-    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    run = config(fasta, model)
+    run = config(fasta, family)
     assert loop.train(run, tmp_path / "whole") == 10
     assert [line["step"] for line in metrics(tmp_path / "whole") if "loss" in line] == list(
         range(1, 11)
@@ -153,7 +127,8 @@ def test_a_diverged_run_stops_with_its_step_and_keeps_good_checkpoints(
 def test_a_folder_of_another_config_is_refused_and_untouched(fasta: Path, tmp_path: Path) -> None:
     loop.train(config(fasta, steps=4), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    other = config(fasta, {**BERT, "d_ff": 48}, steps=4)
+    run = config(fasta, steps=4)
+    other = dataclasses.replace(run, model=run.model.replace(d_ff=48))
     with pytest.raises(ProtlmError, match=r"model\.d_ff: saved 32, asked 48"):
         loop.train(other, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
@@ -166,9 +141,12 @@ def test_more_steps_continue_a_complete_run(fasta: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(fasta: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ZOO)
+def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(
+    fasta: Path, tmp_path: Path, family: str
+) -> None:
     """SIGKILL at random moments of a real process, start-up, saving and logging included."""
-    run = config(fasta, steps=60, checkpoint_every=7, evaluate_every=10)
+    run = config(fasta, family, steps=60, checkpoint_every=7, evaluate_every=10)
     file = tmp_path / "run.json"
     file.write_text(json.dumps(run.to_dict()))
     script = (
@@ -188,7 +166,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(fasta: Path, tmp_pat
     assert start(tmp_path / "whole").wait() == 0
     whole = time.monotonic() - began
     rng = random.Random(1)
-    for kill in range(5):
+    for kill in range(5 if family == "bert" else 2):
         process = start(tmp_path / "killed")
         # Later kills come later, so that each finds more on disk.
         wait = rng.uniform(0.4, 0.9) * whole if kill else 0.3 * whole
