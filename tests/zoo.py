@@ -18,6 +18,7 @@ from protlm_jax import models
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.models.families.xlnet import xlnet_config
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 
@@ -61,6 +62,9 @@ ZOO: dict[str, Specimen] = {
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
         "denoising",
         "prott5",
+    ),
+    "xlnet": Specimen(
+        xlnet_config(**SIZES, initializer_range=0.3, dropout_rate=0.0), "permutation", "tokens"
     ),
 }
 

@@ -7,12 +7,14 @@ from typing import Any
 from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives.base import Objective, Score
 from protlm_jax.objectives.masked import MaskedObjective
+from protlm_jax.objectives.permutation import PermutationObjective
 from protlm_jax.objectives.seq2seq import DenoisingObjective
 from protlm_jax.vocabularies import Vocabulary
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "masked": MaskedObjective,
     "denoising": DenoisingObjective,
+    "permutation": PermutationObjective,
 }
 
 __all__ = ["OBJECTIVES", "Objective", "Score", "build_objective", "objective_class"]

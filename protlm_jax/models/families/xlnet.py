@@ -1,0 +1,168 @@
+"""XLNet for proteins (Yang et al. 2019; ProtXLNet: Elnaggar et al. 2021).
+
+Post-LN blocks with attention by relative distance, and two streams through the same parameters. The
+*content* stream holds each residue with what it may see; the *query* stream holds, for a position
+that is to be predicted, what the others say about it: it starts from one learned vector, knows its
+position only through the distances, and asks the content stream, its own position left out. The
+head, tied to the embedding, reads the query stream.
+
+Who sees whom is a matter of `order`: tokens of order 0 are context, seen by all, and see one
+another only; a token of order n > 0 is a target, whose content sees the context, targets of lower
+order, and itself, and whose query sees the same but itself. Pretraining gives targets the ranks of
+a permutation (`protlm_jax.objectives.permutation`). In evaluation all targets have order 1: none
+sees another, so that the answers compare with those of masked models. Without an order there is the
+content stream alone and everything sees everything: embedding, probing, depth.
+
+The closing <cls> of a protein is of another token type than all else, as in XLNet's own data: the
+attention's type term tells the two apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.models.attention import AttentionContext, Dropout
+from protlm_jax.models.axes import constrain, named
+from protlm_jax.models.block import BlockContext
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.readouts import Readout
+from protlm_jax.models.relative_attention import relative_sinusoids
+from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
+from protlm_jax.vocabularies import get_vocabulary
+
+
+def xlnet_config(**sizes: Any) -> ModelConfig:
+    """An XLNet of any size over our 30 tokens; `sizes` override the fields given here."""
+    fields: dict[str, Any] = {
+        "family": "xlnet",
+        "vocabulary": "prot_xlnet",
+        "vocab_size": 30,
+        "norm": "layer_norm",
+        "norm_placement": "post",
+        "norm_eps": 1e-12,
+        "activation": "gelu",
+        "positions": "relative_xl",
+        "type_vocab_size": 2,
+        "dropout_rate": 0.1,
+        "mlp_dropout": True,
+    }
+    return ModelConfig(**{**fields, **sizes})
+
+
+# The size of Rostlab/prot_xlnet's weights says 30 layers of this shape. Its vocabulary (37 tokens)
+# and dropout (0.1) are from memory, and nobody here has seen its tokenizer: the token set is ours.
+PRESETS = {
+    "prot_xlnet": xlnet_config(d_model=1024, num_layers=30, num_heads=16, head_dim=64, d_ff=4096)
+}
+
+
+class XLNet(SingleStack):
+    """XLNet; see the module's docstring.
+
+    A batch has `input_tokens` and `segment_ids`, and may have:
+        order: [batch, length] int32; makes the stream a pair (content, query).
+        hidden: [batch, length] bool; the same as an order of 1 where it is true.
+        targets: [batch, queries] int32, positions of the row; the query stream, and with it the
+            logits, are of these alone instead of all.
+        past: [layers, batch, past_length, d_model], content streams before each block of the rows
+            that these continue, seen by all; with past_segments, [batch, past_length] int32.
+    """
+
+    readouts = (Readout("query", stack="encoder"),)
+    objectives = ("permutation",)
+
+    def setup(self) -> None:
+        super().setup()
+        c = self.config
+        normal = nn.initializers.normal(c.initializer_range)
+        zeros = nn.initializers.zeros_init()
+        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
+        self.query_start = self.param("query_start", named(normal, "embed"), (c.d_model,))
+        self.head_bias = self.param("head_bias", named(zeros, "vocab"), (c.vocab_size,))
+        self.dropout = nn.Dropout(c.dropout_rate)
+
+    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
+        def dropped(x: jax.Array) -> jax.Array:
+            return self.dropout(x.astype(self.config.compute_dtype), deterministic=deterministic)
+
+        content = dropped(jnp.take(self.token, batch["input_tokens"], axis=0))
+        content = constrain(content, "batch", "length", "embed")
+        attention = self._attention(batch, dropped)
+        past = batch.get("past")
+        order = batch.get("order")
+        if order is None and "hidden" in batch:
+            order = batch["hidden"].astype(jnp.int32)
+        if order is None:
+            return {"encoder": content}, {"encoder": BlockContext(attention, past=past)}
+
+        sees = before_in_order(order, attention.key_segments.shape[1])
+        _, length, keys = sees.shape
+        itself = jnp.eye(length, keys, keys - length, dtype=bool)
+        asking = dataclasses.replace(attention, allowed=sees)
+        if "targets" in batch:
+            asking = _at(asking, batch["targets"])
+        shape = (*asking.query_segments.shape, self.config.d_model)
+        query = dropped(jnp.broadcast_to(self.query_start[None, None], shape))
+        query = constrain(query, "batch", "length", "embed")
+        seeing = dataclasses.replace(attention, allowed=sees | itself[None])
+        context = BlockContext(seeing, query_attention=asking, past=past)
+        return {"encoder": (content, query)}, {"encoder": context}
+
+    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
+        """Logits from the query stream where there is one, else from the content stream."""
+        stream = h["encoder"]
+        x = stream[1] if isinstance(stream, tuple) else stream
+        x = self.dropout(x, deterministic=deterministic)
+        logits = jnp.einsum(
+            "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
+        )
+        return logits + self.head_bias[None, None]
+
+    def _attention(self, batch: Batch, dropped: Dropout) -> AttentionContext:
+        """Segments, types and distances of the row's own keys, after those of its past."""
+        tokens, segments = batch["input_tokens"], batch["segment_ids"]
+        closing = get_vocabulary(self.config.vocabulary).suffix_ids[-1:]
+        types = 2 * jnp.isin(tokens, jnp.asarray(closing, jnp.int32)).astype(jnp.int32)
+        key_segments, key_types = segments, types
+        if "past_segments" in batch:
+            older = batch["past_segments"]
+            key_segments = jnp.concatenate([older, segments], axis=1)
+            # As in XLNet's own code, everything remembered is of the residues' type.
+            key_types = jnp.concatenate([jnp.zeros_like(older), types], axis=1)
+        length, keys = segments.shape[1], key_segments.shape[1]
+        distances = relative_sinusoids(length, keys, self.config.d_model, causal=False)
+        return AttentionContext(
+            segments,
+            key_segments,
+            distances=dropped(distances),
+            query_types=types,
+            key_types=key_types,
+        )
+
+
+def before_in_order(order: jax.Array, key_length: int) -> jax.Array:
+    """What each query may see of the row by its order, and of a past, all: [B, L, M] bool.
+
+    Args:
+        order: [B, L] int32.
+        key_length: M; the row's own keys are the last L.
+    """
+    own = (order[:, None, :] == 0) | (order[:, None, :] < order[:, :, None])
+    return jnp.pad(own, ((0, 0), (0, 0), (key_length - own.shape[2], 0)), constant_values=True)
+
+
+def _at(context: AttentionContext, places: jax.Array) -> AttentionContext:
+    """The context of queries that stand at some places of the row: [B, queries] int32."""
+    assert context.query_types is not None and context.allowed is not None
+    return dataclasses.replace(
+        context,
+        query_segments=jnp.take_along_axis(context.query_segments, places, axis=1),
+        query_types=jnp.take_along_axis(context.query_types, places, axis=1),
+        allowed=jnp.take_along_axis(context.allowed, places[..., None], axis=1),
+        places=places,
+    )
