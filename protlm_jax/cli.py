@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     train.epilog = (
         "Any field of the config can be overridden: --config.train.steps=1000, "
-        "--config.data.fasta=my.fasta.gz, --config.mesh.fsdp=2. The same command again resumes."
+        "--config.data.fasta=my.fasta.gz, --config.mesh.fsdp=2. --config.init_from=MODEL continues "
+        "the pretraining of a model. The same command again resumes."
     )
 
     evaluate = _verb(
@@ -165,7 +166,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from protlm_jax.configuration import load_config
     from protlm_jax.training.loop import train
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, arguments.overrides, arguments.workdir)
     if train(config, arguments.workdir):
         print(f"done: {config.train.steps} steps in {arguments.workdir}")
     else:

@@ -14,7 +14,7 @@ import runpy
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_collections
 
@@ -81,6 +81,9 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; one is always written at the last step.
         keep: how many of the newest checkpoints stay.
         keep_every: checkpoints at multiples of this stay for ever; 0 for none.
+        carry: what becomes of a recurrent model's memory when a run is stopped: "save" keeps it in
+            the checkpoints, and the run goes on exactly; "reset" makes them smaller, and the run
+            goes on with an empty one.
     """
 
     steps: int
@@ -93,9 +96,12 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep: int = 2
     keep_every: int = 0
+    carry: Literal["save", "reset"] = "save"
 
     def __post_init__(self) -> None:
         for field, value in dataclasses.asdict(self).items():
+            if field == "carry":
+                continue
             least = int(field not in ("seed", "evaluate_every", "keep_every"))
             if value < least:
                 raise ProtlmError(f"train.{field} is {value}; it must be at least {least}")
@@ -117,7 +123,14 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that defines a run; saved as config.json in its folder."""
+    """Everything that defines a run; saved as config.json in its folder.
+
+    Attributes:
+        init_from: a run, a checkpoint or a Hugging Face folder whose parameters the run starts
+            from; None to start from random ones. A run that goes on reads its own checkpoint.
+        init_what: "params", or "state" for the optimizer's moments too (of our own runs with the
+            same optimizer).
+    """
 
     model: ModelConfig
     objective: ObjectiveConfig
@@ -125,7 +138,9 @@ class RunConfig:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     train: TrainConfig
-    mesh: MeshConfig
+    mesh: MeshConfig = MeshConfig()
+    init_from: str | None = None
+    init_what: Literal["params", "state"] = "params"
 
     def __post_init__(self) -> None:
         limit = self.model.max_positions
@@ -162,25 +177,62 @@ class RunConfig:
         sections = typing.get_type_hints(cls)
         _refuse_unknown(tree, sections, prefix="")
         built: dict[str, Any] = {}
-        for name, section in sections.items():
-            if name not in tree and name != "mesh":
-                raise ProtlmError(f"config.{name} is missing: the config file must define it")
-            if name == "objective":
+        for name, hint in sections.items():
+            if name not in tree:
+                if name in SECTIONS and name != "mesh":
+                    raise ProtlmError(f"config.{name} is missing: the config file must define it")
+            elif name == "objective":
                 built[name] = ObjectiveConfig.from_dict(tree[name])
+            elif name in SECTIONS:
+                built[name] = _section(hint, tree[name], name)
             else:
-                built[name] = _section(section, tree.get(name, {}), name)
+                built[name] = _typed(tree[name], hint, name)
         return cls(**built)
 
 
-def load_config(spec: str, overrides: list[str]) -> RunConfig:
+# The parts of a RunConfig that are sections with fields; the others stand alone.
+SECTIONS = tuple(
+    name
+    for name, hint in typing.get_type_hints(RunConfig).items()
+    if dataclasses.is_dataclass(hint)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Required:
+    """Stands in a config file for a value that only the user can give.
+
+    Attributes:
+        what: the value in words, for the message.
+    """
+
+    what: str
+
+
+def load_config(spec: str, overrides: list[str], workdir: Path | None = None) -> RunConfig:
     """Reads a config file and applies overrides.
 
     Args:
         spec: path, or path:variant.
         overrides: such as "train.steps=100"; values are Python literals, or plain strings.
+        workdir: the run's folder; a run that goes on there takes from its own config what it first
+            took from `init_from`.
 
     Raises:
-        ProtlmError: when the file, a variant, or an overridden field does not exist.
+        ProtlmError: when the file, a variant, or an overridden field does not exist, or a value
+            that only the user can give is missing.
+    """
+    tree = read_tree(spec)
+    for override in overrides:
+        apply_override(tree, override)
+    return resolve(tree, spec, workdir)
+
+
+def read_tree(spec: str) -> dict[str, Any]:
+    """What a config file returns, as nested dicts; nothing is checked yet.
+
+    Raises:
+        ProtlmError: when the file or a variant does not exist, or it returns something else.
     """
     path, _, variant = spec.partition(":")
     file = _find(path)
@@ -193,10 +245,40 @@ def load_config(spec: str, overrides: list[str]) -> RunConfig:
         raise ProtlmError(f"--config {spec}: {error}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
-    tree = config.to_dict()
-    for override in overrides:
-        _apply(tree, override)
+    return dict(config.to_dict())
+
+
+def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> RunConfig:
+    """Checks and types a config, after completing what it takes from `init_from`.
+
+    Fields of `model` that the config does not give are those of the model that the run starts
+    from; so are the objective and its data task, where the config has no objective.
+
+    Raises:
+        ProtlmError: as `load_config`.
+    """
+    for name, value in tree.items():
+        fields = value if isinstance(value, dict) else {"": value}
+        for field, content in fields.items():
+            if isinstance(content, Required):
+                full = f"{name}.{field}".rstrip(".")
+                raise ProtlmError(f"{spec} needs --config.{full}=...: {content.what}")
+    if tree.get("init_from"):
+        tree = _completed(tree, workdir)
     return RunConfig.from_dict(tree)
+
+
+def _completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
+    from protlm_jax.huggingface.load import read_architecture
+
+    begun = workdir is not None and (workdir / "metrics.jsonl").exists()
+    source = read_architecture(workdir if workdir is not None and begun else tree["init_from"])
+    model = {**source.to_dict(), **tree.get("model", {})}
+    if "objective" in tree:
+        return {**tree, "model": model}
+    name = family_of(source).module.objectives[0]
+    data = {"task": objective_class(name).tasks[0], **tree.get("data", {})}
+    return {**tree, "model": model, "objective": {"name": name}, "data": data}
 
 
 def _find(path: str) -> Path:
@@ -207,24 +289,29 @@ def _find(path: str) -> Path:
     raise ProtlmError(f"config file {path} does not exist; for example configs/tiny.py:bert")
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Sets one field of a nested dict from "a.b=value"."""
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one field of a nested dict from "section.field=value", or from "init_from=value".
+
+    Raises:
+        ProtlmError: there is no such field, or no value.
+    """
     name, equals, text = override.partition("=")
     if not equals:
         raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
     *sections, field = name.split(".")
     types_of = typing.get_type_hints(RunConfig)
-    _refuse_unknown({sections[0] if sections else field: None}, types_of, prefix="")
-    if len(sections) != 1:
+    first = sections[0] if sections else field
+    _refuse_unknown({first: None}, types_of, prefix="")
+    if len(sections) != (first in SECTIONS):
         raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
-    if sections[0] != "objective":  # its fields depend on its name, and are checked with it
-        fields = typing.get_type_hints(types_of[sections[0]])
-        _refuse_unknown({field: None}, fields, prefix=f"{sections[0]}.")
+    if sections and first != "objective":  # its fields depend on its name, and are checked with it
+        fields = typing.get_type_hints(types_of[first])
+        _refuse_unknown({field: None}, fields, prefix=f"{first}.")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    tree.setdefault(sections[0], {})[field] = value
+    (tree.setdefault(first, {}) if sections else tree)[field] = value
 
 
 def _section(section: Any, values: dict[str, Any], name: str) -> Any:

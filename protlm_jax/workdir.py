@@ -10,6 +10,7 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
 # A run may go on with other values here; everything else would make it another run.
@@ -37,7 +38,7 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
         ProtlmError: when the folder belongs to another config, naming each difference.
     """
     file = workdir / "config.json"
-    if file.exists() and (workdir / "metrics.jsonl").exists():
+    if has_begun(workdir):
         differences = _differences(read_config(workdir).to_dict(), config.to_dict())
         refused = [d for d in differences if d.partition(":")[0] not in FREE_ON_RESUME]
         if refused:
@@ -62,17 +63,34 @@ def read_config(workdir: Path) -> RunConfig:
     """
     file = workdir / "config.json"
     try:
-        return RunConfig.from_dict(json.loads(file.read_text()))
+        tree = json.loads(file.read_text())
+        if (workdir / VOCABULARY_FILE).exists():  # of a model that was downloaded
+            find_vocabulary(tree["model"]["vocabulary"], workdir)
+        return RunConfig.from_dict(tree)
     except OSError as error:
         raise ProtlmError(f"{file} cannot be read ({error.strerror}): not a run folder?") from error
     except ValueError as error:  # or not even text
         raise ProtlmError(f"{file} is not JSON ({error}); restore it or start anew") from error
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether something was trained in this folder."""
+    return (workdir / "config.json").exists() and (workdir / "metrics.jsonl").exists()
+
+
 def _differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    before, after = _flat(saved), _flat(asked)
     return [
-        f"{section}.{field}: saved {saved[section].get(field)!r}, asked {value!r}"
-        for section, fields in asked.items()
-        for field, value in fields.items()
-        if saved[section].get(field) != value
+        f"{name}: saved {before.get(name)!r}, asked {value!r}"
+        for name, value in after.items()
+        if before.get(name) != value
     ]
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """{"section.field": value}, and the few fields that stand alone."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        is_section = isinstance(value, dict)
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if is_section else {name: value}
+    return flat

@@ -16,13 +16,14 @@ from protlm_jax.data.splits import heldout_records, load_records
 from protlm_jax.evaluation import depth as depth_analysis
 from protlm_jax.evaluation import heldout, probes, summaries
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.run_folders import newest_run
 
 SEED = 0
 
 
 def data_of(path: str | Path) -> DataConfig:
     """The data that a run was trained on; the bundled proteins for anything that is not a run."""
-    folder = Path(path).resolve()
+    folder = newest_run(Path(path).resolve())
     if folder.parent.name == "checkpoints":
         folder = folder.parents[1]
     file = folder / "config.json"

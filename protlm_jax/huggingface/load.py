@@ -20,7 +20,8 @@ from protlm_jax.huggingface.read_tokenizer import read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors, read_json
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange
-from protlm_jax.vocabularies import Vocabulary
+from protlm_jax.run_folders import newest_run
+from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
 log = logging.getLogger(__name__)
@@ -30,28 +31,56 @@ def load_model(path: str | Path) -> LoadedModel:
     """Loads a model with its parameters and its vocabulary.
 
     Args:
-        path: a run's folder (its newest checkpoint is taken), one checkpoint
-            (`<run>/checkpoints/<step>`), or a Hugging Face folder.
+        path: a run's folder (its newest checkpoint is taken; of a run made in phases, the last
+            phase's), one checkpoint (`<run>/checkpoints/<step>`), or a Hugging Face folder.
 
     Raises:
         ProtlmError: the path is none of these, or something in it is missing, damaged or of
             another shape; the message names the file or the tensor.
     """
+    folder, fields = _recognised(path)
+    if "model_type" in fields:
+        return _load_hugging_face(folder, fields)
+    return _load_checkpoint(_checkpoint(folder))
+
+
+def find_checkpoint(path: str | Path) -> Path | None:
+    """The checkpoint that `load_model` would read; None for a Hugging Face folder.
+
+    Raises:
+        ProtlmError: as `load_model`.
+    """
+    folder, fields = _recognised(path)
+    return None if "model_type" in fields else _checkpoint(folder)
+
+
+def read_architecture(path: str | Path) -> ModelConfig:
+    """The architecture of what `load_model` would load; its vocabulary is known by name then.
+
+    Raises:
+        ProtlmError: as `load_model`, but nothing is said about the weights, which are not read.
+    """
+    folder, fields = _recognised(path)
+    if "model_type" in fields:
+        return _hugging_face_config(folder, fields)[1]
+    return _run_config(folder.parents[1] if folder.parent.name == "checkpoints" else folder)
+
+
+def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """What lies there: a Hugging Face folder, a run or a checkpoint; and its config.json."""
     folder = Path(path)
     if not folder.is_dir():
         raise ProtlmError(
             f"{path} is not a folder on this machine: name a run's folder, one of its checkpoints, "
             f"or a downloaded Hugging Face folder"
         )
-    folder = folder.resolve()
+    folder = newest_run(folder.resolve())
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
-        return _load_checkpoint(folder)
+        return folder, {}
     if (folder / "config.json").exists():
         fields = read_json(folder / "config.json")
-        if "model_type" in fields:
-            return _load_hugging_face(folder, fields)
-        if "model" in fields:
-            return _load_checkpoint(_newest_checkpoint(folder))
+        if "model_type" in fields or "model" in fields:
+            return folder, fields
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights"
@@ -94,14 +123,14 @@ def provenance(path: str | Path) -> dict[str, Any]:
 
     Empty when the path is no run, as for a Hugging Face folder: nothing is recorded there.
     """
-    folder = Path(path).resolve()
+    folder = newest_run(Path(path).resolve())
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     fields = read_json(run / "config.json")
     if "imported_from" in fields:
         return {"training": f"Imported from a Hugging Face folder named {fields['imported_from']}."}
     if "train" not in fields:
         return {}
-    step = (folder if run != folder else _newest_checkpoint(run)).name
+    step = _checkpoint(folder).name
     train, data = fields["train"], fields["data"]
     proteins = Path(data["fasta"]).name if data["fasta"] else "the bundled Swiss-Prot sample"
     training = (
@@ -109,16 +138,31 @@ def provenance(path: str | Path) -> dict[str, Any]:
         f"tokens, objective `{fields['objective']['name']}`, optimizer "
         f"{fields['optimizer']['name']}, seed {train['seed']}."
     )
+    if fields.get("init_from"):
+        training += f" It did not start from nothing but from {Path(fields['init_from']).name}."
     return {"training": training, "rare_residues": data["rare_residues"]}
 
 
-def _newest_checkpoint(run: Path) -> Path:
+def _checkpoint(folder: Path) -> Path:
+    """A checkpoint as given, or the newest one of a run."""
     from protlm_jax.training.checkpoints import latest_step
 
-    step = latest_step(run / "checkpoints")
+    if folder.parent.name == "checkpoints":
+        return folder
+    step = latest_step(folder / "checkpoints")
     if step is None:
-        raise ProtlmError(f"{run} has no complete checkpoint yet: let the run go on for a while")
-    return run / "checkpoints" / str(step)
+        raise ProtlmError(f"{folder} has no complete checkpoint yet: let the run go on for a while")
+    return folder / "checkpoints" / str(step)
+
+
+def _run_config(run: Path) -> ModelConfig:
+    file = run / "config.json"
+    fields = read_json(file)
+    if not isinstance(fields.get("model"), dict):
+        raise ProtlmError(f"{file} describes no model: restore the config.json of this run")
+    config = ModelConfig.from_dict(fields["model"])
+    find_vocabulary(config.vocabulary, run)
+    return config
 
 
 def _load_checkpoint(checkpoint: Path) -> LoadedModel:
@@ -126,17 +170,16 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
 
     run = checkpoint.parents[1]
     file = run / "config.json"
-    fields = read_json(file)
-    if not isinstance(fields.get("model"), dict):
-        raise ProtlmError(f"{file} describes no model: restore the config.json of this run")
-    config = ModelConfig.from_dict(fields["model"])
-    vocabulary = find_vocabulary(config.vocabulary, run)
+    config = _run_config(run)
     params = restore_params(checkpoint)
     _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
+    vocabulary = get_vocabulary(config.vocabulary)
     return _loaded(config, params, vocabulary, f"{run.name}, step {checkpoint.name}")
 
 
-def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
+def _hugging_face_config(
+    folder: Path, fields: dict[str, Any]
+) -> tuple[Exchange, ModelConfig, Vocabulary]:
     exchange = _exchange_for(folder, fields)
     try:
         config = exchange.from_config(fields)
@@ -149,7 +192,11 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
             f"{folder}: config.json says vocab_size {config.vocab_size}, the tokenizer has "
             f"{vocabulary.size} tokens: they are of different models"
         )
-    config = config.replace(vocabulary=vocabulary.name)
+    return exchange, config.replace(vocabulary=vocabulary.name), vocabulary
+
+
+def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
+    exchange, config, vocabulary = _hugging_face_config(folder, fields)
     abstract = models.abstract_params(models.build(config))
     with ExitStack() as stack:
         stored, left = matched(folder, exchange, config, abstract, open_tensors(folder, stack))

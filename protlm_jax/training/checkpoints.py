@@ -197,14 +197,30 @@ def restore_params(path: str | Path) -> Any:
     Raises:
         ProtlmError: no such checkpoint, or it cannot be read.
     """
+    return restore_part(path, "params")
+
+
+def restore_part(path: str | Path, name: str) -> Any:
+    """One field of a checkpoint's state, as nested dicts and lists of NumPy arrays.
+
+    Args:
+        path: the checkpoint's folder.
+        name: "params" or "opt_state"; None comes back where the checkpoint has no such field.
+
+    Raises:
+        ProtlmError: no such checkpoint, or it cannot be read.
+    """
     _silence_orbax()
     path = Path(path).absolute()
     read_info(path)
     with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        params = {"params": _stored_tree(path / "state")["params"]}
-        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)
-        args = ocp.args.PyTreeRestore(params, restore_args=to_host, partial_restore=True)
-        return reader.restore(path / "state", args=args)["params"]
+        stored = _stored_tree(path / "state")
+        if name not in stored:
+            return None
+        part = {name: stored[name]}
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
+        args = ocp.args.PyTreeRestore(part, restore_args=to_host, partial_restore=True)
+        return reader.restore(path / "state", args=args)[name]
 
 
 def _restore(path: Path, args: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
 from protlm_jax.training.checkpoints import Checkpoints
+from protlm_jax.training.initial import continue_from
 from protlm_jax.training.metrics import (
     MetricsWriter,
     ProgressReporter,
@@ -109,7 +111,7 @@ class Run:
             self.unigram_entropy = float(-np.sum(present * np.log(present)))
             pieces = self._open("heldout")
             self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
-        self.state, self.start = self._initial_state(model, optimizer, abstract, layout)
+        self.state, self.start = self._initial_state(model, optimizer, axes, abstract, layout)
         self.writer = MetricsWriter(workdir, resume_step=self.start)
         self.parameters = models.parameter_count(abstract.params)
         info = partitioning.describe(abstract.params, axes, mesh)
@@ -184,11 +186,13 @@ class Run:
         )
 
     def _initial_state(
-        self, model: Any, optimizer: Any, abstract: TrainState, layout: TrainState
+        self, model: Any, optimizer: Any, axes: Any, abstract: TrainState, layout: TrainState
     ) -> tuple[TrainState, int]:
+        """The newest checkpoint's state, or a first one: fresh, or another model's."""
         latest = self.checkpoints.latest_step()
         if latest is None:
-            return init_state(model, optimizer, layout, self.config.train.seed), 0
+            state = init_state(model, optimizer, layout, self.config.train.seed)
+            return self._continued(state, layout, axes), 0
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             abstract,
@@ -197,6 +201,15 @@ class Run:
         state, data = self.checkpoints.restore(latest, target)
         self.batches.restore(data)
         return state, latest
+
+    def _continued(self, fresh: TrainState, layout: TrainState, axes: Any) -> TrainState:
+        if self.config.init_from is None:
+            return fresh
+        state, report = continue_from(self.config, fresh, layout, axes)
+        print("\n".join(report.lines()), file=sys.stderr, flush=True)
+        content = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+        write_atomically(self.workdir / "init.json", content)
+        return state
 
     def _due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.train.steps)

@@ -22,11 +22,17 @@ class ScheduleConfig:
         warmup_steps: the rate rises linearly from 0 at step 0 to the peak at this step. For
             "rsqrt", T5's meaning: until this step the rate stays at its peak,
             learning_rate / sqrt(warmup_steps).
+        first_step: updates that were made before this run, where the schedule goes on from another
+            one: the rate of the run's step i is that of i + first_step.
+        total_steps: where a decaying schedule reaches 0, counted like the steps before; 0 for the
+            end of the run.
     """
 
     name: Literal["constant", "linear", "cosine", "rsqrt"] = "linear"
     learning_rate: float = 1e-3
     warmup_steps: int = 0
+    first_step: int = 0
+    total_steps: int = 0
 
 
 def build_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
@@ -34,11 +40,24 @@ def build_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
 
     Args:
         config: which schedule. ProtBert is ("linear", 2e-3, 40_000); ProtT5 ("rsqrt", 1.0, 10_000).
-        total_steps: number of updates in the run; "linear" and "cosine" reach 0 there.
+        total_steps: number of updates in the run; "linear" and "cosine" reach 0 there, unless the
+            config says otherwise.
 
     Raises:
-        ProtlmError: an unknown name, or a warmup that a decaying schedule cannot hold.
+        ProtlmError: an unknown name, a warmup that a decaying schedule cannot hold, or a schedule
+            that ends before the run.
     """
+    last = config.first_step + total_steps
+    if config.total_steps and config.total_steps < last:
+        raise ProtlmError(
+            f"schedule.total_steps={config.total_steps} ends before the run does, at step {last}: "
+            f"raise it, or lower train.steps"
+        )
+    whole = _whole_schedule(config, config.total_steps or last)
+    return (lambda step: whole(step + config.first_step)) if config.first_step else whole
+
+
+def _whole_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.name == "rsqrt":
         return rsqrt(peak, warmup)

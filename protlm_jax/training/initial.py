@@ -1,0 +1,282 @@
+"""The first state of a run that continues the pretraining of another model.
+
+Every parameter is taken as it is, but for two kinds of tables: the rows of a vocabulary are found
+by their tokens, and a position table keeps the rows that both models have. What no row was found
+for starts at random, as in any new run. All of it is said, on the screen and in init.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from protlm_jax.configuration import RunConfig
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.training.checkpoints import restore_part
+from protlm_jax.training.optimizers import opt_state_axes
+from protlm_jax.training.state import TrainState
+from protlm_jax.vocabularies import Vocabulary, get_vocabulary
+from protlm_jax.workdir import read_config
+
+# Fields of a model that no parameter depends on: they may differ from the source's.
+FREE = ("dropout_rate", "mlp_dropout", "dtype", "remat", "attention_backend")
+STARTS = ("initializer_range", "position_init")  # only said of random parameters
+TABLES = ("vocabulary", "vocab_size", "max_positions")
+
+Rows = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a run started from; init.json of its folder.
+
+    Attributes:
+        source: the path that was given.
+        name: of the model found there.
+        loaded: what was taken over.
+        new: what starts at random, or at zero in an optimizer's moments.
+        left: what the source has and this run has not.
+        optimizer: what became of its state.
+        settings: fields of the model that differ without an effect on parameters.
+    """
+
+    source: str
+    name: str
+    loaded: str
+    new: list[str]
+    left: list[str]
+    optimizer: str
+    settings: list[str]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        several = {"new": self.new, "left": self.left, "differs": self.settings}
+        return [
+            f"starting from {self.source} ({self.name})",
+            f"  loaded: {self.loaded}",
+            *(f"  {kind}: {line}" for kind, lines in several.items() for line in lines or ["none"]),
+            f"  optimizer: {self.optimizer}",
+        ]
+
+
+def continue_from(
+    config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any
+) -> tuple[TrainState, Report]:
+    """The state of step 0 with the parameters of `config.init_from`.
+
+    Args:
+        config: the run.
+        fresh: its state as it would start from nothing.
+        layout: shardings of the state.
+        axes: logical axes of the parameters.
+
+    Returns:
+        The state, and what was taken.
+
+    Raises:
+        ProtlmError: no model there, one of another architecture (each field is named), or an
+            optimizer's state that was asked for and is not there.
+    """
+    from protlm_jax.huggingface.load import load_model
+
+    assert config.init_from is not None
+    with _in_host_memory():
+        source = load_model(config.init_from)
+    require_same_architecture(source.config, config.model, config.init_from)
+    rows, new, left = _matching_rows(source, config.model)
+    params = jax.tree.map(
+        lambda leaf, names, stored, sharding: _placed(leaf, names, stored, rows, sharding),
+        fresh.params,
+        axes,
+        source.params,
+        layout.params,
+    )
+    state = dataclasses.replace(fresh, params=params)
+    optimizer = f"{config.optimizer.name} starts anew"
+    if config.init_what == "state":
+        opt_state, updates = _optimizer_state(config, fresh, layout, axes, rows)
+        state = dataclasses.replace(state, opt_state=opt_state)
+        optimizer = f"the moments of {config.optimizer.name} after {updates:,} updates are kept"
+    optimizer += f"; the schedule begins at its step {config.schedule.first_step:,}"
+    arrays = jax.tree.leaves(source.params)
+    report = Report(
+        source=config.init_from,
+        name=source.name,
+        loaded=f"{len(arrays)} arrays of {sum(a.size for a in arrays):,} parameters",
+        new=new,
+        left=[*left, *source.left],
+        optimizer=optimizer,
+        settings=_differences(source.config, config.model, FREE),
+    )
+    return state, report
+
+
+def require_same_architecture(source: ModelConfig, asked: ModelConfig, path: str) -> None:
+    """Refuses what cannot be reconciled.
+
+    Raises:
+        ProtlmError: naming every field that would have to be equal.
+    """
+    fields = [f.name for f in dataclasses.fields(ModelConfig)]
+    fixed = [f for f in fields if f not in (*FREE, *STARTS, *TABLES)]
+    if wrong := _differences(source, asked, fixed):
+        raise ProtlmError(
+            f"the model in {path} is another one than config.model: {'; '.join(wrong)}. Set these "
+            f"fields to the first values, or leave --config.init_from away"
+        )
+
+
+def _differences(source: ModelConfig, asked: ModelConfig, fields: Any) -> list[str]:
+    return [
+        f"model.{f}: {getattr(source, f)!r} there, {getattr(asked, f)!r} here"
+        for f in fields
+        if getattr(source, f) != getattr(asked, f)
+    ]
+
+
+def _matching_rows(source: LoadedModel, asked: ModelConfig) -> tuple[Rows, list[str], list[str]]:
+    """For the axes "vocab" and "positions", where they differ, the source's row of each row here.
+
+    Returns:
+        {axis: int64 [rows here], -1 for a row that the source does not have}, and what is new and
+        what is left, in words.
+    """
+    rows: Rows = {}
+    new, left = [], []
+    there, here = source.vocabulary, get_vocabulary(asked.vocabulary)
+    sizes = source.config.vocab_size, asked.vocab_size
+    found = vocabulary_rows(there, here, *sizes)
+    if sizes[0] != sizes[1] or (found != np.arange(sizes[1])).any():
+        rows["vocab"] = found
+        gained = [_token(here, i) for i in np.flatnonzero(found < 0)]
+        lost = [_token(there, i) for i in np.setdiff1d(np.arange(sizes[0]), found)]
+        new += [f"{len(gained)} rows of the vocabulary: {_some(gained)}"] if gained else []
+        left += [f"{len(lost)} rows of the vocabulary: {_some(lost)}"] if lost else []
+    before, after = source.config.max_positions, asked.max_positions
+    if before != after:
+        rows["positions"] = np.where(np.arange(after) < before, np.arange(after), -1)
+        if after > before:
+            new.append(f"positions {before} to {after - 1} of the position table")
+        else:
+            left.append(f"positions {after} to {before - 1} of the position table")
+    return rows, new, left
+
+
+def vocabulary_rows(
+    there: Vocabulary, here: Vocabulary, rows_there: int, rows_here: int
+) -> np.ndarray:
+    """The source's row of each row here, -1 where there is none: int64 [rows_here].
+
+    Rows are matched by what they mean: padding, unknown and mask by their part, all others by their
+    token. Rows that no token has, added to share a table out evenly, match if both are the same
+    vocabulary.
+    """
+    found = np.full(rows_here, -1, np.int64)
+    if there.name == here.name:
+        common = min(rows_there, rows_here)
+        found[:common] = np.arange(common)
+        return found
+    ids = {token: i for i, token in enumerate(there.tokens)}
+    for i, token in enumerate(here.tokens):
+        found[i] = ids.get(token, -1)
+    for part in ("pad_id", "unk_id", "mask_id"):
+        ours, theirs = getattr(here, part), getattr(there, part)
+        if ours is not None and theirs is not None:
+            found[ours] = theirs
+    return found
+
+
+def _optimizer_state(
+    config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any, rows: Rows
+) -> tuple[Any, int]:
+    """The moments of the source's newest checkpoint, and after how many updates they were taken.
+
+    The last part of the state is the schedule's count, which the new run keeps at 0: where its
+    schedule begins is a matter of its config.
+    """
+    from protlm_jax.huggingface.load import find_checkpoint
+
+    assert config.init_from is not None
+    checkpoint = find_checkpoint(config.init_from)
+    stored = None if checkpoint is None else restore_part(checkpoint, "opt_state")
+    if checkpoint is None or stored is None:
+        raise ProtlmError(
+            f"{config.init_from} holds parameters and no optimizer's state: "
+            f"use --config.init_what=params"
+        )
+    used = read_config(checkpoint.parents[1]).optimizer.name
+    if used != config.optimizer.name:
+        raise ProtlmError(
+            f"{config.init_from} was trained with {used}, whose state {config.optimizer.name} "
+            f"cannot use: set --config.optimizer.name={used}, or --config.init_what=params"
+        )
+    kept = _by_name(stored)
+    names = opt_state_axes(fresh.opt_state, fresh.params, axes)
+
+    def take(path: Any, leaf: jax.Array, logical: Any, sharding: Any) -> jax.Array:
+        if path[0].idx == len(fresh.opt_state) - 1:
+            return leaf
+        name = _below_the_chain(path)
+        if name not in kept:
+            raise ProtlmError(
+                f"the optimizer's state in {checkpoint} has no {name}: "
+                f"use --config.init_what=params"
+            )
+        return _placed(leaf, logical, kept[name], rows, sharding)
+
+    state = jax.tree_util.tree_map_with_path(take, fresh.opt_state, names, layout.opt_state)
+    return state, int(kept["count"])
+
+
+def _by_name(stored: list[Any]) -> dict[str, np.ndarray]:
+    """Arrays of a stored chain by their path inside its links, the schedule's count left out."""
+    flat = jax.tree_util.tree_flatten_with_path(stored[:-1])[0]
+    return {_below_the_chain(path): leaf for path, leaf in flat}
+
+
+def _below_the_chain(path: Any) -> str:
+    """A path without the link's number: with or without clipping, a moment has one name."""
+    return jax.tree_util.keystr(path[1:], simple=True, separator="/")
+
+
+def _placed(leaf: jax.Array, names: Any, stored: Any, rows: Rows, sharding: Any) -> jax.Array:
+    """A stored array laid out like `leaf`; where its tables differ, put into a copy of `leaf`."""
+    stored = np.asarray(stored)
+    index: list[Any] = [slice(None)] * leaf.ndim
+    for axis, name in enumerate(names):
+        if name in rows:
+            here = np.flatnonzero(rows[name] >= 0)
+            stored = np.take(stored, rows[name][here], axis)
+            index[axis] = here
+    if not any(isinstance(part, np.ndarray) for part in index):
+        if stored.shape != leaf.shape:
+            raise ProtlmError(f"an array of shape {stored.shape} cannot become {leaf.shape}")
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda part: stored[part])
+    put = jax.jit(lambda x, y: x.at[tuple(index)].set(y), out_shardings=sharding)
+    return put(leaf, stored)
+
+
+def _token(vocabulary: Vocabulary, index: Any) -> str:
+    return vocabulary.tokens[index] if index < vocabulary.size else f"row {index}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+@contextlib.contextmanager
+def _in_host_memory() -> Any:
+    """Arrays made inside stay off the accelerator, which may hold no more than its own share."""
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to see the accelerator alone
+        yield
+        return
+    with jax.default_device(host):
+        yield
