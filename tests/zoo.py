@@ -16,6 +16,7 @@ import numpy as np
 
 from protlm_jax import models
 from protlm_jax.models import LoadedModel, ModelConfig
+from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -55,6 +56,12 @@ class Specimen:
 
 
 ZOO: dict[str, Specimen] = {
+    "albert": Specimen(
+        albert_config(**SIZES, embedding_size=12, max_positions=64, initializer_range=0.3),
+        "masked",
+        "tokens",
+        {"ngram": 3},
+    ),
     "bert": Specimen(
         bert_config(**SIZES, max_positions=64, initializer_range=0.3), "masked", "tokens"
     ),

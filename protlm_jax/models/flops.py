@@ -23,9 +23,12 @@ def forward_flops_per_token(config: ModelConfig, length: int) -> int:
     inner = config.num_heads * config.head_dim
     attention = 2 * 4 * config.d_model * inner + 2 * 2 * length * inner
     mlp = 2 * (3 if config.gated_mlp else 2) * config.d_model * config.d_ff
-    head = 2 * config.d_model * config.vocab_size
-    if config.family == "bert":
-        head += 2 * config.d_model**2
+    width = config.embedding_width
+    head = 2 * width * config.vocab_size
+    if config.family in ("bert", "albert"):
+        head += 2 * config.d_model * width
+    if config.embedding_size:
+        head += 2 * width * config.d_model
     encoder = config.num_layers * (attention + mlp)
     decoder = config.num_decoder_layers * (2 * attention + mlp)
     return encoder + decoder + head

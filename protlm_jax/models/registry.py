@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
-from protlm_jax.models.families import bert, bert_keys, t5, t5_keys, xlnet, xlnet_keys
+from protlm_jax.models.families import (
+    albert,
+    albert_keys,
+    bert,
+    bert_keys,
+    t5,
+    t5_keys,
+    xlnet,
+    xlnet_keys,
+)
 from protlm_jax.models.stacked import Stacked
 
 
@@ -31,6 +40,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "albert": Family(albert.Albert, albert_keys.EXCHANGE, albert.PRESETS),
     "bert": Family(bert.Bert, bert_keys.EXCHANGE, bert.PRESETS),
     "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
     "xlnet": Family(xlnet.XLNet, xlnet_keys.EXCHANGE, xlnet.PRESETS),

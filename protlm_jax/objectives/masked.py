@@ -40,17 +40,22 @@ class MaskedObjective(Objective):
         rate: fraction of residues asked.
         mask_fraction: of those, shown as <mask>.
         random_fraction: of those, shown as one of the 19 other amino acids, uniformly.
+        ngram: the longest run of residues that is asked as one (ALBERT: 3); 1 asks each for
+            itself.
     """
 
     rate: float = 0.15
     mask_fraction: float = 0.8
     random_fraction: float = 0.1
+    ngram: int = 1
 
     tasks: ClassVar[tuple[str, ...]] = ("tokens",)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.rate <= 1.0:
             raise ProtlmError(f"objective.rate is {self.rate}; it must be in (0, 1]")
+        if self.ngram < 1:
+            raise ProtlmError(f"objective.ngram is {self.ngram}; it must be at least 1")
 
     def corrupt(
         self, tokens: jax.Array, segments: jax.Array, rng: jax.Array, *, evaluation: bool
@@ -62,7 +67,11 @@ class MaskedObjective(Objective):
         """
         choose, how, which = jax.random.split(rng, 3)
         residue = among(tokens, jnp.asarray(self.vocabulary.residue_ids)) & (segments > 0)
-        asked = residue & jax.random.bernoulli(choose, self.rate, tokens.shape)
+        chosen = jax.random.bernoulli(choose, self.rate, tokens.shape)
+        if self.ngram > 1:
+            starts = ngram_starts(residue, segments, self.ngram, jax.random.fold_in(choose, 1))
+            chosen = jnp.take_along_axis(chosen, starts, axis=1)
+        asked = residue & chosen
         uniform = jax.random.uniform(how, tokens.shape)
         masked = asked & ((uniform < self.mask_fraction) | evaluation)
         swapped = asked & ~masked & (uniform < self.mask_fraction + self.random_fraction)
@@ -114,3 +123,43 @@ class MaskedObjective(Objective):
             },
             carry=carry,
         )
+
+
+def ngram_starts(
+    residue: jax.Array, segments: jax.Array, longest: int, rng: jax.Array
+) -> jax.Array:
+    """Tiles each run of residues with n-grams, p(n) being 1/n over the harmonic sum (Lan et al.
+    2020, equation 1), and says where the n-gram of each position begins.
+
+    When each n-gram is then asked with probability `rate`, that is the probability of every
+    residue, and the lengths of what is asked are as drawn, but for the last one of a run, which is
+    cut off at its end. The published code draws places until the rate is reached.
+
+    Which position begins an n-gram depends on the one before: the automaton whose state is how many
+    positions of the n-gram are left. Its transitions compose, so that all positions are computed at
+    once.
+
+    Args:
+        residue: [B, L] bool; special tokens and padding end a run.
+        segments: [B, L] int32; a new one ends a run too.
+        longest: the largest n.
+
+    Returns:
+        [B, L] int32, at most the position itself.
+    """
+    lengths = jnp.arange(1, longest + 1)
+    drawn = 1 + jax.random.categorical(rng, -jnp.log(lengths), shape=residue.shape)
+    follows = (segments[:, 1:] == segments[:, :-1]) & residue[:, 1:] & residue[:, :-1]
+    fresh = jnp.pad(~follows, ((0, 0), (1, 0)), constant_values=True)
+    left = jnp.arange(longest)[None, None, :]  # before the position
+    begins = fresh[..., None] | (left == 0)
+    after = jnp.where(begins, drawn[..., None] - 1, left - 1)  # [B, L, state]
+
+    def compose(first: jax.Array, second: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(second, first, axis=-1)
+
+    states = jax.lax.associative_scan(compose, after, axis=1)[..., 0]
+    before = jnp.pad(states, ((0, 0), (1, 0)))[:, :-1]
+    starts = fresh | (before == 0)
+    positions = jnp.arange(residue.shape[1], dtype=jnp.int32)
+    return jax.lax.cummax(jnp.where(starts, positions[None, :], 0), axis=1)

@@ -9,6 +9,7 @@ from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.build import example_batch
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.flops import forward_flops_per_token, training_flops_per_token
@@ -28,6 +29,16 @@ def test_prot_bert_has_its_published_size() -> None:
     assert size["head"] == width * width + width + 2 * width + 30
 
 
+def test_prot_albert_has_its_published_size() -> None:
+    """Published with a pooler, and without the head: 223.8 M. The file holds the head as well, and
+    up to 0.1 % of names and offsets."""
+    size = counts("prot_albert")
+    pooler = 4096 * 4096 + 4096
+    published = size["embedder"] + size["projection"] + size["encoder"] + pooler
+    assert round(published / 1e6, 1) == 223.8
+    assert 0.999 < 4 * (published + size["head"]) / 897_396_780 < 1
+
+
 @pytest.mark.parametrize(
     ("preset", "total", "encoder"), [("prot_t5_xl", 2.82, 1.208), ("prot_t5_xxl", 11.27, 4.832)]
 )
@@ -39,9 +50,9 @@ def test_prot_t5_has_its_published_size(preset: str, total: float, encoder: floa
 
 
 def test_names_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are prot_bert"):
+    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are prot_albert"):
         models.preset("prot_t6")
-    with pytest.raises(ProtlmError, match=r"unknown model family 'gpt'; there are bert, t5"):
+    with pytest.raises(ProtlmError, match=r"unknown model family 'gpt'; there are albert, bert"):
         models.build(models.preset("prot_bert").replace(family="gpt"))
 
 
@@ -63,13 +74,26 @@ def test_flops_of_an_encoder_decoder_pair_of_tokens() -> None:
     assert forward_flops_per_token(config, length) == 2 * expected
 
 
+def test_sharing_parameters_saves_no_operations() -> None:
+    """ALBERT's at 512 tokens by hand, but for the blocks, which cost what they cost unshared."""
+    config, length = models.preset("prot_albert"), 512
+    blocks = 12 * (4 * 4096 * 4096 + 2 * 4096 * 16_384 + 2 * length * 4096)
+    narrow = 128 * 4096 + 4096 * 128 + 128 * 30  # to the stream, back in the head, to the tokens
+    assert forward_flops_per_token(config, length) == 2 * (blocks + narrow)
+
+
 SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff": 256}
 
 
 @pytest.mark.parametrize(
     "config",
-    [bert_config(**SIZES, max_positions=64), t5_config(**SIZES, num_decoder_layers=2)],
-    ids=["bert", "t5"],
+    [
+        # Its layers are a loop whatever their number, of which the compiler counts one round.
+        albert_config(**{**SIZES, "num_layers": 1}, embedding_size=32, max_positions=64),
+        bert_config(**SIZES, max_positions=64),
+        t5_config(**SIZES, num_decoder_layers=2),
+    ],
+    ids=["albert", "bert", "t5"],
 )
 def test_flops_are_those_that_the_compiler_counts(config: ModelConfig) -> None:
     """Two layers are unrolled, so that the compiler sees both. It also counts what is not a matrix
