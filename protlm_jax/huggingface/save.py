@@ -99,7 +99,7 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     (folder / SINGLE).chmod(0o644)  # safetensors makes it readable to its owner alone
     for name, text in exchange.files.items():
         (folder / name).write_text(text(config))
-    types = config.type_vocab_size > 0
+    types = exchange.closing_type if config.type_vocab_size else None
     write_tokenizer(loaded.vocabulary, folder, rare_residues, config.max_positions, types)
 
 

@@ -25,7 +25,7 @@ def write_tokenizer(
     folder: Path,
     rare_residues: Literal["X", "keep"] = "X",
     max_length: int = 0,
-    token_types: bool = False,
+    closing_type: int | None = None,
 ) -> None:
     """Writes tokenizer.json, its two small companions and, for BERT's tokens, vocab.txt.
 
@@ -38,7 +38,8 @@ def write_tokenizer(
         folder: an existing folder.
         rare_residues: "X" maps U, Z, O and B to X; "keep" gives them their own ids.
         max_length: tokens that the model takes at most; 0 for no limit.
-        token_types: whether the model takes `token_type_ids`, which tell a pair's halves apart.
+        closing_type: of a model that takes `token_type_ids`, that of the last special token: 0 as
+            of all else, but for the second half of a pair, in BERT. None where it takes none.
     """
     roles = _roles(vocabulary)
     config: dict[str, Any] = {
@@ -47,14 +48,14 @@ def write_tokenizer(
         "padding_side": "right",
         "model_input_names": [
             "input_ids",
-            *(["token_type_ids"] if token_types else []),
+            *(["token_type_ids"] if closing_type is not None else []),
             "attention_mask",
         ],
         **roles,
     }
     if max_length:
         config["model_max_length"] = max_length
-    _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X", token_types))
+    _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X", closing_type))
     _dump(folder / "tokenizer_config.json", config)
     _dump(folder / "special_tokens_map.json", roles)
     if "[PAD]" in vocabulary.tokens:
@@ -79,7 +80,7 @@ def _roles(vocabulary: Vocabulary) -> dict[str, Any]:
     return roles
 
 
-def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, token_types: bool) -> dict[str, Any]:
+def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, closing_type: int | None) -> dict[str, Any]:
     """tokenizer.json: normalise, split into characters, look up, put the specials around."""
     # Only these are found inside a text: a piece of several residues must not be.
     roles = {vocabulary.pad_id, vocabulary.unk_id, vocabulary.mask_id}
@@ -103,7 +104,7 @@ def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, token_types: bool) -> di
             "behavior": "Isolated",
             "invert": False,
         },
-        "post_processor": _template(vocabulary, token_types),
+        "post_processor": _template(vocabulary, closing_type),
         "decoder": {"type": "Fuse"},
         "model": {
             "type": "WordLevel",
@@ -117,20 +118,26 @@ def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _template(vocabulary: Vocabulary, token_types: bool) -> dict[str, Any]:
-    """prefix A suffix; a pair is two such, but that the first ends with one token of the suffix."""
+def _template(vocabulary: Vocabulary, closing_type: int | None) -> dict[str, Any]:
+    """prefix A suffix; a pair is two such, but that the first ends with one token of the suffix.
+
+    With token types the second of a pair is of type 1, and what follows the suffix's first token
+    (XLNet's <cls>) of the closing type.
+    """
 
     def special(i: int, segment: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": vocabulary.tokens[i], "type_id": segment}}
 
-    first = [special(i, 0) for i in vocabulary.prefix_ids]
-    first.append({"Sequence": {"id": "A", "type_id": 0}})
-    second = [{"Sequence": {"id": "B", "type_id": int(token_types)}}]
-    second += [special(i, int(token_types)) for i in vocabulary.suffix_ids]
+    def text(name: str, segment: int) -> list[dict[str, Any]]:
+        end = [special(i, segment) for i in vocabulary.suffix_ids[:1]]
+        return [{"Sequence": {"id": name, "type_id": segment}}, *end]
+
+    first = [special(i, 0) for i in vocabulary.prefix_ids] + text("A", 0)
+    last = [special(i, closing_type or 0) for i in vocabulary.suffix_ids[1:]]
     return {
         "type": "TemplateProcessing",
-        "single": first + [special(i, 0) for i in vocabulary.suffix_ids],
-        "pair": first + [special(i, 0) for i in vocabulary.suffix_ids[:1]] + second,
+        "single": first + last,
+        "pair": first + text("B", 0 if closing_type is None else 1) + last,
         "special_tokens": {
             vocabulary.tokens[i]: {
                 "id": vocabulary.tokens[i],

@@ -53,7 +53,7 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
     )
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     ids, seen = batch["input_ids"], batch["attention_mask"]
-    inputs = {"input_ids": ids, "attention_mask": seen}
+    inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}
     if loaded.config.num_decoder_layers:
         inputs["labels"] = ids
     with torch.no_grad():

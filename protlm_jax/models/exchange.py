@@ -66,6 +66,7 @@ class Exchange:
         unused: names of tensors that our model has no use for, mapped to the reason.
         constants: tensors that their files hold and that no parameter of ours stands for, computed
             from our config; a file that holds other values is refused, unless `unused` names it.
+        closing_type: of the last special token, where the model takes `token_type_ids`.
         files: further files of an export by name, such as the code of a class that `transformers`
             does not have (its `auto_map` comes from `to_config`), as text made from our config.
     """
@@ -81,6 +82,7 @@ class Exchange:
     copies: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
+    closing_type: int = 0
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
 
 

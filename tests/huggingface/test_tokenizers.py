@@ -29,8 +29,9 @@ def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder as exported, with the config.json that AutoTokenizer looks at first."""
     folder = tmp_path_factory.mktemp(vocabulary.name)
     bert = vocabulary is PROT_BERT
-    write_tokenizer(vocabulary, folder, "X", 512 if bert else 0, token_types=bert)
-    model_type = "bert" if bert else "t5"
+    closing_type = {"prot_bert": 0, "prot_xlnet": 2}.get(vocabulary.name)
+    write_tokenizer(vocabulary, folder, "X", 512 if bert else 0, closing_type)
+    model_type = {"prot_bert": "bert", "prot_xlnet": "xlnet"}.get(vocabulary.name, "t5")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
 
@@ -50,6 +51,16 @@ def test_same_ids_spaced_and_unspaced(
     assert tokenizer(" ".join(sequence))["input_ids"] == expected
     assert tokenizer(f"  {sequence[:9]}\n{sequence[9:]}\t\n")["input_ids"] == expected
     assert tokenizer(list(sequence), is_split_into_words=True)["input_ids"] == expected
+
+
+def test_token_types_where_the_model_takes_them(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    one = tokenizer("MKV").get("token_type_ids")
+    two = tokenizer("MK", "V").get("token_type_ids")
+    expected = {
+        "prot_bert": ([0] * 5, [0] * 4 + [1] * 2),
+        "prot_xlnet": ([0] * 4 + [2], [0] * 3 + [1] * 2 + [2]),  # as XLNetTokenizer gives them
+    }
+    assert (one, two) == expected.get(vocabulary.name, (None, None))
 
 
 def test_rare_residues_can_be_kept(vocabulary: Vocabulary, tmp_path: Path) -> None:
@@ -92,7 +103,7 @@ def test_padding_and_features(tokenizer: Any, vocabulary: Vocabulary) -> None:
     specials = vocabulary.num_specials
     assert batch["attention_mask"][1] == [1] * (1 + specials) + [0, 0]
     assert batch["input_ids"][1][-2:] == [vocabulary.pad_id] * 2
-    assert ("token_type_ids" in batch) == (vocabulary is PROT_BERT)
+    assert ("token_type_ids" in batch) == (vocabulary.name in ("prot_bert", "prot_xlnet"))
 
 
 def test_unknown_characters_become_the_unknown_token(

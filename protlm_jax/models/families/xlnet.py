@@ -61,6 +61,9 @@ PRESETS = {
 }
 
 
+CLOSING_TYPE = 2  # token type of <cls>; residues and <sep> are of type 0
+
+
 class XLNet(SingleStack):
     """XLNet; see the module's docstring.
 
@@ -127,7 +130,7 @@ class XLNet(SingleStack):
         """Segments, types and distances of the row's own keys, after those of its past."""
         tokens, segments = batch["input_tokens"], batch["segment_ids"]
         closing = get_vocabulary(self.config.vocabulary).suffix_ids[-1:]
-        types = 2 * jnp.isin(tokens, jnp.asarray(closing, jnp.int32)).astype(jnp.int32)
+        types = jnp.where(jnp.isin(tokens, jnp.asarray(closing, jnp.int32)), CLOSING_TYPE, 0)
         key_segments, key_types = segments, types
         if "past_segments" in batch:
             older = batch["past_segments"]

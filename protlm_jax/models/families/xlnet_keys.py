@@ -14,7 +14,7 @@ from protlm_jax.models.exchange import (
     refuse_unless,
     required,
 )
-from protlm_jax.models.families.xlnet import xlnet_config
+from protlm_jax.models.families.xlnet import CLOSING_TYPE, xlnet_config
 from protlm_jax.vocabularies import get_vocabulary
 
 _LAYER = "transformer.layer.{layer}."
@@ -128,4 +128,5 @@ hidden = model.transformer(**batch).last_hidden_state
 # To predict residues, hide them with `perm_mask` and ask for them with `target_mapping`.
 """,
     copies={"lm_loss.weight": "transformer.word_embedding.weight"},
+    closing_type=CLOSING_TYPE,
 )
