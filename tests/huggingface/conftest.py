@@ -1,47 +1,27 @@
-"""Small models of both families in both worlds, with the same weights."""
+"""The zoo's models in both worlds, with the same weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 import pytest
+import zoo
 
-from protlm_jax import models
 from protlm_jax.huggingface import export
+from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
-from protlm_jax.models.families.bert import bert_config
-from protlm_jax.models.families.t5 import t5_config
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5
 
-SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 4, "head_dim": 8, "d_ff": 64}
-CONFIGS = {
-    "bert": bert_config(**SIZES, max_positions=40),
-    "t5": t5_config(**{**SIZES, "head_dim": 16}, num_decoder_layers=3),
-}
+FAMILIES = [family for family in zoo.ZOO if family in EXCHANGES]
 
 
-def perturbed(params: Any, seed: int) -> Any:
-    """Parameters without a zero or a one among them: fresh biases and norms would hide mistakes."""
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed)
-    noisy = [x + 0.1 * rng.standard_normal(x.shape).astype(np.float32) for x in leaves]
-    return jax.tree.unflatten(tree, noisy)
-
-
-@pytest.fixture(scope="session", params=["bert", "t5"])
+@pytest.fixture(scope="session", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def loaded(family: str) -> LoadedModel:
-    model = models.build(CONFIGS[family])
-    params = perturbed(models.init_params(model, seed=1), seed=2)
-    vocabulary = PROT_BERT if family == "bert" else PROT_T5
-    return LoadedModel(model, params, vocabulary, "small")
+    return zoo.loaded(family)
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from protlm_jax.huggingface import export, load_model
+from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -34,59 +34,68 @@ def assert_close(ours: Any, theirs: Any, mask: np.ndarray) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
-def compare_bert(loaded: LoadedModel, model: Any) -> None:
-    ids, mask = padded([PROT_BERT.encode(p) for p in PROTEINS], 26)
-    positions = np.broadcast_to(np.arange(26, dtype=np.int32), ids.shape)
-    batch = {"input_tokens": ids, "segment_ids": mask, "positions": positions}
-    ours = loaded.model.apply({"params": loaded.params}, jax.tree.map(jnp.asarray, batch))
-    with torch.no_grad():
-        theirs = model(torch.tensor(ids).long(), attention_mask=torch.tensor(mask)).logits
-    assert_close(ours, theirs, mask)
+def features(
+    loaded: LoadedModel, folder: Path
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The proteins among padding for us, and for transformers by the tokenizer of the folder.
 
-
-def t5_batch() -> tuple[dict[str, jax.Array], np.ndarray, np.ndarray]:
-    """The proteins whole on the decoder's side, with hidden residues on the encoder's."""
-    targets = [PROT_T5.encode(p) for p in PROTEINS]
-    sources = [np.where(np.arange(len(t)) % 4 == 1, PROT_T5.mask_id, t) for t in targets]
-    shifted = [np.concatenate([[PROT_T5.pad_id], t[:-1]]) for t in targets]
+    For an encoder-decoder they stand whole on the decoder's side, with hidden residues on the
+    encoder's, where there is more padding.
+    """
+    vocabulary = loaded.vocabulary
+    targets = [vocabulary.encode(protein) for protein in PROTEINS]
+    if not loaded.config.num_decoder_layers:
+        ids, mask = padded(targets, 26)
+        ours = {"input_tokens": ids, "segment_ids": mask, "positions": places(ids)}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        theirs = tokenizer(PROTEINS, padding="max_length", max_length=26, return_tensors="np")
+        np.testing.assert_array_equal(theirs["input_ids"], ids)
+        return ours, dict(theirs)
+    sources = [np.where(np.arange(len(t)) % 4 == 1, vocabulary.mask_id, t) for t in targets]
     source, source_mask = padded(sources, 25)
-    inputs, mask = padded(shifted, 24)
-    batch = {
+    inputs, mask = padded([np.concatenate([[0], t[:-1]]) for t in targets], 24)
+    ours = {
         "encoder_input_tokens": source,
         "encoder_segment_ids": source_mask,
-        "encoder_positions": np.broadcast_to(np.arange(25, dtype=np.int32), source.shape),
+        "encoder_positions": places(source),
         "decoder_input_tokens": inputs,
         "decoder_segment_ids": mask,
-        "decoder_positions": np.broadcast_to(np.arange(24, dtype=np.int32), inputs.shape),
+        "decoder_positions": places(inputs),
     }
-    return jax.tree.map(jnp.asarray, batch), source_mask, mask
+    return ours, {
+        "input_ids": source,
+        "attention_mask": source_mask,
+        "decoder_input_ids": inputs,
+        "decoder_attention_mask": mask,
+    }
 
 
-def compare_t5(loaded: LoadedModel, model: Any) -> None:
-    batch, source_mask, mask = t5_batch()
-    ours = loaded.model.apply({"params": loaded.params}, batch)
+def places(ids: np.ndarray) -> np.ndarray:
+    return np.tile(np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1))
+
+
+def answers(model: Any, inputs: dict[str, np.ndarray]) -> Any:
     with torch.no_grad():
-        theirs = model(
-            torch.tensor(np.array(batch["encoder_input_tokens"])).long(),
-            attention_mask=torch.tensor(source_mask),
-            decoder_input_ids=torch.tensor(np.array(batch["decoder_input_tokens"])).long(),
-            decoder_attention_mask=torch.tensor(mask),
-        ).logits
-    assert_close(ours, theirs, mask)
+        return model.eval()(**{name: torch.tensor(x).long() for name, x in inputs.items()})
 
 
-COMPARE = {"bert": compare_bert, "t5": compare_t5}
-AUTO = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
+def compare(loaded: LoadedModel, model: Any, folder: Path) -> None:
+    ours, theirs = features(loaded, folder)
+    mask = theirs.get("decoder_attention_mask", theirs["attention_mask"])
+    logits = jax.jit(loaded.model.apply)({"params": loaded.params}, ours)
+    assert_close(logits, answers(model, theirs).logits, mask)
+
+
+def their_class(family: str) -> Any:
+    return getattr(transformers, EXCHANGES[family].architecture)
 
 
 def test_export_gives_the_same_logits_in_torch(
     family: str, loaded: LoadedModel, exported: Path
 ) -> None:
-    model, report = getattr(transformers, AUTO[family]).from_pretrained(
-        exported, output_loading_info=True
-    )
+    model, report = their_class(family).from_pretrained(exported, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    COMPARE[family](loaded, model.eval())
+    compare(loaded, model, exported)
 
 
 def test_torch_model_gives_the_same_logits_here(
@@ -95,32 +104,24 @@ def test_torch_model_gives_the_same_logits_here(
     """A model that torch initialised and saved, with only the tokenizer taken from our export."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(exported)
-    model = getattr(transformers, AUTO[family]).from_config(config).eval()
+    model = their_class(family)(config)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((exported / "tokenizer.json").read_bytes())
-    COMPARE[family](load_model(tmp_path), model)
+    compare(load_model(tmp_path), model, exported)
 
 
 def test_embeddings_are_those_of_the_encoder(
     family: str, loaded: LoadedModel, exported: Path
 ) -> None:
-    if family == "bert":
-        ids, mask = padded([PROT_BERT.encode(p) for p in PROTEINS], 26)
-        positions = np.broadcast_to(np.arange(26, dtype=np.int32), ids.shape)
-        batch = {"input_tokens": ids, "segment_ids": mask, "positions": positions}
-        model = transformers.BertModel.from_pretrained(exported, add_pooling_layer=False)
-    else:
-        batch, mask, _ = t5_batch()
-        ids = np.array(batch["encoder_input_tokens"])
-        model = transformers.T5EncoderModel.from_pretrained(exported)
-    ours = loaded.model.apply(
-        {"params": loaded.params}, jax.tree.map(jnp.asarray, batch), method="hidden"
-    )
-    with torch.no_grad():
-        theirs = model.eval()(torch.tensor(ids).long(), attention_mask=torch.tensor(mask))
-    assert_close(ours, theirs.last_hidden_state, mask)
+    ours, theirs = features(loaded, exported)
+    name = "T5EncoderModel" if family == "t5" else "AutoModel"
+    model = getattr(transformers, name).from_pretrained(exported)
+    theirs = {name: x for name, x in theirs.items() if not name.startswith("decoder")}
+    hidden = jax.jit(functools.partial(loaded.model.apply, method="hidden"))
+    found = hidden({"params": loaded.params}, ours)
+    assert_close(found, answers(model, theirs).last_hidden_state, theirs["attention_mask"])
 
 
 def test_export_comes_back_bit_for_bit(loaded: LoadedModel, exported: Path, tmp_path: Path) -> None:
