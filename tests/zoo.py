@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
 import numpy as np
 
 from protlm_jax import models
+from protlm_jax.data.corpus import Corpus
+from protlm_jax.data.streams import StreamIterator
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
@@ -70,6 +74,11 @@ ZOO: dict[str, Specimen] = {
         "denoising",
         "prott5",
     ),
+    "transformer_xl": Specimen(
+        transformer_xl_config(**SIZES, memory_length=12, dropout_rate=0.0, initializer_range=0.1),
+        "causal",
+        "stream",
+    ),
     "xlnet": Specimen(
         xlnet_config(**SIZES, initializer_range=0.3, dropout_rate=0.0), "permutation", "tokens"
     ),
@@ -119,9 +128,23 @@ def row(family: str, members: list[int], length: int = ROW) -> Batch:
     return made
 
 
+def stream(vocabulary: Vocabulary, rows: int, length: int) -> StreamIterator:
+    """Streams of random proteins, many of them longer than a row."""
+    rng = np.random.default_rng(7)
+    sizes = rng.integers(4, 3 * length, 40)
+    tokens = rng.choice(vocabulary.amino_acid_ids, sizes.sum()).astype(np.uint8)
+    corpus = Corpus(tokens, np.concatenate([[0], np.cumsum(sizes)]))
+    return StreamIterator(corpus, vocabulary, "zoo", (rows, length), split="train", seed=0)
+
+
 def training_batch(family: str, seed: int, rows: int = 8, length: int = 16) -> Batch:
-    """A batch of packed rows (two proteins and some padding) for the specimen's objective."""
+    """A batch of packed rows (two proteins and some padding) for the specimen's objective.
+
+    Of a specimen that reads streams, batch `seed` of one stream: it continues the one before.
+    """
     vocabulary = ZOO[family].vocabulary
+    if ZOO[family].task == "stream":
+        return next(itertools.islice(stream(vocabulary, rows, length), seed, None))
     rng = np.random.default_rng(seed)
     tokens = rng.choice(vocabulary.amino_acid_ids, (rows, length)).astype(np.int32)
     first, second = length // 2 + 1, length // 2 - 3

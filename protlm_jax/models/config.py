@@ -50,6 +50,9 @@ class ModelConfig:
     type_vocab_size: int = 0
     relative_buckets: int = 0
     relative_max_distance: int = 0
+    memory_length: int = 0  # Transformer-XL: tokens of earlier rows that each layer remembers
+    same_length: bool = False  # every query sees memory_length tokens, itself among them, no more
+    clamp_length: int = 0  # distances beyond it count as it; 0 for no limit
     attention_scale: bool = True  # divide scores by sqrt(head_dim); T5 folds it into the init
     tie_embeddings: bool = True
     scale_tied_logits: bool = False  # T5: decoder output times d_model**-0.5 before a tied head
@@ -70,6 +73,11 @@ class ModelConfig:
         for field in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff"):
             if getattr(self, field) < 1:
                 raise ProtlmError(f"model.{field} is {getattr(self, field)}; it must be at least 1")
+        for field in ("memory_length", "clamp_length"):
+            if getattr(self, field) < 0:
+                raise ProtlmError(f"model.{field} is {getattr(self, field)}; 0 is the least")
+        if self.same_length and not self.memory_length:
+            raise ProtlmError("model.same_length needs a model.memory_length: it is what is seen")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ProtlmError(f"model.dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
 

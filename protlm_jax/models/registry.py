@@ -18,6 +18,8 @@ from protlm_jax.models.families import (
     bert_keys,
     t5,
     t5_keys,
+    transformer_xl,
+    transformer_xl_keys,
     xlnet,
     xlnet_keys,
 )
@@ -43,6 +45,9 @@ FAMILIES: dict[str, Family] = {
     "albert": Family(albert.Albert, albert_keys.EXCHANGE, albert.PRESETS),
     "bert": Family(bert.Bert, bert_keys.EXCHANGE, bert.PRESETS),
     "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
+    "transformer_xl": Family(
+        transformer_xl.TransformerXL, transformer_xl_keys.EXCHANGE, transformer_xl.PRESETS
+    ),
     "xlnet": Family(xlnet.XLNet, xlnet_keys.EXCHANGE, xlnet.PRESETS),
 }
 

@@ -67,6 +67,25 @@ class Stacked(nn.Module):
         """What users call the embedding: [batch, length, d_model]."""
         raise NotImplementedError
 
+    def initial_carry(self, batch_size: int) -> Batch:
+        """What a recurrent family carries from batch to batch, before the first; {} elsewhere.
+
+        Features that a batch may have beside its own, every array with the rows first.
+        """
+        return {}
+
+    def recur(
+        self, batch: Batch, carry: Batch, deterministic: bool = True
+    ) -> tuple[jax.Array, Batch]:
+        """Logits of a batch that continues the one before, and the carry for the next.
+
+        Args:
+            batch: its rows continue, in their order, those of the batch that left `carry`.
+            carry: of `initial_carry` or of `recur`; {} makes a recurrent family forget.
+            deterministic: False applies dropout.
+        """
+        return self(batch, deterministic), carry
+
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         """Logits [batch, length, vocab] float32 of a batch with the family's features."""
         h, context = self.embed(batch, deterministic)

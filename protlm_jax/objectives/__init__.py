@@ -6,6 +6,7 @@ from typing import Any
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives.base import Objective, Score
+from protlm_jax.objectives.causal import CausalObjective
 from protlm_jax.objectives.masked import MaskedObjective
 from protlm_jax.objectives.permutation import PermutationObjective
 from protlm_jax.objectives.seq2seq import DenoisingObjective
@@ -14,6 +15,7 @@ from protlm_jax.vocabularies import Vocabulary
 OBJECTIVES: dict[str, type[Objective]] = {
     "masked": MaskedObjective,
     "denoising": DenoisingObjective,
+    "causal": CausalObjective,
     "permutation": PermutationObjective,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import sys
@@ -37,12 +38,12 @@ from protlm_jax.training.metrics import (
 )
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
-from protlm_jax.training.state import TrainState, init_state, state_layout
+from protlm_jax.training.state import TrainState, init_carry, init_state, state_layout
 from protlm_jax.vocabularies import get_vocabulary
 from protlm_jax.workdir import claim_workdir
 
 if TYPE_CHECKING:
-    from protlm_jax.data.pipeline import BatchIterator
+    from protlm_jax.data.resumable import ResumableBatches
 
 Batch = dict[str, np.ndarray]
 
@@ -96,7 +97,7 @@ class Run:
         )
         self.schedule = build_schedule(config.schedule, config.train.steps)
         optimizer = build_optimizer(config.optimizer, self.schedule, axes)
-        abstract, layout = state_layout(model, optimizer, mesh)
+        abstract, layout = state_layout(model, optimizer, mesh, config.train.batch_size)
         train_step = steps.TrainStep(
             model, self.objective, optimizer, axes, config.train.seed, config.train.accumulate
         )
@@ -111,6 +112,7 @@ class Run:
             self.unigram_entropy = float(-np.sum(present * np.log(present)))
             pieces = self._open("heldout")
             self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
+        self.empty_carry = functools.partial(init_carry, model, layout, config.train.batch_size)
         self.state, self.start = self._initial_state(model, optimizer, axes, abstract, layout)
         self.writer = MetricsWriter(workdir, resume_step=self.start)
         self.parameters = models.parameter_count(abstract.params)
@@ -172,7 +174,7 @@ class Run:
         finally:
             self.checkpoints.close()
 
-    def _open(self, split: Split) -> BatchIterator:
+    def _open(self, split: Split) -> ResumableBatches:
         # TensorFlow comes in here and nowhere above: the rest of training does without.
         from protlm_jax.data.pipeline import open_batches
 
@@ -191,8 +193,12 @@ class Run:
         """The newest checkpoint's state, or a first one: fresh, or another model's."""
         latest = self.checkpoints.latest_step()
         if latest is None:
-            state = init_state(model, optimizer, layout, self.config.train.seed)
+            train = self.config.train
+            state = init_state(model, optimizer, layout, train.seed, train.batch_size)
             return self._continued(state, layout, axes), 0
+        forget = self.config.train.carry == "reset"
+        if forget:
+            abstract, layout = (dataclasses.replace(x, carry={}) for x in (abstract, layout))
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             abstract,
@@ -200,7 +206,7 @@ class Run:
         )
         state, data = self.checkpoints.restore(latest, target)
         self.batches.restore(data)
-        return state, latest
+        return dataclasses.replace(state, carry=self.empty_carry()) if forget else state, latest
 
     def _continued(self, fresh: TrainState, layout: TrainState, axes: Any) -> TrainState:
         if self.config.init_from is None:
@@ -237,10 +243,13 @@ class Run:
         Beside it the entropy of the training residues: what guessing by frequency alone costs.
         """
         totals: dict[str, Any] = {}
+        carry = self.empty_carry()
         with self.throughput.paused():
             for index, batch in enumerate(self.heldout):
                 rng = jax.random.fold_in(jax.random.key(0), index)
-                score = self.evaluate(self.state.params, jax.device_put(batch, self.rows), rng)
+                rows = jax.device_put(batch, self.rows)
+                score = self.evaluate(self.state.params, rows, rng, carry)
+                carry = score.carry
                 for name, value in jax.device_get(score.metrics).items():
                     totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
         if not totals.get("hidden/count"):
@@ -261,4 +270,7 @@ class Run:
     def _save(self, step: int) -> None:
         with self.throughput.paused():
             self.writer.flush()
-            self.checkpoints.save(step, self.state, self.batches.state())
+            state = self.state
+            if self.config.train.carry == "reset":
+                state = dataclasses.replace(state, carry={})
+            self.checkpoints.save(step, state, self.batches.state())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 from protlm_jax import partitioning
 from protlm_jax.models import abstract_params, logical_axes
 from protlm_jax.models.build import init_unboxed
+from protlm_jax.models.stacked import Stacked
 from protlm_jax.training.optimizers import opt_state_axes
 
 
@@ -26,7 +26,8 @@ class TrainState:
         step: int32 scalar, how many updates were made.
         params: nested dict of float32 arrays.
         opt_state: the optimizer's.
-        carry: state of recurrent families; an empty dict elsewhere.
+        carry: what a recurrent family carries from batch to batch, rows first; an empty dict
+            elsewhere.
     """
 
     step: jax.Array
@@ -36,38 +37,61 @@ class TrainState:
 
 
 def make_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, rng: jax.Array
+    model: Stacked,
+    optimizer: optax.GradientTransformation,
+    rng: jax.Array,
+    batch_size: int,
 ) -> TrainState:
-    """A fresh state (traceable)."""
+    """A fresh state (traceable); `batch_size` is how many rows a carry has."""
     params = init_unboxed(model, rng)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {})
+    carry = model.initial_carry(batch_size)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
 
 
 def state_layout(
-    model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: Stacked,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    batch_size: int = 1,
 ) -> tuple[TrainState, TrainState]:
-    """The state's shapes and its shardings on the mesh; nothing is allocated."""
-    abstract = jax.eval_shape(functools.partial(make_state, model, optimizer), jax.random.key(0))
+    """The state's shapes and its shardings on the mesh; nothing is allocated.
+
+    A recurrent family's carry has `batch_size` rows, laid out as the rows of a batch are.
+    """
+    make = functools.partial(make_state, model, optimizer, batch_size=batch_size)
+    abstract = jax.eval_shape(make, jax.random.key(0))
     axes = logical_axes(model)
     opt_axes = opt_state_axes(abstract.opt_state, abstract_params(model), axes)
     layout = TrainState(
         step=partitioning.shardings(abstract.step, (), mesh),
         params=partitioning.shardings(abstract.params, axes, mesh),
         opt_state=partitioning.shardings(abstract.opt_state, opt_axes, mesh),
-        carry={},
+        carry=partitioning.shardings(abstract.carry, carry_axes(abstract.carry), mesh),
     )
     return abstract, layout
 
 
+def carry_axes(carry: Any) -> Any:
+    """Logical axes of a carry: rows, and nothing else that a mesh would split."""
+    return jax.tree.map(lambda leaf: ("batch",) + (None,) * (leaf.ndim - 1), carry)
+
+
+def init_carry(model: Stacked, layout: TrainState, batch_size: int) -> Any:
+    """An empty carry, made where it will live."""
+    make = functools.partial(model.initial_carry, batch_size)
+    return jax.jit(make, out_shardings=layout.carry)()
+
+
 def init_state(
-    model: nn.Module,
+    model: Stacked,
     optimizer: optax.GradientTransformation,
     layout: TrainState,
     seed: int,
+    batch_size: int = 1,
 ) -> TrainState:
     """A fresh state, each array made where it will live.
 
     Traced outside `set_mesh`: constraints inside the model would act on initial values too.
     """
-    make = jax.jit(functools.partial(make_state, model, optimizer), out_shardings=layout)
-    return make(jax.random.key(seed))
+    make = functools.partial(make_state, model, optimizer, batch_size=batch_size)
+    return jax.jit(make, out_shardings=layout)(jax.random.key(seed))

@@ -43,7 +43,7 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        grads, score = self._gradients(state.params, batch, rng)
+        grads, score = self._gradients(state.params, batch, rng, state.carry)
         weight = jnp.maximum(score.weight_sum, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -55,39 +55,51 @@ class TrainStep:
             "update_norm": optax.tree.norm(updates),
         }
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, state.carry), metrics
+        return TrainState(state.step + 1, params, opt_state, score.carry), metrics
 
-    def _gradients(self, params: Any, batch: Batch, rng: jax.Array) -> tuple[Any, Score]:
+    def _gradients(
+        self, params: Any, batch: Batch, rng: jax.Array, carry: Any
+    ) -> tuple[Any, Score]:
         """Gradients of the summed loss and the summed score, over all parts of the batch."""
 
-        def loss(params: Any, part: Batch, rng: jax.Array) -> tuple[jax.Array, Score]:
-            score = self.objective(self.model, params, part, rng)
-            return score.loss_sum, score
+        def loss(
+            params: Any, part: Batch, rng: jax.Array, carry: Any
+        ) -> tuple[jax.Array, tuple[Score, Any]]:
+            score = self.objective(self.model, params, part, rng, carry)
+            return score.loss_sum, (score._replace(carry=None), score.carry)
 
         gradient = jax.grad(loss, has_aux=True)
         if self.accumulate == 1:
-            return gradient(params, batch, rng)
+            grads, (score, carry) = gradient(params, batch, rng, carry)
+            return grads, score._replace(carry=carry)
 
-        def add(total: Any, xs: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            part, index = xs
-            result = gradient(params, part, jax.random.fold_in(rng, index))
-            return jax.tree.map(jnp.add, total, result), None
+        def add(total: Any, xs: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
+            part, carry, index = xs
+            key = jax.random.fold_in(rng, index)
+            grads, (score, carry) = gradient(params, part, key, carry)
+            return jax.tree.map(jnp.add, total, (grads, score)), carry
 
-        parts = jax.tree.map(self._split, batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, params, first, rng)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(self.accumulate)))
-        return total
+        parts, carries = jax.tree.map(self._split, (batch, carry))
+        first = jax.tree.map(lambda x: x[0], (parts, carries))
+        grads, (score, _) = jax.eval_shape(gradient, params, first[0], rng, first[1])
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, score))
+        (grads, score), carries = jax.lax.scan(
+            add, zeros, (parts, carries, jnp.arange(self.accumulate))
+        )
+        return grads, score._replace(carry=jax.tree.map(self._join, carries))
 
     def _split(self, rows: jax.Array) -> jax.Array:
-        """[B, L] -> [parts, B / parts, L]; row i goes to part i mod parts.
+        """[B, ...] -> [parts, B / parts, ...]; row i goes to part i mod parts.
 
         Interleaved, so that each part takes an equal share of every device's rows and nothing
         has to move.
         """
         split = rows.reshape(-1, self.accumulate, *rows.shape[1:])
         return jnp.swapaxes(split, 0, 1)
+
+    def _join(self, parts: jax.Array) -> jax.Array:
+        """The reverse of `_split`."""
+        return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def compile_step(
@@ -103,15 +115,17 @@ def compile_step(
 
 def compile_evaluation(
     model: nn.Module, objective: Objective, mesh: Mesh, layout: TrainState, rows: NamedSharding
-) -> Callable[[Any, Batch, jax.Array], Score]:
-    """The jitted evaluation step: (params, batch, key) -> sums."""
+) -> Callable[[Any, Batch, jax.Array, Any], Score]:
+    """The jitted evaluation step: (params, batch, key, carry) -> sums and the next carry."""
 
-    def evaluate(params: Any, batch: Batch, rng: jax.Array) -> Score:
-        return objective(model, params, batch, rng, evaluation=True)
+    def evaluate(params: Any, batch: Batch, rng: jax.Array, carry: Any) -> Score:
+        return objective(model, params, batch, rng, carry, evaluation=True)
 
     everywhere = partitioning.replicated(mesh)
     jitted = jax.jit(
-        evaluate, in_shardings=(layout.params, rows, everywhere), out_shardings=everywhere
+        evaluate,
+        in_shardings=(layout.params, rows, everywhere, layout.carry),
+        out_shardings=Score(everywhere, everywhere, everywhere, layout.carry),
     )
     return _inside(mesh, jitted)
 

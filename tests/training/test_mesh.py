@@ -43,11 +43,11 @@ class Trained:
             build_schedule(ScheduleConfig("constant", 1e-2), STEPS),
             axes,
         )
-        abstract, layout = state_layout(model, optimizer, mesh)
+        abstract, layout = state_layout(model, optimizer, mesh, batch_size=8)
         step = steps.TrainStep(model, objective, optimizer, axes, 0, accumulate)
         self.layout = layout
         self.compiled = steps.compile_step(step, mesh, layout, rows)
-        self.state = init_state(model, optimizer, layout, seed=0)
+        self.state = init_state(model, optimizer, layout, seed=0, batch_size=8)
         self.first = jax.device_put(batches(family)[0], rows)
         self.lowered = functools.partial(self.compiled.lower, abstract, self.first)
         self.rows, self.family = rows, family
@@ -90,6 +90,18 @@ def test_optimizer_state_is_sharded_like_its_parameters() -> None:
     ]
     assert kernel == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
     assert moments == [kernel, kernel]
+
+
+def test_a_memory_is_laid_out_like_the_rows_and_put_back_in_their_order() -> None:
+    """Carried through accumulation too: the parts are rows, and each has its own memory."""
+    whole, parts = Trained("transformer_xl", EIGHT), Trained("transformer_xl", EIGHT, accumulate=2)
+    rows = whole.rows.spec[0]
+    assert {s.spec[0] for s in jax.tree.leaves(whole.layout.carry)} == {rows}
+    np.testing.assert_allclose(parts.losses(), whole.losses(), rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (parts.state.carry, whole.state.carry)), strict=True):
+        assert a.sharding.spec[0] == rows
+        assert len(np.unique(np.asarray(a).reshape(8, -1), axis=0)) > 1, "rows must differ"
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3)
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
