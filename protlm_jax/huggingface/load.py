@@ -81,6 +81,8 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
         fields = read_json(folder / "config.json")
         if "model_type" in fields or "model" in fields:
             return folder, fields
+    if parts := sorted(file.parent.name for file in folder.glob("*/config.json")):
+        raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights"

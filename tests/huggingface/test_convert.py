@@ -101,12 +101,13 @@ def with_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_extras")
 def test_constants_and_files(loaded: LoadedModel, tmp_path: Path) -> None:
     folder = export(loaded, tmp_path / "hf")
-    assert (folder / "modeling.py").read_text() == "WIDTH = 32\n"
+    width = loaded.config.d_model
+    assert (folder / "modeling.py").read_text() == f"WIDTH = {width}\n"
     stored = load_file(folder / "model.safetensors")
-    assert stored["bert.frequencies"].tolist() == [i / 2 for i in range(32)]
+    assert stored["bert.frequencies"].tolist() == [i / 2 for i in range(width)]
     models_equal(loaded.params, load_model(folder).params)
 
-    save_file(stored | {"bert.frequencies": np.zeros(32)}, folder / "model.safetensors")
+    save_file(stored | {"bert.frequencies": np.zeros(width)}, folder / "model.safetensors")
     with pytest.raises(ProtlmError, match=r"bert.frequencies is not the constant that follows"):
         load_model(folder)
     stored.pop("bert.frequencies")
@@ -137,6 +138,8 @@ def test_a_joint_family_is_written_as_several_folders(
     np.testing.assert_array_equal(b.params["embedder"]["token"], 2 * token)
     models_equal(loaded.params, a.params)
     assert 'from_pretrained("hf/b")' in (target / "b" / "README.md").read_text()
+    with pytest.raises(ProtlmError, match="is no model but holds some: choose a or b"):
+        load_model(target)
     (target / "notes.txt").write_text("mine")
     with pytest.raises(ProtlmError, match="was not made by protlm export"):
         export(loaded, target)
