@@ -248,8 +248,7 @@ class Run:
             for index, batch in enumerate(self.heldout):
                 rng = jax.random.fold_in(jax.random.key(0), index)
                 rows = jax.device_put(batch, self.rows)
-                score = self.evaluate(self.state.params, rows, rng, carry)
-                carry = score.carry
+                score, carry = self.evaluate(self.state.params, rows, rng, carry)
                 for name, value in jax.device_get(score.metrics).items():
                     totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
         if not totals.get("hidden/count"):

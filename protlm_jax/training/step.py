@@ -115,17 +115,18 @@ def compile_step(
 
 def compile_evaluation(
     model: nn.Module, objective: Objective, mesh: Mesh, layout: TrainState, rows: NamedSharding
-) -> Callable[[Any, Batch, jax.Array, Any], Score]:
+) -> Callable[[Any, Batch, jax.Array, Any], tuple[Score, Any]]:
     """The jitted evaluation step: (params, batch, key, carry) -> sums and the next carry."""
 
-    def evaluate(params: Any, batch: Batch, rng: jax.Array, carry: Any) -> Score:
-        return objective(model, params, batch, rng, carry, evaluation=True)
+    def evaluate(params: Any, batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
+        score = objective(model, params, batch, rng, carry, evaluation=True)
+        return score._replace(carry=None), score.carry
 
     everywhere = partitioning.replicated(mesh)
     jitted = jax.jit(
         evaluate,
         in_shardings=(layout.params, rows, everywhere, layout.carry),
-        out_shardings=Score(everywhere, everywhere, everywhere, layout.carry),
+        out_shardings=(everywhere, layout.carry),
     )
     return _inside(mesh, jitted)
 
