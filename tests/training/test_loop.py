@@ -21,7 +21,7 @@ from zoo import ZOO
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.training import loop
-from protlm_jax.training.checkpoints import restore_params, saved_steps
+from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,13 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Bit for bit: every logged number, and the last parameters."""
+    """Bit for bit: every logged number, the last parameters, and what a memory holds."""
     assert metrics(one) == metrics(other)
     last = [saved_steps(run / "checkpoints")[-1] for run in (one, other)]
     assert last[0] == last[1]
-    params = [restore_params(run / "checkpoints" / str(last[0])) for run in (one, other)]
-    jax.tree.map(np.testing.assert_array_equal, *params)
+    for part in ("params", "carry"):
+        found = [restore_part(run / "checkpoints" / str(last[0]), part) for run in (one, other)]
+        jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 @pytest.mark.parametrize("family", ZOO)
@@ -105,6 +106,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert loop.train(run, tmp_path / "parts") == 6
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert loop.train(run, tmp_path / "parts") == 0, "a complete run has nothing to do"
+
+
+def test_a_memory_is_saved_or_forgotten_as_the_config_says(fasta: Path, tmp_path: Path) -> None:
+    whole = config(fasta, "transformer_xl", steps=6, evaluate_every=0)
+    loop.train(whole, tmp_path / "whole")
+    saved = restore_part(tmp_path / "whole" / "checkpoints" / "6", "carry")
+    assert saved["past"].shape == (4, 2, 12, 16) and saved["past"].any(axis=-1).all()
+    assert (saved["past_segments"] > 0).all()
+
+    losses = {}
+    for carry in ("save", "reset"):
+        folder = tmp_path / carry
+        loop.train(config(fasta, "transformer_xl", steps=4, evaluate_every=0, carry=carry), folder)
+        loop.train(config(fasta, "transformer_xl", steps=6, evaluate_every=0, carry=carry), folder)
+        losses[carry] = [line["loss"] for line in metrics(folder)]
+    assert losses["save"] == [line["loss"] for line in metrics(tmp_path / "whole")]
+    assert losses["reset"][:4] == losses["save"][:4]
+    assert losses["reset"][4] != losses["save"][4], "without its memory the model knows less"
+    assert not restore_part(tmp_path / "reset" / "checkpoints" / "6", "carry")
 
 
 def test_a_diverged_run_stops_with_its_step_and_keeps_good_checkpoints(
