@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face folder, whichever of its three ways of storing them it uses."""
+"""The tensors of a Hugging Face folder, whichever of its four ways of storing them it uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from protlm_jax.errors import ProtlmError
 
-SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     """Every tensor of the folder by name; nothing is read yet.
 
     Args:
-        folder: holds model.safetensors, its shards with an index, or pytorch_model.bin.
+        folder: holds model.safetensors or pytorch_model.bin, or shards of one with their index.
         stack: closes the files.
 
     Raises:
@@ -58,15 +59,19 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     if (folder / SINGLE).exists():
         return _open_safetensors(folder / SINGLE, stack)
     if (folder / INDEX).exists():
-        return _open_shards(folder / INDEX, stack)
+        return _open_shards(folder / INDEX, lambda file: _open_safetensors(file, stack))
     if (folder / PICKLE).exists():
         return _open_pickle(folder / PICKLE)
+    if (folder / PICKLE_INDEX).exists():
+        return _open_shards(folder / PICKLE_INDEX, _open_pickle)
     raise ProtlmError(
         f"{folder} holds no weights: {SINGLE}, {INDEX} with its shards, or {PICKLE} is needed"
     )
 
 
-def _open_shards(index: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+def _open_shards(
+    index: Path, open_one: Callable[[Path], dict[str, StoredTensor]]
+) -> dict[str, StoredTensor]:
     place = read_json(index).get("weight_map")
     if not isinstance(place, dict):
         raise ProtlmError(f"{index} has no weight_map: copy it again")
@@ -74,7 +79,7 @@ def _open_shards(index: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     for name in sorted(set(place.values())):
         if not (index.parent / name).exists():
             raise ProtlmError(f"{index} names {name}, which is not in the folder: copy it too")
-        tensors |= _open_safetensors(index.parent / name, stack)
+        tensors |= open_one(index.parent / name)
     for name, file in place.items():
         if name not in tensors:
             raise ProtlmError(

@@ -74,6 +74,14 @@ def test_pytorch_bin_holds_tensors_and_nothing_else(loaded: LoadedModel, folder:
     torch.save(state, folder / "pytorch_model.bin")
     assert_same(loaded, folder)
 
+    (folder / "pytorch_model.bin").unlink()
+    place = {name: f"part-{i % 2}.bin" for i, name in enumerate(state)}
+    for file in set(place.values()):
+        torch.save({n: x for n, x in state.items() if place[n] == file}, folder / file)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": place}))
+    assert_same(loaded, folder)
+
     torch.save({**state, "code": Path}, folder / "pytorch_model.bin")
     with pytest.raises(ProtlmError, match=r"pytorch_model.bin cannot be read as plain tensors"):
         load_model(folder)
@@ -159,6 +167,10 @@ def test_damaged_weights(folder: Path) -> None:
         (
             {"tie_word_embeddings": False, "scale_decoder_outputs": True},
             "'tie_word_embeddings' is False",
+        ),
+        (
+            {"position_embedding_type": "relative_key", "decoder_start_token_id": 5},
+            "'(position_embedding_type|decoder_start_token_id)' is",
         ),
         ({"vocab_size": 29}, "vocab_size 29, the tokenizer has"),
     ],
