@@ -163,6 +163,12 @@ class RunConfig:
                 f"objective {self.objective.name!r} does not read the data task "
                 f"{self.data.task!r}; choose data.task = {' or '.join(map(repr, tasks))}"
             )
+        if self.model.memory_length and self.data.task != "stream":
+            raise ProtlmError(
+                f"model.memory_length is {self.model.memory_length}, but the rows of the data task "
+                f"{self.data.task!r} do not continue each other: set model.memory_length=0, or "
+                f"data.task='stream'"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "objective": self.objective.to_dict()}

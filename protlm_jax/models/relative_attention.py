@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import BACKENDS, AttentionContext
+from protlm_jax.models.attention import BACKENDS, AttentionContext, visible
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Projection
@@ -84,6 +84,8 @@ def shift(scores: jax.Array, key_length: int, places: jax.Array | None = None) -
 class RelativeAttention(nn.Module):
     """Called as `Attention` is; the context brings `distances`, and token types where it has them.
 
+    A query to which `allowed` leaves no key at all gets zeros.
+
     Parameters: kernels "query", "key", "value", "position" [D, H, K] and "out" [H, K, D], all
     without bias; "content_bias" u and "position_bias" v [H, K]; with token types also "type_bias"
     s [H, K] and "type" [2, H, K], the vectors of an equal and of another type.
@@ -119,6 +121,10 @@ class RelativeAttention(nn.Module):
             dataclasses.replace(context, bias=bias),
             lambda weights: dropout(weights, deterministic=deterministic),
         )
+        if context.allowed is not None:
+            # Softmax over nothing would be an average of everything, the forbidden included.
+            sees = jnp.any(visible(context)[:, 0], axis=-1)
+            mixed = jnp.where(sees[..., None, None], mixed, jnp.zeros_like(mixed))
         mixed = constrain(mixed, "batch", "length", "heads", "kv")
         return Projection(
             "BLHK,HKD->BLD",

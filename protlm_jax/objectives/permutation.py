@@ -9,6 +9,9 @@ permutations inside blocks of the row, and special tokens that take part in the 
 are context, like every token that is no target.
 
 Proteins of one row do not see each other, and the order within each is a uniform one of its own.
+On streams (task `stream`) a model with `memory_length` also sees, as context, the content stream of
+the part of a protein that stood in the rows before (segment recurrence, section 2.4), targets there
+included.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ class PermutationObjective(Objective):
     every: int = 6
     longest_span: int = 5
 
-    tasks: ClassVar[tuple[str, ...]] = ("tokens",)
+    tasks: ClassVar[tuple[str, ...]] = ("tokens", "stream")
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -117,11 +120,13 @@ class PermutationObjective(Objective):
         tokens = batch["input_tokens"]
         ask_rng, dropout_rng = jax.random.split(rng)
         asked = self.ask(tokens, batch["segment_ids"], ask_rng, evaluation=evaluation)
-        logits = model.apply(
+        logits, carry = model.apply(
             {"params": params},
             {**batch, "order": asked.order, "targets": asked.targets},
+            carry or {},
             deterministic=evaluation,
             rngs={"dropout": dropout_rng},
+            method="recur",
         )
         answers = jnp.take_along_axis(tokens, asked.targets, axis=1)
         correct = (jnp.argmax(logits, axis=-1) == answers) * asked.weights

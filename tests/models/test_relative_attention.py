@@ -137,6 +137,23 @@ def test_one_query_and_its_past(params: dict) -> None:
     np.testing.assert_allclose(alone, whole[:, -1:], atol=1e-5)
 
 
+def test_a_query_that_may_see_nothing_sees_nothing(params: dict) -> None:
+    x, memory, context = inputs(0, causal=False, types=True)
+    allowed = np.ones((B, L, L), bool)
+    allowed[0, :3, :3] = False  # the first protein of the first row
+    limited = dataclasses.replace(context, allowed=jnp.asarray(allowed))
+    ours = np.asarray(attend(params, x, memory, limited))
+    assert not ours[0, :3].any()
+    np.testing.assert_allclose(ours[1], attend(params, x, memory, context)[1], atol=1e-6)
+
+    def read(memory: jax.Array) -> jax.Array:
+        query = jnp.asarray(x, jnp.float32)
+        out = RelativeAttention(CONFIG).apply({"params": params}, query, memory, limited, True)
+        return jnp.sum(out[0, :3])
+
+    assert not np.asarray(jax.grad(read)(jnp.asarray(memory, jnp.float32))).any()
+
+
 def test_clamped_distances() -> None:
     table = np.asarray(relative_sinusoids(3, 5, D, causal=False, clamp=2))
     expected = [sinusoid(int(np.clip(d, -2, 2))) for d in (4, 3, 2, 1, 0, -1, -2, -3)]

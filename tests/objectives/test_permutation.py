@@ -26,8 +26,9 @@ AMINO = np.asarray(PROT_XLNET.amino_acid_ids)
 class Given:
     """A model whose logits are its parameters, at the positions that are asked for."""
 
-    def apply(self, variables: Any, batch: Any, deterministic: bool, rngs: Any) -> jax.Array:
-        return jnp.take_along_axis(variables["params"], batch["targets"][..., None], axis=1)
+    def apply(self, variables: Any, batch: Any, carry: Any, **rest: Any) -> tuple[jax.Array, Any]:
+        places = batch["targets"][..., None]
+        return jnp.take_along_axis(variables["params"], places, axis=1), carry
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "evaluation"))
@@ -142,8 +143,8 @@ def test_only_the_key_decides() -> None:
 
 
 @pytest.mark.parametrize("evaluation", [False, True])
-@pytest.mark.parametrize("layers", [1, 3])
-def test_no_target_sees_itself_or_a_later_one(evaluation: bool, layers: int) -> None:
+@pytest.mark.parametrize(("layers", "every"), [(1, 2), (3, 1)])
+def test_no_target_sees_itself_or_a_later_one(evaluation: bool, layers: int, every: int) -> None:
     """Gradients of each answer with respect to the content stream before the first block.
 
     Through several blocks a target could be seen by way of others; it must not be.
@@ -153,8 +154,10 @@ def test_no_target_sees_itself_or_a_later_one(evaluation: bool, layers: int) -> 
     )
     model = models.build(config)
     params = perturbed(models.init_params(model, 0), 1)
-    batch = packed(2, [14, 12], 30)
-    order, targets, weights = ask(batch, 5, evaluation, every=2)
+    batch = packed(2, [14, 12, 3], 30)
+    batch["input_tokens"][:, 26:29] = AMINO[:3]  # nothing but targets: not even <sep> to look at
+    order, targets, weights = ask(batch, 5, evaluation, every=every)
+    assert every > 1 or (order[:, 26:29] > 0).all()
     features = {**batch, "order": order, "targets": targets}
     h, context = model.apply({"params": params}, features, method="embed")
     content, query = h["encoder"]
@@ -231,6 +234,23 @@ def test_only_targets_have_a_gradient() -> None:
     order, _, weights = jitted_ask(objective(), batch, jax.random.split(key)[0], False)
     assert np.array_equal(gradient > 0, np.asarray(order) > 0)
     assert weights.shape[1] > weights.sum(axis=1).max()
+
+
+def test_streams_are_remembered() -> None:
+    """The carry of one batch is context of the next, for the same protein alone."""
+    specimen = loaded("xlnet")
+    model = models.build(specimen.config.replace(memory_length=6))
+    first, second = packed(2, [16], 16), packed(2, [10, 6], 16)
+
+    @jax.jit
+    def score(batch: dict[str, Any], carry: Any) -> Any:
+        return objective()(model, specimen.params, batch, jax.random.key(0), carry)
+
+    carry = score(first, model.initial_carry(2)).carry
+    assert np.array_equal(carry["past_segments"], first["segment_ids"][:, -6:])
+    losses = [score(second, c).loss_sum for c in (carry, model.initial_carry(2), {})]
+    assert abs(losses[0] - losses[1]) > 1e-3
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

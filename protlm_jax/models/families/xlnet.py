@@ -30,6 +30,7 @@ from protlm_jax.models.attention import AttentionContext, Dropout
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.memory import Memory, empty_memory, past_streams, remember
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.relative_attention import relative_sinusoids
 from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
@@ -72,8 +73,9 @@ class XLNet(SingleStack):
         hidden: [batch, length] bool; the same as an order of 1 where it is true.
         targets: [batch, queries] int32, positions of the row; the query stream, and with it the
             logits, are of these alone instead of all.
-        past: [layers, batch, past_length, d_model], content streams before each block of the rows
-            that these continue, seen by all; with past_segments, [batch, past_length] int32.
+        past, past_segments: the content stream of the rows that these continue; see
+            `protlm_jax.models.memory`. All of it is seen by all, and its token type is 0, as in
+            XLNet's own code.
     """
 
     readouts = (Readout("query", stack="encoder"),)
@@ -96,7 +98,7 @@ class XLNet(SingleStack):
         content = dropped(jnp.take(self.token, batch["input_tokens"], axis=0))
         content = constrain(content, "batch", "length", "embed")
         attention = self._attention(batch, dropped)
-        past = batch.get("past")
+        past = past_streams(batch)
         order = batch.get("order")
         if order is None and "hidden" in batch:
             order = batch["hidden"].astype(jnp.int32)
@@ -126,6 +128,18 @@ class XLNet(SingleStack):
         )
         return logits + self.head_bias[None, None]
 
+    def initial_carry(self, batch_size: int) -> Memory:
+        return empty_memory(self.config, batch_size)
+
+    def recur(
+        self, batch: Batch, carry: Memory, deterministic: bool = True
+    ) -> tuple[jax.Array, Memory]:
+        h, context = self.embed({**batch, **carry}, deterministic)
+        h, taps = self.stack(h, context, deterministic=deterministic)
+        stream = taps["encoder"]["stream"]
+        content = stream[0] if isinstance(stream, tuple) else stream
+        return self.head(h, deterministic), remember(carry, content, batch["segment_ids"])
+
     def _attention(self, batch: Batch, dropped: Dropout) -> AttentionContext:
         """Segments, types and distances of the row's own keys, after those of its past."""
         tokens, segments = batch["input_tokens"], batch["segment_ids"]
@@ -135,7 +149,6 @@ class XLNet(SingleStack):
         if "past_segments" in batch:
             older = batch["past_segments"]
             key_segments = jnp.concatenate([older, segments], axis=1)
-            # As in XLNet's own code, everything remembered is of the residues' type.
             key_types = jnp.concatenate([jnp.zeros_like(older), types], axis=1)
         length, keys = segments.shape[1], key_segments.shape[1]
         distances = relative_sinusoids(length, keys, self.config.d_model, causal=False)

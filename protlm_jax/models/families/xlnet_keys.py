@@ -83,8 +83,8 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
         "layer_norm_eps": config.norm_eps,
         "initializer_range": config.initializer_range,
         "dropout": config.dropout_rate,
-        # Nothing is remembered from one call to the next; with a length, each call would warn.
-        "mem_len": None,
+        "mem_len": config.memory_length or None,
+        "use_mems_train": config.memory_length > 0,
         "use_mems_eval": False,
         "pad_token_id": vocabulary.pad_id,
         "bos_token_id": None,
@@ -108,6 +108,7 @@ def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
         head_dim=fields.get("d_head") or width // heads,
         d_ff=required(fields, "d_inner"),
         activation=activation_field(fields.get("ff_activation", "gelu")),
+        memory_length=(fields.get("mem_len") or 0) if fields.get("use_mems_train") else 0,
         norm_eps=fields.get("layer_norm_eps", 1e-12),
         initializer_range=fields.get("initializer_range", 0.02),
         dropout_rate=float(fields.get("dropout", 0.1)),
