@@ -21,6 +21,7 @@ from protlm_jax.data.streams import StreamIterator
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -68,6 +69,12 @@ ZOO: dict[str, Specimen] = {
     ),
     "bert": Specimen(
         bert_config(**SIZES, max_positions=64, initializer_range=0.3), "masked", "tokens"
+    ),
+    "electra": Specimen(
+        # The generator keeps a width of 8, the least of which a norm leaves something.
+        electra_config(**SIZES, generator_shrink=2, max_positions=64, initializer_range=0.3),
+        "replaced_token",
+        "tokens",
     ),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),

@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.families.electra import discriminator_config, generator_config
+
+# Families with a dense layer between the stream and the tied token table.
+_DENSE_HEADS = ("albert", "bert", "electra_generator")
 
 
 def forward_flops_per_token(config: ModelConfig, length: int) -> int:
@@ -14,24 +18,30 @@ def forward_flops_per_token(config: ModelConfig, length: int) -> int:
     Counts matrix products alone, the convention behind published MFU: projections, attention
     scores and mixing over the whole row (causal attention is not halved), and the head. For an
     encoder-decoder a token stands for one position of the encoder and one of the decoder, whose
-    rows have equal length here.
+    rows have equal length here; for a joint ELECTRA it passes through both models.
 
     Args:
         config: the architecture.
         length: tokens per row.
     """
+    if config.family == "electra":
+        parts = generator_config(config), discriminator_config(config)
+        return sum(forward_flops_per_token(part, length) for part in parts)
     inner = config.num_heads * config.head_dim
     attention = 2 * 4 * config.d_model * inner + 2 * 2 * length * inner
     mlp = 2 * (3 if config.gated_mlp else 2) * config.d_model * config.d_ff
-    width = config.embedding_width
-    head = 2 * width * config.vocab_size
-    if config.family in ("bert", "albert"):
-        head += 2 * config.d_model * width
-    if config.embedding_size:
-        head += 2 * width * config.d_model
     encoder = config.num_layers * (attention + mlp)
     decoder = config.num_decoder_layers * (2 * attention + mlp)
-    return encoder + decoder + head
+    projection = 2 * config.embedding_size * config.d_model
+    return projection + encoder + decoder + _head(config)
+
+
+def _head(config: ModelConfig) -> int:
+    width = config.embedding_width
+    if config.family == "electra_discriminator":
+        return 2 * config.d_model * (config.d_model + 1)
+    dense = 2 * config.d_model * width if config.family in _DENSE_HEADS else 0
+    return dense + 2 * width * config.vocab_size
 
 
 def training_flops_per_token(config: ModelConfig, length: int) -> int:

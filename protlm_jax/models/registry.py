@@ -16,6 +16,8 @@ from protlm_jax.models.families import (
     albert_keys,
     bert,
     bert_keys,
+    electra,
+    electra_keys,
     t5,
     t5_keys,
     transformer_xl,
@@ -44,6 +46,9 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "albert": Family(albert.Albert, albert_keys.EXCHANGE, albert.PRESETS),
     "bert": Family(bert.Bert, bert_keys.EXCHANGE, bert.PRESETS),
+    "electra": Family(electra.Electra, electra_keys.JOINT, electra.PRESETS),
+    "electra_discriminator": Family(electra.ElectraDiscriminator, electra_keys.DISCRIMINATOR, {}),
+    "electra_generator": Family(electra.ElectraGenerator, electra_keys.GENERATOR, {}),
     "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
     "transformer_xl": Family(
         transformer_xl.TransformerXL, transformer_xl_keys.EXCHANGE, transformer_xl.PRESETS

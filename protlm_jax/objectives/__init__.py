@@ -9,6 +9,7 @@ from protlm_jax.objectives.base import Objective, Score
 from protlm_jax.objectives.causal import CausalObjective
 from protlm_jax.objectives.masked import MaskedObjective
 from protlm_jax.objectives.permutation import PermutationObjective
+from protlm_jax.objectives.replaced_token import ReplacedTokenObjective
 from protlm_jax.objectives.seq2seq import DenoisingObjective
 from protlm_jax.vocabularies import Vocabulary
 
@@ -17,6 +18,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "denoising": DenoisingObjective,
     "causal": CausalObjective,
     "permutation": PermutationObjective,
+    "replaced_token": ReplacedTokenObjective,
 }
 
 __all__ = ["OBJECTIVES", "Objective", "Score", "build_objective", "objective_class"]

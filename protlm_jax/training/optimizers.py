@@ -9,7 +9,7 @@ the multiplication sees. The state keeps optax's own structure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -263,16 +263,27 @@ def layer_statistics(
 
     Returns:
         `layers/<group>/grad_norm` and `layers/<group>/update_ratio` (norm of the update over norm
-        of the weights, 0 where the weights are all 0) for each top-level name of the parameters:
-        fp32 arrays [layers] for stacks, scalars for the rest.
+        of the weights, 0 where the weights are all 0) for each top-level name of the parameters,
+        and of a model within the model: fp32 arrays [layers] for stacks, scalars for the rest.
     """
     statistics = {}
-    for group, names in logical_axes.items():
-        grad, update, weight = (_norms(tree[group], names) for tree in (grads, updates, params))
+    trees = (logical_axes, grads, updates, params)
+    for group, names, *parts in _groups("", *trees):
+        grad, update, weight = (_norms(part, names) for part in parts)
         ratio = jnp.where(weight > 0, update / jnp.where(weight > 0, weight, 1.0), 0.0)
         statistics[f"layers/{group}/grad_norm"] = grad
         statistics[f"layers/{group}/update_ratio"] = ratio
     return statistics
+
+
+def _groups(prefix: str, names: Tree, *trees: Tree) -> Iterator[tuple[Any, ...]]:
+    """Name and subtrees of each part; one that holds both a stack and other parts is opened."""
+    for name, part in names.items():
+        below = [tree[name] for tree in trees]
+        if len({_is_stacked(n) for n in jax.tree.leaves(part, is_leaf=_is_names)}) > 1:
+            yield from _groups(f"{prefix}{name}/", part, *below)
+        else:
+            yield (f"{prefix}{name}", part, *below)
 
 
 def _norms(tree: Tree, names: Tree) -> jax.Array:

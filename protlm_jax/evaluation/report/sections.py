@@ -58,7 +58,7 @@ def training(lines: Sequence[Results], entropy: float | None) -> str:
         ),
     ]
     for key in sorted({k for line in lines for k, v in line.items() if _per_layer(k, v)}):
-        stack = key.split("/")[1]
+        stack = key.removeprefix("layers/").removesuffix("/grad_norm")
         layers = len(next(line[key] for line in lines if key in line))
         chart = line_chart(
             [_layer_curve(lines, key, layer, layers) for layer in range(layers)],

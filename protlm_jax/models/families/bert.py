@@ -107,7 +107,7 @@ class Bert(SingleStack):
     shared_embedder: Embedder | None = None
 
     readouts = (Readout("masked", stack="encoder"),)
-    objectives = ("masked",)
+    objectives: ClassVar[tuple[str, ...]] = ("masked",)
     make_head: ClassVar[type[nn.Module]] = Head
 
     def setup(self) -> None:
