@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from safetensors.numpy import save_file
 
-from protlm_jax import __version__, models
+from protlm_jax import __version__
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.card import model_card
 from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
@@ -19,8 +19,7 @@ from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.tensor_files import SINGLE, read_json
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models import LoadedModel
-from protlm_jax.models.exchange import Exchange
-from protlm_jax.models.registry import family_of
+from protlm_jax.models.loaded import parts_of
 
 # In the config.json of an export: a folder with this mark may be written over.
 _MARK = "protlm_jax_version"
@@ -53,7 +52,7 @@ def export(
         ProtlmError: the folder holds something else, the model cannot be expressed, or the disk
             is full.
     """
-    parts = _parts(loaded)
+    parts = parts_of(loaded)
     for part in parts.values():
         _require_expressible(part)
     target = Path(os.path.abspath(output))
@@ -66,19 +65,6 @@ def export(
             card = model_card(part, title, training, rare_residues, metrics or {})
             (folder / name / "README.md").write_text(card)
     return target
-
-
-def _parts(loaded: LoadedModel) -> dict[str, LoadedModel]:
-    """What is written, by the name of its folder inside the export: "" for the export itself."""
-    exchange = family_of(loaded.config).exchange
-    if isinstance(exchange, Exchange):
-        return {"": loaded}
-    parts = {}
-    for name, part_of in exchange.parts.items():
-        config, params = part_of(loaded.config, loaded.params)
-        model = models.build(config)
-        parts[name] = LoadedModel(model, params, loaded.vocabulary, f"{loaded.name}, {name}")
-    return parts
 
 
 def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"]) -> None:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 
+from protlm_jax.models.build import build
+from protlm_jax.models.exchange import Exchange
+from protlm_jax.models.registry import family_of
+
 if TYPE_CHECKING:
     from protlm_jax.models.config import ModelConfig
     from protlm_jax.vocabularies import Vocabulary
@@ -33,3 +37,16 @@ class LoadedModel:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+
+def parts_of(loaded: LoadedModel) -> dict[str, LoadedModel]:
+    """The models that it is made of, by name: itself as "", but for a joint family (ELECTRA)."""
+    exchange = family_of(loaded.config).exchange
+    if isinstance(exchange, Exchange):
+        return {"": loaded}
+    parts = {}
+    for name, part_of in exchange.parts.items():
+        config, params = part_of(loaded.config, loaded.params)
+        title = f"{loaded.name}, {name}"
+        parts[name] = LoadedModel(build(config), params, loaded.vocabulary, title)
+    return parts

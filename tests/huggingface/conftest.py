@@ -10,8 +10,14 @@ import zoo
 from protlm_jax.huggingface import export
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
+from protlm_jax.models.loaded import parts_of
 
-FAMILIES = [family for family in zoo.ZOO if family in EXCHANGES]
+# Of a joint family's specimen, the parts that it is written as.
+PARTS = {
+    "electra_discriminator": ("electra", "discriminator"),
+    "electra_generator": ("electra", "generator"),
+}
+FAMILIES = [family for family in EXCHANGES if family in zoo.ZOO or family in PARTS]
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
@@ -21,6 +27,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def loaded(family: str) -> LoadedModel:
+    if family in PARTS:
+        joint, part = PARTS[family]
+        return parts_of(zoo.loaded(joint))[part]
     return zoo.loaded(family)
 
 
