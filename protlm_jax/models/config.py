@@ -58,7 +58,7 @@ class ModelConfig:
     scale_tied_logits: bool = False  # T5: decoder output times d_model**-0.5 before a tied head
     dropout_rate: float = 0.0
     mlp_dropout: bool = False  # T5 also drops between the activation and wo
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: Remat = "none"
     attention_backend: AttentionBackend = "xla"
     initializer_range: float = 0.02
@@ -117,7 +117,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu", "gelu_tanh", "relu", "silu"),
     "positions": ("learned", "relative_bias", "relative_xl"),
     "position_init": ("normal", "sinusoidal"),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "bfloat16", "float16"),
     "remat": ("none", "minimal", "full"),
     "attention_backend": ("xla", "reference"),
 }

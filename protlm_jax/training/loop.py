@@ -228,8 +228,9 @@ class Run:
         if pending is None:
             return
         metrics = jax.device_get(pending.metrics)
-        for name in ("loss", "gradient_norm", "update_norm"):
-            require_finite(pending.step, float(metrics[name]), name)
+        if not metrics.get("loss_scale/skipped"):  # such a step changed nothing
+            for name in ("loss", "gradient_norm", "update_norm"):
+                require_finite(pending.step, float(metrics[name]), name)
         self.throughput.add(pending.tokens)
         progress.update(pending.step, metrics)
         if self._due(pending.step, self.config.train.log_every) or pending.step == 1:

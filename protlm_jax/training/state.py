@@ -15,6 +15,7 @@ from protlm_jax import partitioning
 from protlm_jax.models import abstract_params, logical_axes
 from protlm_jax.models.build import init_unboxed
 from protlm_jax.models.stacked import Stacked
+from protlm_jax.training import loss_scale
 from protlm_jax.training.optimizers import opt_state_axes
 
 
@@ -28,12 +29,14 @@ class TrainState:
         opt_state: the optimizer's.
         carry: what a recurrent family carries from batch to batch, rows first; an empty dict
             elsewhere.
+        loss_scale: see `protlm_jax.training.loss_scale`; an empty dict unless computing in float16.
     """
 
     step: jax.Array
     params: Any
     opt_state: optax.OptState
     carry: Any
+    loss_scale: Any
 
 
 def make_state(
@@ -45,7 +48,13 @@ def make_state(
     """A fresh state (traceable); `batch_size` is how many rows a carry has."""
     params = init_unboxed(model, rng)
     carry = model.initial_carry(batch_size)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        carry=carry,
+        loss_scale=loss_scale.initial(model.config.dtype),
+    )
 
 
 def state_layout(
@@ -67,6 +76,7 @@ def state_layout(
         params=partitioning.shardings(abstract.params, axes, mesh),
         opt_state=partitioning.shardings(abstract.opt_state, opt_axes, mesh),
         carry=partitioning.shardings(abstract.carry, carry_axes(abstract.carry), mesh),
+        loss_scale=jax.tree.map(lambda _: partitioning.replicated(mesh), abstract.loss_scale),
     )
     return abstract, layout
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from protlm_jax import partitioning
 from protlm_jax.objectives import Objective, Score
+from protlm_jax.training.loss_scale import Guard
 from protlm_jax.training.optimizers import layer_statistics
 from protlm_jax.training.state import TrainState
 
@@ -43,32 +44,50 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        grads, score = self._gradients(state.params, batch, rng, state.carry)
+        scale = state.loss_scale.get("scale")
+        grads, score = self._gradients(state.params, batch, rng, state.carry, scale)
         weight = jnp.maximum(score.weight_sum, 1.0)
+        loss = score.loss_sum / weight
         grads = jax.tree.map(lambda g: g / weight, grads)
+        guard = Guard.of(state.loss_scale, (loss, grads))
+        grads = guard.zeroed(grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        updates = guard.zeroed(updates)
+        # The last link of the chain is the schedule's count, which goes with the steps.
+        opt_state = (*guard.kept(state.opt_state[:-1], opt_state[:-1]), opt_state[-1])
         metrics = {
-            "loss": score.loss_sum / weight,
+            "loss": loss,
             **self.objective.summary(score.metrics),
             **layer_statistics(grads, updates, state.params, self.axes),
             "gradient_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
+            **guard.metrics(),
         }
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, score.carry), metrics
+        after = TrainState(state.step + 1, params, opt_state, score.carry, guard.after())
+        return after, metrics
 
     def _gradients(
-        self, params: Any, batch: Batch, rng: jax.Array, carry: Any
+        self, params: Any, batch: Batch, rng: jax.Array, carry: Any, scale: jax.Array | None
     ) -> tuple[Any, Score]:
-        """Gradients of the summed loss and the summed score, over all parts of the batch."""
+        """Gradients of the summed loss and the summed score, over all parts of the batch.
+
+        With a scale, what goes through float16 are gradients of the mean loss times the scale.
+        """
+
+        def factor(score: Score) -> Any:
+            return 1.0 if scale is None else scale / jnp.maximum(score.weight_sum, 1.0)
 
         def loss(
             params: Any, part: Batch, rng: jax.Array, carry: Any
         ) -> tuple[jax.Array, tuple[Score, Any]]:
             score = self.objective(self.model, params, part, rng, carry)
-            return score.loss_sum, (score._replace(carry=None), score.carry)
+            return score.loss_sum * factor(score), (score._replace(carry=None), score.carry)
 
-        gradient = jax.grad(loss, has_aux=True)
+        def gradient(*arguments: Any) -> Any:
+            grads, (score, carry) = jax.grad(loss, has_aux=True)(*arguments)
+            return jax.tree.map(lambda g: g / factor(score), grads), (score, carry)
+
         if self.accumulate == 1:
             grads, (score, carry) = gradient(params, batch, rng, carry)
             return grads, score._replace(carry=carry)

@@ -1,0 +1,115 @@
+"""Training in float16: the scale's rules, skipped steps, and nothing of it elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import ZOO, training_batch
+
+from protlm_jax import models, partitioning
+from protlm_jax.training import loss_scale
+from protlm_jax.training import step as steps
+from protlm_jax.training.loss_scale import Guard
+from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
+from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.state import TrainState, init_state, state_layout
+
+Step = tuple[Any, TrainState]
+
+
+def started(family: str, dtype: str, accumulate: int = 1) -> Step:
+    """A compiled step on one device, and its first state."""
+    specimen = ZOO[family]
+    model = models.build(specimen.config.replace(dtype=dtype))
+    mesh = partitioning.make_mesh({"data": 1})
+    axes = models.logical_axes(model)
+    schedule = build_schedule(ScheduleConfig("constant", 1e-2), 100)
+    optimizer = build_optimizer(OptimizerConfig("adamw"), schedule, axes)
+    _, layout = state_layout(model, optimizer, mesh, batch_size=8)
+    step = steps.TrainStep(model, specimen.build_objective(), optimizer, axes, 0, accumulate)
+    compiled = steps.compile_step(step, mesh, layout, partitioning.batch_sharding(mesh, 8))
+    return compiled, init_state(model, optimizer, layout, seed=0, batch_size=8)
+
+
+def at_scale(state: TrainState, scale: float) -> TrainState:
+    return state.replace(loss_scale={**state.loss_scale, "scale": jnp.float32(scale)})
+
+
+def scale_state(scale: float, finite_steps: int = 0) -> loss_scale.State:
+    return {
+        "scale": jnp.float32(scale),
+        "finite_steps": jnp.int32(finite_steps),
+        "skipped": jnp.int32(3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scale", "finite_steps", "value", "after"),
+    [
+        (8.0, 5, 1.0, (8.0, 6, 3)),
+        (8.0, 1999, 1.0, (16.0, 0, 3)),
+        (2.0**24, 1999, 1.0, (2.0**24, 0, 3)),
+        (8.0, 5, np.inf, (4.0, 0, 4)),
+        (8.0, 5, np.nan, (4.0, 0, 4)),
+        (1.0, 5, np.inf, (1.0, 0, 3)),  # no scale can help: not skipped, and the run stops
+    ],
+)
+def test_the_scale_follows_what_happened(
+    scale: float, finite_steps: int, value: float, after: tuple[float, int, int]
+) -> None:
+    guard = Guard.of(scale_state(scale, finite_steps), {"a": jnp.ones(3), "b": jnp.float32(value)})
+    assert tuple(float(x) for x in guard.after().values()) == after
+    assert bool(guard.skipped) == (after[2] == 4)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "transformer_xl", "xlnet"])
+def test_float16_gives_the_gradients_of_float32(family: str) -> None:
+    """Attention's masks, norms and logits included; and the scale leaves no trace in them."""
+    batch = training_batch(family, seed=1)
+    compiled, state = started(family, "float32")
+    _, expected = compiled(state, batch)
+    compiled, state = started(family, "float16")
+    after, found = compiled(at_scale(state, 1024.0), batch)
+    assert not found["loss_scale/skipped"] and int(after.loss_scale["finite_steps"]) == 1
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=5e-3)
+    np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=3e-2)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_overflow_changes_nothing_but_the_scale(accumulate: int) -> None:
+    compiled, state = started("bert", "float16", accumulate)
+    state = at_scale(state, 2.0**24)
+    before = jax.device_get(state)
+    seen = []
+    for seed in range(12):
+        state, metrics = compiled(state, training_batch("bert", seed))
+        seen.append(bool(metrics["loss_scale/skipped"]))
+        assert np.isfinite([metrics[n] for n in ("loss", "gradient_norm", "update_norm")]).all()
+        if seed == 0:
+            assert seen[0] and metrics["update_norm"] == metrics["gradient_norm"] == 0
+            after = jax.device_get(state)
+            jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+            moments = (after.opt_state[:-1], before.opt_state[:-1])
+            jax.tree.map(np.testing.assert_array_equal, *moments)
+            assert int(after.step) == int(after.opt_state[-1].count) == 1
+    skipped = sum(seen)
+    assert 0 < skipped < 12 and not seen[-1]
+    assert float(state.loss_scale["scale"]) == 2.0 ** (24 - skipped)
+    assert int(metrics["loss_scale/skipped_in_all"]) == skipped
+    assert int(state.opt_state[0].count) == 12 - skipped, "Adam counts the updates it made"
+
+
+def test_other_dtypes_know_nothing_of_it() -> None:
+    for dtype in ("float32", "bfloat16"):
+        compiled, state = started("bert", dtype)
+        assert state.loss_scale == {}
+        lowered = compiled.lower(state, training_batch("bert", 0)).as_text()
+        assert "is_finite" not in lowered
+        _, metrics = compiled(state, training_batch("bert", 0))
+        assert not any(name.startswith("loss_scale") for name in metrics)
+    compiled, state = started("bert", "float16")
+    assert "is_finite" in compiled.lower(state, training_batch("bert", 0)).as_text()
