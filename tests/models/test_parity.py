@@ -17,16 +17,25 @@ from protlm_jax import models
 from protlm_jax.huggingface.convert import EXCHANGES, params_from, tensors
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.electra import (
+    discriminator_config,
+    electra_config,
+    generator_config,
+)
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.objectives.base import cross_entropy
+from protlm_jax.objectives.replaced_token import binary_cross_entropy
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 SIZES = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
+ELECTRA = electra_config(**SIZES, generator_shrink=2, max_positions=16, initializer_range=0.2)
 CONFIGS = {
     "albert": albert_config(**SIZES, embedding_size=12, max_positions=16, initializer_range=0.2),
     "bert": bert_config(**SIZES, max_positions=16, initializer_range=0.2),
+    "electra_discriminator": discriminator_config(ELECTRA),
+    "electra_generator": generator_config(ELECTRA),
     "t5": t5_config(**{**SIZES, "head_dim": 16}, num_decoder_layers=3),
 }
 LENGTHS = np.array([12, 5, 9])
@@ -35,6 +44,8 @@ REAL = np.arange(12)[None] < LENGTHS[:, None]  # [B, L]
 BLOCKS = {
     "albert": {"encoder": lambda network: network.albert.encoder.albert_layer_groups},
     "bert": {"encoder": lambda network: network.bert.encoder.layer},
+    "electra_discriminator": {"encoder": lambda network: network.electra.encoder.layer},
+    "electra_generator": {"encoder": lambda network: network.electra.encoder.layer},
     "t5": {
         "encoder": lambda network: network.encoder.block,
         "decoder": lambda network: network.decoder.block,
@@ -59,6 +70,7 @@ def batch(family: str) -> dict[str, np.ndarray]:
 
 
 TARGETS = tokens(2)
+REPLACED = TARGETS % 3 == 0
 ASKED = REAL & (np.random.default_rng(3).random(REAL.shape) < 0.5)
 
 
@@ -78,7 +90,11 @@ def ours(family: str) -> tuple[Any, Any, dict[str, np.ndarray], Any]:
         out, taps = run({"params": params}, h, context)
         streams = {name: jnp.concatenate([taps[name]["stream"], out[name][None]]) for name in taps}
         logits = model.apply({"params": params}, out, method="head")
-        return jnp.sum(cross_entropy(logits, jnp.asarray(TARGETS)) * ASKED), streams
+        if family == "electra_discriminator":
+            lost = binary_cross_entropy(logits[..., 0], jnp.asarray(REPLACED))
+        else:
+            lost = cross_entropy(logits, jnp.asarray(TARGETS))
+        return jnp.sum(lost * ASKED), streams
 
     gradients, streams = jax.jit(jax.grad(loss, has_aux=True))(params)
     return model, params, streams, gradients
@@ -120,9 +136,12 @@ def theirs(family: str) -> tuple[dict[str, np.ndarray], Any]:
         inputs |= {"decoder_attention_mask": mask}
     logits = network(**inputs).logits
     asked = torch.tensor(ASKED)
-    torch.nn.functional.cross_entropy(
-        logits[asked], torch.tensor(TARGETS).long()[asked], reduction="sum"
-    ).backward()
+    if family == "electra_discriminator":
+        lost, answer = torch.nn.functional.binary_cross_entropy_with_logits, torch.tensor(REPLACED)
+        lost(logits[asked], answer[asked].float(), reduction="sum").backward()
+    else:
+        lost, answer = torch.nn.functional.cross_entropy, torch.tensor(TARGETS)
+        lost(logits[asked], answer[asked].long(), reduction="sum").backward()
     named = dict(network.named_parameters())
     gradients = params_from(
         exchange, models.abstract_params(model), lambda name: named[name].grad.numpy()
