@@ -13,8 +13,11 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.models.families.transformer_xl import transformer_xl_config
+from protlm_jax.models.families.xlnet import xlnet_config
 
 # Width 96, few heads, which is what costs on CPU.
 WIDTH = {"d_model": 96, "num_heads": 2, "head_dim": 48, "d_ff": 384}
@@ -46,6 +49,36 @@ VARIANTS = {
         "prott5",
         256,
         900,
+    ),
+    "albert": Variant(
+        albert_config(**WIDTH, **LEARNED, num_layers=4, embedding_size=32),
+        {"name": "masked"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "xlnet": Variant(
+        xlnet_config(
+            **WIDTH, num_layers=4, initializer_range=0.05, dropout_rate=0.0, mlp_dropout=False
+        ),
+        {"name": "permutation"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "txl": Variant(
+        transformer_xl_config(
+            **WIDTH,
+            num_layers=4,
+            initializer_range=0.05,
+            dropout_rate=0.0,
+            mlp_dropout=False,
+            memory_length=256,
+        ),
+        {"name": "causal"},
+        "stream",
+        128,
+        1000,
     ),
 }
 
