@@ -31,7 +31,7 @@ Pretrained with protlm_jax.
 ```python
 from transformers import AutoTokenizer, {imports}
 
-tokenizer = AutoTokenizer.from_pretrained("{title}")
+tokenizer = AutoTokenizer.from_pretrained("{title}"{trust})
 batch = tokenizer(["MKTAYIAKQR", "M K V L A A G"], padding=True, return_tensors="pt")
 {usage}
 residues = [h[{first}:{first} + n] for h, n in zip(hidden, (10, 7))]  # without specials and padding
@@ -72,6 +72,7 @@ def model_card(
         metrics=f"\n| measured | value |\n| --- | --- |\n{rows}\n" if metrics else "",
         imports=exchange.imports,
         usage=exchange.usage.format(title=title).strip(),
+        trust=", trust_remote_code=True" if exchange.trust else "",
         first=len(loaded.vocabulary.prefix_ids),
         rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
         unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],

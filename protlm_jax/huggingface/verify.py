@@ -39,9 +39,10 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
             f"loading the export back needs torch and transformers ({error}): "
             f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
         ) from error
-    architecture = getattr(transformers, EXCHANGES[loaded.config.family].architecture)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-    theirs = architecture.from_pretrained(str(folder)).eval()
+    exchange = EXCHANGES[loaded.config.family]
+    architecture = getattr(transformers, exchange.loads_as)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **exchange.trust)
+    theirs = architecture.from_pretrained(str(folder), **exchange.trust).eval()
     texts = list(sequences.values())
     rows = [loaded.vocabulary.encode(text) for text in texts]
     spaced = tokenizer([" ".join(text) for text in texts])["input_ids"]

@@ -85,6 +85,16 @@ class Exchange:
     closing_type: int = 0
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
 
+    @property
+    def loads_as(self) -> str:
+        """The class of `transformers` that makes a model of the folder."""
+        return self.imports if self.files else self.architecture
+
+    @property
+    def trust(self) -> dict[str, bool]:
+        """What `from_pretrained` needs beside the folder: leave to run the code in it."""
+        return {"trust_remote_code": True} if self.files else {}
+
 
 @dataclass(frozen=True)
 class Joint:

@@ -47,7 +47,8 @@ def features(
     if not loaded.config.num_decoder_layers:
         ids, mask = padded(targets, 26)
         ours = {"input_tokens": ids, "segment_ids": mask, "positions": places(ids)}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        trust = EXCHANGES[loaded.config.family].trust
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
         theirs = tokenizer(PROTEINS, padding="max_length", max_length=26, return_tensors="np")
         np.testing.assert_array_equal(theirs["input_ids"], ids)
         return ours, dict(theirs)
@@ -88,13 +89,15 @@ def compare(loaded: LoadedModel, model: Any, folder: Path) -> None:
 
 
 def their_class(family: str) -> Any:
-    return getattr(transformers, EXCHANGES[family].architecture)
+    return getattr(transformers, EXCHANGES[family].loads_as)
 
 
 def test_export_gives_the_same_logits_in_torch(
     family: str, loaded: LoadedModel, exported: Path
 ) -> None:
-    model, report = their_class(family).from_pretrained(exported, output_loading_info=True)
+    trust = EXCHANGES[family].trust
+    load = functools.partial(their_class(family).from_pretrained, exported, **trust)
+    model, report = load(output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     compare(loaded, model, exported)
 
@@ -104,8 +107,10 @@ def test_torch_model_gives_the_same_logits_here(
 ) -> None:
     """A model that torch initialised and saved, with only the tokenizer taken from our export."""
     torch.manual_seed(0)
-    config = transformers.AutoConfig.from_pretrained(exported)
-    model = their_class(family)(config)
+    trust = EXCHANGES[family].trust
+    config = transformers.AutoConfig.from_pretrained(exported, **trust)
+    theirs = their_class(family)
+    model = theirs.from_config(config, **trust) if trust else theirs(config)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path)
@@ -118,7 +123,7 @@ def test_embeddings_are_those_of_the_encoder(
 ) -> None:
     ours, theirs = features(loaded, exported)
     name = "T5EncoderModel" if family == "t5" else "AutoModel"
-    model = getattr(transformers, name).from_pretrained(exported)
+    model = getattr(transformers, name).from_pretrained(exported, **EXCHANGES[family].trust)
     theirs = {name: x for name, x in theirs.items() if not name.startswith("decoder")}
     hidden = jax.jit(functools.partial(loaded.model.apply, method="hidden"))
     found = hidden({"params": loaded.params}, ours)

@@ -1,12 +1,14 @@
 """Transformer-XL in Hugging Face's format: `TransfoXLLMHeadModel` of transformers 4.
 
 With no cutoffs and the embedding as wide as the model, its adaptive embedding and softmax are one
-table and one bias.
+table and one bias. Version 5 of transformers has no such class any more: an export carries one of
+our own, which reads the same tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from protlm_jax.models.exchange import Exchange, Key, refuse_unless, required
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.vocabularies import get_vocabulary
 
+_CODE = Path(__file__).parents[2] / "huggingface" / "remote" / "modeling_prot_txl.py"
 _EMBEDDING = "transformer.word_emb.emb_layers.0.weight"
 _ATTENTION = "transformer.layers.{layer}.dec_attn."
 _MLP = "transformer.layers.{layer}.pos_ff."
@@ -91,6 +94,14 @@ def _to_config(config: ModelConfig) -> dict[str, Any]:
         "bos_token_id": next(iter(vocabulary.prefix_ids), None),
         "eos_token_id": next(iter(vocabulary.suffix_ids), None),
         "tie_word_embeddings": True,
+        "auto_map": {
+            auto: f"{_CODE.stem}.ProtTXL{name}"
+            for auto, name in (
+                ("AutoConfig", "Config"),
+                ("AutoModel", "Model"),
+                ("AutoModelForCausalLM", "ForCausalLM"),
+            )
+        },
     }
 
 
@@ -134,5 +145,6 @@ hidden = output.hidden_states[-1]
 # output.logits[:, i] predicts token i + 1; output.mems, given back, continues longer proteins.
 """,
     copies={"crit.out_layers.0.weight": _EMBEDDING},
+    files={_CODE.name: lambda config: _CODE.read_text()},
     constants={"transformer.pos_emb.inv_freq": _frequencies},
 )
