@@ -203,6 +203,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from protlm_jax.vocabularies import ResiduePolicy
 
     loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
+    verbs.require_answers(loaded, data)
     outcome = score_files.score_file(
         loaded,
         arguments.input,

@@ -13,6 +13,7 @@ from typing import Any
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, load_records
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import depth as depth_analysis
 from protlm_jax.evaluation import heldout, probes, summaries
 from protlm_jax.models.loaded import LoadedModel
@@ -32,16 +33,29 @@ def data_of(path: str | Path) -> DataConfig:
 
 
 def trained_length(loaded: LoadedModel, data: DataConfig) -> int:
-    """Tokens in a row that the model knows: those of its training, as far as they are recorded.
+    """Tokens that the model knows how to take in: a row of its training, after its memory.
 
-    Longer proteins are read in windows or pieces. Relative positions would go further, and say
-    less: nothing beyond was ever trained.
+    As far as they are recorded. Longer proteins are read in windows or pieces. Relative positions
+    would go further, and say less: nothing beyond was ever trained.
     """
-    return min(data.length, loaded.config.max_positions or data.length)
+    length = data.length + loaded.config.memory_length
+    return min(length, loaded.config.max_positions or length)
+
+
+def require_answers(loaded: LoadedModel, data: DataConfig) -> None:
+    """Raises ProtlmError when a model cannot be asked for single residues as it was trained."""
+    if data.task in ("span3", "ankh"):
+        raise ProtlmError(
+            f"{loaded.name} was trained on data.task={data.task!r}, to fill spans behind "
+            f"sentinels, and is asked here in ProtT5's form, which it has never seen: the numbers "
+            f"would say nothing. Its own held-out loss stands in metrics.jsonl, and "
+            f"`protlm probe` needs no answer of it"
+        )
 
 
 def evaluate(loaded: LoadedModel, data: DataConfig, fasta: Path | None = None) -> dict[str, Any]:
     """Held-out score against the training frequencies and each protein's own composition."""
+    require_answers(loaded, data)
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
     training = heldout.residue_frequencies(r.sequence for r in load_records(data, "train"))
     sequences = {record.id: record.sequence for record in records}
@@ -63,6 +77,7 @@ def depth(
     loaded: LoadedModel, data: DataConfig, proteins: int, fasta: Path | None = None
 ) -> dict[str, Any]:
     """Depth analysis on proteins drawn from a FASTA file, or from the held-out ones."""
+    require_answers(loaded, data)
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
     drawn = random.Random(SEED).sample(records, min(proteins, len(records)))
     sequences = {record.id: record.sequence for record in drawn}
