@@ -24,9 +24,9 @@ from protlm_jax.objectives.base import (
 )
 from protlm_jax.objectives.masked import MaskedObjective
 
-# Logits are counted in bins of 1/64, the outermost of which take all that is beyond.
+# Logits are counted in bins: 1/64 wide at 0, an edge, and in proportion to the logit far from it;
+# the outermost bins begin at 109.
 BINS = 2048
-BINS_PER_UNIT = 64
 
 
 class Replaced(NamedTuple):
@@ -142,7 +142,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def logit_histogram(logits: jax.Array, labels: jax.Array, scored: jax.Array) -> jax.Array:
     """How many logits lie in each bin, ascending, by label: [BINS, 2] float32."""
-    bins = jnp.floor(logits * BINS_PER_UNIT).astype(jnp.int32) + BINS // 2
+    bins = jnp.floor(jnp.arcsinh(logits / 4) * (BINS / 8)).astype(jnp.int32) + BINS // 2
     bins = jnp.clip(bins, 0, BINS - 1)
     counts = jnp.zeros((BINS, 2), jnp.float32)
     return counts.at[bins, labels.astype(jnp.int32)].add(scored.astype(jnp.float32))
