@@ -12,28 +12,40 @@ from protlm_jax.models.families.electra import discriminator_config, generator_c
 _DENSE_HEADS = ("albert", "bert", "electra_generator")
 
 
-def forward_flops_per_token(config: ModelConfig, length: int) -> int:
+def forward_flops_per_token(config: ModelConfig, length: int, queries: int = 0) -> int:
     """Operations of one forward pass per token of a row, a multiply-add counted as two.
 
     Counts matrix products alone, the convention behind published MFU: projections, attention
     scores and mixing over the whole row (causal attention is not halved), and the head. For an
     encoder-decoder a token stands for one position of the encoder and one of the decoder, whose
-    rows have equal length here; for a joint ELECTRA it passes through both models.
+    rows have equal length here; for a joint ELECTRA it passes through both models. A memory is
+    counted as full. What relative attention makes of each distance is made once for all rows of a
+    batch, and not counted.
 
     Args:
         config: the architecture.
         length: tokens per row.
+        queries: positions per row that a second stream asks for (XLNet in training), and which
+            then are the ones that the head reads.
     """
     if config.family == "electra":
         parts = generator_config(config), discriminator_config(config)
         return sum(forward_flops_per_token(part, length) for part in parts)
     inner = config.num_heads * config.head_dim
-    attention = 2 * 4 * config.d_model * inner + 2 * 2 * length * inner
+    keys = length + config.memory_length
+    scores = 2 * 2 * keys * inner
+    if config.positions == "relative_xl":  # a score for each distance too
+        scores += 2 * (keys if config.family == "transformer_xl" else keys + length) * inner
+    # Queries and outputs of the row; keys and values of its memory too.
+    attention = 2 * 2 * config.d_model * inner * (length + keys) // length + scores
     mlp = 2 * (3 if config.gated_mlp else 2) * config.d_model * config.d_ff
     encoder = config.num_layers * (attention + mlp)
     decoder = config.num_decoder_layers * (2 * attention + mlp)
     projection = 2 * config.embedding_size * config.d_model
-    return projection + encoder + decoder + _head(config)
+    if not queries:
+        return projection + encoder + decoder + _head(config)
+    query = config.num_layers * (2 * 2 * config.d_model * inner + scores + mlp) + _head(config)
+    return encoder + query * queries // length
 
 
 def _head(config: ModelConfig) -> int:
@@ -44,6 +56,6 @@ def _head(config: ModelConfig) -> int:
     return dense + 2 * width * config.vocab_size
 
 
-def training_flops_per_token(config: ModelConfig, length: int) -> int:
+def training_flops_per_token(config: ModelConfig, length: int, queries: int = 0) -> int:
     """Forward and backward: three times the forward pass. Recomputation does not count."""
-    return 3 * forward_flops_per_token(config, length)
+    return 3 * forward_flops_per_token(config, length, queries)

@@ -70,6 +70,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def queries(self, length: int) -> int:
+        """Positions of such a row that a second stream asks for; 0 where there is none."""
+        return 0
+
     def summary(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Sums, over any number of batches, as the numbers people read.
 

@@ -119,7 +119,10 @@ class Run:
         info = partitioning.describe(abstract.params, axes, mesh)
         write_atomically(workdir / "model-info.txt", info)
         self.throughput = Throughput(
-            training_flops_per_token(config.model, config.data.length), jax.devices()
+            training_flops_per_token(
+                config.model, config.data.length, self.objective.queries(config.data.length)
+            ),
+            jax.devices(),
         )
 
     def to_the_end(self) -> int:

@@ -11,7 +11,14 @@ from protlm_jax.models.build import example_batch
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.electra import (
+    discriminator_config,
+    electra_config,
+    generator_config,
+)
 from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.models.families.transformer_xl import transformer_xl_config
+from protlm_jax.models.families.xlnet import xlnet_config
 from protlm_jax.models.flops import forward_flops_per_token, training_flops_per_token
 
 
@@ -39,6 +46,20 @@ def test_prot_albert_has_its_published_size() -> None:
     assert 0.999 < 4 * (published + size["head"]) / 897_396_780 < 1
 
 
+def test_prot_electra_has_its_published_size() -> None:
+    """Published without the heads, which the files hold beside up to 0.1 % of names and offsets."""
+    size = counts("prot_electra_bfd")
+    assert size["embedder"] + size["encoder"] == 418_881_536  # 418.9 M
+    config = generator_config(models.preset("prot_electra_bfd"))
+    assert (config.d_model, config.d_ff, config.num_heads) == (256, 1024, 4)
+    head = 256 * 1024 + 1024 + 2 * 1024 + 30
+    generator = size["embedder"] + size["generator"] - head
+    assert generator == 64_950_016  # 65.0 M
+    whole = size["embedder"] + size["encoder"] + size["head"]
+    assert 0.999 < 4 * whole / 1_679_849_201 < 1
+    assert 0.999 < 4 * (generator + head) / 260_982_246 < 1
+
+
 @pytest.mark.parametrize(
     ("preset", "total", "encoder"), [("prot_t5_xl", 2.82, 1.208), ("prot_t5_xxl", 11.27, 4.832)]
 )
@@ -47,6 +68,14 @@ def test_prot_t5_has_its_published_size(preset: str, total: float, encoder: floa
     parts = ("embedder", "encoder", "encoder_norm", "encoder_relative_bias")
     assert round(sum(size.values()) / 1e9, 2) == total
     assert round(sum(size[name] for name in parts) / 1e9, 3) == encoder
+
+
+def test_prot_xlnet_has_its_published_size() -> None:
+    """The published file holds nothing else but names, up to 0.01 %; 37 tokens are from memory."""
+    config = models.preset("prot_xlnet").replace(vocab_size=37)
+    total = models.parameter_count(models.abstract_params(models.build(config)))
+    assert total == 409_413_669  # 409.4 M
+    assert 0.9999 < 4 * total / 1_637_757_076 < 1
 
 
 def test_names_that_do_not_exist_are_refused() -> None:
@@ -82,6 +111,28 @@ def test_sharing_parameters_saves_no_operations() -> None:
     assert forward_flops_per_token(config, length) == 2 * (blocks + narrow)
 
 
+def test_flops_of_two_streams_and_a_memory() -> None:
+    """ProtXLNet at 512 tokens by hand: 90 of them are asked for, each by a query and the head."""
+    config, length, queries = models.preset("prot_xlnet"), 512, 90
+    mlp = 2 * 1024 * 4096
+    scores = (2 * length + 2 * length) * 1024  # keys, values, and distances before and after
+    content = length * (4 * 1024 * 1024 + scores + mlp)
+    asked = queries * (2 * 1024 * 1024 + scores + mlp)
+    expected = 30 * (content + asked) + queries * 1024 * 30
+    found = training_flops_per_token(config, length, queries) * length
+    assert abs(found - 6 * expected) < 6 * length  # rounded down once
+    memory = config.replace(memory_length=256)
+    more = 2 * 30 * (2 * 1024 * 1024 * 256 // length + 3 * 256 * 1024)
+    assert forward_flops_per_token(memory, length) == forward_flops_per_token(config, length) + more
+
+
+def test_electra_passes_each_token_through_both_models() -> None:
+    config, length = models.preset("prot_electra_bfd"), 512
+    parts = generator_config(config), discriminator_config(config)
+    both = sum(forward_flops_per_token(part, length) for part in parts)
+    assert forward_flops_per_token(config, length) == both
+
+
 SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff": 256}
 
 
@@ -91,14 +142,20 @@ SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff":
         # Its layers are a loop whatever their number, of which the compiler counts one round.
         albert_config(**{**SIZES, "num_layers": 1}, embedding_size=32, max_positions=64),
         bert_config(**SIZES, max_positions=64),
+        discriminator_config(electra_config(**SIZES, max_positions=64)),
+        generator_config(
+            electra_config(**SIZES, generator_shrink=1, embedding_size=32, max_positions=64)
+        ),
         t5_config(**SIZES, num_decoder_layers=2),
+        transformer_xl_config(**SIZES, memory_length=0),
+        xlnet_config(**SIZES),
     ],
-    ids=["albert", "bert", "t5"],
+    ids=["albert", "bert", "t5", "transformer_xl", "xlnet"],
 )
 def test_flops_are_those_that_the_compiler_counts(config: ModelConfig) -> None:
     """Two layers are unrolled, so that the compiler sees both. It also counts what is not a matrix
     product (softmax, norms), which is some percent at this width."""
-    batch, length = 2, 64
+    batch, length = 8, 64
     model = models.build(config)
     run = jax.jit(lambda params, features: model.apply({"params": params}, features))
     lowered = run.lower(models.abstract_params(model), example_batch(config, batch, length))
