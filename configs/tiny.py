@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -56,6 +57,13 @@ VARIANTS = {
         "tokens",
         256,
         1000,
+    ),
+    "electra": Variant(
+        electra_config(**WIDTH, **LEARNED, num_layers=4),
+        {"name": "replaced_token", "rate": 0.25},  # as ProtElectra, from memory
+        "tokens",
+        256,
+        1400,
     ),
     "xlnet": Variant(
         xlnet_config(
