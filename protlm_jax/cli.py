@@ -163,14 +163,15 @@ def _positive(text: str) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from protlm_jax.configuration import load_config
-    from protlm_jax.training.loop import train
+    from protlm_jax.recipes import load_recipe
+    from protlm_jax.training.phases import train_phases
 
-    config = load_config(arguments.config, arguments.overrides, arguments.workdir)
-    if train(config, arguments.workdir):
-        print(f"done: {config.train.steps} steps in {arguments.workdir}")
+    phases = load_recipe(arguments.config, arguments.overrides, arguments.workdir)
+    steps = " + ".join(str(phase.config.train.steps) for phase in phases)
+    if train_phases(phases, arguments.workdir):
+        print(f"done: {steps} steps in {arguments.workdir}")
     else:
-        print(f"nothing to do: {arguments.workdir} has its {config.train.steps} steps already")
+        print(f"nothing to do: {arguments.workdir} has its {steps} steps already")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

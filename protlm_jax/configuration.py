@@ -257,26 +257,40 @@ def read_tree(spec: str) -> dict[str, Any]:
 def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> RunConfig:
     """Checks and types a config, after completing what it takes from `init_from`.
 
-    Fields of `model` that the config does not give are those of the model that the run starts
-    from; so are the objective and its data task, where the config has no objective.
-
     Raises:
         ProtlmError: as `load_config`.
+    """
+    require_given(tree, spec)
+    return RunConfig.from_dict(completed(tree, workdir))
+
+
+def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
+    """Refuses a config in which a value is missing that only the user can give.
+
+    Raises:
+        ProtlmError: naming the override that gives it.
     """
     for name, value in tree.items():
         fields = value if isinstance(value, dict) else {"": value}
         for field, content in fields.items():
             if isinstance(content, Required):
-                full = f"{name}.{field}".rstrip(".")
+                full = f"{prefix}{name}.{field}".rstrip(".")
                 raise ProtlmError(f"{spec} needs --config.{full}=...: {content.what}")
-    if tree.get("init_from"):
-        tree = _completed(tree, workdir)
-    return RunConfig.from_dict(tree)
 
 
-def _completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
+def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
+    """Takes what a config leaves open from the model that the run starts from.
+
+    Fields of `model` that are not given are those of that model; so are the objective and its data
+    task, where there is no objective.
+
+    Raises:
+        ProtlmError: `init_from` is no model.
+    """
     from protlm_jax.huggingface.load import read_architecture
 
+    if not tree.get("init_from"):
+        return tree
     begun = workdir is not None and (workdir / "metrics.jsonl").exists()
     source = read_architecture(workdir if workdir is not None and begun else tree["init_from"])
     model = {**source.to_dict(), **tree.get("model", {})}

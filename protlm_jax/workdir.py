@@ -9,6 +9,7 @@ from typing import Any
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
+from protlm_jax.run_folders import PHASES
 from protlm_jax.training.checkpoints import latest_step
 from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
@@ -38,6 +39,8 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
         ProtlmError: when the folder belongs to another config, naming each difference.
     """
     file = workdir / "config.json"
+    if (workdir / PHASES).exists():
+        raise ProtlmError(f"{workdir} holds a run made in phases: use another --workdir")
     if has_begun(workdir):
         differences = _differences(read_config(workdir).to_dict(), config.to_dict())
         refused = [d for d in differences if d.partition(":")[0] not in FREE_ON_RESUME]

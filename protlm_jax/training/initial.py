@@ -25,7 +25,10 @@ from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.workdir import read_config
 
 # Fields of a model that no parameter depends on: they may differ from the source's.
-FREE = ("dropout_rate", "mlp_dropout", "dtype", "remat", "attention_backend")
+FREE = (
+    *("dropout_rate", "mlp_dropout", "dtype", "remat", "attention_backend"),
+    *("memory_length", "same_length", "clamp_length"),
+)
 STARTS = ("initializer_range", "position_init")  # only said of random parameters
 TABLES = ("vocabulary", "vocab_size", "max_positions")
 

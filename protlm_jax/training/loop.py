@@ -21,6 +21,7 @@ import numpy as np
 
 from protlm_jax import models, partitioning
 from protlm_jax.configuration import RunConfig
+from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
@@ -177,13 +178,13 @@ class Run:
         finally:
             self.checkpoints.close()
 
-    def _open(self, split: Split) -> ResumableBatches:
+    def _open(self, split: Split, data: DataConfig | None = None) -> ResumableBatches:
         # TensorFlow comes in here and nowhere above: the rest of training does without.
         from protlm_jax.data.pipeline import open_batches
 
         config = self.config
         return open_batches(
-            config.data,
+            data or config.data,
             get_vocabulary(config.model.vocabulary),
             split=split,
             seed=config.train.seed,
@@ -242,33 +243,41 @@ class Run:
             self.writer.write(pending.step, line)
 
     def _evaluate(self, step: int, progress: ProgressReporter) -> None:
-        """Held-out loss at residues that the model cannot see; the same masks every time.
+        """Logs the held-out loss.
 
         Beside it the entropy of the training residues: what guessing by frequency alone costs.
         """
+        with self.throughput.paused():
+            line = self._score(self.heldout)
+        line["heldout/unigram_entropy"] = self.unigram_entropy
+        self.writer.write(step, line)
+        progress.evaluated(step, line)
+
+    def score_heldout(self, data: DataConfig) -> dict[str, float]:
+        """Held-out numbers of the present state on the proteins of any data section."""
+        pieces = self._open("heldout", data)
+        return self._score(list(itertools.islice(pieces, self.config.train.evaluate_batches)))
+
+    def _score(self, batches: list[Batch]) -> dict[str, float]:
+        """Numbers at residues that the model cannot see; the same masks every time."""
         totals: dict[str, Any] = {}
         carry = self.empty_carry()
-        with self.throughput.paused():
-            for index, batch in enumerate(self.heldout):
-                rng = jax.random.fold_in(jax.random.key(0), index)
-                rows = jax.device_put(batch, self.rows)
-                score, carry = self.evaluate(self.state.params, rows, rng, carry)
-                for name, value in jax.device_get(score.metrics).items():
-                    totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
+        for index, batch in enumerate(batches):
+            rng = jax.random.fold_in(jax.random.key(0), index)
+            rows = jax.device_put(batch, self.rows)
+            score, carry = self.evaluate(self.state.params, rows, rng, carry)
+            for name, value in jax.device_get(score.metrics).items():
+                totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
         if not totals.get("hidden/count"):
             raise ProtlmError(
                 "the held-out split has no residue to score: raise data.heldout_percent, "
                 "or set train.evaluate_every=0"
             )
-        summary = self.objective.summary(totals)
-        line = {
+        return {
             f"heldout/{name.removeprefix('hidden/')}": float(value)
-            for name, value in summary.items()
+            for name, value in self.objective.summary(totals).items()
             if not name.startswith("asked/")
         }
-        line["heldout/unigram_entropy"] = self.unigram_entropy
-        self.writer.write(step, line)
-        progress.evaluated(step, line)
 
     def _save(self, step: int) -> None:
         with self.throughput.paused():

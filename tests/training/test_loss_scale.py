@@ -104,12 +104,13 @@ def test_an_overflow_changes_nothing_but_the_scale(accumulate: int) -> None:
 
 
 def test_other_dtypes_know_nothing_of_it() -> None:
-    for dtype in ("float32", "bfloat16"):
+    checks = {}
+    for dtype in ("float32", "bfloat16", "float16"):
         compiled, state = started("bert", dtype)
-        assert state.loss_scale == {}
-        lowered = compiled.lower(state, training_batch("bert", 0)).as_text()
-        assert "is_finite" not in lowered
-        _, metrics = compiled(state, training_batch("bert", 0))
-        assert not any(name.startswith("loss_scale") for name in metrics)
-    compiled, state = started("bert", "float16")
-    assert "is_finite" in compiled.lower(state, training_batch("bert", 0)).as_text()
+        assert bool(state.loss_scale) == (dtype == "float16")
+        lowered = compiled.lower(state, training_batch("bert", 0))
+        checks[dtype] = lowered.as_text().count("is_finite")
+        metrics = lowered.out_info[1]
+        assert any(name.startswith("loss_scale") for name in metrics) == (dtype == "float16")
+    arrays = len(jax.tree.leaves(state.params))
+    assert checks["float32"] == checks["bfloat16"] == checks["float16"] - arrays - 1

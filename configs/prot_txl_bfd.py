@@ -1,0 +1,33 @@
+"""ProtTXL-BFD: Transformer-XL on the 2.1 billion proteins of BFD, with a memory of 512 tokens.
+
+    protlm train --config configs/prot_txl_bfd.py --workdir runs/prot_txl_bfd \\
+        --config.data.fasta=bfd.fasta.gz
+
+Hardware of the paper: Summit, 936 nodes of 6 V100, 8 rows on each of 5,616 GPUs, float16:
+`--config.model.dtype=float16` does the same, with a dynamic loss scale, where there is no bfloat16.
+Seen: 40,700 x 44,928 rows, 1.8 billion sequences, 0.94 trillion tokens.
+
+The model was never released: nothing can be compared with it. From notes on the paper: 562 million
+parameters, steps, LAMB with rate 0.0005, a warmup of 13,600 steps. From memory: every size of the
+architecture (a head size of 128 is what gives 562 million), the memory, dropout 0.15, no weight
+decay, and gradients clipped at 0.25.
+
+Not known: as in `configs/prot_txl_uniref100.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from protlm_jax.recipes import recipe
+
+
+def get_config() -> ConfigDict:
+    """Returns the run."""
+    return recipe(
+        "prot_txl_bfd",
+        "BFD",
+        objective={"name": "causal"},
+        data={"length": 512, "task": "stream"},
+        optimizer={"name": "lamb", "weight_decay": 0.0, "clip_norm": 0.25},
+        schedule={"name": "cosine", "learning_rate": 5e-4, "warmup_steps": 13_600},
+        train={"steps": 40_700, "batch_size": 44_928},
+    )

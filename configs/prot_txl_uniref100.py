@@ -1,0 +1,34 @@
+"""ProtTXL on UniRef100: the next residue, with a memory of the 512 tokens before the row.
+
+    protlm train --config configs/prot_txl_uniref100.py --workdir runs/prot_txl \\
+        --config.data.fasta=uniref100.fasta.gz
+
+Hardware of the paper: Summit, 1,024 V100, float16: `--config.model.dtype=float16` does the same,
+with a dynamic loss scale, where there is no bfloat16. Seen: 31,300 x 22,528 rows, 0.70 billion
+sequences, 0.36 trillion tokens.
+
+The model was never released: nothing can be compared with it. From notes on the paper: steps, 22k
+rows (22,528 divide over 1,024 devices), LAMB with rate 0.002, a warmup of 5,500 steps. From memory:
+every size of the architecture, the memory, dropout 0.15, no weight decay, and gradients clipped at
+0.25.
+
+Not known: the decay of the rate; cosine is the default of Transformer-XL's own code, again from
+memory. What is common to all recipes: `protlm_jax/recipes.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from protlm_jax.recipes import recipe
+
+
+def get_config() -> ConfigDict:
+    """Returns the run."""
+    return recipe(
+        "prot_txl",
+        "UniRef100",
+        objective={"name": "causal"},
+        data={"length": 512, "task": "stream"},
+        optimizer={"name": "lamb", "weight_decay": 0.0, "clip_norm": 0.25},
+        schedule={"name": "cosine", "learning_rate": 2e-3, "warmup_steps": 5500},
+        train={"steps": 31_300, "batch_size": 22_528},
+    )

@@ -1,0 +1,159 @@
+"""Runs the phases of a recipe one after the other; the same command goes on in the right one.
+
+A phase is an ordinary run that starts from the last checkpoint of the phase before it. Its change
+is said and kept in `phases.json`: what becomes of the optimizer's moments and of the schedule, and
+the held-out loss of the same parameters on the old proteins and on the new ones, before and after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.configuration import RunConfig
+from protlm_jax.data.config import DataConfig
+from protlm_jax.data.splits import source_name
+from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
+from protlm_jax.recipes import Phase
+from protlm_jax.run_folders import PHASES
+from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.training.loop import Run, train
+from protlm_jax.workdir import claim_workdir, has_begun
+
+Record = dict[str, Any]
+
+
+def train_phases(phases: list[Phase], workdir: Path) -> int:
+    """Trains until the last phase is complete.
+
+    Args:
+        phases: see `protlm_jax.recipes.load_recipe`; a single one may be a plain run.
+        workdir: folder of the whole; the phases' folders lie in it, beside phases.json.
+
+    Returns:
+        How many updates this call made.
+
+    Raises:
+        ProtlmError: the folder holds something else, a phase that others started from is asked for
+            more steps, or whatever stops a run.
+    """
+    if not phases[0].name:
+        return train(phases[0].config, workdir)
+    if (workdir / "config.json").exists():
+        raise ProtlmError(f"{workdir} holds a run without phases: use another --workdir")
+    records = _records(phases, workdir)
+    made = 0
+    for number, phase in enumerate(phases):
+        if number + 1 < len(phases) and has_begun(phases[number + 1].folder):
+            _require_complete(phase, phases[number + 1])
+        previous = phases[number - 1] if number else None
+        made += _train_phase(phase, previous, records[number], lambda: _save(records, workdir))
+    return made
+
+
+def _train_phase(phase: Phase, previous: Phase | None, record: Record, save: Any) -> int:
+    """One phase, with what is measured before and after it."""
+    claim_workdir(phase.config, phase.folder)
+    if _is_complete(phase) and "after" in record:
+        return 0
+    sources = heldout_sources(phase.config, previous.config if previous else None)
+    run = Run(phase.config, phase.folder)
+    with contextlib.closing(run):
+        if previous is not None and "change" not in record:
+            record["change"] = describe_change(previous, phase)
+            record["before"] = {name: run.score_heldout(data) for name, data in sources.items()}
+            _say(f"phase {phase.name}: {record['change']}", record["before"])
+        save()
+        made = run.to_the_end()
+        record["after"] = {name: run.score_heldout(data) for name, data in sources.items()}
+    _say(f"phase {phase.name} is complete", record["after"])
+    save()
+    return made
+
+
+def describe_change(previous: Phase, phase: Phase) -> str:
+    """What becomes of the optimizer's state and of the schedule between two phases."""
+    name, schedule = phase.config.optimizer.name, phase.config.schedule
+    moments = f"the moments of {name} are kept"
+    if phase.optimizer == "reset":
+        moments = f"{name} starts anew with empty moments"
+    rate = f"the {schedule.name} schedule goes on at its step {schedule.first_step:,}"
+    if phase.schedule == "restart":
+        rate = f"the {schedule.name} schedule starts again at step 0"
+        if schedule.name != "rsqrt":
+            rate += f" with {schedule.warmup_steps:,} steps of warmup"
+    return f"starts from phase {previous.name}; {moments}; {rate}"
+
+
+def heldout_sources(config: RunConfig, previous: RunConfig | None) -> dict[str, DataConfig]:
+    """The data sections to be scored by their names for people: this phase's, and the last one's.
+
+    None where the run evaluates nothing. The rows of the phase before are those of its own length
+    as far as this phase's model has the positions.
+    """
+    if not config.train.evaluate_every:
+        return {}
+    sections = [config.data]
+    if previous is not None:
+        old = previous.data
+        limit = config.model.max_positions or old.length
+        length = min(old.length, limit)
+        fields = {f: getattr(old, f) for f in ("fasta", "heldout_percent", "rare_residues")}
+        sections.insert(0, dataclasses.replace(config.data, length=length, **fields))
+    return {f"{Path(source_name(d)).name}, rows of {d.length}": d for d in sections}
+
+
+def _say(headline: str, losses: dict[str, dict[str, float]]) -> None:
+    lines = [headline]
+    for source, numbers in losses.items():
+        shown = {n.removeprefix("heldout/"): v for n, v in numbers.items() if n.endswith("nll")}
+        text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        lines.append(f"  held out of {source}: {text}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _is_complete(phase: Phase) -> bool:
+    return (latest_step(phase.folder / "checkpoints") or 0) >= phase.config.train.steps
+
+
+def _require_complete(phase: Phase, following: Phase) -> None:
+    if not _is_complete(phase):
+        reached = latest_step(phase.folder / "checkpoints")
+        raise ProtlmError(
+            f"phase {phase.name} is asked for {phase.config.train.steps} steps, but phase "
+            f"{following.name} began from its step {reached}: use another --workdir, or "
+            f"--config.phases.{phase.name}.train.steps={reached}"
+        )
+
+
+def _records(phases: list[Phase], workdir: Path) -> list[Record]:
+    """What phases.json says so far, one entry per phase; written, if it was not there.
+
+    Raises:
+        ProtlmError: the file is damaged, or of another recipe.
+    """
+    file = workdir / PHASES
+    names = [phase.folder.name for phase in phases]
+    records = [{"folder": name} for name in names]
+    if file.exists():
+        try:
+            records = json.loads(file.read_text())["phases"]
+            there = [record["folder"] for record in records]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProtlmError(f"{file} is damaged ({error!r}): remove it and run again") from error
+        if there != names:
+            raise ProtlmError(
+                f"{workdir} holds the phases {', '.join(there)}, not {', '.join(names)}: "
+                f"use another --workdir"
+            )
+    _save(records, workdir)
+    return records
+
+
+def _save(records: list[Record], workdir: Path) -> None:
+    write_atomically(workdir / PHASES, json.dumps({"phases": records}, indent=1) + "\n")
