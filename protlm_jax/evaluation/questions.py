@@ -4,14 +4,14 @@ A question is one row of a batch: a stretch of a protein, the residues hidden fr
 the residues it is asked about. Scores of proteins and of variants are sums over answers.
 
 Rows of one bucket share batches whatever protein they come from, and where a row asks for one
-residue only, `head` is computed at that residue only.
+residue only, `head` is computed at that residue only, and so is the last block of a masked model.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -19,14 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.evaluation.batching import Group, encoder_features, grouped, padded
+from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.stack import layer_params, run_stack
 
 Softmax = Literal["residues", "vocabulary"]
 
 _BUCKET_SIZES = 8  # a protein of L residues is L rows of one length: padding costs more than shapes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Question:
     """One row of a batch; residues are counted from 0 in the whole protein.
 
@@ -150,14 +152,46 @@ def _log_probabilities(
     """Log-probabilities [rows, columns, 20] float32 at `columns` [rows, columns]."""
     readout = model.readouts[0]
     run = functools.partial(model.apply, {"params": params})
-    h, context = run(readout.hide(batch, hidden, mask_id), method="embed")
-    h, _ = run(h, context, method="stack")
-
-    def read(stream: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(readout.align(stream), columns[..., None], axis=1)
-
-    logits = run({readout.stack: jax.tree.map(read, h[readout.stack])}, method="head")
-    logits = logits.astype(jnp.float32)
+    shown = readout.hide(batch, hidden, mask_id)
+    if readout.kind == "query":  # a query stream of these positions alone
+        shown["targets"] = columns
+    h, context = run(shown, method="embed")
+    attention = context[readout.stack].attention
+    if readout.kind == "masked" and attention.bias is None and attention.distances is None:
+        block, layers = run(readout.stack, method="rows")
+        stream = _last_at(block, layers, h[readout.stack], context[readout.stack], columns)
+    else:
+        stream = run(h, context, method="stack")[0][readout.stack]
+        if readout.kind != "query":
+            stream = _at(readout.align(stream), columns)
+    logits = run({readout.stack: stream}, method="head").astype(jnp.float32)
     if softmax == "residues":
         return jax.nn.log_softmax(logits[..., amino_acids], axis=-1)
     return jax.nn.log_softmax(logits, axis=-1)[..., amino_acids]
+
+
+def _last_at(
+    block: Block, layers: Any, h: jax.Array, context: BlockContext, columns: jax.Array
+) -> jax.Array:
+    """The stream after the last block, at `columns` only: [rows, columns, d_model].
+
+    There the asked positions are a stream of their own that looks at the whole row, as a query
+    stream does. What becomes of the others in the last block is not read, and so not computed.
+    """
+    last = block.num_layers - 1
+    if last:
+        shorter = block.clone(config=block.config.replace(num_layers=last))
+        first = layers if block.config.share_layers else jax.tree.map(lambda x: x[:-1], layers)
+        h, _ = run_stack(shorter, first, h, context)
+    attention = context.attention
+    segments = jnp.take_along_axis(attention.query_segments, columns, axis=1)
+    asking = dataclasses.replace(attention, query_segments=segments)
+    context = dataclasses.replace(context, query_attention=asking)
+    pair = (h, _at(h, columns))
+    after, _ = block.apply({"params": layer_params(layers, last)}, pair, context)
+    return after[1]
+
+
+def _at(stream: jax.Array, columns: jax.Array) -> jax.Array:
+    """[rows, columns, d_model] of a stream [rows, length, d_model]."""
+    return jnp.take_along_axis(stream, columns[..., None], axis=1)
