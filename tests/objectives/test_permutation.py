@@ -236,6 +236,22 @@ def test_only_targets_have_a_gradient() -> None:
     assert weights.shape[1] > weights.sum(axis=1).max()
 
 
+def test_what_padding_holds_changes_no_gradient() -> None:
+    specimen = loaded("xlnet")
+    batch = packed(2, [14, 10], 30)
+    other = np.where(batch["segment_ids"] == 0, AMINO[3], batch["input_tokens"]).astype(np.int32)
+
+    @jax.jit
+    def gradients(batch: dict[str, Any]) -> Any:
+        def loss(params: Any) -> jax.Array:
+            return objective()(specimen.model, params, batch, jax.random.key(0)).loss_sum
+
+        return jax.grad(loss)(specimen.params)
+
+    ours, theirs = gradients(batch), gradients({**batch, "input_tokens": other})
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def test_streams_are_remembered() -> None:
     """The carry of one batch is context of the next, for the same protein alone."""
     specimen = loaded("xlnet")
