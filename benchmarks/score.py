@@ -2,9 +2,10 @@
 
     python benchmarks/score.py [--shape small|mid] [--longest 100] [--proteins 8] [--rounds 5]
 
-Two ways in torch: one masked position a forward, as most scripts have it, and all masked copies of a
-protein in batches of 32. Tokens are made beforehand and gradients are off. Rounds are interleaved,
-because the machine's speed drifts; ratios are between medians. All three give the same numbers.
+Two ways in torch: one masked position a forward, as most scripts have it, and all masked copies of
+a protein in batches of 32. Tokens are made beforehand and gradients are off. Rounds are
+interleaved, because the machine's speed drifts; ratios are between medians. All three give the same
+numbers.
 """
 
 from __future__ import annotations
