@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.evaluation import recurrence
 from protlm_jax.evaluation.batching import Group, encoder_features, grouped, padded
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.loaded import LoadedModel
@@ -74,8 +75,13 @@ def ask(
     vocabulary, cap = loaded.vocabulary, loaded.config.max_positions or None
     amino_acids = jnp.asarray(vocabulary.amino_acid_ids)
     waiting: tuple[list[int], Any] | None = None
+    whole = set(_too_long(loaded, questions))
+    for i in whole:
+        yield i, _in_pieces(loaded, proteins[questions[i].protein], questions[i], softmax)
     for single in (True, False):
-        chosen = [i for i, q in enumerate(questions) if (len(q.asked) == 1) == single]
+        chosen = [
+            i for i, q in enumerate(questions) if (len(q.asked) == 1) == single and i not in whole
+        ]
         lengths = [questions[i].stop - questions[i].start for i in chosen]
         tokens = [length + vocabulary.num_specials for length in lengths]
         for group in grouped(tokens, tokens_per_batch, cap, _BUCKET_SIZES):
@@ -89,6 +95,24 @@ def ask(
             waiting = (members, answers)
     if waiting is not None:
         yield from _unpacked(*waiting, questions)
+
+
+def _too_long(loaded: LoadedModel, questions: Sequence[Question]) -> list[int]:
+    """Questions that a causal model with a memory is asked piece by piece."""
+    if loaded.model.readouts[0].kind != "causal" or not loaded.model.initial_carry(1):
+        return []
+    longest = recurrence.LONGEST_ROW - loaded.vocabulary.num_specials
+    return [i for i, q in enumerate(questions) if q.stop - q.start > longest]
+
+
+def _in_pieces(
+    loaded: LoadedModel, residues: np.ndarray, question: Question, softmax: Softmax
+) -> np.ndarray:
+    """Log-probabilities [asked, 20] of a causal model: each is what the token before expects."""
+    tokens = np.concatenate([np.array(loaded.vocabulary.prefix_ids, np.int32), residues])
+    before = len(tokens) - len(residues) - 1
+    answers = recurrence.next_residues(loaded, tokens, softmax)
+    return answers[np.asarray(question.asked) + before]
 
 
 def clean_features(

@@ -11,6 +11,7 @@ import pytest
 from zoo import ZOO, loaded
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import recurrence
 from protlm_jax.evaluation.score import METHODS, likelihoods, window_around
 from protlm_jax.huggingface import export
 from protlm_jax.models import LoadedModel
@@ -153,6 +154,19 @@ def test_long_proteins_are_asked_in_windows() -> None:
         assert score.log_probabilities[i] == pytest.approx(alone, abs=1e-4)
     (table,) = likelihoods(model, [sequence])  # its position table holds 64 tokens
     assert table.window == 62
+
+
+@pytest.mark.parametrize("softmax", ["residues", "vocabulary"])
+def test_a_memory_carries_the_likelihood_of_long_proteins(softmax: str, monkeypatch) -> None:
+    model = loaded("transformer_xl")
+    sequences = proteins([45, 40, 6], seed=2)
+    whole = list(likelihoods(model, sequences, softmax=softmax))
+    monkeypatch.setattr(recurrence, "LONGEST_ROW", 8)
+    monkeypatch.setattr(recurrence, "PIECE", 20)
+    pieces = list(likelihoods(model, sequences, softmax=softmax))
+    for a, b in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, atol=1e-4)
+        assert a.window == b.window == len(a.log_probabilities)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 8])
