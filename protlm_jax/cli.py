@@ -179,7 +179,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from protlm_jax.huggingface import load_model
 
     loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
-    _finish(verbs.evaluate(loaded, data, arguments.fasta), arguments.output)
+    rate = verbs.rate_of(arguments.model)
+    _finish(verbs.evaluate(loaded, data, arguments.fasta, rate), arguments.output)
 
 
 def _probe(arguments: argparse.Namespace) -> None:

@@ -106,6 +106,50 @@ def paired_difference(
     return ratio(difference, denominators, seed=seed, draws=draws)
 
 
+def auroc(
+    scores: ArrayLike, labels: ArrayLike, proteins: ArrayLike, *, seed: int, draws: int = DRAWS
+) -> Estimate:
+    """Probability that a positive has the higher score than a negative, ties counting half.
+
+    Scores are ranked into 256 classes of about equal size, which are ties from then on.
+
+    Args:
+        scores: [n].
+        labels: [n] bool.
+        proteins: [n], the protein of each, counted from 0.
+        seed: of the draws over proteins.
+        draws: number of bootstrap draws.
+
+    Raises:
+        ProtlmError: when one of the two labels does not occur.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    owners = np.asarray(proteins)
+    if not labels.any() or labels.all():
+        raise ProtlmError("AUROC needs positives and negatives, and all labels here are equal")
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, 256, endpoint=False)[1:]))
+    table = np.zeros((int(owners.max()) + 1, len(edges) + 1, 2))
+    np.add.at(table, (owners, np.searchsorted(edges, scores, side="right"), labels.astype(int)), 1)
+    drawn = []
+    for rows in _rows(len(table), seed, draws):
+        weights = np.stack([np.bincount(row, minlength=len(table)) for row in rows])
+        drawn.append(_area(np.tensordot(weights.astype(float), table, axes=1)))
+    areas = np.concatenate(drawn)
+    areas = areas[np.isfinite(areas)]  # but for draws without one of the labels
+    low, high = np.quantile(areas, [0.025, 0.975])
+    value = float(_area(table.sum(axis=0)))
+    return Estimate(value, float(areas.std(ddof=1)), float(low), float(high), len(table))
+
+
+def _area(counts: np.ndarray) -> np.ndarray:
+    """AUROC of counts [..., classes, (negative, positive)] in ascending order; nan where empty."""
+    negative, positive = counts[..., 0], counts[..., 1]
+    below = np.cumsum(negative, axis=-1) - negative / 2
+    pairs = negative.sum(axis=-1) * positive.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((positive * below).sum(axis=-1) / pairs)
+
+
 def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rank correlation of two lists [n], ties at their mean rank.
 

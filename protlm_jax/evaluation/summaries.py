@@ -15,6 +15,28 @@ def heldout(result: dict[str, Any]) -> str:
         f"{result['targets']:,} hidden residues of {result['proteins']:,} held-out proteins",
         *_table(("", "nats per residue", "accuracy"), rows),
     ]
+    return "\n".join([*lines, *_differences(result), result["protocol"]])
+
+
+def detection(result: dict[str, Any]) -> str:
+    """The discriminator's cross-entropy beside the entropies of its labels, and its AUROC."""
+    model = result["model"]
+    rows = [("discriminator", _error(model["nll"]))]
+    rows += [(n.replace("_", " "), _error(b["nll"])) for n, b in result["baselines"].items()]
+    lines = [
+        f"{result['residues']:,} residues of {result['proteins']:,} held-out proteins, "
+        f"{100 * result['replaced']:.1f} % of them replaced",
+        *_table(("", "nats per residue"), rows),
+        *_differences(result),
+        f"AUROC {_error(model['auroc'])}; at probability 1/2 accuracy {model['accuracy']:.3f}, "
+        f"precision {model['precision']:.3f}, recall {model['recall']:.3f}",
+    ]
+    return "\n".join([*lines, result["protocol"]])
+
+
+def _differences(result: dict[str, Any]) -> list[str]:
+    """The model minus each baseline, in standard errors."""
+    lines = []
     for name, difference in result["model_minus"].items():
         errors = abs(difference["value"]) / difference["standard_error"]
         verdict = "better" if difference["value"] < 0 else "worse"
@@ -22,7 +44,7 @@ def heldout(result: dict[str, Any]) -> str:
             f"model - {name.replace('_', ' ')}: {difference['value']:+.4f} "
             f"({errors:.1f} standard errors {verdict})"
         )
-    return "\n".join([*lines, result["protocol"]])
+    return lines
 
 
 def probe(result: dict[str, Any]) -> str:

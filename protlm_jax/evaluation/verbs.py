@@ -15,8 +15,8 @@ from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, load_records
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import depth as depth_analysis
-from protlm_jax.evaluation import heldout, probes, summaries
-from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.evaluation import detection, heldout, probes, summaries
+from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.run_folders import newest_run
 
 SEED = 0
@@ -24,12 +24,22 @@ SEED = 0
 
 def data_of(path: str | Path) -> DataConfig:
     """The data that a run was trained on; the bundled proteins for anything that is not a run."""
+    fields = _recorded(path)
+    return DataConfig(**fields["data"]) if "data" in fields else DataConfig()
+
+
+def rate_of(path: str | Path) -> float:
+    """Fraction of residues that a run asked of its model, where it says so."""
+    return float(_recorded(path).get("objective", {}).get("rate", heldout.RATE))
+
+
+def _recorded(path: str | Path) -> dict[str, Any]:
+    """The config.json of the run that a path stands for; empty without one."""
     folder = newest_run(Path(path).resolve())
     if folder.parent.name == "checkpoints":
         folder = folder.parents[1]
     file = folder / "config.json"
-    fields = json.loads(file.read_text()) if file.exists() else {}
-    return DataConfig(**fields["data"]) if "data" in fields else DataConfig()
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def trained_length(loaded: LoadedModel, data: DataConfig) -> int:
@@ -53,15 +63,27 @@ def require_answers(loaded: LoadedModel, data: DataConfig) -> None:
         )
 
 
-def evaluate(loaded: LoadedModel, data: DataConfig, fasta: Path | None = None) -> dict[str, Any]:
-    """Held-out score against the training frequencies and each protein's own composition."""
+def evaluate(
+    loaded: LoadedModel, data: DataConfig, fasta: Path | None = None, rate: float = heldout.RATE
+) -> dict[str, Any]:
+    """Held-out score against the training frequencies and each protein's own composition.
+
+    Of a model that detects replaced residues it is its generator's score, and under "detection"
+    what it finds of the residues that the generator replaced, asked at `rate`.
+    """
     require_answers(loaded, data)
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
     training = heldout.residue_frequencies(r.sequence for r in load_records(data, "train"))
     sequences = {record.id: record.sequence for record in records}
     length = trained_length(loaded, data)
-    result = heldout.evaluate(loaded, sequences, training, SEED, length=length, progress=True)
-    return {**result, "model_name": loaded.name, "summary": summaries.heldout(result)}
+    if loaded.model.readouts[0].kind != "detection":
+        result = heldout.evaluate(loaded, sequences, training, SEED, length=length, progress=True)
+        return {**result, "model_name": loaded.name, "summary": summaries.heldout(result)}
+    found = detection.evaluate(loaded, sequences, SEED, rate=rate, length=length, progress=True)
+    generator = parts_of(loaded)["generator"]
+    result = heldout.evaluate(generator, sequences, training, SEED, length=length, progress=True)
+    summary = f"{summaries.detection(found)}\n\ngenerator: {summaries.heldout(result)}"
+    return {**result, "model_name": loaded.name, "detection": found, "summary": summary}
 
 
 def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[str, Any]:

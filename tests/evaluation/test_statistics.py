@@ -83,3 +83,28 @@ def test_spearman_as_scipy_has_it() -> None:
     assert statistics.spearman([1, 2, 3], [30, 20, 10]) == pytest.approx(-1.0)
     assert statistics.spearman([1, 1], [1, 2]) is None
     assert statistics.spearman([1], [1]) is None
+
+
+def test_auroc_and_its_error_are_those_of_a_plain_bootstrap() -> None:
+    rng = np.random.default_rng(7)
+    owners = np.repeat(np.arange(40), rng.integers(20, 60, 40))
+    labels = rng.random(len(owners)) < 0.2
+    scores = rng.normal(size=len(owners)) + 0.7 * labels + rng.normal(size=40)[owners]
+
+    def area(scores: np.ndarray, labels: np.ndarray) -> float:
+        above = scores[labels][:, None] - scores[~labels][None]
+        return float(np.mean((above > 0) + 0.5 * (above == 0)))
+
+    found = statistics.auroc(scores, labels, owners, seed=0)
+    assert found.value == pytest.approx(area(scores, labels), abs=1e-3)
+    drawn = []
+    for _ in range(300):
+        members = rng.integers(40, size=40)
+        rows = np.concatenate([np.flatnonzero(owners == m) for m in members])
+        drawn.append(area(scores[rows], labels[rows]))
+    assert found.standard_error == pytest.approx(np.std(drawn), rel=0.15)
+    assert found.low < found.value < found.high and found.proteins == 40
+    tied = statistics.auroc(np.zeros(len(owners)), labels, owners, seed=0)
+    assert (tied.value, tied.standard_error) == (0.5, 0.0)
+    with pytest.raises(ProtlmError, match="AUROC needs positives and negatives"):
+        statistics.auroc(scores, np.zeros(len(owners), bool), owners, seed=0)
