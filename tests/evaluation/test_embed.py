@@ -23,13 +23,13 @@ def proteins(lengths: list[int], seed: int = 0) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
+@pytest.mark.parametrize("family", ["bert", "t5", "transformer_xl", "xlnet"])
 def test_equals_the_model_on_the_sequence_alone(small_model: SmallModel, family: str) -> None:
     loaded = small_model(family)
     sequences = proteins([5, 30, 14, 62, 5, 30, 9])
     stream = embed_sequences(loaded, sequences, tokens_per_batch=128)
-    before = 1 if family == "bert" else 0
-    side = "" if family == "bert" else "encoder_"
+    before = len(loaded.vocabulary.prefix_ids)
+    side = "encoder_" if family == "t5" else ""
     hidden = jax.jit(lambda p, b: loaded.model.apply({"params": p}, b, method="hidden"))
     names = []
     for name, array in stream:
