@@ -209,9 +209,8 @@ def _check(phases: Any, spec: str) -> None:
             )
         for field in CHOICES.keys() & phase.keys():
             if phase[field] not in CHOICES[field]:
-                raise ProtlmError(
-                    f"{where}: {field} is {phase[field]!r}; {CHOICES[field]} are known"
-                )
+                known = " or ".join(map(repr, CHOICES[field]))
+                raise ProtlmError(f"{where}: {field} is {phase[field]!r}; choose {known}")
 
 
 def _by_phase(overrides: list[str], names: list[str]) -> dict[str, list[str]]:

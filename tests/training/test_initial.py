@@ -23,7 +23,7 @@ from protlm_jax.training.initial import vocabulary_rows
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
 from protlm_jax.workdir import read_config
 
-EXPORTED = ("albert", "bert", "t5", "xlnet")  # as one folder that can be read back
+ONE_FOLDER = [family for family in ZOO if family != "electra"]  # which is exported as two
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +123,26 @@ def test_the_first_loss_is_the_last_of_the_run_it_starts_from(
     assert said["new"] == said["left"] == [] and "adamw starts anew" in said["optimizer"]
 
 
-@pytest.mark.parametrize("family", EXPORTED)
+@pytest.mark.parametrize("family", ONE_FOLDER)
 def test_run_checkpoint_and_folder_give_the_same_bits(
     fasta: Path, tmp_path: Path, sources: Any, family: str
 ) -> None:
     source = sources(family)
     export(load_model(source), tmp_path / "hf")
-    import_model(tmp_path / "hf", tmp_path / "imported")
     expected = restore_params(source / "checkpoints/4")
-    places = (source, source / "checkpoints/4", tmp_path / "hf", tmp_path / "imported")
+    places = [tmp_path / "hf"]
+    if family == "bert":
+        import_model(tmp_path / "hf", tmp_path / "imported")
+        places += [source, source / "checkpoints/4", tmp_path / "imported"]
     for number, place in enumerate(places):
         workdir = tmp_path / f"on{number}"
         taken = started(fasta, workdir, family, init_from=str(place), train={"seed": 7})
         jax.tree.map(np.testing.assert_array_equal, taken.params, expected)
         assert "arrays of" in report(workdir)["loaded"]
-    earlier = started(fasta, tmp_path / "early", family, init_from=f"{source}/checkpoints/2")
-    with pytest.raises(AssertionError):
-        jax.tree.map(np.testing.assert_array_equal, earlier.params, expected)
+    if family == "bert":
+        taken = started(fasta, tmp_path / "early", family, init_from=f"{source}/checkpoints/2")
+        with pytest.raises(AssertionError):
+            jax.tree.map(np.testing.assert_array_equal, taken.params, expected)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb", "adafactor"])

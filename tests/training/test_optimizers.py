@@ -26,11 +26,14 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
     "embedder/position": ((144, D), ("positions", "embed")),
     "encoder/attention/query/kernel": ((LAYERS, D, HEADS, KV), ("layers", "embed", "heads", "kv")),
     "encoder/attention/query/bias": ((LAYERS, HEADS, KV), ("layers", "heads", "kv")),
+    "encoder/attention/type": ((LAYERS, 2, HEADS, KV), ("layers", "types", "heads", "kv")),
     "encoder/attention/out/kernel": ((LAYERS, HEADS, KV, D), ("layers", "heads", "kv", "embed")),
     "encoder/attention/out/bias": ((LAYERS, D), ("layers", "embed")),
     "encoder/attention_norm/scale": ((LAYERS, D), ("layers", "embed")),
     "encoder/mlp/wi/kernel": ((LAYERS, D, F), ("layers", "embed", "mlp")),
     "encoder/mlp/wo/kernel": ((LAYERS, F, D), ("layers", "mlp", "embed")),
+    "shared/mlp/wi/kernel": ((1, D, F), ("layers", "embed", "mlp")),  # ALBERT: one for all layers
+    "shared/mlp_norm/scale": ((1, D), ("layers", "embed")),
     "encoder_relative_bias": ((32, HEADS), ("relpos_buckets", "heads")),
     "head/dense/kernel": ((D, D), ("embed", "embed")),
     "head/bias": ((VOCAB,), ("vocab",)),
@@ -39,7 +42,9 @@ DECAYED = {
     "embedder/token",
     "embedder/position",
     "encoder/attention/query/kernel",
+    "encoder/attention/type",
     "encoder/attention/out/kernel",
+    "shared/mlp/wi/kernel",
     "encoder/mlp/wi/kernel",
     "encoder/mlp/wo/kernel",
     "head/dense/kernel",
@@ -76,7 +81,7 @@ def random_tree(seed: int, scales: np.ndarray = LAYER_SCALES) -> dict[str, Any]:
     for path, (shape, names) in SHAPES.items():
         value = generator.standard_normal(shape)
         if names[0] == "layers":
-            value *= scales.reshape(-1, *[1] * (len(shape) - 1))
+            value *= scales[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
         flat[path] = jnp.asarray(value, jnp.float32)
     return nest(flat)
 
@@ -99,6 +104,8 @@ def unstack(tree: dict[str, Any]) -> dict[str, jax.Array]:
                 layer = layer.reshape(D, WIDTH)
             elif path.endswith("query/bias"):
                 layer = layer.reshape(WIDTH)
+            elif path.endswith("attention/type"):
+                layer = layer.reshape(2, WIDTH)
             elif path.endswith("out/kernel"):
                 layer = layer.reshape(WIDTH, D)
             flat[f"{path}@{i}"] = layer
@@ -231,13 +238,16 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
 def test_state_axes_fit_the_state(name: str) -> None:
     params = jax.eval_shape(parameters)
     state = jax.eval_shape(ours(name).init, params)
-    sizes = {"layers": LAYERS, "embed": D, "heads": WIDTH, "mlp": F, "positions": 144}
+    sizes = {"layers": LAYERS, "embed": D, "heads": WIDTH, "mlp": F, "positions": 144, "types": 2}
 
     def fits(array: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> bool:
         if not names:
             return array.size in (1, LAYERS)  # counts, and placeholders of what is not factored
         full = any(array.shape == shape and names == axes for shape, axes in SHAPES.values())
-        return full or array.shape == tuple(sizes[n] for n in names)
+        return full or all(
+            size == sizes[name] or (name == "layers" and size == 1)
+            for size, name in zip(array.shape, names, strict=True)
+        )
 
     axes = opt_state_axes(state, params, AXES)
     assert all(jax.tree.leaves(jax.tree.map(fits, state, axes)))

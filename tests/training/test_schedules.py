@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -50,6 +51,34 @@ def test_cosine() -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScheduleConfig("linear", 2e-3, 40),
+        ScheduleConfig("cosine", 2e-3, 40),
+        ScheduleConfig("rsqrt", 1.0, 10),
+        ScheduleConfig("constant", 1e-3, 40),
+    ],
+)
+def test_parts_that_continue_each_other_are_the_whole(config: ScheduleConfig) -> None:
+    """300 steps and 100 more, as one schedule of 400."""
+    whole = rates(config, 400, list(range(401)))
+    total = 400 if config.name in ("linear", "cosine") else 0
+    first = dataclasses.replace(config, total_steps=total)
+    second = dataclasses.replace(first, first_step=300)
+    np.testing.assert_array_equal(rates(first, 300, list(range(301))), whole[:301])
+    np.testing.assert_array_equal(rates(second, 100, list(range(101))), whole[300:])
+
+
+def test_xlnet_and_albert_linear() -> None:
+    """The rate of a phase that starts again has its own warmup and its own end."""
+    for peak, warmup, total in ((1e-5, 20_000, 847_000), (2e-3, 5000, 150_000)):
+        steps = [0, 1, warmup // 2, warmup, (warmup + total) // 2, total - 1, total]
+        line = [peak * min(s / warmup, (total - s) / (total - warmup)) for s in steps]
+        actual = rates(ScheduleConfig("linear", peak, warmup), total, steps)
+        np.testing.assert_allclose(actual, line, rtol=1e-5, atol=1e-6 * peak)
+
+
 @pytest.mark.parametrize(("warmup", "expected"), [(0, [0.1] * 4), (4, [0, 0.05, 0.1, 0.1])])
 def test_constant(warmup: int, expected: list[float]) -> None:
     actual = rates(ScheduleConfig("constant", 0.1, warmup), 10, [0, 2, 4, 100])
@@ -61,6 +90,7 @@ def test_constant(warmup: int, expected: list[float]) -> None:
     [
         (ScheduleConfig("linear", 1e-3, 10), "warmup_steps=10 leaves nothing of 10"),
         (ScheduleConfig("rsqrt", 1.0, 0), "at least 1"),
+        (ScheduleConfig("linear", 1e-3, 1, 5, 14), "total_steps=14 ends before the run"),
         (ScheduleConfig("square", 1.0, 0), "'square' is unknown"),  # type: ignore[arg-type]
     ],
 )
