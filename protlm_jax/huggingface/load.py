@@ -19,7 +19,8 @@ from protlm_jax.huggingface.matching import matched
 from protlm_jax.huggingface.read_tokenizer import read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors, read_json
 from protlm_jax.models import LoadedModel, ModelConfig
-from protlm_jax.models.exchange import Exchange
+from protlm_jax.models.exchange import Exchange, Joint
+from protlm_jax.models.registry import FAMILIES
 from protlm_jax.run_folders import newest_run
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
@@ -41,6 +42,8 @@ def load_model(path: str | Path) -> LoadedModel:
     folder, fields = _recognised(path)
     if "model_type" in fields:
         return _load_hugging_face(folder, fields)
+    if isinstance(fields.get("joint"), Joint):
+        return _load_joint(folder, fields["joint"])
     return _load_checkpoint(_checkpoint(folder))
 
 
@@ -51,7 +54,7 @@ def find_checkpoint(path: str | Path) -> Path | None:
         ProtlmError: as `load_model`.
     """
     folder, fields = _recognised(path)
-    return None if "model_type" in fields else _checkpoint(folder)
+    return None if fields.keys() & {"model_type", "joint"} else _checkpoint(folder)
 
 
 def read_architecture(path: str | Path) -> ModelConfig:
@@ -63,11 +66,16 @@ def read_architecture(path: str | Path) -> ModelConfig:
     folder, fields = _recognised(path)
     if "model_type" in fields:
         return _hugging_face_config(folder, fields)[1]
+    if isinstance(joint := fields.get("joint"), Joint):
+        return joint.join_configs({name: read_architecture(folder / name) for name in joint.parts})
     return _run_config(folder.parents[1] if folder.parent.name == "checkpoints" else folder)
 
 
 def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """What lies there: a Hugging Face folder, a run or a checkpoint; and its config.json."""
+    """What lies there: a Hugging Face folder, a run or a checkpoint; and its config.json.
+
+    A folder of the folders of a joint family (ELECTRA) comes back with {"joint": its parts}.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise ProtlmError(
@@ -81,7 +89,11 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
         fields = read_json(folder / "config.json")
         if "model_type" in fields or "model" in fields:
             return folder, fields
-    if parts := sorted(file.parent.name for file in folder.glob("*/config.json")):
+    parts = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    for family in FAMILIES.values():
+        if isinstance(family.exchange, Joint) and sorted(family.exchange.parts) == parts:
+            return folder, {"joint": family.exchange}
+    if parts:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
@@ -104,7 +116,7 @@ def import_model(source: str | Path, output: str | Path) -> Path:
     target = Path(output).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ProtlmError(f"{target} is not an empty folder: choose another output")
-    if "model_type" not in read_json(Path(source) / "config.json"):
+    if find_checkpoint(source) is not None:
         raise ProtlmError(
             f"{source} is not a Hugging Face folder: its config.json has no model_type"
         )
@@ -127,7 +139,7 @@ def provenance(path: str | Path) -> dict[str, Any]:
     """
     folder = newest_run(Path(path).resolve())
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    fields = read_json(run / "config.json")
+    fields = read_json(run / "config.json") if (run / "config.json").exists() else {}
     if "imported_from" in fields:
         return {"training": f"Imported from a Hugging Face folder named {fields['imported_from']}."}
     if "train" not in fields:
@@ -204,6 +216,17 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
         stored, left = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
         params = params_from(exchange, abstract, lambda name: stored[name].read())
     return _loaded(config, params, vocabulary, folder.name, left)
+
+
+def _load_joint(folder: Path, joint: Joint) -> LoadedModel:
+    parts = {name: load_model(folder / name) for name in joint.parts}
+    try:
+        config = joint.join_configs({name: part.config for name, part in parts.items()})
+        params = joint.join_params({name: part.params for name, part in parts.items()})
+    except ProtlmError as error:
+        raise ProtlmError(f"{folder}: {error}") from error
+    left = tuple(f"{name}: {line}" for name, part in parts.items() for line in part.left)
+    return _loaded(config, params, get_vocabulary(config.vocabulary), folder.name, left)
 
 
 def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:

@@ -103,9 +103,13 @@ class Joint:
     Attributes:
         parts: name of the folder, and what makes the part, a config and parameters of a family
             that has an `Exchange`, from those of the whole.
+        join_configs, join_params: the reverse, from the parts' configs and parameters by name;
+            they raise ProtlmError for parts that are not of one model.
     """
 
     parts: Mapping[str, Callable[[ModelConfig, Any], tuple[ModelConfig, Any]]]
+    join_configs: Callable[[Mapping[str, ModelConfig]], ModelConfig]
+    join_params: Callable[[Mapping[str, Any]], Any]
 
 
 def required(fields: Mapping[str, Any], name: str) -> Any:

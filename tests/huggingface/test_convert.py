@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def test_a_joint_family_is_written_as_several_folders(
 
         return take
 
-    joint = dataclasses.replace(FAMILIES["bert"], exchange=Joint({"a": part(1), "b": part(2)}))
-    monkeypatch.setitem(FAMILIES, "bert", joint)
+    exchange = Joint({"a": part(1), "b": part(2)}, lambda c: c["a"], lambda p: p["a"])
+    monkeypatch.setitem(FAMILIES, "bert", dataclasses.replace(FAMILIES["bert"], exchange=exchange))
     target = export(loaded, tmp_path / "hf")
     export(loaded, target)  # an export of two parts is one that may be replaced
     assert sorted(p.name for p in target.iterdir()) == ["a", "b"]
@@ -138,8 +139,10 @@ def test_a_joint_family_is_written_as_several_folders(
     np.testing.assert_array_equal(b.params["embedder"]["token"], 2 * token)
     models_equal(loaded.params, a.params)
     assert 'from_pretrained("hf/b")' in (target / "b" / "README.md").read_text()
-    with pytest.raises(ProtlmError, match="is no model but holds some: choose a or b"):
-        load_model(target)
+    models_equal(loaded.params, load_model(target).params)
+    shutil.copytree(target / "a", tmp_path / "some" / "c")
+    with pytest.raises(ProtlmError, match="is no model but holds some: choose c"):
+        load_model(tmp_path / "some")
     (target / "notes.txt").write_text("mine")
     with pytest.raises(ProtlmError, match="was not made by protlm export"):
         export(loaded, target)

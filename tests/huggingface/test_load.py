@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import zoo
 from safetensors.numpy import load_file, save_file
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface import import_model, load_model, provenance
+from protlm_jax.huggingface import export, import_model, load_model, provenance
 from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes
 from protlm_jax.models import LoadedModel
 
@@ -232,3 +233,18 @@ def test_a_run_of_another_shape(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(ProtlmError, match="no complete checkpoint yet"):
         load_model(run)
+
+
+def test_two_folders_of_one_electra_are_the_joint_model(tmp_path: Path) -> None:
+    whole = zoo.loaded("electra")
+    export(whole, tmp_path / "both")
+    back = load_model(tmp_path / "both")
+    assert back.config == whole.config
+    jax.tree.map(np.testing.assert_array_equal, back.params, whole.params)
+    import_model(tmp_path / "both", tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, load_model(tmp_path / "run").params, whole.params)
+    export(zoo.loaded("electra", seed=1), tmp_path / "other")
+    shutil.rmtree(tmp_path / "both/generator")
+    shutil.copytree(tmp_path / "other/generator", tmp_path / "both/generator")
+    with pytest.raises(ProtlmError, match="different embeddings: they were not trained together"):
+        load_model(tmp_path / "both")

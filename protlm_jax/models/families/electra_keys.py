@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint, Key, refuse_unless
 from protlm_jax.models.families import bert_keys
@@ -112,4 +115,40 @@ def discriminator_part(config: ModelConfig, params: Any) -> tuple[ModelConfig, A
     return discriminator_config(config), own
 
 
-JOINT = Joint({"generator": generator_part, "discriminator": discriminator_part})
+def join_configs(parts: Mapping[str, ModelConfig]) -> ModelConfig:
+    """The joint model of two folders.
+
+    Raises:
+        ProtlmError: the generator is not what a joint model of the discriminator's size has.
+    """
+    generator, discriminator = parts["generator"], parts["discriminator"]
+    whole = discriminator.replace(
+        family="electra", generator_shrink=discriminator.d_model // generator.d_model
+    )
+    if generator_config(whole) != generator:
+        raise ProtlmError(
+            "the generator is no generator of this discriminator: apart from its width, heads and "
+            "MLP, smaller by one factor, all must be equal"
+        )
+    return whole
+
+
+def join_params(parts: Mapping[str, Any]) -> Any:
+    """The parameters of the joint model of two folders.
+
+    Raises:
+        ProtlmError: the two have different embeddings, which a joint model shares.
+    """
+    generator, whole = dict(parts["generator"]), parts["discriminator"]
+    shared = generator.pop("embedder")
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), shared, whole["embedder"])
+    if not all(jax.tree.leaves(same)):
+        raise ProtlmError(
+            "generator and discriminator have different embeddings: they were not trained together"
+        )
+    return {**whole, "generator": generator}
+
+
+JOINT = Joint(
+    {"generator": generator_part, "discriminator": discriminator_part}, join_configs, join_params
+)
