@@ -33,9 +33,12 @@ class CausalObjective(Objective):
     Attributes:
         across_proteins: let attention and memory reach from a protein into those before it in its
             stream, as the original Transformer-XL does with articles; False keeps it inside.
+        same_length: in evaluation every token sees as many before it, the model's memory_length
+            with itself, as the paper measures; False shows the later ones of a row more.
     """
 
     across_proteins: bool = False
+    same_length: bool = False
 
     tasks: ClassVar[tuple[str, ...]] = ("stream",)
 
@@ -49,6 +52,8 @@ class CausalObjective(Objective):
         *,
         evaluation: bool = False,
     ) -> Score:
+        if evaluation and self.same_length:
+            model = model.clone(config=model.config.replace(same_length=True))
         segments, targets = batch["segment_ids"], batch["target_tokens"]
         if self.across_proteins:
             segments = (segments > 0).astype(segments.dtype)

@@ -129,6 +129,33 @@ def test_nothing_reaches_across_proteins_unless_asked_to() -> None:
     assert (np.abs(reach[0] - reach[1]) > 1e-3).all()
 
 
+def test_evaluation_may_show_every_token_as_much() -> None:
+    """Then it does not matter where rows begin: pieces of another length give the same sums."""
+    config = CONFIG.replace(memory_length=7)
+    params = network()[1]
+    objective = build_objective("causal", PROT_TXL, same_length=True)
+
+    @functools.partial(jax.jit, static_argnames="training")
+    def run(batch: Batch, carry: Any, training: bool = False) -> Any:
+        model = models.build(config)
+        key = jax.random.key(0)
+        return objective(model, params, batch, key, carry, evaluation=not training)
+
+    def total(length: int, **options: Any) -> float:
+        shown = batches(6, length=12)
+        whole = {name: np.concatenate([b[name] for b in shown], axis=1) for name in shown[0]}
+        carry, loss = models.build(config).initial_carry(3), 0.0
+        for start in range(0, 72, length):
+            part = {name: x[:, start : start + length] for name, x in whole.items()}
+            score = run(part, carry, **options)
+            carry, loss = score.carry, loss + float(score.loss_sum)
+        return loss
+
+    assert total(6) == pytest.approx(total(12), rel=1e-6)
+    assert total(12) == pytest.approx(total(24), rel=1e-6)
+    assert total(6, training=True) != pytest.approx(total(24, training=True), rel=1e-6)
+
+
 def test_a_carry_is_what_the_model_saw_last_and_none_stays_none() -> None:
     (batch,) = batches(1)
     model, _ = network()
