@@ -289,10 +289,11 @@ def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
     """
     from protlm_jax.huggingface.load import read_architecture
 
-    if not tree.get("init_from"):
+    init_from = _typed(tree.get("init_from"), str | None, "init_from")
+    if not init_from:
         return tree
     begun = workdir is not None and (workdir / "metrics.jsonl").exists()
-    source = read_architecture(workdir if workdir is not None and begun else tree["init_from"])
+    source = read_architecture(workdir if workdir is not None and begun else init_from)
     model = {**source.to_dict(), **tree.get("model", {})}
     if "objective" in tree:
         return {**tree, "model": model}

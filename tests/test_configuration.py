@@ -65,7 +65,12 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("data.task=prott5", "does not read the data task 'prott5'; choose data.task = 'tokens'"),
         ("objective.name=denoising", "is not trained by objective 'denoising'; choose 'masked'"),
         ("objective.rat=0.3", "config.objective.rat does not exist; did you mean objective.rate?"),
-        ("objective.name=span", "unknown objective 'span'; there are denoising, "),
+        ("init_from=nowhere", "nowhere is not a folder on this machine: name a run's folder"),
+        ("init_from=3", "config.init_from is 3; it must be of type str or None"),
+        ("init_what=all", "config.init_what is 'all'; choose one of 'params', 'state'"),
+        ("init_from.model=x", "--config.init_from.model: overrides are --config.SECTION.FIELD"),
+        ("model.dtype=float64", "config.model.dtype is 'float64'; choose one of 'float32', 'bfl"),
+        ("objective.name=span", "unknown objective 'span'; there are causal, denoising, masked, "),
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:
@@ -92,7 +97,7 @@ def test_a_variant_that_does_not_exist_is_named_beside_those_that_do() -> None:
     with pytest.raises(ProtlmError) as caught:
         load_config("configs/tiny.py:brt", [])
     assert "--config configs/tiny.py:brt: " in str(caught.value)
-    assert "variants bert and t5, not 'brt'" in str(caught.value)
+    assert "has the variants bert, t5, " in str(caught.value)
 
 
 @pytest.mark.parametrize(
