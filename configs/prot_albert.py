@@ -15,12 +15,12 @@ Not known: the rows of the second phase (here a quarter, as many tokens), weight
 and clipping (those of Google's ALBERT), and its tokenizer: ours has ids of its own. Google's code
 begins a phase with empty moments, and so does this. Masked spans of up to three residues, as ALBERT
 has them, are an option: `--config.objective.ngram=3`. What is common to all recipes:
-`protlm_jax/recipes.py`.
+`protlm_jax/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.recipes import recipe
+from protlm_jax.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

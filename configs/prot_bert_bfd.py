@@ -16,7 +16,7 @@ residues on average, so that a packed row of 512 tokens holds 2.7 of them.
 
 from ml_collections import ConfigDict
 
-from protlm_jax.recipes import recipe
+from protlm_jax.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

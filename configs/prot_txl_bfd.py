@@ -17,7 +17,7 @@ Not known: as in `configs/prot_txl_uniref100.py`.
 
 from ml_collections import ConfigDict
 
-from protlm_jax.recipes import recipe
+from protlm_jax.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

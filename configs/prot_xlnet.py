@@ -13,12 +13,12 @@ of which ours has 30.
 
 Not known: the decay of the rate and of the weights (here those of XLNet's own code: linear to 0,
 none), and whether segments remembered each other: the released config has no memory, and so have
-ours none. What is common to all recipes: `protlm_jax/recipes.py`.
+ours none. What is common to all recipes: `protlm_jax/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.recipes import recipe
+from protlm_jax.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     train.epilog = (
         "Any field of the config can be overridden: --config.train.steps=1000, "
         "--config.data.fasta=my.fasta.gz, --config.mesh.fsdp=2. --config.init_from=MODEL continues "
-        "the pretraining of a model. The same command again resumes."
+        "the pretraining of a model. Of a recipe with phases, --config.phases.NAME.train.steps=10 "
+        "sets one phase. The same command again resumes."
     )
 
     evaluate = _verb(

@@ -9,18 +9,6 @@ A config file names its phases in `config.phases`, a list of dicts:
 The rest of the config is what they have in common. On the command line
 `--config.SECTION.FIELD=VALUE` holds for all phases, and
 `--config.phases.NAME.SECTION.FIELD=VALUE` for one.
-
-Where all recipes of ProtTrans in configs/ differ from the paper:
-- Rows are packed: several proteins share one, none sees another, and none is padded. The paper's
-  rows held one protein or a pair. An update therefore sees more proteins than the paper's;
-  `--config.data.pack=False` gives its rows.
-- One protein in ten thousand is held out, by a hash of its sequence. The paper kept no split.
-- Longer proteins give another random piece in each epoch; the paper cut them.
-- Matrix products in bfloat16 (`--config.model.dtype=float32` for the paper's precision on TPUs),
-  and activations computed again in the backward pass (`--config.model.remat=none`).
-- Which releases of UniRef (2019) and BFD (2018) were used is not known.
-- The corpus is held in memory, one byte per residue: 14 GB for UniRef50, 88 for UniRef100, 393 for
-  BFD.
 """
 
 from __future__ import annotations
@@ -28,14 +16,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ml_collections import ConfigDict
-
 from protlm_jax.configuration import (
-    Required,
     RunConfig,
     apply_override,
     completed,
@@ -44,7 +28,6 @@ from protlm_jax.configuration import (
     require_given,
 )
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.registry import preset
 from protlm_jax.run_folders import phase_folder
 from protlm_jax.workdir import has_begun, read_config
 
@@ -69,91 +52,6 @@ class Phase:
     folder: Path
     optimizer: Literal["keep", "reset"] = "reset"
     schedule: Literal["continue", "restart"] = "restart"
-
-
-def recipe(
-    model: str,
-    corpus: str,
-    *phases: Tree,
-    overrides: Mapping[str, Any] | None = None,
-    **sections: Any,
-) -> ConfigDict:
-    """A config for a published run, as the files in configs/ return it.
-
-    Args:
-        model: name of a preset.
-        corpus: what the paper trained on; the user has to give a FASTA file of it.
-        phases: see the top of this file; none makes a plain run.
-        overrides: fields of the preset that the run changes.
-        sections: objective, data, optimizer, schedule, train: dicts.
-    """
-    architecture = preset(model).to_dict() | {"dtype": "bfloat16", "remat": "full"}
-    data = {"fasta": a_fasta_of(corpus), "heldout_percent": 0.01}
-    tree = {**sections, "model": architecture | dict(overrides or {})}
-    tree["data"] = data | sections.get("data", {})
-    tree["train"] = {"checkpoint_every": 1000, "keep_every": 50_000} | sections["train"]
-    return ConfigDict({**tree, "phases": list(phases)} if phases else tree)
-
-
-def a_fasta_of(corpus: str) -> Required:
-    """Only the user has the corpus."""
-    return Required(f"a FASTA file of {corpus}, which this recipe trains on")
-
-
-def prot_t5() -> Tree:
-    """Sections that all runs of ProtT5 share."""
-    return {
-        "objective": {"name": "denoising"},
-        "data": {"task": "prott5", "length": 512},
-        "optimizer": {"name": "adafactor", "weight_decay": 0.0},
-        "schedule": {"name": "rsqrt", "learning_rate": 1.0, "warmup_steps": 10_000},
-        "mesh": {"data": 1, "fsdp": -1},
-    }
-
-
-def after_bfd(
-    model: str,
-    variant: str,
-    bfd: tuple[int, int],
-    uniref50: tuple[int, int],
-    bfd_model: Mapping[str, Any] | None = None,
-) -> ConfigDict:
-    """ProtT5 on BFD and then on UniRef50, or the second part alone.
-
-    Args:
-        model: name of a preset.
-        variant: "both", or "uniref50" for the part that starts from a model that is there already.
-        bfd, uniref50: steps and rows of each part.
-        bfd_model: fields of the model that are others in the first part.
-
-    Raises:
-        ValueError: for another variant.
-    """
-    first, second = ({"steps": steps, "batch_size": rows} for steps, rows in (bfd, uniref50))
-    if variant == "uniref50":
-        config = recipe(model, "UniRef50", **prot_t5(), train=second)
-        config.init_from = Required("the model trained on BFD: a run or a Hugging Face folder")
-        config.schedule.first_step = bfd[0]
-        return config
-    if variant != "both":
-        raise ValueError(f"there are the variants both and uniref50, not {variant!r}")
-    phases = (
-        {
-            "name": "bfd",
-            "config": {
-                "model": dict(bfd_model or {}),
-                "data": {"fasta": a_fasta_of("BFD")},
-                "train": first,
-            },
-        },
-        {
-            "name": "uniref50",
-            "config": {"data": {"fasta": a_fasta_of("UniRef50")}, "train": second},
-            "optimizer": "keep",
-            "schedule": "continue",
-        },
-    )
-    return recipe(model, "BFD", *phases, **prot_t5(), train={})
 
 
 def load_recipe(spec: str, overrides: list[str], workdir: Path) -> list[Phase]:
