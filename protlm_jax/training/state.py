@@ -27,8 +27,8 @@ class TrainState:
         step: int32 scalar, how many updates were made.
         params: nested dict of float32 arrays.
         opt_state: the optimizer's.
-        carry: what a recurrent family carries from batch to batch, rows first; an empty dict
-            elsewhere.
+        carry: what a recurrent family carries from batch to batch, rows first, zeros for nothing;
+            an empty dict elsewhere.
         loss_scale: see `protlm_jax.training.loss_scale`; an empty dict unless computing in float16.
     """
 

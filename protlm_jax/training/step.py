@@ -64,7 +64,9 @@ class TrainStep:
             **guard.metrics(),
         }
         params = optax.apply_updates(state.params, updates)
-        after = TrainState(state.step + 1, params, opt_state, score.carry, guard.after())
+        # What a skipped step remembers may not be finite either: it remembers nothing.
+        carry = guard.zeroed(score.carry)
+        after = TrainState(state.step + 1, params, opt_state, carry, guard.after())
         return after, metrics
 
     def _gradients(

@@ -114,3 +114,13 @@ def test_other_dtypes_know_nothing_of_it() -> None:
         assert any(name.startswith("loss_scale") for name in metrics) == (dtype == "float16")
     arrays = len(jax.tree.leaves(state.params))
     assert checks["float32"] == checks["bfloat16"] == checks["float16"] - arrays - 1
+
+
+def test_a_skipped_step_leaves_an_empty_memory() -> None:
+    """What overflowed would else be seen, and overflow, for as long as it is remembered."""
+    step, state = started("transformer_xl", "float16")
+    state, _ = step(state, training_batch("transformer_xl", 0))
+    assert state.carry["past_segments"].any() and state.carry["past"].any()
+    state, metrics = step(at_scale(state, np.inf), training_batch("transformer_xl", 1))
+    assert metrics["loss_scale/skipped"]
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.carry))
