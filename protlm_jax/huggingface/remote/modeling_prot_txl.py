@@ -7,8 +7,10 @@ An export of protlm_jax carries this file, because transformers dropped its own 
     output = model(more_ids, mems=output.mems)   # the same proteins, continued
 
 The tensors have the names of that class, so that `TransfoXLLMHeadModel` of transformers 4 reads the
-folder too. There, start with `mems=[torch.zeros(0, batch, d_model)] * n_layer`: without, it attends
-to a memory full of zeros, which these models never saw. It returns log-probabilities.
+folder too; but from 4.40 to 4.57 a mistake in its code stops it at the first call, and this file
+serves there as well. Where it runs, start with `mems=[torch.zeros(0, batch, d_model)] * n_layer`:
+without, it attends to a memory full of zeros, which these models never saw. It returns
+log-probabilities.
 """
 
 from __future__ import annotations
