@@ -151,7 +151,7 @@ class RunConfig:
             )
         vocabulary = get_vocabulary(self.model.vocabulary)
         build_objective(self.objective.name, vocabulary, **self.objective.options)
-        objectives = family_of(self.model).module.objectives
+        objectives = _objectives(self.model)
         if self.objective.name not in objectives:
             raise ProtlmError(
                 f"a model of family {self.model.family!r} is not trained by objective "
@@ -297,9 +297,24 @@ def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
     model = {**source.to_dict(), **tree.get("model", {})}
     if "objective" in tree:
         return {**tree, "model": model}
-    name = family_of(source).module.objectives[0]
+    name = _objectives(source)[0]
     data = {"task": objective_class(name).tasks[0], **tree.get("data", {})}
     return {**tree, "model": model, "objective": {"name": name}, "data": data}
+
+
+def _objectives(model: ModelConfig) -> tuple[str, ...]:
+    """Names of the objectives that train a model, the first being what it is made for.
+
+    Raises:
+        ProtlmError: there is none, as for ELECTRA's discriminator without its generator.
+    """
+    names = family_of(model).module.objectives
+    if not names:
+        raise ProtlmError(
+            f"a model of family {model.family!r} is not trained alone: start from the folder that "
+            f"holds its generator too, as `generator` beside `discriminator`"
+        )
+    return names
 
 
 def _find(path: str) -> Path:

@@ -127,3 +127,9 @@ def test_a_config_file_that_defines_nothing_useful(
     with pytest.raises(ProtlmError) as caught:
         load_config(f"{file}{variant}", [])
     assert message in str(caught.value)
+
+
+def test_a_discriminator_is_not_trained_alone() -> None:
+    overrides = ["model.family=electra_discriminator", "model.generator_shrink=0"]
+    with pytest.raises(ProtlmError, match="'electra_discriminator' is not trained alone: start"):
+        load_config("configs/tiny.py:electra", overrides)

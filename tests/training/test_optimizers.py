@@ -298,3 +298,15 @@ def test_layer_statistics() -> None:
         np.testing.assert_allclose(result["layers/encoder/update_ratio"][i], ratio, rtol=1e-5)
     assert result["layers/embedder/grad_norm"].shape == ()
     assert result["layers/head/update_ratio"] == 0  # weights that are all zero have no ratio
+
+
+def test_layer_statistics_of_a_model_within_the_model() -> None:
+    """ELECTRA's generator has a stack and a head of its own."""
+    nested = {"encoder": parameters()["encoder"], "generator": parameters()}
+    axes = {"encoder": AXES["encoder"], "generator": AXES}
+    result = layer_statistics(nested, nested, nested, axes)
+    inner = layer_statistics(parameters(), parameters(), parameters(), AXES)
+    for name, value in inner.items():
+        place = name.replace("layers/", "layers/generator/")
+        np.testing.assert_array_equal(result[place], value)
+    assert len(result) == len(inner) + 2
