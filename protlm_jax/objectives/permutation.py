@@ -101,8 +101,7 @@ class PermutationObjective(Objective):
         windows = (rows, -(-length // self.every))  # enough, were all spans of length 1
         spans = jax.random.randint(lengths_rng, windows, 1, self.longest_span + 1)
         begin = self.every * (jnp.cumsum(spans, axis=1) - spans)
-        room = spans * (self.every - 1) + 1
-        begin = begin + jnp.floor(jax.random.uniform(place_rng, windows) * room).astype(jnp.int32)
+        begin += jax.random.randint(place_rng, windows, 0, spans * (self.every - 1) + 1)
         turn = jax.random.randint(turn_rng, (rows, 1), 0, length)
         place = ((jnp.arange(length)[None, :] + turn) % length)[..., None]
         return jnp.any((place >= begin[:, None]) & (place < (begin + spans)[:, None]), axis=-1)

@@ -61,7 +61,6 @@ PRESETS = {
     "prot_xlnet": xlnet_config(d_model=1024, num_layers=30, num_heads=16, head_dim=64, d_ff=4096)
 }
 
-
 CLOSING_TYPE = 2  # token type of <cls>; residues and <sep> are of type 0
 
 
