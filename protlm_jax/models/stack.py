@@ -120,16 +120,22 @@ def run_stack(
     step = _rematerialised(step, block.config.remat)
     positions = jnp.arange(block.num_layers if program is None else program.order.shape[0])
 
-    if program is None and not block.config.share_layers:
-        # Parameters travel as scanned inputs: their gradient is then written once per layer,
-        # where indexing would add into the whole stack at each of them.
+    if program is None:
+        # Parameters travel as scanned inputs: their gradient is then written once per layer, where
+        # indexing would add into the whole stack at each of them. Those that all layers share stay
+        # outside: taken inside, backward would keep a copy of them for each layer.
+        shared = layer_params(params, 0) if block.config.share_layers else None
+
+        def plain(h: Stream, xs: tuple[Any, ...]) -> tuple[Stream, Taps]:
+            layer, past, index = xs
+            return step(h, shared or layer, past, index, None)
+
         return jax.lax.scan(
-            lambda h, xs: step(h, xs[0], xs[1], xs[2], None),
+            plain,
             h,
-            (params, context.past, positions),
+            (None if shared else params, context.past, positions),
             unroll=block.num_layers if block.num_layers <= UNROLL_UP_TO else 1,
         )
-    program = program or LayerProgram.full(block.num_layers, len(block.sublayers))
 
     def programmed(h: Stream, xs: tuple[Any, ...]) -> tuple[Stream, Taps]:
         position, past, index, gate, keep = xs
