@@ -10,8 +10,11 @@ from pathlib import Path
 
 from protlm_jax import __version__
 from protlm_jax.errors import ProtlmError
+from protlm_jax.platforms import expect_no_tpu
 
 Run = Callable[[argparse.Namespace], int | None]
+
+CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
 
 MODEL_HELP = "a run folder, one of its checkpoints, or a Hugging Face folder"
 
@@ -57,10 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
-    if len(overrides) != len(rest) or (overrides and arguments.verb != "train"):
+    if len(overrides) != len(rest) or (overrides and arguments.verb not in CONFIGURED):
         unknown = [text for text in rest if not text.startswith("--config.")] or rest
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = overrides
+    expect_no_tpu()
     try:
         return arguments.run(arguments) or 0
     except ProtlmError as error:
@@ -91,6 +95,18 @@ def _parser() -> argparse.ArgumentParser:
         "--config.data.fasta=my.fasta.gz, --config.mesh.fsdp=2. --config.init_from=MODEL continues "
         "the pretraining of a model. Of a recipe with phases, --config.phases.NAME.train.steps=10 "
         "sets one phase. The same command again resumes."
+    )
+
+    plan = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
+    plan.add_argument("--config", required=True, help="path:variant; all its phases are planned")
+    plan.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
+    plan.add_argument("--phase", help="plan this phase of a recipe alone")
+    plan.add_argument("--output", type=Path, help="write the plan as JSON here")
+    plan.epilog = (
+        "Compiles the very step that train runs, for each phase of the config. Fields are "
+        "overridden as in train; a corpus is not needed. Takes one to three minutes per phase and "
+        "pip install 'protlm-jax[plan]'. The exit code is 0 when the plan was made, also where it "
+        "says that a phase does not fit: that is an answer, and what to change stands below it."
     )
 
     evaluate = _verb(
@@ -173,6 +189,17 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"done: {steps} steps in {arguments.workdir}")
     else:
         print(f"nothing to do: {arguments.workdir} has its {steps} steps already")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from protlm_jax.planning.compile import plan_recipe
+    from protlm_jax.planning.table import table
+    from protlm_jax.planning.topologies import topology
+
+    pod = topology(arguments.topology)
+    plans = plan_recipe(arguments.config, arguments.overrides, pod, arguments.phase)
+    result = {"summary": table(plans), "phases": [plan.to_dict() for plan in plans]}
+    _finish(result, arguments.output)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

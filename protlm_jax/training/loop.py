@@ -27,8 +27,8 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
-from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
+from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.checkpoints import Checkpoints
 from protlm_jax.training.initial import continue_from
 from protlm_jax.training.metrics import (
@@ -37,9 +37,7 @@ from protlm_jax.training.metrics import (
     Throughput,
     require_finite,
 )
-from protlm_jax.training.optimizers import build_optimizer
-from protlm_jax.training.schedules import build_schedule
-from protlm_jax.training.state import TrainState, init_carry, init_state, state_layout
+from protlm_jax.training.state import TrainState, init_carry, init_state
 from protlm_jax.vocabularies import get_vocabulary
 from protlm_jax.workdir import claim_workdir
 
@@ -88,23 +86,11 @@ class Run:
             keep=config.train.keep,
             keep_every=config.train.keep_every,
         )
-        mesh = partitioning.make_mesh(dataclasses.asdict(config.mesh))
-        rows = partitioning.batch_sharding(mesh, config.train.batch_size // config.train.accumulate)
-        model = models.build(config.model)
-        axes = models.logical_axes(model)
-        vocabulary = get_vocabulary(config.model.vocabulary)
-        self.objective = build_objective(
-            config.objective.name, vocabulary, **config.objective.options
-        )
-        self.schedule = build_schedule(config.schedule, config.train.steps)
-        optimizer = build_optimizer(config.optimizer, self.schedule, axes)
-        abstract, layout = state_layout(model, optimizer, mesh, config.train.batch_size)
-        train_step = steps.TrainStep(
-            model, self.objective, optimizer, axes, config.train.seed, config.train.accumulate
-        )
-        self.rows = rows
-        self.step = steps.compile_step(train_step, mesh, layout, rows)
-        self.evaluate = steps.compile_evaluation(model, self.objective, mesh, layout, rows)
+        parts = assemble(config)
+        model, mesh, layout = parts.model, parts.mesh, parts.layout
+        self.objective, self.schedule, self.rows = parts.objective, parts.schedule, parts.rows
+        self.step = steps.compile_step(parts.step, mesh, layout, self.rows)
+        self.evaluate = steps.compile_evaluation(model, self.objective, mesh, layout, self.rows)
         self.batches = self._open("train")
         self.heldout: list[Batch] = []
         if config.train.evaluate_every:
@@ -114,10 +100,10 @@ class Run:
             pieces = self._open("heldout")
             self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
         self.empty_carry = functools.partial(init_carry, model, layout, config.train.batch_size)
-        self.state, self.start = self._initial_state(model, optimizer, axes, abstract, layout)
+        self.state, self.start = self._initial_state(parts)
         self.writer = MetricsWriter(workdir, resume_step=self.start)
-        self.parameters = models.parameter_count(abstract.params)
-        info = partitioning.describe(abstract.params, axes, mesh)
+        self.parameters = models.parameter_count(parts.abstract.params)
+        info = partitioning.describe(parts.abstract.params, parts.axes, mesh)
         write_atomically(workdir / "model-info.txt", info)
         self.throughput = Throughput(
             training_flops_per_token(
@@ -191,15 +177,16 @@ class Run:
             batch_size=config.train.batch_size,
         )
 
-    def _initial_state(
-        self, model: Any, optimizer: Any, axes: Any, abstract: TrainState, layout: TrainState
-    ) -> tuple[TrainState, int]:
+    def _initial_state(self, parts: Parts) -> tuple[TrainState, int]:
         """The newest checkpoint's state, or a first one: fresh, or another model's."""
         latest = self.checkpoints.latest_step()
         if latest is None:
             train = self.config.train
-            state = init_state(model, optimizer, layout, train.seed, train.batch_size)
-            return self._continued(state, layout, axes), 0
+            state = init_state(
+                parts.model, parts.optimizer, parts.layout, train.seed, train.batch_size
+            )
+            return self._continued(state, parts.layout, parts.axes), 0
+        abstract, layout = parts.abstract, parts.layout
         forget = self.config.train.carry == "reset"
         if forget:
             abstract, layout = (dataclasses.replace(x, carry={}) for x in (abstract, layout))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -123,20 +122,18 @@ class TrainStep:
         return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
-def compile_step(
-    step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSharding
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def compile_step(step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSharding) -> OnMesh:
     """The jitted train step on a mesh; the old state's memory is reused for the new one."""
     everywhere = partitioning.replicated(mesh)
     jitted = jax.jit(
         step, in_shardings=(layout, rows), out_shardings=(layout, everywhere), donate_argnums=0
     )
-    return _inside(mesh, jitted)
+    return OnMesh(mesh, jitted)
 
 
 def compile_evaluation(
     model: nn.Module, objective: Objective, mesh: Mesh, layout: TrainState, rows: NamedSharding
-) -> Callable[[Any, Batch, jax.Array, Any], tuple[Score, Any]]:
+) -> OnMesh:
     """The jitted evaluation step: (params, batch, key, carry) -> sums and the next carry."""
 
     def evaluate(params: Any, batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
@@ -149,10 +146,10 @@ def compile_evaluation(
         in_shardings=(layout.params, rows, everywhere, layout.carry),
         out_shardings=(everywhere, layout.carry),
     )
-    return _inside(mesh, jitted)
+    return OnMesh(mesh, jitted)
 
 
-class _inside:
+class OnMesh:
     """A jitted function called, lowered and traced with the mesh and its rules active."""
 
     def __init__(self, mesh: Mesh, function: Any) -> None:

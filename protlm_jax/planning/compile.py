@@ -1,0 +1,211 @@
+"""Compiles the train step of a run for a pod, and says what it takes.
+
+The very step that the loop runs (`protlm_jax.training.assembly`), for devices that are described
+and not there. Nothing is allocated: state and batch are shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from protlm_jax import models
+from protlm_jax.configuration import RunConfig
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.planning.program import Collective, collectives, unsplit
+from protlm_jax.planning.topologies import Topology
+from protlm_jax.recipes import load_recipe
+from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.step import compile_step
+
+# A plan reads no proteins, so that a recipe that wants a corpus can be planned without it.
+UNREAD = "data.fasta=unread.fasta"
+NOWHERE = Path("/nonexistent")  # no run has begun there
+
+_SINGLE = ("input_tokens", "segment_ids", "positions")
+_TARGETS = ("decoder_target_tokens", "decoder_loss_weights")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one phase of a run takes on each device of a pod. Bytes are of one device.
+
+    Attributes:
+        phase: its name; "" where there is one run.
+        mesh: devices per axis.
+        rows, length, accumulate: the batch: rows in all, tokens per row, parts one after the other.
+        dtype, remat: of the model.
+        parameters: of the whole model.
+        state_bytes: parameters, optimizer's moments and memory, as they are split.
+        peak_bytes: the most that is in use at once: state, batch, all that a step makes, program.
+            Where it does not fit, what the compiler says it would take at least.
+        available_bytes: of a device.
+        fits: whether the compiler could place it.
+        suggestion: what to change, where it does not fit.
+        collectives: what devices say to each other in a step, by kind.
+        unsplit: shapes of activations that each device holds for all rows; empty in a good plan.
+        model_flops: of one step on all devices: three forward passes, nothing computed again.
+        compile_seconds: on the machine that planned.
+    """
+
+    phase: str
+    topology: str
+    mesh: dict[str, int]
+    rows: int
+    length: int
+    accumulate: int
+    dtype: str
+    remat: str
+    parameters: int
+    state_bytes: int
+    peak_bytes: int
+    available_bytes: int
+    fits: bool
+    suggestion: str
+    collectives: dict[str, Collective]
+    unsplit: list[str]
+    model_flops: int
+    compile_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def plan_recipe(
+    spec: str, overrides: list[str], topology: Topology, only: str | None = None
+) -> list[Plan]:
+    """Plans every phase of a recipe, or one.
+
+    Args:
+        spec, overrides: as `protlm_jax.recipes.load_recipe` takes them.
+        topology: the pod.
+        only: name of the phase to plan; None for all.
+
+    Raises:
+        ProtlmError: as `load_recipe`; or a mesh or a batch that does not go with the pod.
+    """
+    phases = load_recipe(spec, [UNREAD, *overrides], NOWHERE)
+    names = [phase.name for phase in phases]
+    if only is not None and only not in names:
+        known = ", ".join(filter(None, names)) or "none"
+        raise ProtlmError(f"{spec} has no phase {only!r}; it has {known}")
+    return [plan(p.config, topology, p.name) for p in phases if only in (None, p.name)]
+
+
+def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
+    """Compiles one run's train step for a pod.
+
+    Raises:
+        ProtlmError: a mesh that does not fit the pod, or rows that do not divide over it.
+    """
+    parts = assemble(config, topology.devices)
+    begin = time.monotonic()
+    lowered = compile_step(parts.step, parts.mesh, parts.layout, parts.rows).lower(
+        parts.abstract, abstract_batch(config)
+    )
+    train, length = config.train, config.data.length
+    state = state_bytes(parts)
+    spoken: dict[str, Collective] = {}
+    whole: list[str] = []
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        peak = _asked_for(str(error))
+        suggestion = _suggestion(config, parts, state, topology.hbm)
+    else:
+        peak, suggestion = _peak(compiled.memory_analysis()), ""
+        text = compiled.as_text()
+        spoken = collectives(text)
+        if parts.mesh.size > 1:
+            whole = unsplit(text, train.batch_size // train.accumulate, length)
+    queries = parts.objective.queries(length)
+    flops = training_flops_per_token(config.model, length, queries)
+    return Plan(
+        phase=phase,
+        topology=topology.name,
+        mesh=dict(parts.mesh.shape),
+        rows=train.batch_size,
+        length=length,
+        accumulate=train.accumulate,
+        dtype=config.model.dtype,
+        remat=config.model.remat,
+        parameters=models.parameter_count(parts.abstract.params),
+        state_bytes=state,
+        peak_bytes=peak,
+        available_bytes=topology.hbm,
+        fits=not suggestion,
+        suggestion=suggestion,
+        collectives=spoken,
+        unsplit=whole,
+        model_flops=flops * train.batch_size * length,
+        compile_seconds=time.monotonic() - begin,
+    )
+
+
+def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of the run's data task, int32 [rows, length] each."""
+    task = config.data.task
+    names: tuple[str, ...] = _SINGLE
+    if task == "stream":
+        names += ("target_tokens", "target_weights")
+    elif task != "tokens":
+        names = tuple(f"{side}_{kind}" for side in ("encoder", "decoder") for kind in _SINGLE)
+        names += _TARGETS
+    shape = (config.train.batch_size, config.data.length)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+
+
+def state_bytes(parts: Parts) -> int:
+    """Bytes of the state on one device, as the run lays it out."""
+
+    def of(leaf: Any, sharding: Any) -> int:
+        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(of, parts.abstract, parts.layout)))
+
+
+def _peak(memory: Any) -> int:
+    """What a step is given and makes; the new state takes the place of the old one."""
+    return int(
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+
+
+def _asked_for(message: str) -> int:
+    """How many bytes the compiler wanted, from its message.
+
+    Raises:
+        JaxRuntimeError: the message is of something else.
+    """
+    match = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])\b", message)
+    if not match or "RESOURCE_EXHAUSTED" not in message:
+        raise jax.errors.JaxRuntimeError(message)
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _suggestion(config: RunConfig, parts: Parts, state: int, available: int) -> str:
+    """What to change first: what costs the least speed."""
+    if config.model.remat != "full":
+        following = {"none": "minimal", "minimal": "full"}[config.model.remat]
+        return f"--config.model.remat={following}"
+    mesh = parts.mesh.shape
+    if state > available / 3 and mesh["data"] > 1:
+        return f"--config.mesh.data=-1 --config.mesh.fsdp={mesh['fsdp'] * min(8, mesh['data'])}"
+    own_rows = config.train.batch_size // config.train.accumulate // (mesh["data"] * mesh["fsdp"])
+    for parts_more in range(2, own_rows + 1):
+        if own_rows % parts_more == 0:
+            return f"--config.train.accumulate={config.train.accumulate * parts_more}"
+    return f"--config.mesh.data=-1 --config.mesh.tensor={mesh['tensor'] * 2}"

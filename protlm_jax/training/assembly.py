@@ -1,0 +1,72 @@
+"""What a run is made of, from its config and the devices: nothing is read, allocated or compiled.
+
+The loop trains with these parts; planning compiles the same ones for devices that are not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from protlm_jax import models, partitioning
+from protlm_jax.configuration import RunConfig
+from protlm_jax.models.stacked import Stacked
+from protlm_jax.objectives import Objective, build_objective
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
+from protlm_jax.training.state import TrainState, state_layout
+from protlm_jax.training.step import TrainStep
+from protlm_jax.vocabularies import get_vocabulary
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """Parts of a run, put together once.
+
+    Attributes:
+        mesh: the devices.
+        rows: how the rows of a batch are laid on them.
+        axes: logical axes of the parameters.
+        abstract: shapes of the state.
+        layout: its shardings.
+        step: one update, not compiled; see `protlm_jax.training.step.compile_step`.
+    """
+
+    mesh: Mesh
+    rows: NamedSharding
+    model: Stacked
+    axes: Any
+    objective: Objective
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    abstract: TrainState
+    layout: TrainState
+    step: TrainStep
+
+
+def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Parts:
+    """Puts the parts of a run together.
+
+    Args:
+        config: the run.
+        devices: those of the process group by default.
+
+    Raises:
+        ProtlmError: a mesh that does not fit the devices, or rows that do not divide over it.
+    """
+    train = config.train
+    mesh = partitioning.make_mesh(dataclasses.asdict(config.mesh), devices)
+    rows = partitioning.batch_sharding(mesh, train.batch_size // train.accumulate)
+    model = models.build(config.model)
+    axes = models.logical_axes(model)
+    vocabulary = get_vocabulary(config.model.vocabulary)
+    objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
+    schedule = build_schedule(config.schedule, train.steps)
+    optimizer = build_optimizer(config.optimizer, schedule, axes)
+    abstract, layout = state_layout(model, optimizer, mesh, train.batch_size)
+    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate)
+    return Parts(mesh, rows, model, axes, objective, schedule, optimizer, abstract, layout, step)
