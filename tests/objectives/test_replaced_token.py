@@ -172,8 +172,9 @@ def test_entropy_given_the_token_is_that_of_the_definition() -> None:
     assert float(label_entropy(counts)) == pytest.approx(expected, rel=1e-5)
 
 
-def gradients(batch: dict[str, np.ndarray], weight: float = 50.0) -> tuple[Any, Any]:
-    """Of the specimen's loss, and the score."""
+@jax.jit
+def gradients(batch: dict[str, jax.Array], weight: float) -> tuple[Any, Any]:
+    """Of the specimen's loss with this weight of the discriminator's, and the score."""
     specimen, loaded = zoo.ZOO["electra"], zoo.loaded("electra")
     objective = dataclasses.replace(specimen.build_objective(), detection_weight=weight)
 
@@ -181,21 +182,21 @@ def gradients(batch: dict[str, np.ndarray], weight: float = 50.0) -> tuple[Any, 
         score = objective(loaded.model, params, batch, jax.random.key(4))
         return score.loss_sum, score
 
-    return jax.jit(jax.grad(loss, has_aux=True))(loaded.params)
+    return jax.grad(loss, has_aux=True)(loaded.params)
 
 
 def test_padding_changes_no_gradient_and_the_draw_passes_none(assert_close) -> None:
     batch = zoo.training_batch("electra", seed=0)
-    grads, score = gradients(batch)
+    grads, score = gradients(batch, 50.0)
     padding = batch["segment_ids"] == 0
     filled = np.where(padding, AMINO[3], batch["input_tokens"]).astype(np.int32)
     positions = np.where(padding, 7, batch["positions"]).astype(np.int32)
-    again, same = gradients({**batch, "input_tokens": filled, "positions": positions})
+    again, same = gradients({**batch, "input_tokens": filled, "positions": positions}, 50.0)
     assert float(score.loss_sum) == pytest.approx(float(same.loss_sum), rel=1e-6)
     assert_close(again, grads, 1e-5)
     # Without the discriminator's loss nothing reaches it, and the generator's part is as it was:
     # what is drawn passes no gradient back.
-    alone, _ = gradients(batch, weight=0.0)
+    alone, _ = gradients(batch, 0.0)
     assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(alone["encoder"]))
     assert_close(alone["generator"], grads["generator"], 1e-5)
 
