@@ -222,9 +222,15 @@ while True:
 """
 
 
+# An installed libtpu looks for a TPU, and says so where there is none.
+ON_CPU = {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
 def run_until_full(workdir: Path, limit: int) -> list[str]:
     command = [sys.executable, "-c", SAVE_UNTIL_FULL, str(workdir), str(limit)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, env=ON_CPU
+    )
     assert result.stderr == ""  # one message and no stack traces
     return result.stdout.splitlines()
 
