@@ -11,11 +11,11 @@ The width is confirmed by the size of the released file and by its users. From n
 schedule starts again. From memory: 12 layers (they share parameters, so that the file cannot tell),
 150,000 steps in each phase (the notes say 100,000 for the second), LAMB with rate 0.002.
 
-Not known: the rows of the second phase (here a quarter, as many tokens), weight decay, linear decay
-and clipping (those of Google's ALBERT), and its tokenizer: ours has ids of its own. Google's code
-begins a phase with empty moments, and so does this. Masked spans of up to three residues, as ALBERT
-has them, are an option: `--config.objective.ngram=3`. What is common to all recipes:
-`protlm_jax/prottrans.py`.
+Not known: the rows of the second phase (here 2,560: a quarter would be as many tokens, and does not
+divide over 512 cores), weight decay, linear decay and clipping (those of Google's ALBERT), and its
+tokenizer: ours has ids of its own. Google's code begins a phase with empty moments, and so does
+this. Masked spans of up to three residues, as ALBERT has them, are an option:
+`--config.objective.ngram=3`. What is common to all recipes: `protlm_jax/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
             "config": {
                 "data": {"length": 2048},
                 "schedule": {"warmup_steps": 5000},
-                "train": {"steps": 150_000, "batch_size": 2688},
+                "train": {"steps": 150_000, "batch_size": 2560, "accumulate": 5},
             },
             "optimizer": "reset",
             "schedule": "restart",

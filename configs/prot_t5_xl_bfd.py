@@ -12,8 +12,9 @@ config.json: the architecture, dropout 0.1. T5's schedule is 1 / sqrt(max(step, 
 the rate is 0.01 at first, as the paper says.
 
 Where we differ: the card cuts and pads to 512 tokens, one protein a row; we pack. Parameters are
-split over all devices instead of 8 ways: `--config.mesh.fsdp=1 --config.mesh.tensor=8` does as the
-paper did. What is common to all recipes: `protlm_jax/prottrans.py`.
+gathered from 64 cores, layer by layer, instead of split 8 ways: `--config.mesh.fsdp=1
+--config.mesh.tensor=8` does as the paper did. What is common to all recipes:
+`protlm_jax/prottrans.py`.
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,8 @@ billion sequences, 1.9 trillion tokens with padding.
 From its config.json: the architecture, no dropout. From the model cards: Adafactor, inverse square
 root, 512 tokens, the objective. From notes on the paper: 920 thousand steps. From memory: 4k rows.
 
-Where we differ: as in `configs/prot_t5_xl_bfd.py` (32 ways: `--config.mesh.tensor=32`).
+Where we differ: as in `configs/prot_t5_xl_bfd.py` (32 ways: `--config.mesh.fsdp=1
+--config.mesh.tensor=32`).
 """
 
 from ml_collections import ConfigDict

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
         data={"length": 512, "task": "stream"},
         optimizer={"name": "lamb", "weight_decay": 0.0, "clip_norm": 0.25},
         schedule={"name": "cosine", "learning_rate": 2e-3, "warmup_steps": 5500},
+        mesh={"data": -1, "fsdp": 8},
         # A saved memory would be a checkpoint of tens of megabytes for each row.
-        train={"steps": 31_300, "batch_size": 22_528, "carry": "reset"},
+        train={"steps": 31_300, "batch_size": 22_528, "accumulate": 2, "carry": "reset"},
     )

@@ -8,6 +8,8 @@ Where all of them differ from the paper:
 - Longer proteins give another random piece in each epoch; the paper cut them.
 - Matrix products in bfloat16 (`--config.model.dtype=float32` for the paper's precision on TPUs),
   and activations computed again in the backward pass (`--config.model.remat=none`).
+- Meshes are ours. Each recipe was compiled ahead of time for the pod of its paper and fits: see
+  docs/pods.md. For other hardware set `--config.mesh.fsdp`, and ask `protlm plan`.
 - Which releases of UniRef (2019) and BFD (2018) were used is not known.
 - The corpus is held in memory, at two bytes per residue while it is read: UniRef50 (14 billion
   residues) fits into a large host, UniRef100 (88) into few, BFD (393) into none: give a sample.
@@ -38,7 +40,7 @@ def recipe(
         corpus: what the paper trained on; the user has to give a FASTA file of it.
         phases: see `protlm_jax.recipes`; none makes a plain run.
         overrides: fields of the preset that the run changes.
-        sections: objective, data, optimizer, schedule, train: dicts.
+        sections: objective, data, optimizer, schedule, train, mesh: dicts.
     """
     architecture = preset(model).to_dict() | {"dtype": "bfloat16", "remat": "full"}
     data = {"fasta": a_fasta_of(corpus), "heldout_percent": 0.01}
@@ -60,7 +62,8 @@ def prot_t5() -> dict[str, Any]:
         "data": {"task": "prott5", "length": 512},
         "optimizer": {"name": "adafactor", "weight_decay": 0.0},
         "schedule": {"name": "rsqrt", "learning_rate": 1.0, "warmup_steps": 10_000},
-        "mesh": {"data": 1, "fsdp": -1},
+        # Of the sizes that fit, the smallest with room to spare for the larger model.
+        "mesh": {"data": -1, "fsdp": 64},
     }
 
 
