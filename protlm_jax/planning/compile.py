@@ -120,7 +120,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         peak = _asked_for(str(error))
-        suggestion = _suggestion(config, parts, state, topology.hbm)
+        suggestion = suggest(config, parts, state, topology.hbm)
     else:
         peak, suggestion = _peak(compiled.memory_analysis()), ""
         text = compiled.as_text()
@@ -196,8 +196,14 @@ def _asked_for(message: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _suggestion(config: RunConfig, parts: Parts, state: int, available: int) -> str:
-    """What to change first: what costs the least speed."""
+def suggest(config: RunConfig, parts: Parts, state: int, available: int) -> str:
+    """What to change first where it does not fit: what costs the least speed.
+
+    Args:
+        config: the run.
+        parts: it, put together.
+        state, available: bytes of the state on one device, and of the device.
+    """
     if config.model.remat != "full":
         following = {"none": "minimal", "minimal": "full"}[config.model.remat]
         return f"--config.model.remat={following}"

@@ -1,0 +1,135 @@
+"""The train step compiled for TPU pods on a machine without any."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from protlm_jax.configuration import load_config
+from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, state_bytes, suggest
+from protlm_jax.planning.topologies import topology
+from protlm_jax.training.assembly import assemble
+from protlm_jax.vocabularies import get_vocabulary
+
+# A phase of a recipe per family, the pod of its paper (for Transformer-XL, which ran on GPUs, a
+# v3-1024), and how many cores share what would be a whole copy of the state.
+RECIPES = {
+    "albert": ("prot_albert", "length2048", "v3:16x16", 1),
+    "bert": ("prot_bert_bfd", "length2048", "v3:16x32", 1),
+    "electra": ("prot_electra_bfd", "length512", "v3:16x16", 1),
+    "t5": ("prot_t5_xxl_bfd", "", "v3:16x32", 64),
+    "transformer_xl": ("prot_txl_bfd", "", "v3:16x32", 8),
+    "xlnet": ("prot_xlnet", "", "v3:16x16", 1),
+}
+# Numbers of 4 bytes kept per parameter: the parameter and Adam's moments; Adafactor's are factored.
+KEPT = {"adamw": 3, "lamb": 3, "adafactor": 1}
+
+
+compiles = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_cache() -> Iterator[None]:
+    """JAX keeps programs for pods in its cache, but cannot read them back without the pod."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.mark.slow
+@pytest.mark.libtpu
+@compiles
+@pytest.mark.parametrize("family", RECIPES)
+def test_recipes_fit_the_pods_of_their_papers(family: str) -> None:
+    name, phase, pod, shared = RECIPES[family]
+    (made,) = plan_recipe(f"configs/{name}.py", [], topology(pod), phase)
+    assert made.fits, made.suggestion
+    assert made.state_bytes < made.peak_bytes < made.available_bytes
+    assert not made.unsplit, "activations that every core holds for all rows"
+    kept = KEPT["adafactor" if family == "t5" else "lamb"] * 4 * made.parameters / shared
+    rest = made.state_bytes - kept  # small tensors, and Transformer-XL's memory
+    if family != "transformer_xl":
+        assert abs(rest) < 0.1 * kept
+    gathers = made.collectives.get("all-gather")
+    if shared == 1:
+        assert gathers is None or gathers.bytes < 0.01 * made.state_bytes
+    else:  # of FSDP: a matrix of one layer at a time, in bfloat16
+        assert gathers is not None and gathers.largest < 2 * made.parameters / 20
+
+
+@pytest.mark.libtpu
+@compiles
+def test_a_small_model_is_planned_for_eight_cores() -> None:
+    config = load_config(
+        "configs/tiny.py:bert",
+        ["model.num_layers=1", "model.dtype=bfloat16", "mesh.fsdp=2", "data.length=128"],
+    )
+    made = plan(config, topology("v3:2x2"))
+    assert made.fits and not made.suggestion and not made.unsplit
+    assert made.mesh == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert made.state_bytes == pytest.approx(3 * 4 * made.parameters / 2, rel=0.05)
+    assert made.state_bytes < made.peak_bytes < 0.1 * made.available_bytes
+    assert made.collectives["all-reduce"].bytes > 0
+    assert made.collectives["all-gather"].largest == 4 * 512 * 96  # the table of positions
+
+
+@pytest.mark.libtpu
+@compiles
+def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
+    """A table of positions that takes more than a core has, split or not."""
+    config = load_config(
+        "configs/tiny.py:bert",
+        ["model.num_layers=1", "model.max_positions=50_000_000", "model.position_init=normal"],
+    )
+    made = plan(config, topology("v3:2x2"))
+    assert not made.fits
+    assert made.peak_bytes > made.available_bytes
+    assert made.suggestion == "--config.model.remat=minimal"
+    assert not made.collectives
+
+
+@pytest.mark.parametrize(
+    ("overrides", "suggestion"),
+    [
+        ([], "model.remat=minimal"),
+        (["model.remat=minimal"], "model.remat=full"),
+        (["model.remat=full"], "train.accumulate=5"),
+        (["model.remat=full", "train.accumulate=5"], "mesh.tensor=2"),
+        (["model.remat=full", "model.max_positions=50_000"], "mesh.fsdp=8"),
+    ],
+)
+def test_suggestions_begin_with_what_costs_least(overrides: list[str], suggestion: str) -> None:
+    config = load_config("configs/tiny.py:bert", ["train.batch_size=40", *overrides])
+    parts = assemble(config)  # eight cores with five rows each
+    state = state_bytes(parts)
+    found = suggest(config, parts, state, available=4 * 10**7)
+    assert found.endswith(f"--config.{suggestion}")
+
+
+@pytest.mark.parametrize(
+    ("variant", "task"),
+    [("bert", "tokens"), ("txl", "stream"), ("t5", "prott5"), ("t5", "span3"), ("t5", "ankh")],
+)
+def test_abstract_batches_are_those_of_the_data(variant: str, task: str, tmp_path: Path) -> None:
+    from protlm_jax.data.pipeline import open_batches
+
+    fasta = tmp_path / "proteins.fasta"
+    fasta.write_text("".join(f">p{i}\n{'ACDEFGHIKL' * 2}\n" for i in range(40)))
+    config = load_config(
+        f"configs/tiny.py:{variant}",
+        ["train.batch_size=4", "data.length=32", f"data.task={task}", f"data.fasta={fasta}"],
+    )
+    vocabulary = get_vocabulary(config.model.vocabulary)
+    real = next(open_batches(config.data, vocabulary, split="train", seed=0, batch_size=4))
+    abstract = abstract_batch(config)
+    assert {n: (a.shape, a.dtype) for n, a in abstract.items()} == {
+        n: (a.shape, a.dtype) for n, a in real.items()
+    }

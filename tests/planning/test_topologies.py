@@ -1,0 +1,62 @@
+"""Pods by name, and what is said where there is none."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from protlm_jax import platforms
+from protlm_jax.errors import ProtlmError
+from protlm_jax.planning.topologies import topology
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"
+)
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+def test_the_pods_of_the_paper_have_the_cores_in_their_names() -> None:
+    pods = {name: topology(name) for name in ("v3:16x16", "v3:16x32", "v4:2x2x1", "v5e:2x4")}
+    assert {n: len(pod.devices) for n, pod in pods.items()} == {
+        "v3:16x16": 512,
+        "v3:16x32": 1024,
+        "v4:2x2x1": 8,
+        "v5e:2x4": 8,
+    }
+    assert pods["v3:16x16"].hbm == int(15.48 * 2**30)
+    assert pods["v3:16x32"].devices[0].device_kind == "TPU v3"
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v3", "v3:", "v3:2xtwo", "16x16"])
+def test_a_name_that_means_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ProtlmError, match=r"is not known: a generation of v2, .*v3:16x16"):
+        topology(name)
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+def test_a_grid_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ProtlmError, match="topology 'v3:3x5'"):
+        topology("v3:3x5")
+
+
+def test_without_the_compiler_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ProtlmError, match=r"pip install 'protlm-jax\[plan\]'"):
+        topology("v3:2x2")
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("0x1ae0", None), ("0x8086", "1")])
+def test_libtpu_is_kept_from_looking_where_there_is_no_chip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, expected: str | None
+) -> None:
+    (tmp_path / "0000:00:04.0").mkdir()
+    (tmp_path / "0000:00:04.0" / "vendor").write_text(f"{vendor}\n")
+    monkeypatch.setattr(platforms, "PCI_DEVICES", tmp_path)
+    monkeypatch.setattr(os, "environ", {})
+    platforms.expect_no_tpu()
+    assert os.environ.get("ALLOW_MULTIPLE_LIBTPU_LOAD") == expected
