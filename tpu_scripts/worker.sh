@@ -14,7 +14,7 @@ set -euo pipefail
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$HOME/protlm_venv
-job=$HOME/protlm_job # of the last start: token, run, pid, child, stopped, exit
+job=$HOME/protlm_job # of the last start: token, run, words, pid, child, stopped, exit
 session=protlm
 
 refuse() {
@@ -56,7 +56,9 @@ start() {
     rm -rf "$job" && mkdir "$job"
     printf '%s' "$token" >"$job/token"
     printf '%s' "$run" >"$job/run"
-    tmux new-session -d -s $session bash "$code/tpu_scripts/worker.sh" run "$@" 9>&-
+    # tmux would take a word that ends in ";" for the end of its command: words go by a file.
+    printf '%s\0' "$@" >"$job/words"
+    tmux new-session -d -s $session bash "$code/tpu_scripts/worker.sh" run 9>&-
   fi
   echo "started $run; log: ~/logs/$run.log"
 }
@@ -77,14 +79,22 @@ state() {
   fi
 }
 
-current_log() { echo "$HOME/logs/$(cat "$job/run" 2>/dev/null || echo none).log"; }
+current_log() {
+  [[ -e $job/run ]] || refuse "nothing was launched on this worker"
+  echo "$HOME/logs/$(cat "$job/run").log"
+}
 
-log() { tail -n 100 "$(current_log)"; }
+log() {
+  local file
+  file=$(current_log)
+  tail -n 100 "$file"
+}
 
 follow() {
-  local waited=0
+  local file waited=0
+  file=$(current_log)
   while busy && [[ ! -e $job/pid ]] && ((waited++ < 30)); do sleep 1; done
-  tail -n 100 --pid="$(cat "$job/pid")" -F "$(current_log)" 2>/dev/null || true
+  tail -n 100 --pid="$(cat "$job/pid")" -F "$file" 2>/dev/null || true
   state
 }
 
@@ -99,13 +109,16 @@ stop() {
   state
 }
 
-# What tmux runs: run BUCKET RUN ARG...
+# What tmux runs, with BUCKET RUN ARG... in the file `words`.
 run() {
-  local bucket=$1 name=$2 words=() word child due status=0
-  shift 2
+  local bucket name words=() word child due status=0
+  mapfile -d '' words <"$job/words"
+  bucket=${words[0]} name=${words[1]}
+  set -- "${words[@]:2}"
+  words=()
   folder=$HOME/runs/$name kept=gs://$bucket/runs/$name log=$HOME/logs/$name.log
   kept_log=gs://$bucket/logs/$name/$(date -u +%Y%m%dT%H%M%SZ).log
-  exec >>"$log" 2>&1 </dev/null
+  exec >>"$log" 2>&1 # stdin stays: tmux ends a session when nobody has its terminal open
   trap 'echo "$?" >"$job/exit"' EXIT
   echo $$ >"$job/pid"
   echo "=== $(date -u) on $(hostname): run $name"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "tpu_scripts"
 VERBS = ("create", "install", "launch", "status", "logs", "stop", "delete", "babysit")
-AWKWARD = ('--config.a=it\'s "two" words', "--config.b=$HOME `id` \\ !", "--config.c=", "x\ny", "*")
+AWKWARD = (
+    '--config.a=it\'s "two" words',
+    "--config.b=$HOME `id` \\ !",
+    "--config.c=",
+    "x\ny",
+    "*",
+    "a;",
+)
 
 # What the workers have on PATH. `tmux` keeps one session in a file; `uv` installs the fake protlm.
 TOOLS = {
@@ -32,6 +40,7 @@ case $1 in
   new-session)
     if alive; then echo "duplicate session" >&2; exit 1; fi
     shift 4
+    case "$*" in *";"*) echo "tmux takes ; for itself" >&2; exit 1 ;; esac
     setsid "$@" </dev/null >/dev/null 2>&1 &
     echo $! >"$pid"
     echo $! >>"$FAKE/sessions" ;;
@@ -242,6 +251,27 @@ def test_a_corpus_in_a_bucket_is_brought_to_the_worker(cloud):
     cloud("launch", "run", "--config.data.fasta=gs://b/my proteins.fa")
     path = Path(cloud.trained()[0]["argv"][2].removeprefix("--config.data.fasta="))
     assert path.read_text() == ">p\nMK\n"
+
+
+def test_under_the_real_tmux(cloud, monkeypatch):
+    tmux = shutil.which("tmux")
+    if tmux is None:
+        pytest.skip("no tmux here")
+    (cloud.fake / "bin" / "tmux").unlink()
+    cloud.ready()
+    with tempfile.TemporaryDirectory() as sockets:  # under a short path, as sockets need
+        monkeypatch.setenv("TMUX_TMPDIR", sockets)
+        monkeypatch.delenv("TMUX", raising=False)
+        cloud.behave("run")
+        first = cloud.start("launch", "run", *AWKWARD)
+        try:
+            cloud.wait(lambda: len(cloud.trained()) == 1)
+            assert "running run" in cloud("launch", "run", *AWKWARD, code=1)
+            cloud.behave("0")
+            assert "ended run 0" in first.communicate(timeout=20)[0]
+        finally:
+            subprocess.run([tmux, "kill-server"], capture_output=True)
+    assert cloud.trained()[0]["argv"][2:] == list(AWKWARD)
 
 
 def test_queued_request(cloud):
