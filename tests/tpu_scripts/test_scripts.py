@@ -27,9 +27,12 @@ AWKWARD = (
     "a;",
 )
 
-# What the workers have on PATH. `tmux` keeps one session in a file; `uv` installs the fake protlm.
+# First on every PATH. `tmux` keeps one session in a file; `uv` installs the fake protlm; the code
+# is small and nobody waits long.
 TOOLS = {
     "sleep": "exec /bin/sleep 0.05",
+    "tail": 'PATH=${PATH#*:}; exec tail --sleep-interval=0.1 "$@"',
+    "git": 'PATH=${PATH#*:}; exec git "$@" tpu_scripts',
     "hostname": "echo worker",
     "tmux": """
 pid=$HOME/session
