@@ -20,10 +20,14 @@ require_one_host
 name=${rest[0]}
 launches=0 # on the present VM
 
-# A new VM; a failure (no capacity, no network) is said, and tried again at the next look.
+# A new VM, after what is left of the old one, or of its request, is gone.
 renew() {
-  [[ $1 == NONE ]] || "$here/delete.sh" --yes || return
-  "$here/create.sh" && "$here/install.sh"
+  local left=$1
+  [[ $PROTLM_QUEUED == no || $left != NONE ]] || left=$(request_state) || return
+  case $left in
+    PREEMPTED | TERMINATED | FAILED | SUSPENDED) "$here/delete.sh" --yes || return ;;
+  esac
+  "$here/create.sh"
 }
 
 # Looks at the run on a VM that is ready: returns 0 where it is complete, 1 where it goes on.
@@ -43,6 +47,9 @@ look() {
     fail "$name failed by itself ($state)"
   fi
   ((++launches <= 5)) || fail "$name was launched 5 times on this VM, and is now: $state"
+  if [[ $state == none ]]; then # a new VM, or one whose installation was cut short
+    "$here/install.sh" || return 1
+  fi
   (launch_all "${rest[@]}") || say "not launched; trying again in a minute"
   return 1
 }

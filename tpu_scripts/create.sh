@@ -29,23 +29,27 @@ fi
 [[ $PROTLM_SPOT == no ]] || flags+=(--spot)
 flags=("${place[@]}" --accelerator-type="$PROTLM_TYPE" ${flags[@]+"${flags[@]}"})
 
+request=NONE
 if [[ $PROTLM_QUEUED == no ]]; then
   run "${command[@]}" tpu-vm create "$PROTLM_NAME" --version="$PROTLM_RUNTIME" "${flags[@]}"
 else
-  run "${command[@]}" queued-resources create "$PROTLM_NAME" --node-id="$PROTLM_NAME" \
-    --runtime-version="$PROTLM_RUNTIME" "${flags[@]}"
+  [[ $dry_run == yes ]] || request=$(request_state)
+  [[ $request != NONE ]] || # else it is there, and waits
+    run "${command[@]}" queued-resources create "$PROTLM_NAME" --node-id="$PROTLM_NAME" \
+      --runtime-version="$PROTLM_RUNTIME" "${flags[@]}"
 fi
 [[ $dry_run == no ]] || exit 0
 
-until [[ $(vm_state) == READY ]]; do
-  if [[ $PROTLM_QUEUED == yes ]]; then
-    request=$(gcloud compute tpus queued-resources describe "$PROTLM_NAME" "${place[@]}" \
-      --format='value(state.state)') || request=unknown
-    say "request $PROTLM_NAME: $request"
-    case $request in
-      FAILED | SUSPEND*) fail "request $PROTLM_NAME is $request: $here/delete.sh, then again" ;;
-    esac
-  fi
+while true; do
+  state=$(vm_state) || state=unknown
+  [[ $state != READY ]] || break
+  [[ $PROTLM_QUEUED == no ]] || request=$(request_state) || request=unknown
+  say "$PROTLM_NAME: VM $state, request $request"
+  case "$state $request" in
+    PREEMPTED* | TERMINATED* | *FAILED | *SUSPEND*)
+      fail "$PROTLM_NAME was taken away, or refused: $here/delete.sh, then again"
+      ;;
+  esac
   sleep 30
 done
 say "$PROTLM_NAME ($PROTLM_TYPE) is ready: $here/install.sh"

@@ -119,17 +119,12 @@ require_training() {
   done
 }
 
-tpu_vm() {
-  local verb=$1
-  shift
-  gcloud compute tpus tpu-vm "$verb" "$PROTLM_NAME" "${place[@]}" "$@"
-}
-
-# State of the VM: READY, PREEMPTED, CREATING, ...; NONE where there is none. Fails where gcloud does
-# not say (no network, no permission).
-vm_state() {
+# described KIND FIELD: what gcloud says of our VM or request; NONE where there is none. Fails where
+# gcloud does not say (no network, no permission).
+described() {
   local answer
-  if answer=$(tpu_vm describe --format='value(state)' 2>&1); then
+  if answer=$(gcloud compute tpus "$1" describe "$PROTLM_NAME" "${place[@]}" \
+    --format="value($2)" </dev/null 2>&1); then
     printf '%s\n' "$answer" | tail -n 1
   elif [[ $answer == *NOT_FOUND* || $answer == *"not found"* ]]; then
     echo NONE
@@ -138,6 +133,12 @@ vm_state() {
     return 1
   fi
 }
+
+# READY, CREATING, PREEMPTED, ...
+vm_state() { described tpu-vm state; }
+
+# ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED (its VM was taken away), FAILED, ...
+request_state() { described queued-resources state.state; }
 
 # retried WORKER COMMAND...: tries again where it fails, since new VMs refuse SSH for a while.
 # Status 3 is an answer of worker.sh, not a failure to reach it.

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Stands in for `gcloud` in tests: TPU VMs are folders, SSH is bash in them, buckets are folders.
 
-Everything lies under $FAKE: `calls.jsonl` (every call), `state` (of the VM; no file, no VM),
-`ssh_failures` (how many of the next connections fail), `denied` (the bucket cannot be read),
-`workers/N` (home of worker N) and `bucket/`. The home of a new VM is empty.
+Everything lies under $FAKE: `calls.jsonl` (every call), `state` (of the VM; no file, no VM;
+SUSPENDED: a request without its VM), `ssh_failures` (how many of the next connections fail),
+`denied` (the bucket cannot be read), `workers/N` (home of worker N) and `bucket/`. The home of a
+new VM is empty.
 """
 
 import json
@@ -29,12 +30,12 @@ def main() -> int:
     if "help" in flags:
         print("--autocheckpoint-enabled" if "alpha" in words else "")
     elif verb == "describe":
-        if not STATE.exists():
+        state = STATE.read_text() if STATE.exists() else ""
+        if not state or (kind, state) == ("tpu-vm", "SUSPENDED"):
             print(f"ERROR: NOT_FOUND: {names[0]}", file=sys.stderr)
             return 1
         queued = {"READY": "ACTIVE", "PREEMPTED": "SUSPENDED"}
-        state = STATE.read_text()
-        print(queued[state] if kind == "queued-resources" else state)
+        print(queued.get(state, state) if kind == "queued-resources" else state)
     elif verb == "create":
         shutil.rmtree(WORKERS, ignore_errors=True)
         (WORKERS / "0").mkdir(parents=True)

@@ -233,6 +233,14 @@ def test_babysit_goes_on_after_preemption(cloud):
     assert (first["resumed"], second["resumed"]) == (0, 3)
 
 
+def test_babysit_renews_a_request_whose_vm_is_gone(cloud):
+    (cloud.fake / "state").write_text("SUSPENDED")
+    assert "taken away" in cloud("create", code=1, PROTLM_QUEUED="yes")
+    assert "run is complete" in cloud("babysit", "run", "--config", "c", PROTLM_QUEUED="yes")
+    verbs = [c[c.index("queued-resources") + 1] for c in cloud.calls() if "queued-resources" in c]
+    assert [v for v in verbs if v != "describe"] == ["delete", "create"]
+
+
 def test_babysit_leaves_a_run_alone_that_fails_by_itself(cloud):
     cloud.ready()
     cloud.behave("1")
