@@ -24,6 +24,7 @@ typical use:
   protlm train --config configs/tiny.py:bert --workdir runs/bert
   protlm train --config configs/tiny.py:bert --workdir runs/mine \\
       --config.data.fasta=my.fasta.gz --config.train.steps=5000
+  protlm plan --config configs/prot_t5_xxl_bfd.py --topology v3:16x32
   protlm evaluate --model runs/bert
   protlm probe --model runs/bert
   protlm depth --model runs/bert
