@@ -94,7 +94,9 @@ class Cloud:
         path.chmod(0o755)
 
     def behave(self, how: str) -> None:
-        (self.fake / "behaviour").write_text(how)
+        fresh = self.fake / "behaviour.new"
+        fresh.write_text(how)
+        fresh.replace(self.fake / "behaviour")  # a run that reads it never finds half of it
 
     def start(self, script: str, *words: str, **settings: str) -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PROTLM_")}
