@@ -10,6 +10,10 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from protlm_jax.platforms import expect_no_tpu
+
+expect_no_tpu()  # for processes that tests start, too
+
 import jax
 import numpy as np
 import pytest
