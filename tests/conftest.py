@@ -10,16 +10,15 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from protlm_jax.platforms import expect_no_tpu
-
-expect_no_tpu()  # for processes that tests start, too
-
 import jax
 import numpy as np
 import pytest
 
+from protlm_jax.platforms import expect_no_tpu
+
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 
+expect_no_tpu()  # for processes that tests start, too
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
