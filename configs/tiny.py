@@ -59,11 +59,14 @@ VARIANTS = {
         1000,
     ),
     "electra": Variant(
-        electra_config(**WIDTH, **LEARNED, num_layers=4),
+        # A discriminator compares each residue with its protein, which is second order in small
+        # weights: it starts from larger ones, and learns at a lower rate.
+        electra_config(**WIDTH, **{**LEARNED, "initializer_range": 0.1}, num_layers=4),
         {"name": "replaced_token", "rate": 0.25},  # as ProtElectra, from memory
         "tokens",
         256,
         1400,
+        learning_rate=1e-3,
     ),
     "xlnet": Variant(
         xlnet_config(

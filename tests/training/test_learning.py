@@ -51,3 +51,20 @@ def test_a_model_beats_the_frequencies_of_its_training_data(variant: str, tmp_pa
     difference = result["model_minus"]["training_frequencies"]
     assert difference["value"] < -0.01
     assert difference["value"] < -3 * difference["standard_error"]
+
+
+@pytest.mark.slow
+def test_a_discriminator_finds_what_the_residue_alone_does_not_tell(tmp_path: Path) -> None:
+    """Its generator draws likely residues, so that what is replaced shows by the rest alone."""
+    overrides = [
+        "--config.model.initializer_range=0.125",
+        "--config.schedule.learning_rate=1e-3",
+        "--config.optimizer.clip_norm=0",
+        "--config.train.steps=900",
+        "--config.train.checkpoint_every=900",
+    ]
+    detection = trained("electra", overrides, tmp_path)["detection"]
+    difference = detection["model_minus"]["label_entropy_given_residue"]
+    assert difference["value"] < 0
+    assert difference["value"] < -3 * difference["standard_error"]
+    assert detection["auroc"]["value"] > 0.5 + 2 * detection["auroc"]["standard_error"]
