@@ -150,7 +150,7 @@ SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff":
         transformer_xl_config(**SIZES, memory_length=0),
         xlnet_config(**SIZES),
     ],
-    ids=["albert", "bert", "t5", "transformer_xl", "xlnet"],
+    ids=lambda config: config.family,
 )
 def test_flops_are_those_that_the_compiler_counts(config: ModelConfig) -> None:
     """Two layers are unrolled, so that the compiler sees both. It also counts what is not a matrix
