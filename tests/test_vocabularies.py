@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import (
     AMINO_ACIDS,
+    BUILT_IN,
     PROT_ALBERT,
     PROT_BERT,
     PROT_T5,
     PROT_TXL,
     PROT_XLNET,
     RESIDUES,
-    VOCABULARIES,
     ResiduePolicy,
     get_vocabulary,
     normalise,
@@ -34,7 +34,7 @@ PROT_T5_IDS = {
     "<extra_id_99>": 28, "<extra_id_98>": 29, "<extra_id_50>": 77, "<extra_id_1>": 126,
     "<extra_id_0>": 127,
 }  # fmt: skip
-both = pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
+both = pytest.mark.parametrize("vocabulary", BUILT_IN, ids=lambda v: v.name)
 residues = st.text(RESIDUES, min_size=1, max_size=60)
 
 

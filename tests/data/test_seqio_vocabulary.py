@@ -7,9 +7,9 @@ import pytest
 from protlm_jax.data.runtime import seqio, tf
 from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
 from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5, VOCABULARIES
+from protlm_jax.vocabularies import BUILT_IN, PROT_BERT, PROT_T5
 
-both = pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
+both = pytest.mark.parametrize("vocabulary", BUILT_IN, ids=lambda v: v.name)
 
 
 @both

@@ -126,7 +126,10 @@ def test_tied_copies_and_unused_tensors_are_listed(
     family: str, loaded: LoadedModel, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copies = EXCHANGES[family].copies
-    tied = next(copy for copy in copies if copy.endswith(".weight"))
+    tied = next((copy for copy in copies if copy.endswith(".weight")), None)
+    if tied is None:  # a discriminator's head shares nothing
+        assert family == "electra_discriminator"
+        return
     original = copies[tied]
     embedding = load_file(folder / "model.safetensors")[original]
     extra: dict[str, np.ndarray | None] = {tied: embedding}

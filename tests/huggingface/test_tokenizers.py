@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from protlm_jax.huggingface.read_tokenizer import read_vocabulary
 from protlm_jax.huggingface.tokenizers import write_tokenizer
-from protlm_jax.vocabularies import PROT_BERT, VOCABULARIES, Vocabulary, normalise
+from protlm_jax.vocabularies import BUILT_IN, PROT_BERT, Vocabulary, normalise
 
 transformers = pytest.importorskip("transformers")
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXUZOB"
 
 
-@pytest.fixture(scope="module", params=VOCABULARIES.values(), ids=VOCABULARIES)
+@pytest.fixture(scope="module", params=BUILT_IN, ids=lambda v: v.name)
 def vocabulary(request: pytest.FixtureRequest) -> Vocabulary:
     return request.param
 
