@@ -1,6 +1,7 @@
 # make quickstart            train, evaluate, probe, analyse and export a small ProtBert
 # make quickstart MODEL=t5   the same with a small ProtT5
 # make test                  lint, types and the fast tests;  make test-all adds the slow ones
+# make test-pods             compile every family's published recipe for the pod of its paper
 PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= bert
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart check test test-slow test-all clean
+.PHONY: help quickstart check test test-slow test-all test-pods clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,7 +35,10 @@ test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
 
 test-all: check
-	$(PYTEST) -m "slow or not slow"
+	$(PYTEST) -m "not pods"
+
+test-pods: $(VENV)/.installed-dev
+	$(PYTEST) -m pods
 
 # An environment is up to date when its stamp is newer than what it was made from.
 $(VENV)/.installed: $(RUN_PINS) pyproject.toml | $(BIN)/python

@@ -44,7 +44,7 @@ def no_cache() -> Iterator[None]:
     jax.config.update(name, before)
 
 
-@pytest.mark.slow
+@pytest.mark.pods
 @pytest.mark.libtpu
 @compiles
 @pytest.mark.parametrize("family", RECIPES)
