@@ -119,6 +119,23 @@ def encoder_features(
     return {"input_tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
+def clean_features(
+    loaded: LoadedModel, token_rows: Sequence[np.ndarray], group: Group
+) -> dict[str, np.ndarray]:
+    """One protein a row with its true tokens: what every readout can hide residues in.
+
+    A decoder is fed the true tokens, shifted by one: each is predicted from those before it.
+    """
+    batch = encoder_features(loaded, token_rows, group)
+    if loaded.config.num_decoder_layers:
+        start = [loaded.vocabulary.pad_id]
+        shifted = [np.concatenate([start, row[:-1]]) for row in token_rows]
+        batch["decoder_input_tokens"] = padded(shifted, group, fill=loaded.vocabulary.pad_id)
+        batch["decoder_segment_ids"] = batch["encoder_segment_ids"]
+        batch["decoder_positions"] = batch["encoder_positions"]
+    return batch
+
+
 def padded(rows: Sequence[np.ndarray], group: Group, fill: int = 0) -> np.ndarray:
     """int32 [group.rows, group.length] with the given rows from the left, `fill` elsewhere."""
     out = np.full((group.rows, group.length), fill, np.int32)

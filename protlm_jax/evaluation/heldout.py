@@ -24,8 +24,8 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.batching import (
     Group,
+    clean_features,
     default_tokens_per_batch,
-    encoder_features,
     grouped,
     max_residues,
     padded,
@@ -285,15 +285,7 @@ def hidden_batch(
         asked[-1][targets - start + before] = 1
         columns.append(np.zeros(len(true[-1]), np.int32))
         columns[-1][targets - start + before] = protein.columns[targets]
-    batch = encoder_features(loaded, true, group)
-    if readout.kind == "denoising":
-        # Teacher forcing: each target is predicted from the true tokens before it.
-        shifted = [np.concatenate([[vocabulary.pad_id], row[:-1]]) for row in true]
-        batch["decoder_input_tokens"] = padded(shifted, group, fill=vocabulary.pad_id)
-        batch["decoder_target_tokens"] = padded(true, group, fill=vocabulary.pad_id)
-        batch["decoder_segment_ids"] = batch["encoder_segment_ids"]
-        batch["decoder_positions"] = batch["encoder_positions"]
-        batch["decoder_loss_weights"] = batch["encoder_segment_ids"]
+    batch = clean_features(loaded, true, group)
     where = padded(asked, group) > 0
     features = batch
     if readout.predicts_residues:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.evaluation import recurrence
-from protlm_jax.evaluation.batching import Group, encoder_features, grouped, padded
+from protlm_jax.evaluation.batching import Group, clean_features, grouped
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import layer_params, run_stack
@@ -113,23 +113,6 @@ def _in_pieces(
     before = len(tokens) - len(residues) - 1
     answers = recurrence.next_residues(loaded, tokens, softmax)
     return answers[np.asarray(question.asked) + before]
-
-
-def clean_features(
-    loaded: LoadedModel, token_rows: Sequence[np.ndarray], group: Group
-) -> dict[str, np.ndarray]:
-    """One protein a row with its true tokens: what every readout can hide residues in.
-
-    A decoder is fed the true tokens, shifted by one: each is predicted from those before it.
-    """
-    batch = encoder_features(loaded, token_rows, group)
-    if loaded.config.num_decoder_layers:
-        start = [loaded.vocabulary.pad_id]
-        shifted = [np.concatenate([start, row[:-1]]) for row in token_rows]
-        batch["decoder_input_tokens"] = padded(shifted, group, fill=loaded.vocabulary.pad_id)
-        batch["decoder_segment_ids"] = batch["encoder_segment_ids"]
-        batch["decoder_positions"] = batch["encoder_positions"]
-    return batch
 
 
 def _rows(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from protlm_jax.models.attention import AttentionContext
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.relative_attention import relative_sinusoids
+from protlm_jax.models.stacked import Batch, SingleStack
 
 Memory = dict[str, jax.Array]
 
@@ -75,3 +76,19 @@ def causal_context(config: ModelConfig, batch: Memory) -> AttentionContext:
         length, key_length, config.d_model, causal=True, clamp=config.clamp_length
     )
     return AttentionContext(segments, keys, causal=True, allowed=allowed, distances=distances)
+
+
+class RecurrentStack(SingleStack):
+    """A family whose rows may see those before them; of a pair the content stream is remembered."""
+
+    def initial_carry(self, batch_size: int) -> Memory:
+        return empty_memory(self.config, batch_size)
+
+    def recur(
+        self, batch: Batch, carry: Memory, deterministic: bool = True
+    ) -> tuple[jax.Array, Memory]:
+        h, context = self.embed({**batch, **carry}, deterministic)
+        h, taps = self.stack(h, context, deterministic=deterministic)
+        stream = taps["encoder"]["stream"]
+        content = stream[0] if isinstance(stream, tuple) else stream
+        return self.head(h, deterministic), remember(carry, content, batch["segment_ids"])

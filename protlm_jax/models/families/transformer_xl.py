@@ -21,14 +21,12 @@ from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.memory import (
-    Memory,
+    RecurrentStack,
     causal_context,
-    empty_memory,
     past_streams,
-    remember,
 )
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
+from protlm_jax.models.stacked import Batch, Contexts, Streams
 
 
 def transformer_xl_config(**sizes: Any) -> ModelConfig:
@@ -62,7 +60,7 @@ PRESETS = {
 }
 
 
-class TransformerXL(SingleStack):
+class TransformerXL(RecurrentStack):
     """Transformer-XL; see the module's docstring.
 
     A batch has `input_tokens` and `segment_ids`, and may have a memory; see `models.memory`.
@@ -95,14 +93,3 @@ class TransformerXL(SingleStack):
             "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
         )
         return logits + self.head_bias[None, None]
-
-    def initial_carry(self, batch_size: int) -> Memory:
-        return empty_memory(self.config, batch_size)
-
-    def recur(
-        self, batch: Batch, carry: Memory, deterministic: bool = True
-    ) -> tuple[jax.Array, Memory]:
-        h, context = self.embed({**batch, **carry}, deterministic)
-        h, taps = self.stack(h, context, deterministic=deterministic)
-        carry = remember(carry, taps["encoder"]["stream"], batch["segment_ids"])
-        return self.head(h, deterministic), carry

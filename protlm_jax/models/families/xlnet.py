@@ -30,10 +30,10 @@ from protlm_jax.models.attention import AttentionContext, Dropout
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.memory import Memory, empty_memory, past_streams, remember
+from protlm_jax.models.memory import RecurrentStack, past_streams
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.relative_attention import relative_sinusoids
-from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
+from protlm_jax.models.stacked import Batch, Contexts, Streams
 from protlm_jax.vocabularies import get_vocabulary
 
 
@@ -64,7 +64,7 @@ PRESETS = {
 CLOSING_TYPE = 2  # token type of <cls>; residues and <sep> are of type 0
 
 
-class XLNet(SingleStack):
+class XLNet(RecurrentStack):
     """XLNet; see the module's docstring.
 
     A batch has `input_tokens` and `segment_ids`, and may have:
@@ -126,18 +126,6 @@ class XLNet(SingleStack):
             "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
         )
         return logits + self.head_bias[None, None]
-
-    def initial_carry(self, batch_size: int) -> Memory:
-        return empty_memory(self.config, batch_size)
-
-    def recur(
-        self, batch: Batch, carry: Memory, deterministic: bool = True
-    ) -> tuple[jax.Array, Memory]:
-        h, context = self.embed({**batch, **carry}, deterministic)
-        h, taps = self.stack(h, context, deterministic=deterministic)
-        stream = taps["encoder"]["stream"]
-        content = stream[0] if isinstance(stream, tuple) else stream
-        return self.head(h, deterministic), remember(carry, content, batch["segment_ids"])
 
     def _attention(self, batch: Batch, dropped: Dropout) -> AttentionContext:
         """Segments, types and distances of the row's own keys, after those of its past."""
