@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from protlm_jax import __version__
 from protlm_jax.errors import ProtlmError
 from protlm_jax.platforms import expect_no_tpu
 
 Run = Callable[[argparse.Namespace], int | None]
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
 
@@ -85,85 +87,106 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"protlm_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for add in (
+        *(_add_train, _add_plan, _add_evaluate, _add_probe, _add_depth, _add_score),
+        *(_add_export, _add_import, _add_quickstart),
+    ):
+        add(verbs)
+    return parser
 
-    train = _verb(
+
+def _add_train(verbs: Verbs) -> None:
+    verb = _verb(
         verbs, _train, "train", "pretrain a model, or go on where the run in the folder stopped"
     )
-    train.add_argument("--config", required=True, help="path:variant, e.g. configs/tiny.py:bert")
-    train.add_argument("--workdir", required=True, type=Path, help="folder of the run")
-    train.epilog = (
+    verb.add_argument("--config", required=True, help="path:variant, e.g. configs/tiny.py:bert")
+    verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    verb.epilog = (
         "Any field of the config can be overridden: --config.train.steps=1000, "
         "--config.data.fasta=my.fasta.gz, --config.mesh.fsdp=2. --config.init_from=MODEL continues "
         "the pretraining of a model. Of a recipe with phases, --config.phases.NAME.train.steps=10 "
         "sets one phase. The same command again resumes."
     )
 
-    plan = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
-    plan.add_argument("--config", required=True, help="path:variant; all its phases are planned")
-    plan.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
-    plan.add_argument("--phase", help="plan this phase of a recipe alone")
-    plan.add_argument("--output", type=Path, help="write the plan as JSON here")
-    plan.epilog = (
+
+def _add_plan(verbs: Verbs) -> None:
+    verb = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
+    verb.add_argument("--config", required=True, help="path:variant; all its phases are planned")
+    verb.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
+    verb.add_argument("--phase", help="plan this phase of a recipe alone")
+    verb.add_argument("--output", type=Path, help="write the plan as JSON here")
+    verb.epilog = (
         "Compiles the very step that train runs, for each phase of the config. Fields are "
         "overridden as in train; a corpus is not needed. Takes one to three minutes per phase and "
         "pip install 'protlm-jax[plan]'. The exit code is 0 when the plan was made, also where it "
         "says that a phase does not fit: that is an answer, and what to change stands below it."
     )
 
-    evaluate = _verb(
+
+def _add_evaluate(verbs: Verbs) -> None:
+    verb = _verb(
         verbs, _evaluate, "evaluate", "score held-out proteins at residues shown as <mask>"
     )
-    _takes_model(evaluate)
-    evaluate.add_argument(
+    _takes_model(verb)
+    verb.add_argument(
         "--fasta", type=Path, help="proteins to score; default: the held-out split of the run"
     )
 
-    probe = _verb(
+
+def _add_probe(verbs: Verbs) -> None:
+    verb = _verb(
         verbs, _probe, "probe", "predict secondary structure from frozen embeddings, with controls"
     )
-    _takes_model(probe)
-    probe.add_argument("--train_proteins", type=_positive, default=2500, help="default: 2500")
+    _takes_model(verb)
+    verb.add_argument("--train_proteins", type=_positive, default=2500, help="default: 2500")
 
-    depth = _verb(verbs, _depth, "depth", "measure what each layer contributes")
-    _takes_model(depth)
-    depth.add_argument("--proteins", type=_positive, default=64, help="default: 64")
-    depth.add_argument("--fasta", type=Path, help="proteins to use; default: bundled, held out")
 
-    score = _verb(verbs, _score, "score", "how likely the model finds proteins, or variants of one")
-    score.formatter_class = argparse.RawDescriptionHelpFormatter
-    score.epilog = SCORE_EPILOG
-    score.add_argument("--model", required=True, help=MODEL_HELP)
-    score.add_argument("--input", required=True, type=Path, help="FASTA or CSV file, see below")
-    score.add_argument("--output", required=True, type=Path, help="CSV file to write")
-    score.add_argument("--wildtype", type=Path, help="FASTA file with the variants' wild type(s)")
-    score.add_argument(
+def _add_depth(verbs: Verbs) -> None:
+    verb = _verb(verbs, _depth, "depth", "measure what each layer contributes")
+    _takes_model(verb)
+    verb.add_argument("--proteins", type=_positive, default=64, help="default: 64")
+    verb.add_argument("--fasta", type=Path, help="proteins to use; default: bundled, held out")
+
+
+def _add_score(verbs: Verbs) -> None:
+    verb = _verb(verbs, _score, "score", "how likely the model finds proteins, or variants of one")
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.epilog = SCORE_EPILOG
+    verb.add_argument("--model", required=True, help=MODEL_HELP)
+    verb.add_argument("--input", required=True, type=Path, help="FASTA or CSV file, see below")
+    verb.add_argument("--output", required=True, type=Path, help="CSV file to write")
+    verb.add_argument("--wildtype", type=Path, help="FASTA file with the variants' wild type(s)")
+    verb.add_argument(
         "--strategy", choices=("masked-marginals", "wildtype-marginals", "likelihood-ratio"),
         help="of variants; default: masked-marginals, for causal models likelihood-ratio",
     )  # fmt: skip
-    score.add_argument(
+    verb.add_argument(
         "--softmax", choices=("residues", "vocabulary"), default="residues",
         help="probabilities over the 20 amino acids (default), or over all tokens of the model",
     )  # fmt: skip
 
-    export = _verb(verbs, _export, "export", "write a folder that transformers loads")
-    export.add_argument("--model", required=True, help=MODEL_HELP)
-    export.add_argument("--output", required=True, type=Path, help="folder to create")
 
-    importing = _verb(verbs, _import, "import", "turn a Hugging Face folder into a run folder")
-    importing.add_argument("--model", required=True, help="a Hugging Face folder")
-    importing.add_argument("--output", required=True, type=Path, help="folder to create")
+def _add_export(verbs: Verbs) -> None:
+    verb = _verb(verbs, _export, "export", "write a folder that transformers loads")
+    verb.add_argument("--model", required=True, help=MODEL_HELP)
+    verb.add_argument("--output", required=True, type=Path, help="folder to create")
 
-    quick = _verb(
+
+def _add_import(verbs: Verbs) -> None:
+    verb = _verb(verbs, _import, "import", "turn a Hugging Face folder into a run folder")
+    verb.add_argument("--model", required=True, help="a Hugging Face folder")
+    verb.add_argument("--output", required=True, type=Path, help="folder to create")
+
+
+def _add_quickstart(verbs: Verbs) -> None:
+    verb = _verb(
         verbs, _quickstart, "quickstart", "train, evaluate, probe, look inside, export, report"
     )
-    quick.add_argument("variant", nargs="?", choices=("bert", "t5"), default="bert")
-    quick.add_argument("--output", type=Path, help="default: runs/quickstart-VARIANT")
-    return parser
+    verb.add_argument("variant", nargs="?", choices=("bert", "t5"), default="bert")
+    verb.add_argument("--output", type=Path, help="default: runs/quickstart-VARIANT")
 
 
-def _verb(
-    verbs: argparse._SubParsersAction, run: Run, name: str, text: str
-) -> argparse.ArgumentParser:
+def _verb(verbs: Verbs, run: Run, name: str, text: str) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     verb.set_defaults(run=run)
     return verb
