@@ -1,0 +1,17 @@
+"""From release files to a prepared folder: `protlm prepare`, one machine or Beam.
+
+    rules.py       which proteins are kept, and on which side of the split they stand
+    frozen.py      the held-out proteins of an earlier prepared folder
+    similarity.py  which proteins resemble a held-out one
+    plan.py        what was asked for, and the sizes that follow from it
+    scatter.py     a block of input -> its proteins, judged, in one spill file ordered by bucket
+    gather.py      a bucket of all spill files -> one shard per split
+    records.py     shards of `tf.train.Example` in a TFDS folder
+    manifest.py    what is in the folder, counted exactly
+    run.py         all of it, resumable
+    estimate.py    what it will take, from a sample
+
+Every step but the last is a pure function of its input, and every file is there whole or not at
+all. So a run that was killed goes on where it was, and the shards are the same bytes whatever the
+number of workers.
+"""
