@@ -1,0 +1,180 @@
+"""What is in a prepared folder, counted exactly: `manifest.json`.
+
+    format      version of this layout
+    dataset, release
+    sources     [{name, bytes, sha256}], in the order in which they were read
+    rules       what was kept and what held out (`Rules.describe`)
+    read, kept  number of records in the sources, and of proteins in the splits together
+    dropped     {reason: {count, examples}}, with the names of the first few
+    splits      {train, heldout}: proteins, residues, longest, lengths [[length, proteins], ...],
+                residue_counts {letter: number}, tokens and records [{file, proteins, ...}]
+    heldout     {file, bytes, blake2b}: the held-out proteins as FASTA, for `--heldout_from`
+
+No clock, no machine and no path stands in it: the same input and rules give the same bytes. All
+counts here can be added up in any order, so that workers, restarts and Beam agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.data.prepare.rules import REASONS, SIDES, Rules
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import RESIDUES
+
+FORMAT = 1
+NAME = "manifest.json"
+EXAMPLES = 5
+
+Position = tuple[int, int]
+"""Where a record stands: number of its source, line of its header."""
+
+
+@dataclass
+class Tally:
+    """What the proteins of one split add up to.
+
+    lengths: proteins of each length. letters: int64 [256], residues by their ASCII code.
+    """
+
+    lengths: Counter[int] = field(default_factory=Counter)
+    letters: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+
+    @classmethod
+    def of(cls, sequences: Iterable[str]) -> Tally:
+        """Counts some normalised sequences."""
+        lengths: Counter[int] = Counter()
+        letters = np.zeros(256, np.int64)
+        for sequence in sequences:
+            lengths[len(sequence)] += 1
+            letters += np.bincount(np.frombuffer(sequence.encode("ascii"), np.uint8), minlength=256)
+        return cls(lengths, letters)
+
+    def add(self, other: Tally) -> None:
+        """Adds the counts of other proteins to these."""
+        self.lengths.update(other.lengths)
+        self.letters = self.letters + other.letters
+
+    def describe(self) -> dict[str, Any]:
+        """The numbers of one split, for the manifest."""
+        return {
+            "proteins": self.lengths.total(),
+            "residues": int(self.letters.sum()),
+            "longest": max(self.lengths, default=0),
+            "lengths": [list(pair) for pair in sorted(self.lengths.items())],
+            "residue_counts": {c: int(self.letters[ord(c)]) for c in RESIDUES},
+        }
+
+
+@dataclass
+class Dropped:
+    """Records left out for one reason: how many, and where and who the first few were."""
+
+    count: int = 0
+    examples: list[tuple[Position, str]] = field(default_factory=list)
+
+    def add(self, other: Dropped) -> None:
+        """Adds other records left out for this reason."""
+        self.count += other.count
+        self.examples = sorted(self.examples + other.examples)[:EXAMPLES]
+
+    def note(self, position: Position, name: str) -> None:
+        """Counts one more record."""
+        self.add(Dropped(1, [(position, name)]))
+
+
+@dataclass
+class Counts:
+    """What became of some records: how many were read, left out, and kept on each side."""
+
+    read: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=lambda: {r: Dropped() for r in REASONS})
+    splits: dict[str, Tally] = field(default_factory=lambda: {side: Tally() for side in SIDES})
+
+    def add(self, other: Counts) -> None:
+        """Adds what became of other records."""
+        self.read += other.read
+        for reason, dropped in other.dropped.items():
+            self.dropped[reason].add(dropped)
+        for side, tally in other.splits.items():
+            self.splits[side].add(tally)
+
+    @property
+    def kept(self) -> int:
+        """Proteins on both sides."""
+        return sum(tally.lengths.total() for tally in self.splits.values())
+
+    def check(self) -> None:
+        """Raises AssertionError where a record is neither kept nor accounted for."""
+        lost = self.read - self.kept - sum(d.count for d in self.dropped.values())
+        assert lost == 0, f"{lost} records are neither kept nor counted as left out"
+
+
+def build(
+    *,
+    dataset: str,
+    release: str,
+    sources: Sequence[Mapping[str, Any]],
+    rules: Rules,
+    counts: Counts,
+    tokens: Mapping[str, Sequence[Mapping[str, Any]]],
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    heldout: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a finished folder.
+
+    Args:
+        sources: name, bytes and sha256 of each.
+        tokens, records: for each side its shards, in order; empty where there are none.
+        heldout: file (None where nothing is held out), bytes and blake2b of the FASTA file.
+    Raises:
+        ProtlmError: no protein is left to train on.
+    """
+    counts.check()
+    dropped = {reason: told for reason, told in counts.dropped.items() if told.count}
+    if not counts.splits["train"].lengths:
+        left_out = ", ".join(f"{r} {d.count:,}" for r, d in dropped.items()) or "none left out"
+        raise ProtlmError(
+            f"of {counts.read:,} records no protein is left to train on ({left_out}, held out "
+            f"{counts.kept:,}); loosen the rules or give more proteins"
+        )
+    return {
+        "format": FORMAT,
+        "dataset": dataset,
+        "release": release,
+        "sources": list(sources),
+        "rules": rules.describe(),
+        "read": counts.read,
+        "kept": counts.kept,
+        "dropped": {
+            reason: {"count": told.count, "examples": [name for _, name in told.examples]}
+            for reason, told in dropped.items()
+        },
+        "splits": {
+            side: tally.describe()
+            | {"tokens": list(tokens.get(side, ())), "records": list(records.get(side, ()))}
+            for side, tally in counts.splits.items()
+        },
+        "heldout": dict(heldout),
+    }
+
+
+def to_text(manifest: Mapping[str, Any]) -> str:
+    """The manifest as JSON that people can read: one line per entry, lists of pairs in one line."""
+    return _pretty(manifest, "") + "\n"
+
+
+def _pretty(value: Any, indent: str) -> str:
+    deeper = indent + " "
+    if isinstance(value, Mapping) and any(isinstance(v, Mapping | list) for v in value.values()):
+        lines = [f"{deeper}{json.dumps(k)}: {_pretty(v, deeper)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return "[\n" + ",\n".join(deeper + _pretty(v, deeper) for v in value) + f"\n{indent}]"
+    return json.dumps(value)
