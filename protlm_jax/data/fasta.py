@@ -1,28 +1,24 @@
-"""Reads FASTA files, plain or compressed (gz, bz2, xz, zst), one record at a time.
+"""Reads FASTA files, plain or compressed, local or remote, one record at a time.
 
 A pretraining run of days must not rest on a file that was read half. So this reader stops at
 everything that other readers pass over in silence, and says file, line and remedy: Biopython's
 `SimpleFastaParser`, for one, skips text before the first header, yields headers that have no
 sequence, takes duplicate names, and cannot tell at which line it is. Hence our own short one.
 
-How a file is compressed is seen from its first bytes, not from its name. Line ends of any system,
-blank lines, a byte-order mark, spaces between residues, lower case, several gzip members in one
-file and a missing last line end are all fine. Needs no TensorFlow.
+Line ends of any system, blank lines, a byte-order mark, spaces between residues, lower case and a
+missing last line end are all fine. Files of any size, read by several processes, go through
+`blocks`, which finds the same records. Needs no TensorFlow.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from string import whitespace
-from typing import IO, cast
 
+from protlm_jax.data.sources import explained, open_source
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
 
@@ -88,15 +84,15 @@ def read_every_record(
     """
     for start, header, lines in _entries(str(path)):
         try:
-            yield _record(str(path), start, header, lines, policy)
+            yield record_of(str(path), start, header, lines, policy)
         except ProtlmError as error:
-            yield BadRecord(_name(header)[0], start, error)
+            yield BadRecord(name_of(header)[0], start, error)
 
 
 def _read_one(path: str, policy: ResiduePolicy) -> Iterator[Record]:
     """The records of one file, names not yet compared."""
     for start, header, lines in _entries(path):
-        yield _record(path, start, header, lines, policy)
+        yield record_of(path, start, header, lines, policy)
 
 
 def _entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
@@ -109,25 +105,26 @@ def _entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
             continue
         if line[0] != ">":
             if not start:
-                raise ProtlmError(
-                    f"{path}, line {number}: {_shorten(line)} stands before any header; a FASTA "
-                    "file begins with a line '>name', and the sequence follows on the next lines"
-                )
+                raise no_header(path, number, line)
             lines.append((number, line))
             continue
         if start:
             yield start, header, lines
         header, start, lines = line[1:], number, []
     if not start:
-        raise ProtlmError(f"{path} holds no proteins; is it the right file?")
+        raise no_proteins(path)
     yield start, header, lines
 
 
-def _record(
+def record_of(
     path: str, start: int, header: str, lines: list[tuple[int, str]], policy: ResiduePolicy
 ) -> Record:
-    """Puts one record together; `lines` are its sequence lines with their numbers."""
-    name, description = _name(header)
+    """Puts one record together; `lines` are its sequence lines, not blank, with their numbers.
+
+    Raises:
+      ProtlmError: no name, no sequence, or a character that is not a residue.
+    """
+    name, description = name_of(header)
     if not name:
         raise ProtlmError(f"{path}, line {start}: a header without a name; write '>name'")
     if not lines:
@@ -138,18 +135,18 @@ def _record(
     try:
         sequence = normalise("".join(line for _, line in lines), policy, record=name)
     except ResidueError as error:
-        number = _line_of(error.position, lines)
+        number = line_of(error.position, lines)
         raise ProtlmError(f"{path}, line {number}: {error}") from None
     return Record(name, description, sequence, path, start)
 
 
-def _name(header: str) -> tuple[str, str]:
+def name_of(header: str) -> tuple[str, str]:
     """The first word of a header, and the rest."""
     name, _, description = header.strip(whitespace).replace("\t", " ").partition(" ")
     return name, description.strip(whitespace)
 
 
-def _line_of(position: int, lines: list[tuple[int, str]]) -> int:
+def line_of(position: int, lines: list[tuple[int, str]]) -> int:
     """Number of the line that holds the residue at a 1-based position."""
     for number, line in lines:
         position -= sum(c not in whitespace for c in line)
@@ -165,98 +162,38 @@ def text_lines(path: str) -> Iterator[tuple[int, str]]:
       ProtlmError: the file is missing, empty, truncated, damaged, or not text.
     """
     number = 0
-    try:
-        # Descriptions may hold any encoding; what is not UTF-8 stays readable as \xe9.
-        with io.TextIOWrapper(
-            cast(IO[bytes], _decompressed(path)), encoding="utf-8-sig", errors="backslashreplace"
-        ) as text:
-            for number, line in enumerate(text, start=1):
-                if "\0" in line:
-                    raise ProtlmError(
-                        f"{path}, line {number}: binary data, not text; give a text file, plain "
-                        "or compressed with gzip, bzip2, xz or zstd (not an archive such as tar)"
-                    )
-                yield number, line.strip(whitespace)
-    except EOFError:
-        raise ProtlmError(
-            f"{path} is truncated: the compressed data end after line {number}; copy or download "
-            "the file again"
-        ) from None
-    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ProtlmError(_damaged(path, number, error)) from None
-    except OSError as error:
-        # bz2 reports damaged data as a bare OSError, without a number.
-        if error.errno is None:
-            raise ProtlmError(_damaged(path, number, error)) from None
-        raise ProtlmError(f"cannot read {path}: {error.strerror}") from None
+    # Descriptions may hold any encoding; what is not UTF-8 stays readable as \xe9.
+    with (
+        explained(path, lambda: number),
+        io.TextIOWrapper(
+            open_source(path), encoding="utf-8-sig", errors="backslashreplace"
+        ) as text,
+    ):
+        for number, line in enumerate(text, start=1):
+            if "\0" in line:
+                raise not_text(path, number)
+            yield number, line.strip(whitespace)
 
 
-def _damaged(path: str, number: int, error: Exception) -> str:
-    return f"{path} is damaged after line {number} ({error}); copy or download the file again"
+def not_text(path: str, line: int) -> ProtlmError:
+    """What there is to say about a file with a NUL byte in this line."""
+    return ProtlmError(
+        f"{path}, line {line}: binary data, not text; give a text file, plain or compressed with "
+        "gzip, bzip2, xz or zstd (not an archive such as tar)"
+    )
 
 
-def _decompressed(path: str) -> io.BufferedIOBase | io.RawIOBase | IO[bytes]:
-    """The bytes of a file, through the decompressor that its first bytes ask for."""
-    file = open(path, "rb")  # noqa: SIM115  (closed by the reader above it)
-    magic = file.peek(6)[:6]
-    if not magic:
-        file.close()
-        raise ProtlmError(f"{path} is empty; is it the right file, and was it copied whole?")
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.open(file)
-    if magic.startswith(b"BZh"):
-        return bz2.open(file)
-    if magic.startswith(b"\xfd7zXZ\0"):
-        return lzma.open(file)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return io.BufferedReader(_ZstdReader(file), 1 << 17)
-    return file
+def no_header(path: str, line: int, text: str) -> ProtlmError:
+    """What there is to say about a file that begins with something else than a header."""
+    return ProtlmError(
+        f"{path}, line {line}: {_shorten(text)} stands before any header; a FASTA file begins "
+        "with a line '>name', and the sequence follows on the next lines"
+    )
 
 
-class _ZstdReader(io.RawIOBase):
-    """Decompresses zstd frames, one after the other, and notices when the last one is cut short.
-
-    (The library's own stream reader takes a truncated file for a complete one.)
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise ProtlmError("reading .zst files needs a package: pip install zstandard") from None
-        self._file = file
-        self._error = zstandard.ZstdError
-        self._new = zstandard.ZstdDecompressor().decompressobj
-        self._frame = self._new()
-        self._pending = b""
-        self._begun = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._pending:
-            data = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame, self._begun = self._new(), False
-            data = data or self._file.read(1 << 16)
-            if not data:
-                if self._begun:
-                    raise EOFError
-                return 0
-            try:
-                self._pending = self._frame.decompress(data)
-            except self._error as error:
-                raise OSError(str(error)) from None
-            self._begun = True
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def no_proteins(path: str) -> ProtlmError:
+    """What there is to say about a file of blank lines."""
+    return ProtlmError(f"{path} holds no proteins; is it the right file?")
 
 
 def _shorten(line: str) -> str:

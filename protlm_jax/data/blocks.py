@@ -1,0 +1,201 @@
+"""Cuts source files of any size into blocks of whole records, and parses each block by itself.
+
+Cutting is sequential and cheap, since it only looks for the next record; parsing is most of the
+work, and any process can do it, in any order. Together they give what `fasta.read_fasta` gives for
+the same file, save that names are not compared: 2 billion of them fit no memory.
+
+    for block in cut("uniref50.fasta.gz"):
+        for entry in entries(block):  # here, or in another process
+            ...
+
+FASTA and UniRef XML are told apart by their first character. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from string import ascii_lowercase, whitespace
+from typing import Literal
+
+from protlm_jax.data import uniref
+from protlm_jax.data.entries import Entry, from_header
+from protlm_jax.data.fasta import BadRecord, name_of, no_header, no_proteins, not_text, record_of
+from protlm_jax.data.sources import Watch, explained, open_source
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import AMINO_ACIDS, RESIDUES, ResiduePolicy
+
+Kind = Literal["fasta", "xml"]
+
+BLOCK_SIZE = 1 << 24
+"""Bytes of decompressed text in a block, where nothing else is asked for."""
+
+_READ = 1 << 20
+_BLANK = whitespace.encode()
+_BOM = b"\xef\xbb\xbf"
+# Where a record ends: before a header that begins a line; behind a closing tag.
+_RECORD_END = {"fasta": re.compile(rb"[\r\n](?=>)"), "xml": re.compile(uniref.ENTRY_END)}
+_LONGEST_END = len(uniref.ENTRY_END)
+_INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole records of one file. `line` is the 1-based line on which `data` begins.
+
+    `data` is text in UTF-8 (or, in FASTA, in whatever encoding the file has).
+    """
+
+    file: str
+    number: int
+    line: int
+    data: bytes
+    kind: Kind
+
+
+def cut(path: str, size: int = BLOCK_SIZE, watch: Watch | None = None) -> Iterator[Block]:
+    """The blocks of a file, in order. They depend on its text and on `size` alone.
+
+    A block ends with the record that brings it to `size` bytes or more, so a long protein is never
+    cut. Holds about two blocks in memory.
+
+    Args:
+      path: a local path or a URL; FASTA or UniRef XML, plain or compressed.
+      size: bytes of decompressed text.
+      watch: is given all bytes of the file itself, in order, as they are read.
+    Raises:
+      ProtlmError: the file is missing, empty, truncated, damaged, binary, or neither FASTA nor
+        UniRef XML: names file and line. Blocks before the fault have been yielded by then.
+    """
+    pieces = _pieces(path, watch)
+    line, head = _beginning(path, pieces)
+    kind: Kind = "xml" if head.lstrip(_BLANK).startswith(b"<") else "fasta"
+    texts = _split(chain([head], pieces), size, _RECORD_END[kind])
+    if kind == "xml":
+        uniref.recognise(path, line, head)
+        texts = uniref.body(path, line, texts)
+    number = 0
+    for text in texts:
+        if text.strip(_BLANK):
+            yield Block(path, number, line, text, kind)
+            number += 1
+        line += _line_ends(text)
+
+
+def entries(block: Block, policy: ResiduePolicy = ResiduePolicy()) -> Iterator[Entry | BadRecord]:
+    """One answer for each record of a block, in order.
+
+    Raises:
+      ProtlmError: text before the first header.
+    """
+    if block.kind == "fasta":
+        yield from _fasta(block, policy)
+        return
+    for cluster in uniref.clusters(block.data, block.file, block.line, policy):
+        yield cluster if isinstance(cluster, BadRecord) else cluster.entry
+
+
+def _pieces(path: str, watch: Watch | None) -> Iterator[bytes]:
+    """The text of a file, in pieces that end between two characters of any line end."""
+    line = 0
+    with explained(path, lambda: line), open_source(path, watch) as source:
+        piece = source.read(_READ).removeprefix(_BOM)
+        while piece:
+            if piece.endswith(b"\r"):
+                piece += source.read(1)
+            if (nul := piece.find(b"\0")) >= 0:
+                before = piece[: max(piece.rfind(b"\n", 0, nul), piece.rfind(b"\r", 0, nul)) + 1]
+                yield before
+                raise not_text(path, line + _line_ends(before) + 1)
+            yield piece
+            line += _line_ends(piece)
+            piece = source.read(_READ)
+
+
+def _beginning(path: str, pieces: Iterator[bytes]) -> tuple[int, bytes]:
+    """The first piece that is not blank, and the line on which it begins."""
+    line = 1
+    for piece in pieces:
+        if first := piece.lstrip(_BLANK):
+            if not first.startswith((b">", b"<")):
+                at = line + _line_ends(piece[: len(piece) - len(first)])
+                text = first.splitlines()[0].decode("utf-8", "backslashreplace")
+                raise no_header(path, at, text.strip())
+            return line, piece
+        line += _line_ends(piece)
+    raise no_proteins(path)
+
+
+def _split(pieces: Iterator[bytes], size: int, end: re.Pattern[bytes]) -> Iterator[bytes]:
+    """Cuts a text after each first `end` that makes it `size` bytes or more; then the rest."""
+    held = bytearray()
+    for piece in pieces:
+        searched = len(held)
+        held += piece
+        while len(held) >= size:
+            found = end.search(held, max(0, size - _LONGEST_END, searched - _LONGEST_END))
+            while found and found.end() < size:
+                found = end.search(held, found.end())
+            if not found:
+                break
+            at, searched = found.end(), 0
+            yield bytes(held[:at])
+            del held[:at]
+    yield bytes(held)
+
+
+def _line_ends(text: bytes) -> int:
+    return text.count(b"\n") + text.count(b"\r") - text.count(b"\r\n")
+
+
+def _fasta(block: Block, policy: ResiduePolicy) -> Iterator[Entry | BadRecord]:
+    """The records of a block: what is in order at once, anything else through `record_of`."""
+    data, line = block.data, block.line
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if _INDENTED_HEADER.search(data):
+        data = _INDENTED_HEADER.sub(b"\n>", data)
+    text = data.lstrip(_BLANK)
+    line += data.count(b"\n", 0, len(data) - len(text))
+    if not text.startswith(b">"):
+        raise no_header(block.file, line, text[:80].decode("utf-8", "backslashreplace"))
+    table, legal = _tables(policy)
+    for record in text[1:].split(b"\n>"):
+        header, _, body = record.partition(b"\n")
+        residues = body.translate(table, _BLANK)
+        name, description = name_of(header.decode("utf-8", "backslashreplace"))
+        if name and residues and not residues.translate(None, legal):
+            yield from_header(name, description, residues.decode("ascii"), block.file, line)
+        else:
+            yield _with_fault(block.file, line, record, policy)
+        line += record.count(b"\n") + 1
+
+
+@lru_cache
+def _tables(policy: ResiduePolicy) -> tuple[bytes, bytes]:
+    """How to translate the bytes of a sequence, and the letters that may be there afterwards."""
+    letters = list(range(256))
+    if policy.lower_case == "upper":
+        for letter in ascii_lowercase:
+            letters[ord(letter)] = ord(letter.upper())
+    if policy.rare == "keep":
+        return bytes(letters), RESIDUES.encode()
+    for letter in set(RESIDUES) - set(AMINO_ACIDS):
+        for form in (letter, letter.lower()):
+            if chr(letters[ord(form)]) == letter:
+                letters[ord(form)] = ord("X")
+    return bytes(letters), AMINO_ACIDS.encode() + b"X"
+
+
+def _with_fault(file: str, line: int, record: bytes, policy: ResiduePolicy) -> Entry | BadRecord:
+    """What `fasta` makes of a record that is not quite in order."""
+    header, *rest = record.decode("utf-8", "backslashreplace").split("\n")
+    numbered = ((number, text.strip(whitespace)) for number, text in enumerate(rest, line + 1))
+    try:
+        found = record_of(file, line, header, [(n, text) for n, text in numbered if text], policy)
+    except ProtlmError as error:
+        return BadRecord(name_of(header)[0], line, error)
+    return from_header(found.id, found.description, found.sequence, file, line)

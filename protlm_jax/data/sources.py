@@ -1,0 +1,247 @@
+"""Opens source files: local or remote, plain or compressed (gz, bz2, xz, zst).
+
+How a file is compressed is seen from its first bytes, not from its name. Members of gz, streams of
+bz2 and xz, and frames of zst in a row are all read; anything behind them that is not another one
+is damage. The standard library's readers of bz2 and xz end there in silence: of two streams with
+one wrong byte between them they give the proteins of the first. Hence the short reader here.
+
+Remote files (`gs://`, `s3://`, `https://`, ...) go through fsspec. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, cast
+
+from protlm_jax.errors import ProtlmError
+
+Watch = Callable[[bytes], object]
+"""Is given every piece of a file as it is read, still compressed: for progress and checksums."""
+
+_PIECE = 1 << 16  # compressed bytes at a time
+_BUFFER = 1 << 20  # decompressed bytes held by the buffer of a source
+
+
+class DamagedError(Exception):
+    """Compressed data that cannot be: a wrong checksum, or something that is no further member."""
+
+
+def open_source(path: str, watch: Watch | None = None) -> IO[bytes]:
+    """The decompressed bytes of a file.
+
+    Reading to the end passes every byte of the file itself to `watch`, in order.
+
+    Args:
+      path: a local path, or a URL of any file system that fsspec knows.
+    Raises:
+      ProtlmError: the file is empty, or its URL cannot be opened.
+      OSError: a local file cannot be opened. Reading may raise OSError, EOFError (the compressed
+        data end too soon) and DamagedError; `explained` puts all of these into words.
+    """
+    raw = _Raw(path, _open(path), watch)
+    file = io.BufferedReader(raw, _PIECE)
+    try:
+        magic = file.peek(6)[:6]
+        if not magic:
+            raise ProtlmError(f"{path} is empty; is it the right file, and was it copied whole?")
+        new = _decompressor(magic)
+    except BaseException:
+        file.close()
+        raise
+    if new is None:
+        return file
+    members = cast(io.RawIOBase, _Members(file, new, padded=not magic.startswith(b"BZh")))
+    return io.BufferedReader(members, _BUFFER)
+
+
+def source_size(path: str) -> int:
+    """Bytes of a file as it lies there, compressed; 0 where a server does not say.
+
+    Raises:
+      ProtlmError: there is no such file, or it cannot be looked at.
+    """
+    with explained(path, lambda: 0):
+        if "://" not in path:
+            return os.stat(path).st_size
+        with _remote(path):
+            file_system, name = _file_system(path)
+            return int(file_system.size(name) or 0)
+
+
+@contextmanager
+def explained(path: str, line: Callable[[], int]) -> Iterator[None]:
+    """Says in a ProtlmError what is wrong with a file; `line()` is the last line that was read."""
+    try:
+        yield
+    except EOFError:
+        raise ProtlmError(
+            f"{path} is truncated: the compressed data end after line {line()}; copy or download "
+            "the file again"
+        ) from None
+    except DamagedError as error:
+        raise ProtlmError(
+            f"{path} is damaged after line {line()} ({error}); copy or download the file again"
+        ) from None
+    except OSError as error:
+        raise ProtlmError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _open(path: str) -> IO[bytes]:
+    if "://" not in path:
+        return cast(IO[bytes], open(path, "rb", buffering=0))
+    with _remote(path):
+        file_system, name = _file_system(path)
+        return cast(IO[bytes], file_system.open(name, "rb"))
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the name of the file in it."""
+    import fsspec
+
+    try:
+        return cast(tuple[Any, str], fsspec.core.url_to_fs(url))
+    except ImportError as error:
+        raise ProtlmError(
+            f"reading {url} needs a package that is not installed ({error}); pip install it, or "
+            "copy the file to this machine first"
+        ) from None
+    except ValueError as error:
+        raise ProtlmError(f"cannot read {url}: {error}") from None
+
+
+@contextmanager
+def _remote(url: str) -> Iterator[None]:
+    """Every file system has exceptions of its own; all of them mean that a file cannot be read."""
+    try:
+        yield
+    except ProtlmError:
+        raise
+    except FileNotFoundError:
+        raise ProtlmError(f"cannot read {url}: no such file") from None
+    except Exception as error:
+        raise ProtlmError(f"cannot read {url}: {type(error).__name__}: {error}") from None
+
+
+class _Raw(io.RawIOBase):
+    """The bytes of a file as it lies there, shown to `watch` as they pass."""
+
+    def __init__(self, path: str, file: IO[bytes], watch: Watch | None) -> None:
+        self._path = path
+        self._file = file
+        self._watch = watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if "://" in self._path:
+            with _remote(self._path):
+                data = self._file.read(len(buffer))
+        else:
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        if self._watch is not None and data:
+            self._watch(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Members(io.RawIOBase):
+    """Decompresses members one after the other, and notices when the last one is cut short.
+
+    `new` makes the decompressor of one member, an object like zlib's. `padded`: zero bytes may
+    stand behind a member, as the formats of gz and xz allow.
+    """
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any], padded: bool) -> None:
+        self._file = file
+        self._new = new
+        self._padded = padded
+        self._member = new()
+        self._begun = False
+        self._pending = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._pending:
+            data = b""
+            if self._member.eof:
+                data = self._member.unused_data
+                self._member, self._begun = self._new(), False
+            data = data or self._file.read(_PIECE)
+            if not data:
+                if self._begun:
+                    raise EOFError
+                return 0
+            if self._padded and not self._begun:
+                data = data.lstrip(b"\0")
+            if data:
+                self._begun = True
+                self._pending = memoryview(self._decompress(data))
+        count = min(len(buffer), len(self._pending))
+        buffer[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
+        return count
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            return cast(bytes, self._member.decompress(data))
+        except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise DamagedError(str(error)) from None
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _decompressor(magic: bytes) -> Callable[[], Any] | None:
+    """What makes a decompressor for data that begin so; None for plain data."""
+    if magic.startswith(b"\x1f\x8b"):
+        return lambda: zlib.decompressobj(wbits=31)
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2Decompressor
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMADecompressor
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        return _zstd()
+    return None
+
+
+def _zstd() -> Callable[[], Any]:
+    try:
+        import zstandard
+    except ImportError:
+        raise ProtlmError("reading .zst files needs a package: pip install zstandard") from None
+
+    class Frame:
+        """zstandard's decompressor, with errors of a kind that needs no import to be caught."""
+
+        def __init__(self) -> None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+
+        def decompress(self, data: bytes) -> bytes:
+            try:
+                return self._frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise ValueError(str(error)) from None
+
+        @property
+        def eof(self) -> bool:
+            return self._frame.eof
+
+        @property
+        def unused_data(self) -> bytes:
+            return self._frame.unused_data
+
+    return Frame

@@ -1,0 +1,243 @@
+"""Reads UniRef XML: clusters, each with its representative and its members.
+
+The XML says what the FASTA of the same release does not: the members of each cluster, and to which
+UniRef50, UniRef90 and UniRef100 clusters each of them belongs. Only the representative has a
+sequence. Format: https://www.uniprot.org/docs/uniref.xsd; names of the root (`UniRef`,
+`UniRef50`, ...) and encodings (UTF-8, once ISO-8859-1) have changed over the releases.
+
+The text is cut between entries, and the standard library's expat parses each entry by itself: so
+one broken entry does not take the others with it. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from string import whitespace
+from xml.etree import ElementTree
+
+from protlm_jax.data.entries import Entry, number_of, own_clusters
+from protlm_jax.data.fasta import BadRecord, line_of, no_proteins
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
+
+ENTRY_END = b"</entry>"
+
+_ENTRY = re.compile(rb"<entry[\s>]")
+_ROOT = re.compile(rb"<UniRef\w*[\s>]")
+_ROOT_END = re.compile(rb"\s*</UniRef\w*\s*>")
+_ENCODING = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([\w.:-]+)")
+_ID = re.compile(rb"<entry\b[^>]*?\bid\s*=\s*[\"']([^\"'<>]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One protein of a cluster; '' and 0 where something is not known.
+
+    id is the UniProtKB entry name or the UniParc id, accession the primary UniProtKB accession;
+    length is in residues.
+    """
+
+    id: str
+    accession: str
+    uniparc: str
+    uniref50: str
+    uniref90: str
+    uniref100: str
+    name: str
+    taxon: str
+    taxon_id: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One entry of UniRef XML. `members` begins with the representative."""
+
+    entry: Entry
+    members: tuple[Member, ...]
+
+
+def recognise(path: str, line: int, beginning: bytes) -> None:
+    """Takes the beginning of an XML file for UniRef, or not.
+
+    Raises:
+      ProtlmError: it is some other XML, or HTML.
+    """
+    if not _ROOT.search(beginning):
+        raise ProtlmError(
+            f"{path}, line {line}: XML or HTML, but not of UniRef; give FASTA or UniRef XML (if "
+            "this came from the web: is it an error page?)"
+        )
+
+
+def body(path: str, line: int, texts: Iterator[bytes]) -> Iterator[bytes]:
+    """The entries of a file in UTF-8, without what surrounds them; no line end is lost before them.
+
+    Args:
+      path: the file, for messages.
+      line: line on which the first text begins.
+      texts: the file, in texts that end with `ENTRY_END`, save perhaps the last.
+    Raises:
+      ProtlmError: there is no entry, the end is missing, or the encoding is not what it says.
+    """
+    encoding, any_entry, closed = "", False, False
+    for number, text in enumerate(texts):
+        if number == 0:
+            declared = _ENCODING.search(text)
+            encoding = declared[1].decode() if declared else "utf-8"
+        text = _in_utf8(path, line, text, encoding)
+        if number == 0 and (first := _ENTRY.search(text)):
+            text = b"\n" * text.count(b"\n", 0, first.start()) + text[first.start() :]
+        before, end, after = text.rpartition(ENTRY_END)
+        closed = bool(_ROOT_END.search(after))
+        any_entry = any_entry or bool(end)
+        line += text.count(b"\n")
+        yield before + end
+    if not closed:
+        raise ProtlmError(
+            f"{path} is truncated: the closing tag of UniRef is missing after line {line}; copy or "
+            "download the file again"
+        )
+    if not any_entry:
+        raise no_proteins(path)
+
+
+def _in_utf8(path: str, line: int, text: bytes, encoding: str) -> bytes:
+    """Text in UTF-8 with plain line ends."""
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if encoding.lower() in ("utf-8", "us-ascii"):
+        return text
+    try:
+        return text.decode(encoding).encode()
+    except (LookupError, ValueError) as error:
+        raise ProtlmError(
+            f"{path}, from line {line}: cannot be read in the encoding {encoding!r} that its first "
+            f"line names ({error}); download the file again, or convert it to UTF-8"
+        ) from None
+
+
+def clusters(
+    data: bytes, file: str, line: int, policy: ResiduePolicy = ResiduePolicy()
+) -> Iterator[Cluster | BadRecord]:
+    """One answer for each entry of a block, in order.
+
+    Args:
+      data: whole entries in UTF-8, as `body` gives them.
+      file: where they are from.
+      line: line on which `data` begins.
+      policy: what happens to rare residues and lower case.
+    """
+    for piece in data.split(ENTRY_END)[:-1]:
+        text = piece.lstrip()
+        start = line + piece.count(b"\n", 0, len(piece) - len(text))
+        try:
+            yield _cluster(text + ENTRY_END, file, start, policy)
+        except ProtlmError as error:
+            name = _ID.search(text)
+            yield BadRecord(name[1].decode("utf-8", "replace") if name else "", start, error)
+        line += piece.count(b"\n")
+
+
+def _cluster(text: bytes, file: str, line: int, policy: ResiduePolicy) -> Cluster:
+    """The cluster of one entry's text."""
+    try:
+        root, members, letters = _parse(text)
+    except ElementTree.ParseError as error:
+        row, column = error.position
+        raise ProtlmError(
+            f"{file}, line {line + row - 1}: not well-formed XML ({error.msg.partition(':')[0]} in "
+            f"column {column + 1}); download the file again"
+        ) from None
+    name = root.get("id", "")
+    if not name:
+        raise ProtlmError(f"{file}, line {line}: an entry without an id; download the file again")
+    if not members or not letters.strip(whitespace):
+        raise ProtlmError(
+            f"{file}, line {line}: {name!r} has no sequence of a representative; remove the entry "
+            "or download the file again"
+        )
+    sequence = _sequence(letters, name, text, file, line, policy)
+    representative = members[0]
+    if representative.length and representative.length != len(sequence):
+        raise ProtlmError(
+            f"{file}, line {line}: {name!r} has {len(sequence)} residues where its length is said "
+            f"to be {representative.length}; download the file again"
+        )
+    said = _properties(root)
+    own = own_clusters(name)
+    entry = Entry(
+        name,
+        sequence,
+        (root.findtext("name") or "").strip().removeprefix("Cluster: "),
+        number_of(said.get("member count")),
+        said.get("common taxon", ""),
+        number_of(said.get("common taxon ID")),
+        representative.id,
+        own[0] or representative.uniref50,
+        own[1] or representative.uniref90,
+        own[2] or representative.uniref100,
+        file,
+        line,
+    )
+    return Cluster(entry, tuple(members))
+
+
+def _parse(text: bytes) -> tuple[ElementTree.Element, list[Member], str]:
+    """The element of an entry, its members, and the letters of the representative's sequence.
+
+    The elements of a member are let go as soon as it ends: a cluster may have 100,000 of them.
+    """
+    members: list[Member] = []
+    letters = ""
+    for _, element in ElementTree.iterparse(io.BytesIO(text)):
+        if element.tag == "representativeMember":
+            members.insert(0, _member(element))
+            letters = element.findtext("sequence") or ""
+        elif element.tag == "member":
+            members.append(_member(element))
+            element.clear()
+    return element, members, letters  # the last element to end is the entry itself
+
+
+def _member(element: ElementTree.Element) -> Member:
+    reference = element.find("dbReference")
+    if reference is None:
+        reference = ElementTree.Element("dbReference")
+    said = _properties(reference)
+    kind, name = reference.get("type", ""), reference.get("id", "")
+    return Member(
+        id=name,
+        accession=said.get("UniProtKB accession", ""),
+        uniparc=name if kind == "UniParc ID" else said.get("UniParc ID", ""),
+        uniref50=said.get("UniRef50 ID", ""),
+        uniref90=said.get("UniRef90 ID", ""),
+        uniref100=said.get("UniRef100 ID", ""),
+        name=said.get("protein name", ""),
+        taxon=said.get("source organism", ""),
+        taxon_id=number_of(said.get("NCBI taxonomy")),
+        length=number_of(said.get("length")),
+    )
+
+
+def _properties(element: ElementTree.Element) -> dict[str, str]:
+    """The first value of each property that stands directly below an element."""
+    said: dict[str, str] = {}
+    for child in element.iterfind("property"):
+        said.setdefault(child.get("type", ""), child.get("value", ""))
+    return said
+
+
+def _sequence(
+    letters: str, name: str, text: bytes, file: str, line: int, policy: ResiduePolicy
+) -> str:
+    """The normalised residues; a fault is named with its own line."""
+    try:
+        return normalise(letters, policy, record=name)
+    except ResidueError as error:
+        first = line + text.count(b"\n", 0, text.find(b"<sequence"))
+        at = line_of(error.position, list(enumerate(letters.split("\n"), first)))
+        raise ProtlmError(f"{file}, line {at}: {error}") from None
