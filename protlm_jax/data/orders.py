@@ -1,0 +1,113 @@
+"""Random orders without a table, and random words without a state.
+
+Where the k-th of many things goes in a shuffled order, and what is drawn for a token, are functions
+of numbers alone: they cost the same for the first and for the thousand millionth, and every machine
+and every version of NumPy gives the same. All that the token road draws at random comes from here.
+
+Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_ROUNDS = 6
+_WORD = 2**64 - 1
+_STRIDE = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+
+
+def shuffled(index: int, count: int, seed: int, epoch: int) -> int:
+    """Where `index` goes in a random order of 0 to count - 1: one to one, and without a table.
+
+    A Feistel network over the next power of four, walked until it is back in range (Black &
+    Rogaway 2002, "Ciphers with arbitrary finite domains"). Numbers alone decide, so every machine
+    and every version of NumPy gives the same order.
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    mask = 2**half - 1
+    key = key_of(seed, epoch)
+    while True:
+        left, right = index >> half, index & mask
+        for turn in range(1, _ROUNDS + 1):
+            left, right = right, left ^ (_mixed(key + turn * _STRIDE + right) & mask)
+        index = left << half | right
+        if index < count:
+            return index
+
+
+def shuffled_many(index: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """`shuffled` for many numbers at once, each in an order of its own.
+
+    Args:
+      index: int64 [n], each in 0 to count - 1.
+      count: int64 [n], below 2^53.
+      key: uint64 [n]; `key_of(seed, epoch)` gives the order of `shuffled`.
+    Returns:
+      int64 [n].
+    """
+    found = index.astype(np.uint64)
+    # The exponent of a float is the bit length of its whole number.
+    bits = np.frexp((count - 1).astype(np.float64))[1]
+    half, limit = np.maximum(1, (bits + 1) // 2).astype(np.uint64), count.astype(np.uint64)
+    outside = np.arange(len(found))
+    while len(outside):
+        walked = _network(found[outside], half[outside], key[outside])
+        found[outside] = walked
+        outside = outside[walked >= limit[outside]]
+    return found.astype(np.int64)
+
+
+def _network(index: np.ndarray, half: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """One walk through the Feistel network: uint64 [n]."""
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = index >> half, index & mask
+    for turn in range(1, _ROUNDS + 1):
+        word = key + right
+        word += np.uint64(turn * _STRIDE & _WORD)
+        left, right = right, left ^ (mix(word) & mask)
+    return left << half | right
+
+
+def key_of(*numbers: int) -> int:
+    """A key, 0 to 2^64 - 1, that each of some whole numbers changes entirely."""
+    key = 0
+    for number in numbers:
+        key = _mixed(key + number)
+    return key
+
+
+def keys_of(key: np.ndarray | int, numbers: np.ndarray | int) -> np.ndarray:
+    """uint64 [n]: keys with one more number each, as `key_of` would mix them in."""
+    return mix(np.atleast_1d(np.asarray(key, np.uint64) + np.asarray(numbers).astype(np.uint64)))
+
+
+def below(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """int64 [n]: for each random word a number of 0 to limit - 1, limits below 2^31."""
+    return ((words >> np.uint64(32)) * limits.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def words_of(keys: np.ndarray, count: int) -> np.ndarray:
+    """uint64 [n, count]: random words, a row for each key."""
+    steps = np.arange(count, dtype=np.uint64) * np.uint64(_STRIDE)
+    return mix(keys[:, None] + steps)
+
+
+def mix(words: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each word, in place: uint64 (SplitMix64: Steele, Lea & Flood 2014)."""
+    words += np.uint64(_STRIDE)
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(_FIRST)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(_SECOND)
+    words ^= words >> np.uint64(31)
+    return words
+
+
+def _mixed(word: int) -> int:
+    """`mix` of one number."""
+    word = (word + _STRIDE) & _WORD
+    word = ((word ^ (word >> 30)) * _FIRST) & _WORD
+    word = ((word ^ (word >> 27)) * _SECOND) & _WORD
+    return word ^ (word >> 31)

@@ -1,0 +1,184 @@
+"""Batches from token files: any batch directly, the same for any number of hosts.
+
+A batch is a function of the prepared data, the seed and its number. Row r of the endless run of
+rows belongs to epoch r // R, where R is the number of rows that the packing plan makes of an epoch.
+Within it
+
+    the row of the plan      is r % R, sent through the epoch's order of rows,
+    the k-th of a length     is the protein that the epoch's order of that length has k-th,
+    a crop, and the noise    come from words that are drawn for that protein or that row,
+
+each a permutation or a hash that is computed for one number alone (`orders.py`). So every protein
+is read exactly once per epoch; order, neighbours, crops and noise are new in each; and where an
+iterator stands is one number, whichever rows each host has read.
+
+Beside the files there are eight bytes of index per protein: 360 MB for UniRef50.
+
+Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+
+from protlm_jax.data import orders, token_rows
+from protlm_jax.data.packing_plan import PackingPlan
+from protlm_jax.data.pieces import LongProteins, Pieces
+from protlm_jax.data.resumable import Counts, ResumableBatches
+from protlm_jax.data.splits import Split
+from protlm_jax.data.token_files import TokenShard
+from protlm_jax.data.token_rows import Alphabet
+from protlm_jax.vocabularies import Vocabulary
+
+THREADS = 2
+AHEAD = 3
+"""Batches under way while the one before is used."""
+
+# Keys of what is drawn in an epoch; orders of lengths have the length itself.
+_ROW_ORDER = 0
+_CROPS = 2**40
+_NOISE = 2**41
+
+
+class TokenBatches(ResumableBatches):
+    """Packed batches of the tasks `tokens` and `prott5`.
+
+    Batches are dicts of int32 [rows, length]: input_tokens, segment_ids and positions for `tokens`,
+    the features of SeqIO's encoder-decoders for `prott5`. Split "train" never ends; "heldout" is
+    one pass over all residues, in one order for every seed, and its last batch is filled with empty
+    rows.
+
+    Args:
+        shards: of the split.
+        vocabulary: of the model.
+        alphabet: how letters are read in it.
+        identity: a name for these batches, see `identity_of`.
+        shape: rows of a whole batch, and tokens per row.
+        task: "tokens" or "prott5".
+        split: "train" or "heldout".
+        seed: of order, crops and noise.
+        rule: what becomes of proteins longer than a row in training; held out, all is read.
+        several: False gives every protein a row of its own.
+        rows: which rows of each batch are wanted, ascending; None for all.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[TokenShard],
+        vocabulary: Vocabulary,
+        alphabet: Alphabet,
+        identity: str,
+        shape: tuple[int, int],
+        *,
+        task: Literal["tokens", "prott5"],
+        split: Split,
+        seed: int,
+        rule: LongProteins,
+        several: bool,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        self._training = split == "train"
+        room = shape[1] - vocabulary.num_specials
+        self._pieces = Pieces.of(shards, room, rule if self._training else "chunk")
+        self.plan = PackingPlan(
+            self._pieces.counts, shape[1], vocabulary.num_specials, several=several
+        )
+        begins = np.cumsum([0] + [len(shard.letters) for shard in shards])
+        counts = Counts(
+            sum(len(s.offsets) - 1 for s in shards), int(begins[-1]), self._pieces.longer
+        )
+        super().__init__(counts, identity)
+        self._letters, self._begins = [shard.letters.data for shard in shards], begins
+        self._alphabet, self._specials = alphabet, vocabulary.num_specials
+        self._shape, self._task, self._seed = shape, task, seed
+        self._rows = np.arange(shape[0]) if rows is None else np.asarray(rows, np.int64)
+        self._total = None if self._training else -(-self.plan.rows // shape[0])
+        self._next = 0
+        self._pool = ThreadPoolExecutor(THREADS, "batches")
+        self._coming: deque[Future[dict[str, np.ndarray]]] = deque()
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        while len(self._coming) <= AHEAD:
+            number = self._next + len(self._coming)
+            if self._total is not None and number >= self._total:
+                break
+            self._coming.append(self._pool.submit(self.batch, number))
+        if not self._coming:
+            raise StopIteration
+        batch = self._coming.popleft().result()
+        self._next += 1
+        return batch
+
+    def _position(self) -> dict[str, Any]:
+        return {"batch": self._next}
+
+    def _move_to(self, position: dict[str, Any]) -> None:
+        for future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        self._next = position["batch"]
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """The wanted rows of batch `number`, whatever was read before."""
+        length = self._shape[1]
+        rows = number * self._shape[0] + self._rows
+        owner, starts, residues = self._contents(rows)
+        layout = token_rows.Layout(owner, residues + self._specials, len(rows), length)
+        flat = np.zeros(len(rows) * length, np.uint8)
+        first = layout.begin + len(self._alphabet.prefix)
+        for place, code in enumerate(self._alphabet.prefix):
+            flat[layout.begin + place] = code
+        for place, code in enumerate(self._alphabet.suffix):
+            flat[first + residues + place] = code
+        self._copy(flat, first, starts, residues)
+        letters = flat.reshape(len(rows), length)
+        if self._task == "tokens":
+            return token_rows.single_stack(letters, layout, self._alphabet)
+        keys = orders.keys_of(orders.key_of(self._seed, _NOISE), rows)
+        share = token_rows.RANDOM_SHARE if self._training else 0.0
+        hidden = token_rows.prott5_noise(letters, keys, share)
+        return token_rows.encoder_decoder(letters, hidden, layout, self._alphabet)
+
+    def _contents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What stands in rows of the endless run: int64 [places] each.
+
+        Returns:
+          Index in `rows` (ascending), first residue over all shards, and residues of each piece.
+        """
+        epochs, within = np.divmod(rows, self.plan.rows)
+        if not self._training:  # rows behind the only epoch stay empty
+            epochs, within = epochs[epochs == 0], within[epochs == 0]
+        numbers, which = np.unique(epochs, return_inverse=True)
+        keys = np.array([orders.key_of(self._seed, int(e)) for e in numbers], np.uint64)[which]
+        size = np.full(len(within), self.plan.rows)
+        order = orders.keys_of(keys, _ROW_ORDER)
+        places = self.plan.places(orders.shuffled_many(within, size, order))
+        keys = keys[places.row]
+        first, length = self._pieces.first, places.length
+        chosen = orders.shuffled_many(
+            places.rank, self.plan.counts[length], orders.keys_of(keys, length)
+        )
+        starts = self._pieces.starts[first[length] + chosen]
+        if len(self._pieces.whole):
+            long = np.flatnonzero(length == len(first) - 2)
+            spare = self._pieces.whole[chosen[long]] - length[long]
+            words = orders.keys_of(orders.keys_of(keys[long], _CROPS), starts[long])
+            starts[long] += orders.below(words, spare + 1)
+        return places.row, starts, length
+
+    def _copy(
+        self, flat: np.ndarray, first: np.ndarray, starts: np.ndarray, residues: np.ndarray
+    ) -> None:
+        """Copies pieces of proteins to where they stand."""
+        shard = np.searchsorted(self._begins, starts, side="right") - 1
+        starts = starts - self._begins[shard]
+        letters, target = self._letters, flat.data
+        ends, last = starts + residues, first + residues
+        pieces = (shard, starts, ends, first, last)
+        for s, a, b, c, d in zip(*(part.tolist() for part in pieces), strict=True):
+            target[c:d] = letters[s][a:b]
