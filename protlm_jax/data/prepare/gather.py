@@ -1,0 +1,110 @@
+"""A bucket of all spill files becomes one shard of each side.
+
+Rows are sorted by the hash of their sequence, so equal sequences stand side by side, and the first
+of them in the order of the input is kept. The bucket's counts are written last: where they lie, its
+shards lie too, and a restart goes to the next bucket.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.data.prepare.manifest import Counts, Tally
+from protlm_jax.data.prepare.plan import Plan, record_file, token_file
+from protlm_jax.data.prepare.rules import DUPLICATE, SIDES
+from protlm_jax.data.prepare.scatter import Row, read_rows
+from protlm_jax.data.prepared import HELDOUT, RECORDS, TOKENS
+from protlm_jax.data.token_files import write_token_shard
+from protlm_jax.files import atomic_file, write_atomically
+
+
+@dataclass
+class Gathered:
+    """What became of a bucket: counts of its proteins, and its shards by side."""
+
+    counts: Counts
+    tokens: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def gather(bucket: int, spills: Sequence[Path], plan: Plan, work: Path) -> None:
+    """Writes the shards of one bucket below the work folder, and what became of it.
+
+    Raises:
+        ProtlmError: a spill file cannot be read, or the disk does not take a shard.
+    """
+    rows = [row for path in spills for row in read_rows(path, bucket)]
+    done = Gathered(Counts())
+    kept = list(keep_one(sorted(rows, key=attrgetter("key")), plan.rules.deduplicate, done.counts))
+    for side in SIDES:
+        mine = [row for row in kept if row.side == side]
+        done.counts.splits[side] = Tally.of(row.sequence for row in mine)
+        if plan.tokens:
+            name = token_file(side, bucket, plan.buckets)
+            info = write_token_shard(work / TOKENS / name, ((row.id, row.sequence) for row in mine))
+            done.tokens[side] = asdict(info) | {"file": f"{TOKENS}/{name}"}
+        if plan.records:
+            from protlm_jax.data.prepare.records import write_record_shard  # needs TensorFlow
+
+            name = record_file(plan.dataset, side, bucket, plan.buckets)
+            told = write_record_shard(work / RECORDS / name, mine)
+            done.records[side] = {"file": f"{RECORDS}/{name}"} | told
+        if side == "heldout":
+            write_atomically(heldout_piece(work, bucket), heldout_fasta(mine))
+    write_atomically(marker(work, bucket), pickle.dumps(done, pickle.HIGHEST_PROTOCOL))
+
+
+def keep_one(rows: Iterable[Row], deduplicate: bool, counts: Counts) -> Iterator[Row]:
+    """Of rows with equal sequences (neighbours, in the order of the input) the first; all of them
+    with `deduplicate` off. Counts the others.
+
+    Equal sequences stand on one side, also where the cluster of only one of them is held out.
+    """
+    for _, group in groupby(rows, key=attrgetter("key")):
+        first, *others = group
+        if others and any(row.side == "heldout" for row in others):
+            first, *others = [row._replace(side="heldout") for row in (first, *others)]
+        yield first
+        for row in others:
+            if deduplicate:
+                counts.dropped[DUPLICATE].note(row.position, row.id)
+            else:
+                yield row
+
+
+def heldout_fasta(rows: Iterable[Row]) -> str:
+    """FASTA of held-out proteins, with their UniRef50 clusters; `frozen.Frozen` reads it."""
+    return "".join(f">{row.id} uniref50={row.uniref50}\n{row.sequence}\n" for row in rows)
+
+
+def marker(work: Path, bucket: int) -> Path:
+    """The file that says that a bucket is done."""
+    return work / "gathered" / f"{bucket:05d}"
+
+
+def heldout_piece(work: Path, bucket: int) -> Path:
+    """The held-out proteins of a bucket."""
+    return work / "heldout" / f"{bucket:05d}.fasta"
+
+
+def join_heldout(plan: Plan, work: Path) -> dict[str, Any]:
+    """Puts the held-out proteins of all buckets into one file; returns what a manifest says of it.
+
+    Raises:
+        ProtlmError: the disk does not take the file.
+    """
+    digest, size = blake2b(digest_size=16), 0
+    with atomic_file(work / HELDOUT) as file:
+        for bucket in range(plan.buckets):
+            data = heldout_piece(work, bucket).read_bytes()
+            digest.update(data)
+            size += len(data)
+            file.write(data)
+    return {"file": HELDOUT if size else None, "bytes": size, "blake2b": digest.hexdigest()}

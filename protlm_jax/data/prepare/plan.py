@@ -1,0 +1,185 @@
+"""What `protlm prepare` was asked to do, and the sizes that follow from it.
+
+The input is read in blocks; each block's proteins go to buckets by the hash of their sequence; each
+bucket becomes one shard of each side. Sizes of blocks and buckets follow from the input alone,
+never from the machine, since they decide what stands in which shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from protlm_jax.data.entries import Entry
+from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.sources import explained, open_source, source_size
+from protlm_jax.errors import ProtlmError
+
+Dataset = Literal["uniref50", "uniref90", "uniref100", "bfd", "fasta"]
+DATASETS: tuple[Dataset, ...] = ("uniref50", "uniref90", "uniref100", "bfd", "fasta")
+CLUSTERS = {"uniref50": "UniRef50_", "uniref90": "UniRef90_", "uniref100": "UniRef100_"}
+"""How names of the entries of a dataset begin."""
+
+LAYOUT = 1  # of the work folder; another one is not gone on with
+
+_MB = 1 << 20
+_SAMPLED_FILES = 16
+_SAMPLED_BYTES = 4 * _MB
+_UNKNOWN_SIZE = 16 << 30  # where a server does not say: rather too many buckets than too large ones
+_LARGEST_BUCKET = 64 * _MB
+_SMALLEST_BUCKET = 1 * _MB
+_USUAL_SHARDS = 64
+_BLOCKS = 1024
+_BLOCK_BYTES = (4 * _MB, 64 * _MB)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file. bytes: as it lies there. text_bytes: decompressed, estimated from its
+    beginning."""
+
+    path: str
+    bytes: int
+    text_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, where to, and how.
+
+    Attributes:
+        dataset, release: what the input is.
+        sources: the input, in the order in which it is read.
+        output: folder to be made.
+        rules: what is kept and held out.
+        tokens, records: which kinds of files are written.
+        block_bytes: decompressed text in one unit of parsing.
+        buckets: number of shards of each side.
+    """
+
+    dataset: Dataset
+    release: str
+    sources: tuple[Source, ...]
+    output: Path
+    rules: Rules
+    tokens: bool
+    records: bool
+    block_bytes: int
+    buckets: int
+
+    @classmethod
+    def make(
+        cls,
+        dataset: Dataset,
+        inputs: Sequence[str],
+        output: Path,
+        rules: Rules,
+        *,
+        tokens: bool = False,
+        records: bool = True,
+    ) -> Plan:
+        """A plan for these files; the release is that of the rules. Looks at their beginnings.
+
+        Raises:
+            ProtlmError: no release of a UniRef, a file given twice, missing or unreadable.
+        """
+        if dataset in CLUSTERS and not rules.release:
+            raise ProtlmError(
+                f"which release of {dataset} is it? Give --release, such as 2024_01 (it stands in "
+                "the release notes beside the file): names of clusters change between releases"
+            )
+        for path in inputs:
+            if inputs.count(path) > 1:
+                raise ProtlmError(f"{path} is given twice; give every file once")
+        sources = look_at(inputs)
+        text = sum(source.text_bytes for source in sources)
+        return cls(
+            dataset=dataset,
+            release=rules.release,
+            sources=sources,
+            output=output,
+            rules=rules,
+            tokens=tokens,
+            records=records,
+            block_bytes=min(max(text // _BLOCKS, _BLOCK_BYTES[0]), _BLOCK_BYTES[1]),
+            buckets=number_of_buckets(text),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what is written: two runs with equal settings write the same bytes."""
+        return {
+            "layout": LAYOUT,
+            "dataset": self.dataset,
+            "release": self.release,
+            "sources": [{"name": s.name, "bytes": s.bytes} for s in self.sources],
+            "rules": self.rules.describe(),
+            "tokens": self.tokens,
+            "records": self.records,
+            "block_bytes": self.block_bytes,
+            "buckets": self.buckets,
+        }
+
+    def check(self, entry: Entry) -> None:
+        """Raises ProtlmError where an entry is of another dataset than the plan's."""
+        if not entry.id.startswith(CLUSTERS.get(self.dataset, "")):
+            raise ProtlmError(
+                f"{entry.file}, line {entry.line}: {entry.id!r} is no entry of {self.dataset}, "
+                f"whose names begin with {CLUSTERS[self.dataset]}; give --dataset what the file "
+                "is (fasta: anything)"
+            )
+
+
+def token_file(side: str, number: int, shards: int) -> str:
+    """Name of a shard of tokens, e.g. train-00000-of-00064.tokens."""
+    return f"{side}-{number:05d}-of-{shards:05d}.tokens"
+
+
+def record_file(dataset: str, side: str, number: int, shards: int) -> str:
+    """Name of a shard of records as TFDS has it, e.g. bfd-train.tfrecord-00000-of-00064."""
+    return f"{dataset}-{side}.tfrecord-{number:05d}-of-{shards:05d}"
+
+
+def number_of_buckets(text_bytes: int) -> int:
+    """A power of two: about 64 buckets, but none below 1 MB or above 64 MB on average."""
+    wanted = max(
+        min(_USUAL_SHARDS, text_bytes // _SMALLEST_BUCKET), -(-text_bytes // _LARGEST_BUCKET), 1
+    )
+    return 1 << (wanted - 1).bit_length()
+
+
+def look_at(paths: Sequence[str]) -> tuple[Source, ...]:
+    """Sizes of the files; how far each expands is measured on the beginnings of the first few.
+
+    Raises:
+        ProtlmError: a file is missing or cannot be read.
+    """
+    sizes = [source_size(path) or _UNKNOWN_SIZE for path in paths]
+    samples = [_sample(path) for path in paths[:_SAMPLED_FILES]]
+    read, text = map(sum, zip(*samples, strict=True))
+    sources = []
+    for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        seen, expanded = samples[i] if i < len(samples) else (read, text)
+        sources.append(Source(path, size, size * expanded // seen))
+    return tuple(sources)
+
+
+def _sample(path: str) -> tuple[int, int]:
+    """Bytes read, and decompressed bytes that they hold, of the beginning of a file."""
+    read = 0
+
+    def watch(data: bytes) -> None:
+        nonlocal read
+        read += len(data)
+
+    text = 0
+    with explained(path, lambda: 0), open_source(path, watch) as source:
+        while text < _SAMPLED_BYTES and (data := source.read(1 << 16)):
+            text += len(data)
+    return max(read, 1), text

@@ -1,0 +1,223 @@
+"""Prepares a folder, and goes on where an earlier run of the same command was stopped.
+
+    OUT/.work/plan.json       the settings; another command refuses to go on with this folder
+    OUT/.work/spill/000000    one file per block of input
+    OUT/.work/scattered       number of blocks, and hashes of the sources, once all are there
+    OUT/.work/gathered/00000  one file per bucket whose shards are there
+    OUT/.work/tokens, ...     the shards; moved into OUT when the last one is there
+    OUT/manifest.json         comes last, then .work goes
+
+The parent process reads and cuts the input, since decompressing goes from front to back; workers
+parse, judge, sort and write. Files are named by what they are made from, and appear whole; so
+nothing that exists has to be made again, and nothing depends on who made it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from protlm_jax.data.blocks import cut
+from protlm_jax.data.prepare import manifest
+from protlm_jax.data.prepare.gather import Gathered, gather, join_heldout, marker
+from protlm_jax.data.prepare.manifest import Counts
+from protlm_jax.data.prepare.plan import Plan
+from protlm_jax.data.prepare.pool import Pool
+from protlm_jax.data.prepare.rules import SIDES
+from protlm_jax.data.prepare.scatter import digest_of, read_tail, scatter
+from protlm_jax.data.prepared import HELDOUT, MANIFEST, RECORDS, TOKENS, WORK, Prepared
+from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
+
+
+def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared:
+    """Makes the folder of a plan; returns at once where it is there already.
+
+    Args:
+        workers: processes that parse and write; with one, everything happens in this process.
+        progress: whether to show bars on the error stream.
+    Raises:
+        ProtlmError: the input is at fault, the disk is full, a worker was killed, no protein is
+            left, or the folder holds something else. What is done stays, and the same call goes on.
+    """
+    if (plan.output / MANIFEST).exists():
+        return _finished(plan)
+    with _work_folder(plan) as work, Pool(workers) as pool:
+        spills, sources = _scatter_all(plan, work, pool, progress)
+        _gather_all(plan, work, pool, spills, progress)
+        _finish(plan, work, pool, spills, sources)
+    shutil.rmtree(work)
+    return Prepared.open(plan.output)
+
+
+def _finished(plan: Plan) -> Prepared:
+    """The folder as it is, where it was made from this plan."""
+    prepared = Prepared.open(plan.output)
+    there = prepared.manifest
+    asked = plan.settings()
+    found = {
+        "dataset": there["dataset"],
+        "release": there["release"],
+        "sources": [{"name": s["name"], "bytes": s["bytes"]} for s in there["sources"]],
+        "rules": there["rules"],
+        "tokens": any(split.tokens for split in prepared.splits.values()),
+        "records": any(split.records for split in prepared.splits.values()),
+    }
+    _compare(plan, {key: asked[key] for key in found}, found)
+    shutil.rmtree(plan.output / WORK, ignore_errors=True)
+    return prepared
+
+
+def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises ProtlmError where a folder was begun with other settings than those asked for."""
+    for key in asked:
+        if asked[key] != found.get(key):
+            raise ProtlmError(
+                f"{plan.output} was begun with another {key} ({json.dumps(found.get(key))}, not "
+                f"{json.dumps(asked[key])}); give another --output, or remove that folder"
+            )
+
+
+@contextmanager
+def _work_folder(plan: Plan) -> Iterator[Path]:
+    """The work folder of this plan, for one process at a time, without what a kill left half done.
+
+    Raises:
+        ProtlmError: the output folder holds something else, or another process works in it.
+    """
+    work = plan.output / WORK
+    if not work.exists() and plan.output.exists() and any(plan.output.iterdir()):
+        raise ProtlmError(
+            f"{plan.output} holds something that protlm prepare did not write; give another "
+            "--output, or remove that folder"
+        )
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = open(work / "lock", "w")  # noqa: SIM115  (held until the end)
+    except OSError as error:
+        raise ProtlmError(f"cannot write {work}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ProtlmError(
+                f"another protlm prepare is writing to {plan.output}; wait for it, or give "
+                "another --output"
+            ) from None
+        settings = json.loads(json.dumps(plan.settings()))
+        if (work / "plan.json").exists():
+            _compare(plan, settings, json.loads((work / "plan.json").read_text()))
+        else:
+            write_atomically(work / "plan.json", json.dumps(settings, indent=1) + "\n")
+        for half_written in work.rglob(".*"):
+            half_written.unlink()
+        yield work
+
+
+def _scatter_all(
+    plan: Plan, work: Path, pool: Pool, progress: bool
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Every block's spill file, and what the manifest says of each source."""
+    done = work / "scattered"
+    if done.exists():
+        told = json.loads(done.read_text())
+        return [_spill(work, unit) for unit in range(told["units"])], told["sources"]
+    units, sources = 0, []
+    total = sum(source.bytes for source in plan.sources)
+    with _bar("reading", total, progress, unit="B", unit_scale=True) as bar:
+        for number, source in enumerate(plan.sources):
+            hashed, size = sha256(), 0
+
+            def watch(data: bytes, add: Callable[[bytes], None] = hashed.update) -> None:
+                nonlocal size
+                add(data)
+                size += len(data)
+                bar.update(len(data))
+
+            for block in cut(source.path, plan.block_bytes, watch):
+                path = _spill(work, units)
+                units += 1
+                if not path.exists():
+                    pool.submit(scatter, block, number, plan, path)
+                elif read_tail(path, plan).digest != digest_of(block):
+                    raise ProtlmError(
+                        f"{source.path} is not the file with which {plan.output} was begun; put "
+                        f"that one back, or remove {work} to begin again"
+                    )
+            sources.append({"name": source.name, "bytes": size, "sha256": hashed.hexdigest()})
+        pool.wait()
+    write_atomically(done, json.dumps({"units": units, "sources": sources}))
+    return [_spill(work, unit) for unit in range(units)], sources
+
+
+def _spill(work: Path, unit: int) -> Path:
+    return work / "spill" / f"{unit:06d}"
+
+
+def _gather_all(plan: Plan, work: Path, pool: Pool, spills: Sequence[Path], progress: bool) -> None:
+    """Every bucket's shards."""
+    with _bar("writing", plan.buckets, progress, unit=" shards") as bar:
+        for bucket in range(plan.buckets):
+            if marker(work, bucket).exists():
+                bar.update()
+            else:
+                pool.submit(gather, bucket, spills, plan, work, then=bar.update)
+        pool.wait()
+
+
+def _finish(
+    plan: Plan,
+    work: Path,
+    pool: Pool,
+    spills: Sequence[Path],
+    sources: Sequence[dict[str, Any]],
+) -> None:
+    """Moves the shards to where they are seen, and writes the manifest."""
+    counts = Counts()
+    for path in spills:
+        counts.add(read_tail(path, plan).counts)
+    tokens: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    records: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for bucket in range(plan.buckets):
+        done: Gathered = pickle.loads(marker(work, bucket).read_bytes())
+        counts.add(done.counts)
+        for side in SIDES:
+            tokens[side] += [done.tokens[side]] if plan.tokens else []
+            records[side] += [done.records[side]] if plan.records else []
+    for side in SIDES:
+        if not counts.splits[side].lengths:
+            for shard in tokens.pop(side) + records.pop(side):
+                (work / shard["file"]).unlink(missing_ok=True)
+    told = manifest.build(
+        dataset=plan.dataset,
+        release=plan.release,
+        sources=sources,
+        rules=plan.rules,
+        counts=counts,
+        tokens=tokens,
+        records=records,
+        heldout=join_heldout(plan, work),
+    )
+    if plan.records and (work / RECORDS).exists():
+        from protlm_jax.data.prepare.records import write_metadata
+
+        pool.submit(write_metadata, work / RECORDS, plan.dataset, plan.release, records)
+        pool.wait()
+    for name in (TOKENS, RECORDS, HELDOUT):
+        if (work / name).exists():
+            os.replace(work / name, plan.output / name)
+    write_atomically(plan.output / MANIFEST, manifest.to_text(told))
+
+
+def _bar(what: str, total: int, progress: bool, **options: Any) -> Any:
+    return tqdm(total=total, desc=what, disable=not progress, dynamic_ncols=True, **options)
