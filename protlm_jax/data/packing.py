@@ -26,6 +26,9 @@ from typing import ClassVar
 from protlm_jax.data.runtime import seqio, tf
 
 WINDOW = 256
+TOGETHER = 8  # windows that one call packs, which shares out the cost of its loop
+
+_NOTHING = -1
 
 Spec = seqio.FeatureConverter.FeatureSpec
 
@@ -36,8 +39,8 @@ def pack(
     """Packs examples {name: int32 [length]} into rows.
 
     Args:
-      ds: examples with all the features of `row_lengths`, none longer than its row. Further
-        features are dropped.
+      ds: examples with all the features of `row_lengths`, of ids from 0 up, none longer than its
+        row (which fails with TensorFlow's InvalidArgumentError). Further features are dropped.
       row_lengths: tokens per row of each feature. Features that have equal lengths in every
         example, and equal row lengths, come out aligned.
       several: False gives every example a row of its own.
@@ -45,74 +48,108 @@ def pack(
       Rows with, for each feature, `name`, `name_segment_ids` and `name_positions`, int32 [L].
     """
     names = list(row_lengths)
+    room = [row_lengths[name] for name in names]
 
-    def rows_of_window(window: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
-        lengths = tf.stack([tf.cast(window[n].row_lengths(), tf.int32) for n in names], axis=1)
-        room = tf.constant([row_lengths[n] for n in names], tf.int32)
-        if several:
-            row, offset, segment = _first_fit_decreasing(lengths, room)
-        else:
-            row = tf.range(tf.shape(lengths)[0])
-            offset, segment = tf.zeros_like(lengths), tf.ones_like(row)
+    def rows_of_windows(padded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        examples = {n: tf.RaggedTensor.from_tensor(padded[n], padding=_NOTHING) for n in names}
+        lengths = tf.stack([tf.cast(examples[n].row_lengths(), tf.int32) for n in names], axis=1)
+        order, row = _first_fit_decreasing(lengths, room) if several else _one_each(lengths)
         rows: dict[str, tf.Tensor] = {}
-        for i, name in enumerate(names):
-            rows |= _lay_out(name, window[name], row, offset[:, i], segment, row_lengths[name])
+        for name in names:
+            rows |= _lay_out(name, tf.gather(examples[name], order), row, row_lengths[name])
         return rows
 
-    ds = ds.map(lambda example: {n: example[n] for n in names})
-    ds = ds.ragged_batch(WINDOW).map(rows_of_window, num_parallel_calls=2)
-    return ds.unbatch()
+    if set(ds.element_spec) != set(names):
+        ds = ds.map(lambda example: {name: example[name] for name in names})
+    # A padded batch, since making a ragged one costs more than packing it.
+    shapes = {name: [row_lengths[name]] for name in names}
+    ds = ds.padded_batch(WINDOW * TOGETHER, shapes, dict.fromkeys(names, _NOTHING))
+    return ds.map(rows_of_windows, num_parallel_calls=2).unbatch()
 
 
-def _first_fit_decreasing(
-    lengths: tf.Tensor, room: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Chooses the row [n], the offset in it [n, F] and the segment number [n] of each example.
+def _one_each(lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The order and the rows of examples that are not packed."""
+    numbers = tf.range(tf.shape(lengths)[0])
+    return numbers, numbers
+
+
+def _first_fit_decreasing(lengths: tf.Tensor, room: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which examples lie where, for windows packed each by itself but at the same time.
 
     Args:
-      lengths: int32 [n, F].
-      room: int32 [F], tokens per row.
+      lengths: int32 [n, F], of windows one after the other; the last may be smaller.
+      room: tokens per row of each feature.
+    Returns:
+      The examples in the order in which they lie in the rows, int32 [n], and the row of each of
+      these, int32 [n], which does not decrease.
     """
-    n = tf.shape(lengths)[0]
-    share = tf.reduce_max(lengths / room, axis=1)
+    n, features = tf.shape(lengths)[0], len(room)
+    windows = (n + WINDOW - 1) // WINDOW
+    padded = tf.pad(lengths, [[0, windows * WINDOW - n], [0, 0]])
+    share = tf.reshape(tf.reduce_max(padded / room, axis=1), [windows, WINDOW])
     order = tf.argsort(share, direction="DESCENDING", stable=True)
-    lengths = tf.gather(lengths, order)
+    order = tf.reshape(order + WINDOW * tf.range(windows)[:, None], [-1])
+    placed = tf.reshape(tf.gather(padded, order), [windows, WINDOW, features])
+    row = tf.reshape(_first_fit(placed, room), [-1])
+    # Rows stand in the order of arrival of the example that opened each.
+    position = tf.range(windows * WINDOW)
+    first = tf.math.unsorted_segment_min(position, row, windows * WINDOW)
+    opened = tf.gather(order, tf.gather(first, row))
+    place = tf.argsort(opened, stable=True)
+    # What only fills the last window is no example.
+    place = tf.boolean_mask(place, tf.gather(order, place) < n)
+    opened = tf.gather(opened, place)
+    begins = tf.concat([[0], tf.cast(opened[1:] != opened[:-1], tf.int32)], axis=0)
+    return tf.gather(order, place), tf.cumsum(begins)
+
+
+def _first_fit(lengths: tf.Tensor, room: list[int]) -> tf.Tensor:
+    """The row of each example, numbered through all windows: int32 [windows, WINDOW].
+
+    Args:
+      lengths: int32 [windows, WINDOW, F], in the order in which examples are placed. Each goes into
+        the first row of its window where it fits on all sides.
+    """
+    windows = tf.shape(lengths)[0]
+    first_row = WINDOW * tf.range(windows)
     # Where not even the shortest could join, an example has its row to itself: no search needed.
-    alone = tf.reduce_any(lengths + tf.reduce_min(lengths, axis=0) > room, axis=1)
-    alone = tf.math.cumprod(tf.cast(alone, tf.int32))
-    space = room - lengths * alone[:, None]
-    count, row, segment, offset = alone, tf.range(n), alone, tf.zeros_like(lengths)
-    for i in tf.range(tf.reduce_sum(alone), n):
-        here = tf.argmax(tf.reduce_all(space >= lengths[i], axis=1), output_type=tf.int32)
-        row = tf.tensor_scatter_nd_update(row, [[i]], [here])
-        offset = tf.tensor_scatter_nd_update(offset, [[i]], [room - space[here]])
-        segment = tf.tensor_scatter_nd_update(segment, [[i]], [count[here] + 1])
-        space = tf.tensor_scatter_nd_sub(space, [[here]], [lengths[i]])
-        count = tf.tensor_scatter_nd_add(count, [[here]], [1])
-    # Number the rows by the arrival of the example that opened each.
-    rank = tf.argsort(tf.argsort(tf.boolean_mask(order, segment == 1)))
-    back = tf.argsort(order)
-    return tf.gather(tf.gather(rank, row), back), tf.gather(offset, back), tf.gather(segment, back)
+    alone = tf.reduce_any(lengths + tf.reduce_min(lengths, axis=1, keepdims=True) > room, axis=2)
+    start = tf.reduce_min(tf.reduce_sum(tf.math.cumprod(tf.cast(alone, tf.int32), axis=1), axis=1))
+    rest = room - tf.where(tf.range(WINDOW)[:, None] < start, lengths, 0)
+    space = tf.reshape(rest, [windows * WINDOW, len(room)])
+    steps = tf.transpose(lengths, [1, 0, 2])
+    rows = tf.range(WINDOW)[:, None] + first_row
+    for i in tf.range(start, WINDOW):
+        here = tf.reshape(space, [windows, WINDOW, len(room)]) >= steps[i][:, None]
+        row = first_row + tf.argmax(tf.reduce_all(here, axis=2), axis=1, output_type=tf.int32)
+        rows = tf.tensor_scatter_nd_update(rows, [[i]], row[None])
+        space = tf.tensor_scatter_nd_sub(space, row[:, None], steps[i])
+    return tf.transpose(rows)
 
 
 def _lay_out(
-    name: str,
-    examples: tf.RaggedTensor,
-    row: tf.Tensor,
-    offset: tf.Tensor,
-    segment: tf.Tensor,
-    length: int,
+    name: str, examples: tf.RaggedTensor, row: tf.Tensor, length: int
 ) -> dict[str, tf.Tensor]:
-    """Writes the examples of one feature into their places: int32 [R, L], three of them."""
-    owner = tf.cast(examples.value_rowids(), tf.int32)
-    position = tf.range(tf.size(owner)) - tf.gather(tf.cast(examples.row_starts(), tf.int32), owner)
-    place = tf.gather(row * length + offset, owner) + position
-    values = tf.stack([examples.flat_values, tf.gather(segment, owner), position], axis=1)
-    rows = tf.reduce_max(row) + 1
-    full = tf.scatter_nd(place[:, None], values, tf.stack([rows * length, 3]))
-    full = tf.ensure_shape(tf.reshape(full, [rows, length, 3]), [None, length, 3])
-    keys = (name, f"{name}_segment_ids", f"{name}_positions")
-    return dict(zip(keys, tf.unstack(full, axis=2), strict=True))
+    """Rows of one feature from examples in their order: int32 [R, L], three of them."""
+    sizes = tf.cast(examples.row_lengths(), tf.int32)
+    starts = tf.cumsum(sizes, exclusive=True)
+    total = tf.reduce_sum(sizes)
+    marks = tf.scatter_nd(starts[:, None], tf.ones_like(starts), [total + 1])
+    owner = tf.cumsum(marks[:-1]) - 1
+    numbers = tf.range(tf.size(row))
+    segment = 1 + numbers - tf.gather(tf.math.segment_min(numbers, row), row)
+    values = {
+        name: examples.flat_values,
+        f"{name}_segment_ids": tf.gather(segment, owner),
+        f"{name}_positions": tf.range(total) - tf.gather(starts, owner),
+    }
+    filled = tf.math.segment_sum(sizes, row)
+    return {
+        key: tf.RaggedTensor.from_row_lengths(v, filled, validate=False).to_tensor(
+            shape=[None, length]
+        )
+        for key, v in values.items()
+    }
 
 
 class _PackingConverter(seqio.FeatureConverter):
