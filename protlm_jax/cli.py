@@ -26,6 +26,8 @@ typical use:
   protlm train --config configs/tiny.py:bert --workdir runs/bert
   protlm train --config configs/tiny.py:bert --workdir runs/mine \\
       --config.data.fasta=my.fasta.gz --config.train.steps=5000
+  protlm prepare --dataset uniref50 --release 2024_01 --input uniref50.fasta.gz \\
+      --output data/uniref50 --tokens
   protlm plan --config configs/prot_t5_xxl_bfd.py --topology v3:16x32
   protlm evaluate --model runs/bert
   protlm probe --model runs/bert
@@ -58,8 +60,8 @@ column `error`; exit code 3 says that there are some.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 only when everything asked for was done, and 3 when `score` could
-    not score some of its records."""
+    """Runs one verb. Returns 0 only when everything asked for was done, and 3 when some records
+    of the input could not be used."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
@@ -88,11 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"protlm_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     for add in (
-        *(_add_train, _add_plan, _add_evaluate, _add_probe, _add_depth, _add_score),
-        *(_add_export, _add_import, _add_quickstart),
+        *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_depth),
+        *(_add_score, _add_export, _add_import, _add_quickstart),
     ):
         add(verbs)
     return parser
+
+
+def _add_prepare(verbs: Verbs) -> None:
+    from protlm_jax.data.prepare import verb as prepare
+
+    verb = _verb(
+        verbs, prepare.run, "prepare", "turn release files into data to train on, of any size"
+    )
+    prepare.add_arguments(verb)
 
 
 def _add_train(verbs: Verbs) -> None:

@@ -12,7 +12,17 @@ from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
 
 HEAVY = ("jax", "flax", "tensorflow", "seqio", "torch", "transformers", "numpy", "ml_collections")
-VERBS = ("train", "evaluate", "probe", "depth", "score", "export", "import", "quickstart")
+VERBS = (
+    "prepare",
+    "train",
+    "evaluate",
+    "probe",
+    "depth",
+    "score",
+    "export",
+    "import",
+    "quickstart",
+)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,10 @@
     gather.py      a bucket of all spill files -> one shard per split
     records.py     shards of `tf.train.Example` in a TFDS folder
     manifest.py    what is in the folder, counted exactly
+    pool.py        worker processes
     run.py         all of it, resumable
     estimate.py    what it will take, from a sample
+    verb.py        the command line
 
 Every step but the last is a pure function of its input, and every file is there whole or not at
 all. So a run that was killed goes on where it was, and the shards are the same bytes whatever the

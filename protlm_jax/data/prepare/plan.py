@@ -18,7 +18,6 @@ from protlm_jax.data.sources import explained, open_source, source_size
 from protlm_jax.errors import ProtlmError
 
 Dataset = Literal["uniref50", "uniref90", "uniref100", "bfd", "fasta"]
-DATASETS: tuple[Dataset, ...] = ("uniref50", "uniref90", "uniref100", "bfd", "fasta")
 CLUSTERS = {"uniref50": "UniRef50_", "uniref90": "UniRef90_", "uniref100": "UniRef100_"}
 """How names of the entries of a dataset begin."""
 

@@ -24,9 +24,14 @@ class Pool:
 
     A failed task raises in `submit` or `wait`, the earliest submitted one first; then no new tasks
     are started.
+
+    Raises:
+        ProtlmError: fewer workers than one; from `submit` and `wait`, a worker was killed.
     """
 
     def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ProtlmError(f"workers is {workers}; at least one has to do the work")
         self._limit = _WAITING * workers
         self._tasks: deque[tuple[Future[None], Callable[[], object] | None]] = deque()
         self._executor: ProcessPoolExecutor | None = None

@@ -208,15 +208,20 @@ def _finish(
         records=records,
         heldout=join_heldout(plan, work),
     )
-    if plan.records and (work / RECORDS).exists():
-        from protlm_jax.data.prepare.records import write_metadata
-
-        pool.submit(write_metadata, work / RECORDS, plan.dataset, plan.release, records)
+    if (work / RECORDS).exists():
+        pool.submit(_describe_records, work / RECORDS, plan, records)
         pool.wait()
     for name in (TOKENS, RECORDS, HELDOUT):
         if (work / name).exists():
             os.replace(work / name, plan.output / name)
     write_atomically(plan.output / MANIFEST, manifest.to_text(told))
+
+
+def _describe_records(folder: Path, plan: Plan, shards: dict[str, list[dict[str, Any]]]) -> None:
+    """Makes a TFDS folder of the records; in a worker, where TensorFlow is loaded already."""
+    from protlm_jax.data.prepare.records import write_metadata
+
+    write_metadata(folder, plan.dataset, plan.release, shards)
 
 
 def _bar(what: str, total: int, progress: bool, **options: Any) -> Any:
