@@ -40,9 +40,14 @@ def gather(bucket: int, spills: Sequence[Path], plan: Plan, work: Path) -> None:
     Raises:
         ProtlmError: a spill file cannot be read, or the disk does not take a shard.
     """
-    rows = [row for path in spills for row in read_rows(path, bucket)]
+    write_bucket(bucket, [row for path in spills for row in read_rows(path, bucket)], plan, work)
+
+
+def write_bucket(bucket: int, rows: Iterable[Row], plan: Plan, work: Path) -> None:
+    """As `gather`, from rows in any order."""
     done = Gathered(Counts())
-    kept = list(keep_one(sorted(rows, key=attrgetter("key")), plan.rules.deduplicate, done.counts))
+    ordered = sorted(rows, key=attrgetter("key", "position"))
+    kept = list(keep_one(ordered, plan.rules.deduplicate, done.counts))
     for side in SIDES:
         mine = [row for row in kept if row.side == side]
         done.counts.splits[side] = Tally.of(row.sequence for row in mine)

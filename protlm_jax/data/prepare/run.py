@@ -51,16 +51,19 @@ def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared
             left, or the folder holds something else. What is done stays, and the same call goes on.
     """
     if (plan.output / MANIFEST).exists():
-        return _finished(plan)
-    with _work_folder(plan) as work, Pool(workers) as pool:
+        return finished(plan)
+    with work_folder(plan) as work, Pool(workers) as pool:
         spills, sources = _scatter_all(plan, work, pool, progress)
         _gather_all(plan, work, pool, spills, progress)
-        _finish(plan, work, pool, spills, sources)
+        counts = Counts()
+        for path in spills:
+            counts.add(read_tail(path, plan).counts)
+        finish(plan, work, pool, counts, sources)
     shutil.rmtree(work)
     return Prepared.open(plan.output)
 
 
-def _finished(plan: Plan) -> Prepared:
+def finished(plan: Plan) -> Prepared:
     """The folder as it is, where it was made from this plan."""
     prepared = Prepared.open(plan.output)
     there = prepared.manifest
@@ -89,7 +92,7 @@ def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _work_folder(plan: Plan) -> Iterator[Path]:
+def work_folder(plan: Plan) -> Iterator[Path]:
     """The work folder of this plan, for one process at a time, without what a kill left half done.
 
     Raises:
@@ -175,17 +178,18 @@ def _gather_all(plan: Plan, work: Path, pool: Pool, spills: Sequence[Path], prog
         pool.wait()
 
 
-def _finish(
+def finish(
     plan: Plan,
     work: Path,
     pool: Pool,
-    spills: Sequence[Path],
+    counts: Counts,
     sources: Sequence[dict[str, Any]],
 ) -> None:
-    """Moves the shards to where they are seen, and writes the manifest."""
-    counts = Counts()
-    for path in spills:
-        counts.add(read_tail(path, plan).counts)
+    """Moves the shards to where they are seen, and writes the manifest.
+
+    Args:
+        counts: records read and left out before they came to a bucket.
+    """
     tokens: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     records: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for bucket in range(plan.buckets):

@@ -68,6 +68,21 @@ def scatter(block: Block, source: int, plan: Plan, path: Path) -> None:
         ProtlmError: a record is no protein (under `bad_records="error"`) or not of this dataset;
             or the disk does not take the file.
     """
+    buckets, counts = judge(block, source, plan)
+    parts = [pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if rows else b"" for rows in buckets]
+    starts = np.cumsum([len(MAGIC) + 8 * (plan.buckets + 1), *map(len, parts)], dtype=np.int64)
+    with atomic_file(path) as file:
+        file.write(MAGIC + starts.tobytes())
+        file.writelines(parts)
+        file.write(pickle.dumps(Tail(digest_of(block), counts), pickle.HIGHEST_PROTOCOL))
+
+
+def judge(block: Block, source: int, plan: Plan) -> tuple[list[list[Row]], Counts]:
+    """The rows of a block by bucket, in the order of the input, and what was read and left out.
+
+    Raises:
+        ProtlmError: see `scatter`.
+    """
     counts = Counts()
     proteins = _proteins(block, source, plan, counts)
     buckets: list[list[Row]] = [[] for _ in range(plan.buckets)]
@@ -78,12 +93,7 @@ def scatter(block: Block, source: int, plan: Plan, path: Path) -> None:
             buckets[bucket_of(row.key, plan.buckets)].append(row)
         else:
             counts.dropped[verdict].note(position, entry.id)
-    parts = [pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if rows else b"" for rows in buckets]
-    starts = np.cumsum([len(MAGIC) + 8 * (plan.buckets + 1), *map(len, parts)], dtype=np.int64)
-    with atomic_file(path) as file:
-        file.write(MAGIC + starts.tobytes())
-        file.writelines(parts)
-        file.write(pickle.dumps(Tail(digest_of(block), counts), pickle.HIGHEST_PROTOCOL))
+    return buckets, counts
 
 
 def to_row(entry: Entry, side: str, position: Position) -> Row:
