@@ -40,7 +40,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):  # an interruption after it got its name
+                os.unlink(temporary)
             raise
     except OSError as error:
         raise ProtlmError(
