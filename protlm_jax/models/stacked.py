@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 from protlm_jax.models.config import ModelConfig
@@ -65,6 +66,15 @@ class Stacked(nn.Module):
 
     def hidden(self, batch: Batch) -> jax.Array:
         """What users call the embedding: [batch, length, d_model]."""
+        raise NotImplementedError
+
+    def every_layer(self, batch: Batch) -> jax.Array:
+        """The stream at every depth of the row that is embedded: [layers + 1, B, L, d_model].
+
+        Entry i is the stream before block i, 0 the embedding of the tokens; the last one is
+        `hidden`, after the final norm where the family has one. These are the `hidden_states` of
+        transformers.
+        """
         raise NotImplementedError
 
     def initial_carry(self, batch_size: int) -> Batch:
@@ -143,6 +153,16 @@ class SingleStack(Stacked):
     def connect(self, h: Streams, context: Contexts, deterministic: bool = True) -> Contexts:
         return context
 
+    def finish(self, h: jax.Array) -> jax.Array:
+        """From the last block's output to the embedding: a final norm, where there is one."""
+        return h
+
     def hidden(self, batch: Batch) -> jax.Array:
         h, context = self.embed(batch)
-        return self.stack(h, context)[0]["encoder"]
+        return self.finish(self.stack(h, context)[0]["encoder"])
+
+    def every_layer(self, batch: Batch) -> jax.Array:
+        h, context = self.embed(batch)
+        out, taps = self.stack(h, context)
+        last = self.finish(out["encoder"])
+        return jnp.concatenate([taps["encoder"]["stream"], last[None]])

@@ -169,6 +169,12 @@ class T5(Stacked):
         h, context = self._embed_encoder(batch, deterministic=True)
         return self.encoder_norm(self.run("encoder", h, context)[0])
 
+    def every_layer(self, batch: Batch) -> jax.Array:
+        """The encoder's stream at every depth; needs encoder features only."""
+        h, context = self._embed_encoder(batch, deterministic=True)
+        out, taps = self.run("encoder", h, context)
+        return jnp.concatenate([taps["stream"], self.encoder_norm(out)[None]])
+
     def _embed_encoder(self, batch: Batch, deterministic: bool) -> tuple[jax.Array, BlockContext]:
         tokens, segments = batch["encoder_input_tokens"], batch["encoder_segment_ids"]
         h = self.dropout(self.embedder(tokens), deterministic=deterministic)
