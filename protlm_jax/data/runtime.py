@@ -1,8 +1,8 @@
-"""The one door to TensorFlow and SeqIO: imports them quietly and keeps them off the accelerators.
+"""The one door to TensorFlow, TFDS and SeqIO: imports them quietly and keeps them off the accelerators.
 
 TensorFlow is only our data loader. Left alone it prints a page of notes on start-up and reserves
 every GPU it finds, memory and all, from under JAX. Modules of this package write
-`from protlm_jax.data.runtime import seqio, tf`.
+`from protlm_jax.data.runtime import seqio, tf, tfds`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ try:
     with _quiet():
         import seqio
         import tensorflow as tf
+        import tensorflow_datasets as tfds
 except ImportError as error:
     raise ProtlmError(
         f"reading training data needs TensorFlow and SeqIO ({error}): "
@@ -55,4 +56,4 @@ for _kind in ("GPU", "TPU"):
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], _kind)
 
-__all__ = ["seqio", "tf"]
+__all__ = ["seqio", "tf", "tfds"]

@@ -53,7 +53,7 @@ def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared
     if (plan.output / MANIFEST).exists():
         return finished(plan)
     with work_folder(plan) as work, Pool(workers) as pool:
-        spills, sources = _scatter_all(plan, work, pool, progress)
+        spills, sources = scatter_all(plan, work, pool, progress)
         _gather_all(plan, work, pool, spills, progress)
         counts = Counts()
         for path in spills:
@@ -99,6 +99,7 @@ def work_folder(plan: Plan) -> Iterator[Path]:
         ProtlmError: the output folder holds something else, or another process works in it.
     """
     work = plan.output / WORK
+    settings = json.loads(json.dumps(plan.settings()))
     if not work.exists() and plan.output.exists() and any(plan.output.iterdir()):
         raise ProtlmError(
             f"{plan.output} holds something that protlm prepare did not write; give another "
@@ -117,7 +118,6 @@ def work_folder(plan: Plan) -> Iterator[Path]:
                 f"another protlm prepare is writing to {plan.output}; wait for it, or give "
                 "another --output"
             ) from None
-        settings = json.loads(json.dumps(plan.settings()))
         if (work / "plan.json").exists():
             _compare(plan, settings, json.loads((work / "plan.json").read_text()))
         else:
@@ -127,7 +127,7 @@ def work_folder(plan: Plan) -> Iterator[Path]:
         yield work
 
 
-def _scatter_all(
+def scatter_all(
     plan: Plan, work: Path, pool: Pool, progress: bool
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Every block's spill file, and what the manifest says of each source."""
