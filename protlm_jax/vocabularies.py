@@ -1,4 +1,4 @@
-"""Amino-acid alphabets: the 30 tokens of ProtBert, the 128 ids of ProtT5, and our own three.
+"""Amino-acid alphabets: 30 tokens of ProtBert, 128 ids of ProtT5, 33 of ESM-2, our own three.
 
 A protein goes through two doors. `normalise` takes whatever the user wrote (spaced or not, lower
 case, rare residues) and returns plain upper-case letters, or says precisely what it cannot take.
@@ -8,10 +8,11 @@ were not trained on it, and an embedding of `<unk>` looks like any other embeddi
 Pure Python and NumPy; the seqio wrapper lives in `data/seqio_vocabulary.py`.
 
 Source of the ids: the published `vocab.txt` of Rostlab/prot_bert and `spiece.model` of
-Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381). Nobody here has seen the
-tokenizer files of Rostlab/prot_albert and Rostlab/prot_xlnet, and ProtTXL was never released:
-`prot_albert`, `prot_xlnet` and `prot_txl` are layouts of our own, with the special tokens that each
-family needs before the 25 letters, and claim no compatibility with any published file.
+Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381), and the published
+`vocab.txt` of facebook/esm2_t6_8M_UR50D, the same for all sizes. Nobody here has seen the tokenizer
+files of Rostlab/prot_albert and Rostlab/prot_xlnet, and ProtTXL was never released: `prot_albert`,
+`prot_xlnet` and `prot_txl` are layouts of our own, with the special tokens that each family needs
+before the 25 letters, and claim no compatibility with any published file.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _RARE = "UZOB"
 _RESIDUE_SET = frozenset(RESIDUES)
 _PROT_BERT_RESIDUES = "LAGVESIKRDTPNQFYMHCWXUBZO"
 _PROT_T5_RESIDUES = "ALGVSREDTIPKFQNYMHWCXBOUZ"
+_ESM2_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 _T5_SENTINELS = 100
 
 _STANDARD = re.compile(f"[{AMINO_ACIDS}X]+").fullmatch
@@ -315,7 +317,17 @@ PROT_TXL = Vocabulary(
     suffix_ids=(3,),
 )
 
-BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL)
+ESM2 = Vocabulary(
+    name="esm2",
+    tokens=("<cls>", "<pad>", "<eos>", "<unk>", *_ESM2_RESIDUES, ".", "-", "<null_1>", "<mask>"),
+    pad_id=1,
+    unk_id=3,
+    mask_id=32,
+    prefix_ids=(0,),
+    suffix_ids=(2,),
+)
+
+BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2)
 
 VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
 """All that this process knows by name: ours, and those that came with a loaded model."""

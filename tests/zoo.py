@@ -22,6 +22,7 @@ from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.electra import electra_config
+from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -76,6 +77,7 @@ ZOO: dict[str, Specimen] = {
         "replaced_token",
         "tokens",
     ),
+    "esm2": Specimen(esm2_config(**SIZES, initializer_range=0.3), "masked", "tokens"),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
         "denoising",

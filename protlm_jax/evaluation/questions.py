@@ -20,6 +20,7 @@ import numpy as np
 
 from protlm_jax.evaluation import recurrence
 from protlm_jax.evaluation.batching import Group, clean_features, grouped
+from protlm_jax.models.attention import at_places
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import layer_params, run_stack
@@ -190,9 +191,7 @@ def _last_at(
         shorter = block.clone(config=block.config.replace(num_layers=last))
         first = layers if block.config.share_layers else jax.tree.map(lambda x: x[:-1], layers)
         h, _ = run_stack(shorter, first, h, context)
-    attention = context.attention
-    segments = jnp.take_along_axis(attention.query_segments, columns, axis=1)
-    asking = dataclasses.replace(attention, query_segments=segments)
+    asking = at_places(context.attention, columns)
     context = dataclasses.replace(context, query_attention=asking)
     pair = (h, _at(h, columns))
     after, _ = block.apply({"params": layer_params(layers, last)}, pair, context)

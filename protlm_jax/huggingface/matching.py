@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,10 @@ from protlm_jax.models import ModelConfig
 from protlm_jax.models.exchange import Exchange
 
 log = logging.getLogger(__name__)
+
+# How TensorFlow's LayerNorm called its parameters; transformers reads these names in every model,
+# and 5.23 writes them back where it has read them.
+_OLD_NORMS = {"*LayerNorm.gamma": "weight", "*LayerNorm.beta": "bias"}
 
 
 def matched(
@@ -38,7 +45,11 @@ def matched(
             what it must be equal to; the message names it.
     """
     expected = expected_shapes(exchange, abstract)
-    stored = dict(stored)
+    stored = _by_todays_names(exchange.aliases, stored)
+    for name, compute in exchange.defaults.items():
+        if name not in stored:
+            stored[name] = StoredTensor(folder, expected[name], partial(compute, config))
+            log.info("%s: %s is not there and follows from config.json", folder, name)
     notes = []
     for copy, original in exchange.copies.items():
         if copy in expected and copy not in stored and original in stored:
@@ -66,6 +77,25 @@ def matched(
         log.info("%s: not taken over: %s", folder, "; ".join(sorted(notes)))
     _require_all(folder, expected, stored)
     return stored, tuple(sorted(notes))
+
+
+def _by_todays_names(
+    aliases: Mapping[str, str], stored: dict[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """The tensors under the names that the table has."""
+    renamed: dict[str, StoredTensor] = {}
+    for old, tensor in stored.items():
+        name = next((new for pattern, new in aliases.items() if fnmatch.fnmatch(old, pattern)), old)
+        for pattern, leaf in _OLD_NORMS.items():
+            if fnmatch.fnmatch(old, pattern):
+                name = f"{old.rpartition('.')[0]}.{leaf}"
+        if name in renamed and not _equal(renamed[name], tensor):
+            raise ProtlmError(
+                f"{tensor.file}: {old} differs from another tensor that stands for {name}; the "
+                f"model has one: take the weights from where they came from"
+            )
+        renamed[name] = tensor
+    return renamed
 
 
 def _require_constant(tensor: StoredTensor, name: str, asked: np.ndarray) -> None:

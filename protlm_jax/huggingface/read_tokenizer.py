@@ -40,6 +40,7 @@ _AROUND = {
     "bert": (("cls_token",), ("sep_token",)),
     "electra": (("cls_token",), ("sep_token",)),
     "albert": (("cls_token",), ("sep_token",)),
+    "esm": (("cls_token",), ("eos_token",)),
     "xlnet": ((), ("sep_token", "cls_token")),
     "t5": ((), ("eos_token",)),
 }

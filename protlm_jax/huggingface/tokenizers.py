@@ -17,6 +17,8 @@ from protlm_jax.vocabularies import Vocabulary
 
 # transformers' name for a special token around a protein, by how the token is spelled.
 _BRACKETED = re.compile(r"<.+>|\[.+\]")
+# Tokens that only lists of BERT's and of ESM's kind have; their tokenizers read vocab.txt.
+_LISTED = {"[PAD]", "<null_1>"}
 _ROLES = {"cls": "cls_token", "sep": "sep_token", "s": "bos_token", "/s": "eos_token"}
 
 
@@ -27,7 +29,7 @@ def write_tokenizer(
     max_length: int = 0,
     closing_type: int | None = None,
 ) -> None:
-    """Writes tokenizer.json, its two small companions and, for BERT's tokens, vocab.txt.
+    """Writes tokenizer.json, its two small companions and, for tokens of BERT and ESM, vocab.txt.
 
     `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, and adds
     the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a character: those that
@@ -58,7 +60,7 @@ def write_tokenizer(
     _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X", closing_type))
     _dump(folder / "tokenizer_config.json", config)
     _dump(folder / "special_tokens_map.json", roles)
-    if "[PAD]" in vocabulary.tokens:
+    if _LISTED & set(vocabulary.tokens):
         (folder / "vocab.txt").write_text("\n".join(vocabulary.tokens) + "\n")
 
 

@@ -5,6 +5,7 @@ Axis letters: B batch, L query length, M key length, D d_model, H heads, K head 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -15,8 +16,10 @@ import jax.numpy as jnp
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Projection
+from protlm_jax.models.positions import Rotation, rotate
 
 MASKED = -1e9  # finite, so that a row without a visible key stays finite
+MAPS = "attention_maps"  # collection in which attention leaves its weights when it is asked for
 
 
 @flax.struct.dataclass
@@ -37,6 +40,7 @@ class AttentionContext:
             some of the row's positions only; None where they are the last keys, in order.
         query_types: [batch, length] int32, and
         key_types: [batch, key_length] int32: relative attention tells whether they are equal.
+        query_rotation, key_rotation: where queries and keys stand, for rotary positions.
     """
 
     query_segments: jax.Array
@@ -48,6 +52,8 @@ class AttentionContext:
     places: jax.Array | None = None
     query_types: jax.Array | None = None
     key_types: jax.Array | None = None
+    query_rotation: Rotation | None = None
+    key_rotation: Rotation | None = None
 
 
 Dropout = Callable[[jax.Array], jax.Array]
@@ -66,6 +72,28 @@ def visible(context: AttentionContext) -> jax.Array:
     return mask
 
 
+def at_places(context: AttentionContext, places: jax.Array) -> AttentionContext:
+    """The context of queries that stand at some places of the row only: [B, queries] int32."""
+
+    def pick(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, places.reshape(*places.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    names = ("query_segments", "query_types", "query_rotation", "allowed")
+    chosen = jax.tree.map(pick, {name: getattr(context, name) for name in names})
+    return dataclasses.replace(context, places=places, **chosen)
+
+
+def attention_weights(q: jax.Array, k: jax.Array, context: AttentionContext) -> jax.Array:
+    """How much each query takes from each key: [B, H, L, M] float32, rows of sum 1.
+
+    Arguments as in `reference_attention`.
+    """
+    scores = jnp.einsum("BLHK,BMHK->BHLM", q.astype(jnp.float32), k.astype(jnp.float32))
+    if context.bias is not None:
+        scores = scores + context.bias
+    return jax.nn.softmax(jnp.where(visible(context), scores, MASKED), axis=-1)
+
+
 def reference_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
 ) -> jax.Array:
@@ -81,11 +109,7 @@ def reference_attention(
     Returns:
         [B, L, H, K] in the dtype of `q`.
     """
-    scores = jnp.einsum("BLHK,BMHK->BHLM", q.astype(jnp.float32), k.astype(jnp.float32))
-    if context.bias is not None:
-        scores = scores + context.bias
-    scores = jnp.where(visible(context), scores, MASKED)
-    weights = drop(jax.nn.softmax(scores, axis=-1))
+    weights = drop(attention_weights(q, k, context))
     return jnp.einsum("BHLM,BMHK->BLHK", weights, v.astype(jnp.float32)).astype(q.dtype)
 
 
@@ -113,7 +137,10 @@ BACKENDS = {"reference": reference_attention, "xla": xla_attention}
 
 
 class Attention(nn.Module):
-    """Projections around an attention backend: queries from `x`, keys and values from `memory`."""
+    """Projections around an attention backend: queries from `x`, keys and values from `memory`.
+
+    Where the collection `MAPS` is mutable, "weights" [B, H, L, M] float32 is left in it.
+    """
 
     config: ModelConfig
 
@@ -128,7 +155,12 @@ class Attention(nn.Module):
         v = self._project_in("value")(memory)
         if c.attention_scale:
             q = q * jnp.asarray(c.head_dim**-0.5, q.dtype)
+        if c.positions == "rotary":
+            assert context.query_rotation is not None and context.key_rotation is not None
+            q, k = rotate(q, context.query_rotation), rotate(k, context.key_rotation)
         q, k, v = (constrain(t, "batch", "length", "heads", "kv") for t in (q, k, v))
+        if self.is_mutable_collection(MAPS) and not self.is_initializing():
+            self.sow(MAPS, "weights", attention_weights(q, k, context))
         dropout = nn.Dropout(c.dropout_rate)
         mixed = BACKENDS[c.attention_backend](
             q, k, v, context, lambda weights: dropout(weights, deterministic=deterministic)

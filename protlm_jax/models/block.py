@@ -14,6 +14,7 @@ from protlm_jax.models.attention import Attention, AttentionContext
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Mlp, Normalization
+from protlm_jax.models.positions import rotary_frequencies, rotation
 from protlm_jax.models.relative_attention import RelativeAttention
 
 # How a block attends where positions are not a matter of the embedding or of a bias.
@@ -133,8 +134,15 @@ class Block(nn.Module):
         """The smallest inputs that create the parameters."""
         h = jnp.zeros((1, 1, self.config.d_model), self.config.compute_dtype)
         segments = jnp.ones((1, 1), jnp.int32)
-        distances = jnp.zeros((2, self.config.d_model))  # for those that read them
-        attention = AttentionContext(segments, segments, distances=distances)
+        # Of positions there is what some kind of attention reads.
+        turn = rotation(segments, rotary_frequencies(self.config.head_dim))
+        attention = AttentionContext(
+            segments,
+            segments,
+            distances=jnp.zeros((2, self.config.d_model)),
+            query_rotation=turn,
+            key_rotation=turn,
+        )
         if self.cross:
             return h, BlockContext(attention, attention, h)
         return h, BlockContext(attention)

@@ -12,7 +12,7 @@ from protlm_jax.errors import ProtlmError
 Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["pre", "post"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-Positions = Literal["learned", "relative_bias", "relative_xl"]
+Positions = Literal["learned", "relative_bias", "relative_xl", "rotary"]
 PositionInit = Literal["normal", "sinusoidal"]
 Remat = Literal["none", "minimal", "full"]
 AttentionBackend = Literal["xla", "reference"]
@@ -53,6 +53,7 @@ class ModelConfig:
     memory_length: int = 0  # Transformer-XL: tokens of earlier rows that each layer remembers
     same_length: bool = False  # every query sees memory_length tokens, itself among them, no more
     clamp_length: int = 0  # distances beyond it count as it; 0 for no limit
+    token_dropout: bool = False  # ESM-2: <mask> embeds as zero, and what remains is scaled up
     attention_scale: bool = True  # divide scores by sqrt(head_dim); T5 folds it into the init
     tie_embeddings: bool = True
     scale_tied_logits: bool = False  # T5: decoder output times d_model**-0.5 before a tied head
@@ -78,6 +79,8 @@ class ModelConfig:
                 raise ProtlmError(f"model.{field} is {getattr(self, field)}; 0 is the least")
         if self.same_length and not self.memory_length:
             raise ProtlmError("model.same_length needs a model.memory_length: it is what is seen")
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ProtlmError(f"model.head_dim is {self.head_dim}; rotary positions need it even")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ProtlmError(f"model.dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
 
@@ -115,7 +118,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("layer_norm", "rms_norm"),
     "norm_placement": ("pre", "post"),
     "activation": ("gelu", "gelu_tanh", "relu", "silu"),
-    "positions": ("learned", "relative_bias", "relative_xl"),
+    "positions": ("learned", "relative_bias", "relative_xl", "rotary"),
     "position_init": ("normal", "sinusoidal"),
     "dtype": ("float32", "bfloat16", "float16"),
     "remat": ("none", "minimal", "full"),

@@ -63,6 +63,9 @@ class Exchange:
         copies: names under which a tensor of the table may be stored a second time (tied weights),
             mapped to the table's name. A copy that the table itself holds, for untied weights, may
             be absent, and is then taken from the other.
+        aliases: further names of tensors of the table, mapped to the table's name; a "*" stands for
+            anything. Tensors that are one by their aliases must be equal.
+        defaults: tensors of the table that a folder need not hold, computed from our config then.
         unused: names of tensors that our model has no use for, mapped to the reason.
         constants: tensors that their files hold and that no parameter of ours stands for, computed
             from our config; a file that holds other values is refused, unless `unused` names it.
@@ -80,6 +83,8 @@ class Exchange:
     imports: str
     usage: str
     copies: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
     closing_type: int = 0
@@ -110,6 +115,22 @@ class Joint:
     parts: Mapping[str, Callable[[ModelConfig, Any], tuple[ModelConfig, Any]]]
     join_configs: Callable[[Mapping[str, ModelConfig]], ModelConfig]
     join_params: Callable[[Mapping[str, Any]], Any]
+
+
+def norm_keys(ours: str, theirs: str) -> tuple[Key, Key]:
+    """A LayerNorm; `theirs` is the name of their module."""
+    return (
+        Key(f"{ours}/scale", f"{theirs}.weight", "D -> D"),
+        Key(f"{ours}/bias", f"{theirs}.bias", "D -> D"),
+    )
+
+
+def linear_keys(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Key]:
+    """A linear map with a bias, and the layout of both; `theirs` is the name of their module."""
+    return (
+        Key(f"{ours}/kernel", f"{theirs}.weight", kernel),
+        Key(f"{ours}/bias", f"{theirs}.bias", bias),
+    )
 
 
 def required(fields: Mapping[str, Any], name: str) -> Any:

@@ -1,11 +1,14 @@
-"""Position schemes: relative biases on attention scores, and a start for learned tables."""
+"""Position schemes: biases on attention scores, rotations, and a start for learned tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+
+ROTARY_THETA = 10_000.0
 
 
 def relative_buckets(
@@ -71,3 +74,39 @@ def sinusoidal(stddev: float) -> Callable[..., jax.Array]:
         return (stddev * 2**0.5 * table[:, :width]).astype(dtype)
 
     return init
+
+
+@flax.struct.dataclass
+class Rotation:
+    """Angles by which the pairs of a head are turned at each position (Su et al. 2021, RoPE).
+
+    Attributes:
+        cos, sin: [batch, length, head_dim / 2] float32.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+def rotary_frequencies(head_dim: int) -> jax.Array:
+    """Radians per position of each pair: theta ** (-2 i / head_dim), [head_dim / 2] float32."""
+    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    return 1.0 / ROTARY_THETA**exponent
+
+
+def rotation(positions: jax.Array, frequencies: jax.Array) -> Rotation:
+    """The angles of [batch, length] int32 positions."""
+    angle = positions.astype(jnp.float32)[..., None] * frequencies[None, None]
+    return Rotation(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x: jax.Array, by: Rotation) -> jax.Array:
+    """Turns each pair of [batch, length, heads, head_dim] by its angle, in float32.
+
+    A pair is an entry of the first half and its counterpart in the second half, as ESM-2 and
+    transformers lay them out (Su et al. have neighbours instead).
+    """
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = by.cos[:, :, None], by.sin[:, :, None]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)

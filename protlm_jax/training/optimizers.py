@@ -86,11 +86,13 @@ def build_optimizer(
 
 
 def is_decayed(path: tuple[str, ...]) -> bool:
-    """Whether weight decay applies to the parameter at this path: all but norms and biases.
+    """Whether weight decay applies to the parameter at this path: all but norms and biases, and
+    what no gradient reaches (ESM-2's rotary frequencies and its contact head).
 
     Told by name, because on stacked parameters a bias has the rank of a matrix.
     """
-    return path[-1] != "scale" and not path[-1].endswith("bias")
+    fixed = {"frequencies", "contact_head"} & set(path)
+    return not fixed and path[-1] != "scale" and not path[-1].endswith("bias")
 
 
 def _decay_mask(params: Tree) -> Tree:

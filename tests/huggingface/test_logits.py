@@ -20,9 +20,10 @@ transformers = pytest.importorskip("transformers")
 PROTEINS = ["MKTAYIAKQRQISFVKSHFSRQ", "MKV", "GAVLIWCX"]
 
 
-def padded(rows: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [B, length] padded with 0 on the right, and the mask of what is real."""
-    ids = np.stack([np.pad(row, (0, length - len(row))) for row in rows]).astype(np.int32)
+def padded(rows: list[np.ndarray], length: int, fill: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [B, length] padded with `fill` on the right, and the mask of what is real."""
+    pad = {"constant_values": fill}
+    ids = np.stack([np.pad(row, (0, length - len(row)), **pad) for row in rows]).astype(np.int32)
     mask = np.stack([np.arange(length) < len(row) for row in rows]).astype(np.int32)
     return ids, mask
 
@@ -45,7 +46,7 @@ def features(
     vocabulary = loaded.vocabulary
     targets = [vocabulary.encode(protein) for protein in PROTEINS]
     if not loaded.config.num_decoder_layers:
-        ids, mask = padded(targets, 26)
+        ids, mask = padded(targets, 26, vocabulary.pad_id)
         ours = {"input_tokens": ids, "segment_ids": mask, "positions": places(ids)}
         trust = EXCHANGES[loaded.config.family].trust
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
@@ -53,8 +54,8 @@ def features(
         np.testing.assert_array_equal(theirs["input_ids"], ids)
         return ours, dict(theirs)
     sources = [np.where(np.arange(len(t)) % 4 == 1, vocabulary.mask_id, t) for t in targets]
-    source, source_mask = padded(sources, 25)
-    inputs, mask = padded([np.concatenate([[0], t[:-1]]) for t in targets], 24)
+    source, source_mask = padded(sources, 25, 0)
+    inputs, mask = padded([np.concatenate([[0], t[:-1]]) for t in targets], 24, 0)
     ours = {
         "encoder_input_tokens": source,
         "encoder_segment_ids": source_mask,

@@ -7,6 +7,7 @@ import pytest
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models.build import example_batch
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.albert import albert_config
@@ -16,6 +17,7 @@ from protlm_jax.models.families.electra import (
     electra_config,
     generator_config,
 )
+from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -78,8 +80,40 @@ def test_prot_xlnet_has_its_published_size() -> None:
     assert 0.9999 < 4 * total / 1_637_757_076 < 1
 
 
+@pytest.mark.parametrize(
+    ("preset", "millions"),
+    [
+        ("esm2_8m", 7.5),
+        ("esm2_35m", 33.5),
+        ("esm2_150m", 148.1),
+        ("esm2_650m", 651.0),
+        ("esm2_3b", 2839.0),
+        ("esm2_15b", 15_129.1),
+    ],
+)
+def test_esm2_has_its_published_size(preset: str, millions: float) -> None:
+    """By hand, and as transformers counts them; its frequencies are no parameters there."""
+    size, config = counts(preset), models.preset(preset)
+    width, layers, heads = config.d_model, config.num_layers, config.num_heads
+    block = 12 * width**2 + 13 * width
+    assert size["encoder"] == layers * block
+    assert size["head"] == width**2 + 3 * width + 33
+    assert size["contact_head"] == layers * heads + 1
+    assert size.pop("frequencies") == width // heads // 2
+    total = layers * block + 33 * width + 2 * width + size["head"] + size["contact_head"]
+    assert sum(size.values()) == total
+    assert round(total / 1e6, 1) == millions
+
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    fields = EXCHANGES["esm2"].to_config(config)
+    with torch.device("meta"):
+        theirs = transformers.EsmForMaskedLM(transformers.EsmConfig(**fields))
+    assert sum(p.numel() for p in theirs.parameters()) == total
+
+
 def test_names_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are prot_albert"):
+    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are esm2_150m"):
         models.preset("prot_t6")
     with pytest.raises(ProtlmError, match=r"unknown model family 'gpt'; there are albert, bert"):
         models.build(models.preset("prot_bert").replace(family="gpt"))
@@ -146,6 +180,7 @@ SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff":
         generator_config(
             electra_config(**SIZES, generator_shrink=1, embedding_size=32, max_positions=64)
         ),
+        esm2_config(**SIZES),
         t5_config(**SIZES, num_decoder_layers=2),
         transformer_xl_config(**SIZES, memory_length=0),
         xlnet_config(**SIZES),

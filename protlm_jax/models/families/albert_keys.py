@@ -12,15 +12,10 @@ from typing import Any
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import Exchange, Key
+from protlm_jax.models.exchange import Exchange, Key, linear_keys, norm_keys
 from protlm_jax.models.families import bert_keys
 from protlm_jax.models.families.albert import albert_config
-from protlm_jax.models.families.bert_keys import (
-    attention_keys,
-    embedder_keys,
-    linear_keys,
-    norm_keys,
-)
+from protlm_jax.models.families.bert_keys import attention_keys, embedder_keys
 
 _LAYER = "albert.encoder.albert_layer_groups.{layer}.albert_layers.0."
 

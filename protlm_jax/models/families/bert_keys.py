@@ -11,27 +11,13 @@ from protlm_jax.models.exchange import (
     Exchange,
     Key,
     activation_field,
+    linear_keys,
+    norm_keys,
     refuse_unless,
     required,
 )
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.vocabularies import get_vocabulary
-
-
-def norm_keys(ours: str, theirs: str) -> tuple[Key, Key]:
-    """A LayerNorm."""
-    return (
-        Key(f"{ours}/scale", f"{theirs}.weight", "D -> D"),
-        Key(f"{ours}/bias", f"{theirs}.bias", "D -> D"),
-    )
-
-
-def linear_keys(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Key]:
-    """A linear map with a bias, and the layout of both."""
-    return (
-        Key(f"{ours}/kernel", f"{theirs}.weight", kernel),
-        Key(f"{ours}/bias", f"{theirs}.bias", bias),
-    )
 
 
 def embedder_keys(theirs: str) -> tuple[Key, ...]:

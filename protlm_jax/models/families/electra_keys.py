@@ -13,14 +13,9 @@ import jax
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import Exchange, Joint, Key, refuse_unless
+from protlm_jax.models.exchange import Exchange, Joint, Key, linear_keys, norm_keys, refuse_unless
 from protlm_jax.models.families import bert_keys
-from protlm_jax.models.families.bert_keys import (
-    block_keys,
-    embedder_keys,
-    linear_keys,
-    norm_keys,
-)
+from protlm_jax.models.families.bert_keys import block_keys, embedder_keys
 from protlm_jax.models.families.electra import (
     discriminator_config,
     electra_config,

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import Exchange, Key, refuse_unless, required
+from protlm_jax.models.exchange import (
+    Exchange,
+    Key,
+    linear_keys,
+    norm_keys,
+    refuse_unless,
+    required,
+)
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -22,20 +29,6 @@ _CODE = Path(__file__).parents[2] / "huggingface" / "remote" / "modeling_prot_tx
 _EMBEDDING = "transformer.word_emb.emb_layers.0.weight"
 _ATTENTION = "transformer.layers.{layer}.dec_attn."
 _MLP = "transformer.layers.{layer}.pos_ff."
-
-
-def _norm(ours: str, theirs: str) -> tuple[Key, Key]:
-    return (
-        Key(f"encoder/{ours}/scale", f"{theirs}layer_norm.weight", "D -> D"),
-        Key(f"encoder/{ours}/bias", f"{theirs}layer_norm.bias", "D -> D"),
-    )
-
-
-def _linear(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Key]:
-    return (
-        Key(f"encoder/mlp/{ours}/kernel", f"{_MLP}CoreNet.{theirs}.weight", kernel),
-        Key(f"encoder/mlp/{ours}/bias", f"{_MLP}CoreNet.{theirs}.bias", bias),
-    )
 
 
 KEYS = (
@@ -53,10 +46,10 @@ KEYS = (
     Key("encoder/attention/out/kernel", f"{_ATTENTION}o_net.weight", "H K D -> D (H K)"),
     Key("encoder/attention/content_bias", f"{_ATTENTION}r_w_bias", "H K -> H K"),
     Key("encoder/attention/position_bias", f"{_ATTENTION}r_r_bias", "H K -> H K"),
-    *_norm("attention_norm", _ATTENTION),
-    *_linear("wi", "0", "D F -> F D", "F -> F"),
-    *_linear("wo", "3", "F D -> D F", "D -> D"),
-    *_norm("mlp_norm", _MLP),
+    *norm_keys("encoder/attention_norm", f"{_ATTENTION}layer_norm"),
+    *linear_keys("encoder/mlp/wi", f"{_MLP}CoreNet.0", "D F -> F D", "F -> F"),
+    *linear_keys("encoder/mlp/wo", f"{_MLP}CoreNet.3", "F D -> D F", "D -> D"),
+    *norm_keys("encoder/mlp_norm", f"{_MLP}layer_norm"),
     Key("head_bias", "crit.out_layers.0.bias", "V -> V"),
 )
 

@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import AttentionContext, Dropout
+from protlm_jax.models.attention import AttentionContext, Dropout, at_places
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
@@ -109,7 +109,7 @@ class XLNet(RecurrentStack):
         itself = jnp.eye(length, keys, keys - length, dtype=bool)
         asking = dataclasses.replace(attention, allowed=sees)
         if "targets" in batch:
-            asking = _at(asking, batch["targets"])
+            asking = at_places(asking, batch["targets"])
         shape = (*asking.query_segments.shape, self.config.d_model)
         query = dropped(jnp.broadcast_to(self.query_start[None, None], shape))
         query = constrain(query, "batch", "length", "embed")
@@ -157,15 +157,3 @@ def before_in_order(order: jax.Array, key_length: int) -> jax.Array:
     """
     own = (order[:, None, :] == 0) | (order[:, None, :] < order[:, :, None])
     return jnp.pad(own, ((0, 0), (0, 0), (key_length - own.shape[2], 0)), constant_values=True)
-
-
-def _at(context: AttentionContext, places: jax.Array) -> AttentionContext:
-    """The context of queries that stand at some places of the row: [B, queries] int32."""
-    assert context.query_types is not None and context.allowed is not None
-    return dataclasses.replace(
-        context,
-        query_segments=jnp.take_along_axis(context.query_segments, places, axis=1),
-        query_types=jnp.take_along_axis(context.query_types, places, axis=1),
-        allowed=jnp.take_along_axis(context.allowed, places[..., None], axis=1),
-        places=places,
-    )

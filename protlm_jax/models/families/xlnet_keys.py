@@ -11,6 +11,8 @@ from protlm_jax.models.exchange import (
     Exchange,
     Key,
     activation_field,
+    linear_keys,
+    norm_keys,
     refuse_unless,
     required,
 )
@@ -40,30 +42,16 @@ _BIASES = tuple(
 )
 
 
-def _norm(ours: str, theirs: str) -> tuple[Key, Key]:
-    return (
-        Key(f"encoder/{ours}/scale", f"{_LAYER}{theirs}.layer_norm.weight", "D -> D"),
-        Key(f"encoder/{ours}/bias", f"{_LAYER}{theirs}.layer_norm.bias", "D -> D"),
-    )
-
-
-def _linear(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Key]:
-    return (
-        Key(f"encoder/mlp/{ours}/kernel", f"{_LAYER}ff.{theirs}.weight", kernel),
-        Key(f"encoder/mlp/{ours}/bias", f"{_LAYER}ff.{theirs}.bias", bias),
-    )
-
-
 KEYS = (
     Key("token", "transformer.word_embedding.weight", "V D -> V D"),
     Key("query_start", "transformer.mask_emb", "D -> 1 1 D"),
     *_KERNELS,
     *_BIASES,
     Key("encoder/attention/type", f"{_LAYER}rel_attn.seg_embed", "T H K -> T H K"),
-    *_norm("attention_norm", "rel_attn"),
-    *_linear("wi", "layer_1", "D F -> F D", "F -> F"),
-    *_linear("wo", "layer_2", "F D -> D F", "D -> D"),
-    *_norm("mlp_norm", "ff"),
+    *norm_keys("encoder/attention_norm", f"{_LAYER}rel_attn.layer_norm"),
+    *linear_keys("encoder/mlp/wi", f"{_LAYER}ff.layer_1", "D F -> F D", "F -> F"),
+    *linear_keys("encoder/mlp/wo", f"{_LAYER}ff.layer_2", "F D -> D F", "D -> D"),
+    *norm_keys("encoder/mlp_norm", f"{_LAYER}ff.layer_norm"),
     Key("head_bias", "lm_loss.bias", "V -> V"),
 )
 
