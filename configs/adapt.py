@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.init_from = Required("a run, one of its checkpoints, or a Hugging Face folder")
     config.data = ConfigDict(
         {
-            "fasta": Required("a FASTA file of the proteins to adapt to"),
+            "fasta": Required("a FASTA file of the proteins to adapt to", instead="prepared"),
             "length": 512,  # tokens per row; whole proteins are packed into rows
             "heldout_percent": 5.0,
         }

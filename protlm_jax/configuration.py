@@ -210,9 +210,11 @@ class Required:
 
     Attributes:
         what: the value in words, for the message.
+        instead: a field of the same section that may be given in its place.
     """
 
     what: str
+    instead: str = ""
 
 
 def load_config(spec: str, overrides: list[str], workdir: Path | None = None) -> RunConfig:
@@ -260,6 +262,7 @@ def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> Run
     Raises:
         ProtlmError: as `load_config`.
     """
+    drop_replaced(tree)
     require_given(tree, spec)
     return RunConfig.from_dict(completed(tree, workdir))
 
@@ -275,7 +278,17 @@ def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
         for field, content in fields.items():
             if isinstance(content, Required):
                 full = f"{prefix}{name}.{field}".rstrip(".")
-                raise ProtlmError(f"{spec} needs --config.{full}=...: {content.what}")
+                other = f" (or --config.{prefix}{name}.{content.instead}=...)"
+                what = content.what + other * bool(content.instead)
+                raise ProtlmError(f"{spec} needs --config.{full}=...: {what}")
+
+
+def drop_replaced(tree: dict[str, Any]) -> None:
+    """Takes out the fields in whose place another one was given."""
+    for section in tree.values():
+        for field, content in list(section.items()) if isinstance(section, dict) else ():
+            if isinstance(content, Required) and section.get(content.instead) is not None:
+                del section[field]
 
 
 def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def recipe(
 
 def a_fasta_of(corpus: str) -> Required:
     """Only the user has the corpus."""
-    return Required(f"a FASTA file of {corpus}, which this recipe trains on")
+    what = f"a FASTA file of {corpus}, which this recipe trains on"
+    return Required(what, instead="prepared")
 
 
 def prot_t5() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from protlm_jax.configuration import (
     RunConfig,
     apply_override,
     completed,
+    drop_replaced,
     load_config,
     read_tree,
     require_given,
@@ -134,7 +135,8 @@ def _merged(tree: Tree, phase: Tree, overrides: list[str], spec: str) -> Tree:
         merged[section] = {**merged.get(section, {}), **fields}
     for override in overrides:
         apply_override(merged, override)
-    given = {s: {f: merged[s][f] for f in fields} for s, fields in own.items()}
+    drop_replaced(merged)
+    given = {s: {f: merged[s][f] for f in fields if f in merged[s]} for s, fields in own.items()}
     require_given(given, spec, prefix=f"phases.{phase['name']}.")
     require_given(merged, spec)
     return merged

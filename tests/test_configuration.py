@@ -42,7 +42,7 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("train.step=5", "config.train.step does not exist; did you mean train.steps?"),
         ("trian.steps=5", "config.trian does not exist; did you mean train?"),
         ("steps=5", "config.steps does not exist; there are model, objective, data"),
-        ("data.colour=red", "config.data.colour does not exist; there are fasta, length"),
+        ("data.colour=red", "config.data.colour does not exist; there are fasta, prepared"),
         ("train=5", "--config.train: overrides are --config.SECTION.FIELD=VALUE"),
         ("train.steps.more=5", "--config.train.steps.more: overrides are"),
         ("train.steps", "--config.train.steps needs a value: --config.train.steps=VALUE"),

@@ -69,6 +69,8 @@ def test_a_recipe_wants_its_corpus_and_never_takes_the_sample(name: str) -> None
     with pytest.raises(ProtlmError, match=r"needs --config\..*data\.fasta=\.\.\.: a FASTA file of"):
         load(f"{name}.py", "train.seed=1")
     assert all(phase.config.data.fasta == "mine.fasta" for phase in load(f"{name}.py"))
+    for phase in load(f"{name}.py", "data.prepared=uniref"):
+        assert phase.config.data.prepared == "uniref" and phase.config.data.fasta is None
 
 
 @pytest.mark.parametrize("name", EXPECTED)

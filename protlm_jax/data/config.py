@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from protlm_jax.errors import ProtlmError
 
 Task = Literal["tokens", "stream", "prott5", "span3", "ankh"]
+LongProteins = Literal["crop", "chunk", "drop"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +16,10 @@ class DataConfig:
     """Which proteins, and how they become rows of tokens.
 
     Attributes:
-        fasta: path of a FASTA file (plain, gz, xz, bz2 or zst); None for the bundled proteins.
+        fasta: path of a FASTA file (plain, gz, xz, bz2 or zst), read whole into memory; None for
+            the bundled proteins (or those of `prepared`).
+        prepared: a folder that `protlm prepare` made, for corpora of any size. What is held out was
+            decided there, and `heldout_percent` is without meaning.
         length: tokens per row, the special ones included. Rows of the encoder and of the decoder
             have the same length, also where targets are shorter than inputs (T5 itself gave its
             decoder 114 tokens to 512): one number then says how large a batch is.
@@ -26,15 +30,20 @@ class DataConfig:
             demasking, 20 % in single residues), whose targets are the hidden residues alone.
         pack: several proteins per row; False pads each protein to a row of its own. A stream is
             always packed.
+        long_proteins: what becomes of proteins that are longer than a row, in training. "crop":
+            every epoch another random piece of each; "chunk": all of it, in pieces of nearly equal
+            length; "drop": left out. Held out, all is read, in pieces. A stream cuts nothing.
         heldout_percent: share of the proteins kept out of training, chosen by a hash of the
             sequence.
         rare_residues: "X" maps U, Z, O and B to X as ProtTrans did; "keep" keeps them.
     """
 
     fasta: str | None = None
+    prepared: str | None = None
     length: int = 512
     task: Task = "tokens"
     pack: bool = True
+    long_proteins: LongProteins = "crop"
     heldout_percent: float = 2.0
     rare_residues: Literal["X", "keep"] = "X"
 
@@ -45,7 +54,12 @@ class DataConfig:
             raise ProtlmError(
                 f"data.heldout_percent is {self.heldout_percent}; it must be in [0, 100)"
             )
-        if self.task not in get_args(Task):
+        if self.fasta is not None and self.prepared is not None:
             raise ProtlmError(
-                f"data.task is {self.task!r}; choose one of {', '.join(get_args(Task))}"
+                f"data.fasta ({self.fasta}) and data.prepared ({self.prepared}) are both given; "
+                "give one of them"
             )
+        for field, choices in (("task", Task), ("long_proteins", LongProteins)):
+            if (value := getattr(self, field)) not in get_args(choices):
+                known = ", ".join(get_args(choices))
+                raise ProtlmError(f"data.{field} is {value!r}; choose one of {known}")

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.token_rows import NOISE_DENSITY, RANDOM_SHARE
 from protlm_jax.vocabularies import Vocabulary
 
-NOISE_DENSITY = 0.15
-RANDOM_SHARE = 0.1
+__all__ = ["NOISE_DENSITY", "RANDOM_SHARE", "Example", "prott5_noise"]
 
 Example = dict[str, tf.Tensor]
 

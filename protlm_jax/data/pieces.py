@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from protlm_jax.data.config import LongProteins
 from protlm_jax.data.token_files import TokenShard
-
-LongProteins = Literal["crop", "chunk", "drop"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Pieces:
         too_long = lengths > room
         longer = int(too_long.sum())
         if rule == "chunk":
-            starts, lengths = _cut_evenly(starts, lengths, room)
+            starts, lengths = cut_evenly(starts, lengths, room)
         elif rule == "drop":
             starts, lengths = starts[~too_long], lengths[~too_long]
         # Small numbers are sorted by their digits, in time that grows with their number alone.
@@ -65,10 +63,11 @@ class Pieces:
         return np.diff(self.first)
 
 
-def _cut_evenly(
-    starts: np.ndarray, lengths: np.ndarray, room: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths of the pieces of proteins, as few of each as fit the room."""
+def cut_evenly(starts: np.ndarray, lengths: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts (int64) and lengths (int32) of the pieces of proteins, as few of each as fit.
+
+    (Filling row after row would leave a last piece of a few residues, read without context.)
+    """
     total = lengths.astype(np.int64)
     parts = (total + room - 1) // room
     owner = np.repeat(np.arange(len(parts)), parts)

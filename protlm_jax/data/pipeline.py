@@ -9,57 +9,39 @@
 Training batches never end; every epoch has a new order, new crops and new noise. Held-out batches
 are one pass over every held-out residue, in a fixed order, and the last one is filled up with empty
 rows (segment 0 throughout).
+
+There are three roads. A FASTA file goes through SeqIO's tasks, all of it in memory. So does a
+prepared folder with records, shard by shard. One with token files needs no TensorFlow, for the
+tasks `tokens`, `prott5` and `stream`.
 """
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from collections.abc import Sequence
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.corpus import Corpus
-from protlm_jax.data.packing import EncoderDecoderConverter, SingleStackConverter
-from protlm_jax.data.resumable import Counts, ResumableBatches, identity_of
-from protlm_jax.data.runtime import tf
-from protlm_jax.data.splits import Split, load_records
-from protlm_jax.data.streams import StreamIterator
-from protlm_jax.data.tasks import build_task, residues_per_row, task_features
+from protlm_jax.data.prepared import Prepared, PreparedSplit
+from protlm_jax.data.resumable import ResumableBatches, Wanted, identity_of
+from protlm_jax.data.splits import Split, load_records, open_prepared
+from protlm_jax.data.streams import StreamIterator, TokenFileProteins
+from protlm_jax.data.token_batches import TokenBatches
+from protlm_jax.data.token_files import open_token_shards
+from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
-THREADS = 2
-
-
-class BatchIterator(ResumableBatches):
-    """Batches of a tf.data pipeline."""
-
-    def __init__(self, ds: tf.data.Dataset, counts: Counts, identity: str) -> None:
-        super().__init__(counts, identity)
-        self._iterator = iter(ds)
-        self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in next(self._iterator).items()}
-
-    def _position(self) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            self._checkpoint.write(f"{folder}/state")
-            return {"files": {f.name: f.read_bytes().hex() for f in sorted(Path(folder).iterdir())}}
-
-    def _move_to(self, position: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in position["files"].items():
-                Path(folder, name).write_bytes(bytes.fromhex(content))
-            self._checkpoint.read(f"{folder}/state").assert_consumed()
-
 
 def open_batches(
-    config: DataConfig, vocabulary: Vocabulary, *, split: Split, seed: int, batch_size: int
+    config: DataConfig,
+    vocabulary: Vocabulary,
+    *,
+    split: Split,
+    seed: int,
+    batch_size: int,
+    rows: Sequence[int] | None = None,
 ) -> ResumableBatches:
-    """Batches of one side of the split, for the whole machine (`batch_size` is the global one).
+    """Batches of one side of the split.
 
     Args:
       config: which proteins, and how they become rows.
@@ -67,45 +49,65 @@ def open_batches(
       split: "train" (endless) or "heldout" (one pass).
       seed: of order, crops and noise in training; held out, order and noise are the same for
         every seed, so that runs can be compared.
-      batch_size: rows per batch.
+      batch_size: rows of a batch of all hosts together.
+      rows: which of them this host wants, ascending; None for all. The batches of all hosts and
+        the state do not depend on it.
     Returns:
-      An iterator over dicts of int32 [batch_size, config.length]: input_tokens, segment_ids and
+      An iterator over dicts of int32 [rows, config.length]: input_tokens, segment_ids and
       positions for the task "tokens"; those and target_tokens and target_weights for "stream";
       encoder_* and decoder_* for the others.
     Raises:
-      ProtlmError: the FASTA file is at fault, a side of the split is empty, a row is too short,
-        or the task needs sentinels that the vocabulary does not have.
+      ProtlmError: the file or the folder is at fault, a side of the split is empty, a row is too
+        short, or the task needs sentinels that the vocabulary does not have.
     """
-    corpus = Corpus.from_records(load_records(config, split), vocabulary)
-    seed = seed if split == "train" else 0
-    identity = identity_of(
-        config, corpus, vocabulary, split=split, seed=seed, batch_size=batch_size
-    )
+    wanted = Wanted(split, seed if split == "train" else 0, batch_size, rows)
+    prepared = open_prepared(config)
+    if prepared is None:
+        return _from_fasta(config, vocabulary, wanted)
+    side = prepared.splits[split]
+    if not side.proteins:
+        raise ProtlmError(
+            f"{config.prepared} holds no protein out; prepare it with --heldout_percent above 0, "
+            "or set train.evaluate_every=0"
+        )
+    _require_letters(side, config, vocabulary)
+    if side.tokens and config.task in ("tokens", "prott5", "stream"):
+        return _from_token_files(prepared, config, vocabulary, wanted)
+    from protlm_jax.data.records import open_record_batches
+
+    return open_record_batches(prepared, config, vocabulary, wanted)
+
+
+def _from_fasta(config: DataConfig, vocabulary: Vocabulary, wanted: Wanted) -> ResumableBatches:
+    """Batches of a FASTA file, or of the bundled proteins."""
+    corpus = Corpus.from_records(load_records(config, wanted.split), vocabulary)
+    identity = identity_of(config, corpus.digest(), vocabulary, wanted)
     if config.task == "stream":
-        shape = (batch_size, config.length)
-        return StreamIterator(corpus, vocabulary, identity, shape, split=split, seed=seed)
-    lengths = dict.fromkeys(task_features(config.task), config.length)
-    room = residues_per_row(config.task, vocabulary, lengths)
-    if room < 1:
-        raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
-    task = build_task(config.task, corpus, vocabulary, split)
-    ds = task.get_dataset(
-        lengths, split, shuffle=False, seed=seed, trim_output_features=False, try_in_mem_cache=False
-    )
-    converter = EncoderDecoderConverter if "inputs" in lengths else SingleStackConverter
-    ds = converter(several=config.pack)(ds, lengths)
-    if split == "heldout":
-        empty = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in ds.element_spec.items()}
-        ds = ds.concatenate(tf.data.Dataset.from_tensors(empty).repeat(batch_size - 1))
-    ds = ds.batch(batch_size, drop_remainder=True).prefetch(2)
-    counts = Counts(len(corpus), len(corpus.tokens), int((corpus.lengths > room).sum()))
-    return BatchIterator(ds.with_options(_options()), counts, identity)
+        return StreamIterator(corpus, vocabulary, identity, config.length, wanted)
+    from protlm_jax.data.seqio_batches import corpus_batches
+
+    return corpus_batches(corpus, config, vocabulary, identity, wanted)
 
 
-def _options() -> tf.data.Options:
-    """Deterministic, on few threads, and with a checkpoint of counters in place of buffers."""
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = THREADS
-    options.experimental_symbolic_checkpoint = True
-    return options
+def _from_token_files(
+    prepared: Prepared, config: DataConfig, vocabulary: Vocabulary, wanted: Wanted
+) -> ResumableBatches:
+    """Batches of token files, without TensorFlow."""
+    shards = open_token_shards(prepared, wanted.split)
+    alphabet = Alphabet(vocabulary, config.rare_residues)
+    identity = identity_of(config, prepared.digest, vocabulary, wanted)
+    if config.task == "stream":
+        proteins = TokenFileProteins(shards, alphabet)
+        return StreamIterator(proteins, vocabulary, identity, config.length, wanted)
+    return TokenBatches(shards, config, vocabulary, identity, wanted)
+
+
+def _require_letters(side: PreparedSplit, config: DataConfig, vocabulary: Vocabulary) -> None:
+    """Raises ProtlmError where the vocabulary lacks a residue that occurs."""
+    alphabet = Alphabet(vocabulary, config.rare_residues)
+    for letter, count in side.residue_counts.items():
+        if count and alphabet.lacks(letter):
+            raise ProtlmError(
+                f"{config.prepared}, split {side.name!r}: {count:,} residues are {letter!r}, which "
+                f"has no id in {vocabulary.name}; prepare the data without such proteins"
+            )

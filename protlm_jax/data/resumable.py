@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.corpus import Corpus
+from protlm_jax.data.splits import Split
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
@@ -28,13 +28,34 @@ class Counts:
     """What was read, for the log.
 
     proteins, residues: of this side of the split.
-    longer: proteins that do not fit a row; in training each epoch shows a random piece of them, and
-      held out they are cut into pieces. A stream cuts nothing off: 0.
+    longer: proteins that do not fit a row. In training `data.long_proteins` says what becomes of
+      them, and held out they are cut into pieces. A stream cuts nothing off: 0.
     """
 
     proteins: int
     residues: int
     longer: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which batches are asked for.
+
+    split: "train" (endless) or "heldout" (one pass).
+    seed: of order, crops and noise.
+    batch_size: rows of a batch of all hosts together.
+    rows: which of them are wanted here, ascending; None for all.
+    """
+
+    split: Split
+    seed: int
+    batch_size: int
+    rows: Sequence[int] | None = None
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """int64: the rows that are wanted."""
+        return np.arange(self.batch_size) if self.rows is None else np.asarray(self.rows, np.int64)
 
 
 class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
@@ -73,16 +94,29 @@ class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
         """The reverse of `_position`."""
 
 
-def identity_of(
-    config: DataConfig,
-    corpus: Corpus,
-    vocabulary: Vocabulary,
-    *,
-    split: str,
-    seed: int,
-    batch_size: int,
-) -> str:
-    """A name for exactly these batches: those of another name are others."""
-    settings = {**asdict(config), "fasta": corpus.digest()}
-    name = f"format {FORMAT}, {vocabulary.name}, {settings}, {split}, seed {seed}"
-    return name + f", batches of {batch_size}"
+def require_room(room: int, config: DataConfig) -> int:
+    """`room`, the residues that fit a row; raises ProtlmError where there are none."""
+    if room < 1:
+        raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
+    return room
+
+
+def no_protein_fits(config: DataConfig) -> ProtlmError:
+    """The error of a run that leaves out all proteins."""
+    return ProtlmError(
+        f"no protein fits a row of data.length={config.length} tokens, and "
+        "data.long_proteins='drop' leaves out the others; raise the one or change the other"
+    )
+
+
+def identity_of(config: DataConfig, digest: str, vocabulary: Vocabulary, wanted: Wanted) -> str:
+    """A name for exactly these batches: those of another name are others.
+
+    `digest` stands for the proteins and their order, wherever the file or the folder now is.
+    """
+    settings = {**asdict(config), "proteins": digest}
+    del settings["fasta"], settings["prepared"]
+    if config.prepared is not None:
+        del settings["heldout_percent"]
+    name = f"format {FORMAT}, {vocabulary.name}, {settings}, {wanted.split}, seed {wanted.seed}"
+    return name + f", batches of {wanted.batch_size}"

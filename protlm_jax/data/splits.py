@@ -24,6 +24,7 @@ import numpy as np
 from protlm_jax import bundled
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import Record, read_fasta
+from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
 
@@ -41,18 +42,45 @@ def is_heldout(sequence: str, percent: float) -> bool:
 
 
 def source_name(config: DataConfig) -> str:
-    """The FASTA file a config reads, for messages and reading alike."""
-    return config.fasta or str(bundled.path("pretraining"))
+    """The folder or the FASTA file that a config reads, for messages and reading alike."""
+    return config.prepared or config.fasta or str(bundled.path("pretraining"))
+
+
+def open_prepared(config: DataConfig) -> Prepared | None:
+    """The prepared folder that a config names, if it names one.
+
+    Raises:
+      ProtlmError: it is at fault; or it was prepared without the rare residues that are asked for.
+    """
+    if config.prepared is None:
+        return None
+    prepared = Prepared.open(config.prepared)
+    kept = prepared.manifest["rules"]["rare_residues"]
+    if config.rare_residues == "keep" and kept != "keep":
+        raise ProtlmError(
+            f"data.rare_residues is 'keep', but {config.prepared} was prepared without U, Z, O and "
+            "B: prepare it again with --rare_residues keep, or leave data.rare_residues at 'X'"
+        )
+    return prepared
 
 
 def load_records(config: DataConfig, split: Split) -> list[Record]:
-    """The proteins of one side of the split, in the order of the file.
+    """The proteins of one side of the split, in the order of the file; all of them in memory.
+
+    Of a prepared folder only the held-out ones are read in this way.
 
     Raises:
-      ProtlmError: the file is at fault, or that side of the split is empty.
+      ProtlmError: the file or the folder is at fault, or that side of the split is empty.
     """
     policy = ResiduePolicy(rare=config.rare_residues)
     source = source_name(config)
+    if prepared := open_prepared(config):
+        if split == "train":
+            raise ProtlmError(
+                f"{source}: the training side of a prepared folder need not fit in memory; read it "
+                "in batches (protlm_jax.data.pipeline.open_batches)"
+            )
+        return list(read_fasta(prepared.heldout_fasta(), policy=policy))
     wanted = split == "heldout"
     everything = list(read_fasta(source, policy=policy))
     percent = config.heldout_percent
@@ -82,10 +110,14 @@ def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
     counts = np.zeros(256, np.int64)
     for sequence in sequences:
         counts += np.bincount(np.frombuffer(sequence.encode("ascii"), np.uint8), minlength=256)
-    standard = counts[np.frombuffer(AMINO_ACIDS.encode(), np.uint8)].astype(np.float64)
-    if not standard.any():
+    return _shares(counts[np.frombuffer(AMINO_ACIDS.encode(), np.uint8)].astype(np.float64))
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Counts of the 20 amino acids, divided by their sum."""
+    if not counts.any():
         raise ProtlmError("these proteins hold none of the 20 standard amino acids, only X")
-    return standard / standard.sum()
+    return counts / counts.sum()
 
 
 def training_frequencies(config: DataConfig) -> np.ndarray:
@@ -93,6 +125,10 @@ def training_frequencies(config: DataConfig) -> np.ndarray:
 
     The entropy of these is what a model must beat to have learned anything at all.
     """
+    if prepared := open_prepared(config):
+        letters = prepared.splits["train"].residue_counts
+        counts = np.array([letters.get(letter, 0) for letter in AMINO_ACIDS], np.float64)
+        return _shares(counts)
     return residue_frequencies(record.sequence for record in load_records(config, "train"))
 
 

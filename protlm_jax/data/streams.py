@@ -8,34 +8,63 @@ Row r of a batch begins where row r of the batch before ended (Dai et al. 2019, 
 
 Proteins come one after the other, whole, in an order of their own in every epoch, and a row that
 has finished one takes the next: each protein is read exactly once per epoch, by one row. Where an
-iterator stands is three numbers a row, so that going on costs nothing.
+iterator stands is three numbers a row, so that going on costs nothing. Rows depend on each other
+through the proteins that they take; a host that wants only some of them follows the others by
+their lengths, without reading them.
 
-NumPy alone: training on streams needs nothing else of TensorFlow than that it is installed.
+Needs no TensorFlow.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from protlm_jax.data.corpus import Corpus
-from protlm_jax.data.resumable import Counts, ResumableBatches
-from protlm_jax.data.splits import Split
+from protlm_jax.data import orders
+from protlm_jax.data.resumable import Counts, ResumableBatches, Wanted
+from protlm_jax.data.token_files import TokenShard
+from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.vocabularies import Vocabulary
 
 FEATURES = ("input_tokens", "target_tokens", "target_weights", "segment_ids", "positions")
 
-_ROUNDS = 6
-_WORD = 2**64 - 1
-_STRIDE = 0x9E3779B97F4A7C15
 _LAST_SEGMENT = 2**31 - 2  # segment ids are int32
+_TAKEN_AT_ONCE = 1024
+
+
+class Proteins(Protocol):
+    """What streams are made of: a `Corpus`, or token files."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Residues of each: integers [proteins]."""
+
+    def ids(self, index: int) -> np.ndarray:
+        """Token ids of one protein, without specials: integers [residues]."""
+
+
+class TokenFileProteins:
+    """The proteins of token files, shard after shard."""
+
+    def __init__(self, shards: Sequence[TokenShard], alphabet: Alphabet) -> None:
+        self._shards, self._alphabet = shards, alphabet
+        counts = [len(shard.offsets) - 1 for shard in shards]
+        self._first = np.cumsum([0, *counts[:-1]])
+        self.lengths = np.concatenate([np.diff(s.offsets).astype(np.int32) for s in shards])
+
+    def ids(self, index: int) -> np.ndarray:
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        shard, at = self._shards[number], index - int(self._first[number])
+        return self._alphabet.ids(shard.letters[shard.offsets[at] : shard.offsets[at + 1]])
 
 
 class StreamIterator(ResumableBatches):
     """Batches whose rows continue the rows of the batch before.
 
-    Each batch is int32 [batch_size, length] of
+    Each batch is int32 [rows, length] of
 
         input_tokens    prefix, residues and suffix of proteins, one after the other
         target_tokens   the token after each, of the same protein
@@ -47,104 +76,108 @@ class StreamIterator(ResumableBatches):
     Held out, the streams end after one pass, and what is left of their rows is padding (segment 0).
 
     Args:
-        corpus: the proteins.
+        proteins: of the split.
         vocabulary: of the model.
         identity: a name for these batches, see `identity_of`.
-        shape: rows, each a stream of its own, and tokens per row of a batch.
-        split: "train" (endless) or "heldout" (one pass).
-        seed: of the order in which proteins are taken.
+        length: tokens per row of a batch; each row is a stream of its own.
+        wanted: which batches.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
+        proteins: Proteins,
         vocabulary: Vocabulary,
         identity: str,
-        shape: tuple[int, int],
-        *,
-        split: Split,
-        seed: int,
+        length: int,
+        wanted: Wanted,
     ) -> None:
-        super().__init__(Counts(len(corpus), len(corpus.tokens), 0), identity)
-        self._corpus, self._vocabulary = corpus, vocabulary
-        self._shape = shape
-        self._endless, self._seed = split == "train", seed
-        self._taken = 0  # proteins that any row has begun, over all epochs
-        self._reading = [-1] * shape[0]  # what each row reads, as a number below `taken`
-        self._read = [0] * shape[0]  # how many tokens of it the row has had
+        self._lengths = proteins.lengths
+        super().__init__(Counts(len(self._lengths), int(self._lengths.sum()), 0), identity)
+        self._proteins, self._vocabulary = proteins, vocabulary
+        self._rows, self._length = wanted.batch_size, length
+        self._place = {row: place for place, row in enumerate(wanted.numbers.tolist())}
+        self._endless, self._seed = wanted.split == "train", wanted.seed
+        self._move_to({"taken": 0, "reading": [-1] * self._rows, "read": [0] * self._rows})
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = {name: np.zeros(self._shape, np.int32) for name in FEATURES}
+        shape = len(self._place), self._length
+        batch = {name: np.zeros(shape, np.int32) for name in FEATURES}
         batch["input_tokens"][:] = batch["target_tokens"][:] = self._vocabulary.pad_id
-        used = [self._fill(row, batch) for row in range(self._shape[0])]
+        used = [self._fill(row, batch) for row in range(self._rows)]
         if not any(used):
             raise StopIteration
         return batch
 
     def _fill(self, row: int, batch: dict[str, np.ndarray]) -> int:
-        """Writes the row's next tokens; returns how many there were."""
-        at, length = 0, self._shape[1]
+        """Writes the row's next tokens, if it is wanted; returns how many there were."""
+        at, length = 0, self._length
+        place = self._place.get(row)
         while at < length:
-            if self._reading[row] < 0:
-                if not self._endless and self._taken == len(self._corpus):
-                    break
-                self._reading[row], self._read[row] = self._taken, 0
-                self._taken += 1
-            tokens = self._tokens(self._reading[row])
+            if self._reading[row] < 0 and not self._take(row):
+                break
             start = self._read[row]
-            stop = min(len(tokens), start + length - at)
-            here = slice(at, at + stop - start)
-            after = tokens[start + 1 : stop + 1]
-            batch["input_tokens"][row, here] = tokens[start:stop]
-            batch["target_tokens"][row, at : at + len(after)] = after
-            batch["target_weights"][row, at : at + len(after)] = 1
-            batch["segment_ids"][row, here] = 1 + self._reading[row] % _LAST_SEGMENT
-            batch["positions"][row, here] = np.arange(start, stop)
+            stop = min(self._size[row], start + length - at)
+            if place is not None:
+                self._write(row, start, stop, batch, place, at)
             at += stop - start
             self._read[row] = stop
-            if stop == len(tokens):
+            if stop == self._size[row]:
                 self._reading[row] = -1
         return at
 
-    def _tokens(self, number: int) -> np.ndarray:
-        """The tokens of the protein that is taken as number `number`, specials included."""
-        epoch, index = divmod(number, len(self._corpus))
-        protein = shuffled(index, len(self._corpus), self._seed, epoch)
-        start, stop = self._corpus.offsets[protein : protein + 2]
-        residues = self._corpus.tokens[start:stop].astype(np.int32)
-        prefix, suffix = self._vocabulary.prefix_ids, self._vocabulary.suffix_ids
-        return np.concatenate([prefix, residues, suffix]).astype(np.int32)
+    def _write(
+        self, row: int, start: int, stop: int, batch: dict[str, np.ndarray], place: int, at: int
+    ) -> None:
+        """Writes tokens `start` to `stop` of the protein that a row reads."""
+        number, tokens = self._tokens.get(row, (-1, self._lengths))
+        if number != self._reading[row]:
+            protein = self._proteins.ids(self._protein[row])
+            ends = self._vocabulary.prefix_ids, self._vocabulary.suffix_ids
+            tokens = np.concatenate([ends[0], protein, ends[1]]).astype(np.int32)
+            self._tokens[row] = self._reading[row], tokens
+        here = slice(at, at + stop - start)
+        after = tokens[start + 1 : stop + 1]
+        batch["input_tokens"][place, here] = tokens[start:stop]
+        batch["target_tokens"][place, at : at + len(after)] = after
+        batch["target_weights"][place, at : at + len(after)] = 1
+        batch["segment_ids"][place, here] = 1 + self._reading[row] % _LAST_SEGMENT
+        batch["positions"][place, here] = np.arange(start, stop)
+
+    def _take(self, row: int) -> bool:
+        """Gives a row its next protein; False when there is none left."""
+        if not self._coming:
+            last = self._taken + _TAKEN_AT_ONCE
+            if not self._endless:
+                last = min(last, len(self._lengths))
+            proteins = self._chosen(np.arange(self._taken, last))
+            self._coming.extend(zip(proteins.tolist(), self._sizes(proteins), strict=True))
+        if not self._coming:
+            return False
+        self._protein[row], self._size[row] = self._coming.popleft()
+        self._reading[row], self._read[row] = self._taken, 0
+        self._taken += 1
+        return True
+
+    def _chosen(self, numbers: np.ndarray) -> np.ndarray:
+        """Which proteins are taken as numbers `numbers`, over all epochs: int64 [n]."""
+        epochs, index = np.divmod(numbers, len(self._lengths))
+        distinct, which = np.unique(epochs, return_inverse=True)
+        keys = [orders.key_of(self._seed, int(epoch)) for epoch in distinct]
+        count = np.full(len(index), len(self._lengths))
+        return orders.shuffled_many(index, count, np.array(keys, np.uint64)[which])
+
+    def _sizes(self, proteins: np.ndarray) -> list[int]:
+        """Tokens of some proteins, specials included."""
+        return (self._lengths[proteins] + self._vocabulary.num_specials).tolist()
 
     def _position(self) -> dict[str, Any]:
         return {"taken": self._taken, "reading": self._reading, "read": self._read}
 
     def _move_to(self, position: dict[str, Any]) -> None:
-        self._taken = position["taken"]
+        self._taken = position["taken"]  # proteins that any row has begun, over all epochs
+        # What each row reads, as a number below `taken`, and how many of its tokens it has had.
         self._reading, self._read = list(position["reading"]), list(position["read"])
-
-
-def shuffled(index: int, count: int, seed: int, epoch: int) -> int:
-    """Where `index` goes in a random order of 0 to count - 1: one to one, and without a table.
-
-    A Feistel network over the next power of four, walked until it is back in range (Black &
-    Rogaway 2002, "Ciphers with arbitrary finite domains"). Numbers alone decide, so every machine
-    and every version of NumPy gives the same order.
-    """
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask = 2**half - 1
-    key = _mixed(_mixed(seed & _WORD) + epoch)
-    while True:
-        left, right = index >> half, index & mask
-        for turn in range(1, _ROUNDS + 1):
-            left, right = right, left ^ (_mixed(key + turn * _STRIDE + right) & mask)
-        index = left << half | right
-        if index < count:
-            return index
-
-
-def _mixed(word: int) -> int:
-    """A 64-bit hash of a word (SplitMix64: Steele, Lea & Flood 2014)."""
-    word = (word + _STRIDE) & _WORD
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
-    return word ^ (word >> 31)
+        proteins = self._chosen(np.maximum(self._reading, 0))
+        self._protein, self._size = proteins.tolist(), self._sizes(proteins)
+        self._coming: deque[tuple[int, int]] = deque()
+        self._tokens: dict[int, tuple[int, np.ndarray]] = {}

@@ -22,15 +22,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from protlm_jax.data import orders, token_rows
+from protlm_jax.data.config import DataConfig
 from protlm_jax.data.packing_plan import PackingPlan
-from protlm_jax.data.pieces import LongProteins, Pieces
-from protlm_jax.data.resumable import Counts, ResumableBatches
-from protlm_jax.data.splits import Split
+from protlm_jax.data.pieces import Pieces
+from protlm_jax.data.resumable import (
+    Counts,
+    ResumableBatches,
+    Wanted,
+    no_protein_fits,
+    require_room,
+)
 from protlm_jax.data.token_files import TokenShard
 from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.vocabularies import Vocabulary
@@ -38,6 +45,12 @@ from protlm_jax.vocabularies import Vocabulary
 THREADS = 2
 AHEAD = 3
 """Batches under way while the one before is used."""
+
+PLANNED = 4096
+"""Rows whose contents are found at once: many small arrays cost more than a few large ones."""
+
+Contents = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Row (ascending), first residue over all shards, and residues of some pieces: int64 each."""
 
 # Keys of what is drawn in an epoch; orders of lengths have the length itself.
 _ROW_ORDER = 0
@@ -55,50 +68,46 @@ class TokenBatches(ResumableBatches):
 
     Args:
         shards: of the split.
+        config: its length, task, packing and rule for long proteins.
         vocabulary: of the model.
-        alphabet: how letters are read in it.
         identity: a name for these batches, see `identity_of`.
-        shape: rows of a whole batch, and tokens per row.
-        task: "tokens" or "prott5".
-        split: "train" or "heldout".
-        seed: of order, crops and noise.
-        rule: what becomes of proteins longer than a row in training; held out, all is read.
-        several: False gives every protein a row of its own.
-        rows: which rows of each batch are wanted, ascending; None for all.
+        wanted: which batches.
+
+    Raises:
+        ProtlmError: a row has no room for residues, or no protein fits one.
     """
 
     def __init__(
         self,
         shards: Sequence[TokenShard],
+        config: DataConfig,
         vocabulary: Vocabulary,
-        alphabet: Alphabet,
         identity: str,
-        shape: tuple[int, int],
-        *,
-        task: Literal["tokens", "prott5"],
-        split: Split,
-        seed: int,
-        rule: LongProteins,
-        several: bool,
-        rows: Sequence[int] | None = None,
+        wanted: Wanted,
     ) -> None:
-        self._training = split == "train"
-        room = shape[1] - vocabulary.num_specials
-        self._pieces = Pieces.of(shards, room, rule if self._training else "chunk")
+        self._training = wanted.split == "train"
+        self._specials, self._length = vocabulary.num_specials, config.length
+        room = require_room(self._length - self._specials, config)
+        self._pieces = Pieces.of(shards, room, config.long_proteins if self._training else "chunk")
         self.plan = PackingPlan(
-            self._pieces.counts, shape[1], vocabulary.num_specials, several=several
+            self._pieces.counts, self._length, self._specials, several=config.pack
         )
+        if not self.plan.rows:
+            raise no_protein_fits(config)
         begins = np.cumsum([0] + [len(shard.letters) for shard in shards])
         counts = Counts(
             sum(len(s.offsets) - 1 for s in shards), int(begins[-1]), self._pieces.longer
         )
         super().__init__(counts, identity)
         self._letters, self._begins = [shard.letters.data for shard in shards], begins
-        self._alphabet, self._specials = alphabet, vocabulary.num_specials
-        self._shape, self._task, self._seed = shape, task, seed
-        self._rows = np.arange(shape[0]) if rows is None else np.asarray(rows, np.int64)
-        self._total = None if self._training else -(-self.plan.rows // shape[0])
+        self._alphabet = Alphabet(vocabulary, config.rare_residues)
+        self._task, self._seed = config.task, wanted.seed
+        self._batch_size, self._rows = wanted.batch_size, wanted.numbers
+        self._total = None if self._training else -(-self.plan.rows // wanted.batch_size)
         self._next = 0
+        self._batches_planned = max(1, PLANNED // len(self._rows))
+        self._planned: dict[int, Contents] = {}
+        self._planning = Lock()
         self._pool = ThreadPoolExecutor(THREADS, "batches")
         self._coming: deque[Future[dict[str, np.ndarray]]] = deque()
 
@@ -125,9 +134,9 @@ class TokenBatches(ResumableBatches):
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """The wanted rows of batch `number`, whatever was read before."""
-        length = self._shape[1]
-        rows = number * self._shape[0] + self._rows
-        owner, starts, residues = self._contents(rows)
+        length = self._length
+        rows = number * self._batch_size + self._rows
+        owner, starts, residues = self._contents(number)
         layout = token_rows.Layout(owner, residues + self._specials, len(rows), length)
         flat = np.zeros(len(rows) * length, np.uint8)
         first = layout.begin + len(self._alphabet.prefix)
@@ -144,12 +153,23 @@ class TokenBatches(ResumableBatches):
         hidden = token_rows.prott5_noise(letters, keys, share)
         return token_rows.encoder_decoder(letters, hidden, layout, self._alphabet)
 
-    def _contents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What stands in rows of the endless run: int64 [places] each.
+    def _contents(self, number: int) -> Contents:
+        """What stands in the wanted rows of a batch."""
+        group, index = divmod(number, self._batches_planned)
+        with self._planning:
+            if group not in self._planned:
+                numbers = group * self._batches_planned + np.arange(self._batches_planned)
+                rows = (numbers[:, None] * self._batch_size + self._rows).ravel()
+                # The one before may still be read by another thread.
+                kept = {n: c for n, c in self._planned.items() if n == group - 1}
+                self._planned = {**kept, group: self._plan(rows)}
+            owner, starts, residues = self._planned[group]
+        begin = index * len(self._rows)
+        here = slice(*np.searchsorted(owner, [begin, begin + len(self._rows)]))
+        return owner[here] - begin, starts[here], residues[here]
 
-        Returns:
-          Index in `rows` (ascending), first residue over all shards, and residues of each piece.
-        """
+    def _plan(self, rows: np.ndarray) -> Contents:
+        """What stands in rows of the endless run."""
         epochs, within = np.divmod(rows, self.plan.rows)
         if not self._training:  # rows behind the only epoch stay empty
             epochs, within = epochs[epochs == 0], within[epochs == 0]

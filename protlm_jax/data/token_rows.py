@@ -134,18 +134,19 @@ def prott5_noise(letters: np.ndarray, keys: np.ndarray, random_share: float) -> 
       uint8 [rows, length]: chosen residues are the byte of `Vocabulary.mask_id`, or other letters.
     """
     hidden = letters.copy()
-    limit = np.uint64(round(NOISE_DENSITY * 2**32))
-    swap_limit = np.uint64(round(NOISE_DENSITY * random_share * 2**32))
+    shares = NOISE_DENSITY, NOISE_DENSITY * random_share
+    limits = [np.uint64(round(share * 2**64)) for share in shares]
     # A few rows at a time, so that their words stay in the processor's cache.
     for begin in range(0, len(letters), _AT_ONCE):
-        part = hidden[begin : begin + _AT_ONCE]
-        words = words_of(keys[begin : begin + _AT_ONCE], part.shape[1])
-        draws = words >> np.uint64(32)
+        part = hidden[begin : begin + _AT_ONCE].reshape(-1)
+        words = words_of(keys[begin : begin + _AT_ONCE], letters.shape[1]).reshape(-1)
         residue = part >= _FIRST_LETTER
-        swapped = np.nonzero(residue & (draws < swap_limit))
-        others = _others(part[swapped], words[swapped] << np.uint64(32))
-        part[residue & (draws < limit)] = _HIDDEN
-        part[swapped] = others
+        chosen, swapped = (residue & (words < limit) for limit in limits)
+        places = np.flatnonzero(swapped)
+        # What decided that a residue is chosen are the high bits; the low ones are still free.
+        others = _others(part[places], words[places] << np.uint64(32))
+        np.copyto(part, _HIDDEN, where=chosen)
+        part[places] = others
     return hidden
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.data.splits import heldout_records, load_records
+from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import depth as depth_analysis
 from protlm_jax.evaluation import detection, heldout, probes, summaries
@@ -73,7 +73,7 @@ def evaluate(
     """
     require_answers(loaded, data)
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
-    training = heldout.residue_frequencies(r.sequence for r in load_records(data, "train"))
+    training = training_frequencies(data)
     sequences = {record.id: record.sequence for record in records}
     length = trained_length(loaded, data)
     if loaded.model.readouts[0].kind != "detection":

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
+LONG_PROTEINS = {
+    "crop": "each epoch shows another random piece of them",
+    "chunk": "each is read in pieces of nearly equal length",
+    "drop": "they are left out",
+}
+
 
 @dataclasses.dataclass
 class Pending:
@@ -142,7 +148,8 @@ class Run:
     def _opening(self) -> str:
         """What is about to run, on what."""
         counts, length = self.batches.counts, self.config.data.length
-        source = self.config.data.fasta or "the bundled proteins"
+        data = self.config.data
+        source = data.prepared or data.fasta or "the bundled proteins"
         lines = [
             f"{self.config.model.family} with {self.parameters:,} parameters on "
             f"{len(jax.devices())} {jax.devices()[0].device_kind} device(s)",
@@ -150,8 +157,8 @@ class Run:
         ]
         if counts.longer:
             lines.append(
-                f"{counts.longer:,} of them are longer than a row of {length} tokens: each epoch "
-                f"shows another random piece of them"
+                f"{counts.longer:,} of them are longer than a row of {length} tokens: "
+                f"{LONG_PROTEINS[data.long_proteins]}"
             )
         if self.start:
             lines.append(f"going on from the checkpoint of step {self.start}")
@@ -165,7 +172,7 @@ class Run:
             self.checkpoints.close()
 
     def _open(self, split: Split, data: DataConfig | None = None) -> ResumableBatches:
-        # TensorFlow comes in here and nowhere above: the rest of training does without.
+        # TensorFlow comes in here, if the data need it, and nowhere above.
         from protlm_jax.data.pipeline import open_batches
 
         config = self.config

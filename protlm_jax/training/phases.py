@@ -103,7 +103,8 @@ def heldout_sources(config: RunConfig, previous: RunConfig | None) -> dict[str, 
         old = previous.data
         limit = config.model.max_positions or old.length
         length = min(old.length, limit)
-        fields = {f: getattr(old, f) for f in ("fasta", "heldout_percent", "rare_residues")}
+        names = ("fasta", "prepared", "heldout_percent", "rare_residues")
+        fields = {name: getattr(old, name) for name in names}
         sections.insert(0, dataclasses.replace(config.data, length=length, **fields))
     return {f"{Path(source_name(d)).name}, rows of {d.length}": d for d in sections}
 

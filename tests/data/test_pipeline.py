@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.pipeline import BatchIterator, open_batches
+from protlm_jax.data.pipeline import open_batches
+from protlm_jax.data.seqio_batches import BatchIterator
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, Vocabulary

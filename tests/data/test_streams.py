@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.fasta import Record
+from protlm_jax.data.orders import shuffled
 from protlm_jax.data.pipeline import open_batches
-from protlm_jax.data.resumable import identity_of
-from protlm_jax.data.streams import FEATURES, StreamIterator, shuffled
+from protlm_jax.data.resumable import Wanted, identity_of
+from protlm_jax.data.streams import FEATURES, StreamIterator
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_T5, PROT_TXL, Vocabulary
 
@@ -42,8 +43,9 @@ def streams(
     records = [Record(f"p{i}", "", s, "f.fasta", i) for i, s in enumerate(sequences)]
     corpus = Corpus.from_records(records, vocabulary)
     config = DataConfig(task="stream", length=max(3, length))
-    identity = identity_of(config, corpus, vocabulary, split=split, seed=seed, batch_size=rows)
-    return StreamIterator(corpus, vocabulary, identity, (rows, length), split=split, seed=seed)
+    wanted = Wanted(split, seed, rows)
+    identity = identity_of(config, corpus.digest(), vocabulary, wanted)
+    return StreamIterator(corpus, vocabulary, identity, length, wanted)
 
 
 def equal(a: Batch, b: Batch) -> bool:
