@@ -45,12 +45,10 @@ def gather(bucket: int, spills: Sequence[Path], plan: Plan, work: Path) -> None:
 
 def write_bucket(bucket: int, rows: Iterable[Row], plan: Plan, work: Path) -> None:
     """As `gather`, from rows in any order."""
-    done = Gathered(Counts())
-    ordered = sorted(rows, key=attrgetter("key", "position"))
-    kept = list(keep_one(ordered, plan.rules.deduplicate, done.counts))
+    kept, counts = settle(rows, plan)
+    done = Gathered(counts)
     for side in SIDES:
         mine = [row for row in kept if row.side == side]
-        done.counts.splits[side] = Tally.of(row.sequence for row in mine)
         if plan.tokens:
             name = token_file(side, bucket, plan.buckets)
             info = write_token_shard(work / TOKENS / name, ((row.id, row.sequence) for row in mine))
@@ -64,6 +62,20 @@ def write_bucket(bucket: int, rows: Iterable[Row], plan: Plan, work: Path) -> No
         if side == "heldout":
             write_atomically(heldout_piece(work, bucket), heldout_fasta(mine))
     write_atomically(marker(work, bucket), pickle.dumps(done, pickle.HIGHEST_PROTOCOL))
+
+
+def settle(rows: Iterable[Row], plan: Plan) -> tuple[list[Row], Counts]:
+    """The rows of a bucket that are kept, in the order in which they are stored, and their counts.
+
+    Args:
+        rows: all rows of the bucket, in any order.
+    """
+    counts = Counts()
+    ordered = sorted(rows, key=attrgetter("key", "position"))
+    kept = list(keep_one(ordered, plan.rules.deduplicate, counts))
+    for side in SIDES:
+        counts.splits[side] = Tally.of(row.sequence for row in kept if row.side == side)
+    return kept, counts
 
 
 def keep_one(rows: Iterable[Row], deduplicate: bool, counts: Counts) -> Iterator[Row]:
