@@ -124,4 +124,6 @@ def join_heldout(plan: Plan, work: Path) -> dict[str, Any]:
             digest.update(data)
             size += len(data)
             file.write(data)
+    if not size:
+        (work / HELDOUT).unlink()
     return {"file": HELDOUT if size else None, "bytes": size, "blake2b": digest.hexdigest()}

@@ -202,6 +202,7 @@ def finish(
         if not counts.splits[side].lengths:
             for shard in tokens.pop(side) + records.pop(side):
                 (work / shard["file"]).unlink(missing_ok=True)
+    _check_all_there(plan, work, [*tokens.values(), *records.values()])
     told = manifest.build(
         dataset=plan.dataset,
         release=plan.release,
@@ -219,6 +220,16 @@ def finish(
         if (work / name).exists():
             os.replace(work / name, plan.output / name)
     write_atomically(plan.output / MANIFEST, manifest.to_text(told))
+
+
+def _check_all_there(plan: Plan, work: Path, shards: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Raises ProtlmError where a shard is neither in the work folder nor moved out of it yet."""
+    for told in (shard for kind in shards for shard in kind):
+        if not any((folder / told["file"]).exists() for folder in (work, plan.output)):
+            raise ProtlmError(
+                f"{work / told['file']} was there and has vanished; remove {plan.output} and "
+                "prepare the data again"
+            )
 
 
 def _describe_records(folder: Path, plan: Plan, shards: dict[str, list[dict[str, Any]]]) -> None:

@@ -226,9 +226,17 @@ def test_bad_records_stop_or_are_counted(tmp_path):
     assert prepared.manifest["dropped"] == {"bad_record": {"count": 2, "examples": ["b", "c"]}}
     names = [name for f in prepared.token_files("train") for name, _ in read_tokens(f)]
     assert sorted(names) == ["a", "d"]
-    assert (
-        prepared.token_files("heldout") == [] and not (tmp_path / "drop/heldout.fasta").read_bytes()
-    )
+    assert prepared.token_files("heldout") == [] and not (tmp_path / "drop/heldout.fasta").exists()
+
+
+def test_a_shard_that_vanishes_on_the_way_is_missed(plan, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(plan, workers=1)
+    (plan.output / ".work/tokens/train-00002-of-00004.tokens").unlink()
+    with pytest.raises(ProtlmError, match=r"train-00002-of-00004.tokens .*has vanished"):
+        prepare(plan, workers=1)
 
 
 def test_duplicates_stay_where_they_are_wanted(plan, release):
