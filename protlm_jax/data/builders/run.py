@@ -8,20 +8,18 @@ the next run begins again, and writes the same.
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from protlm_jax.data.builders.graph import Sum, judged, options, plain_errors, rows_of
+from protlm_jax.data.builders.notes import COUNTS, SOURCES, load, save
 from protlm_jax.data.builders.runtime import beam
 from protlm_jax.data.prepare.gather import write_bucket
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.pool import Pool
 from protlm_jax.data.prepare.run import finish, finished, work_folder
 from protlm_jax.data.prepared import MANIFEST, Prepared
-from protlm_jax.files import write_atomically
 
 
 def prepare_with_beam(plan: Plan, flags: str = "") -> Prepared:
@@ -37,15 +35,15 @@ def prepare_with_beam(plan: Plan, flags: str = "") -> Prepared:
     if (plan.output / MANIFEST).exists():
         return finished(plan)
     with work_folder(plan) as work:
-        counts, sources = work / "counts", work / "sources"
+        counts, sources = f"{work}/{COUNTS}", f"{work}/{SOURCES}"
         with plain_errors(), beam.Pipeline(options=options(flags)) as pipeline:
             steps = judged(pipeline, plan)
             _ = steps.buckets | "write" >> beam.Map(_write, plan, work)
-            _ = steps.counts | beam.CombineGlobally(Sum()) | "counts" >> beam.Map(_keep, counts)
-            _ = steps.sources | beam.combiners.ToList() | "hashes" >> beam.Map(_keep, sources)
-        told = [one for _, one in sorted(_kept(sources), key=lambda pair: pair[0])]
+            _ = steps.counts | beam.CombineGlobally(Sum()) | "counts" >> beam.Map(save, counts)
+            _ = steps.sources | beam.combiners.ToList() | "hashes" >> beam.Map(save, sources)
+        told = [one for _, one in sorted(load(sources), key=lambda pair: pair[0])]
         with Pool(1) as pool:
-            finish(plan, work, pool, _kept(counts), told)
+            finish(plan, work, pool, load(counts), told)
     shutil.rmtree(work)
     return Prepared.open(plan.output)
 
@@ -53,11 +51,3 @@ def prepare_with_beam(plan: Plan, flags: str = "") -> Prepared:
 def _write(element: tuple[int, Iterable[bytes]], plan: Plan, work: Path) -> None:
     bucket, pickles = element
     write_bucket(bucket, rows_of(pickles), plan, work)
-
-
-def _keep(value: Any, path: Path) -> None:
-    write_atomically(path, pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-
-
-def _kept(path: Path) -> Any:
-    return pickle.loads(path.read_bytes())
