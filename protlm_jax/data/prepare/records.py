@@ -6,6 +6,7 @@ tfds.builder_from_directory(folder / "records").as_dataset(split="train")
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -68,6 +69,12 @@ def write_record_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
     return {"proteins": len(rows), "bytes": len(data), "blake2b": digest}
 
 
+def version_of(release: str) -> str:
+    """The TFDS version of a release: 2024_01 is 2024.1.0; 1.0.0 where it has no number."""
+    numbers = [int(number) for number in re.findall("[0-9]+", release)][:3] or [1]
+    return ".".join(map(str, (numbers + [0, 0])[:3]))
+
+
 def write_metadata(
     folder: Path, dataset: str, release: str, shards: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -95,6 +102,7 @@ def write_metadata(
         features=features(),
         split_infos=infos,
         filename_template=template,
+        version=version_of(release),
         description=f"Proteins of {dataset} {release}".strip(),
         check_data=False,
     )

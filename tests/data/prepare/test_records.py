@@ -45,8 +45,10 @@ def test_every_field_comes_back(tfds):
 def test_tfds_reads_the_folder_in_the_order_of_the_token_files(tfds, plan):
     """Of 64 shards with a handful of held-out proteins some are empty, which TFDS must bear."""
     rules = replace(plan.rules, heldout_percent=3.0)
-    prepared = prepare(replace(plan, records=True, buckets=64, rules=rules), workers=1)
+    many = replace(plan, records=True, buckets=64, rules=rules, release="2024_01")
+    prepared = prepare(many, workers=1)
     builder = tfds.builder_from_directory(prepared.records_folder)
+    assert str(builder.version) == "2024.1.0"
     options = tfds.ReadConfig(interleave_cycle_length=1)
     for name, split in prepared.splits.items():
         assert builder.info.splits[name].num_examples == split.proteins
@@ -64,3 +66,13 @@ def test_a_shard_that_cannot_be_written_names_itself(tfds, tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(ProtlmError, match=r"cannot write .*/x: .*"):
         write_record_shard(tmp_path / "x", [to_row(ENTRY, "train", (0, 1))])
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [("2024_01", "2024.1.0"), ("", "1.0.0"), ("v3", "3.0.0"), ("1.2.3.4", "1.2.3")],
+)
+def test_releases_are_versions_of_tfds(release, version):
+    from protlm_jax.data.prepare.records import version_of
+
+    assert version_of(release) == version
