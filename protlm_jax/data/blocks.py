@@ -123,7 +123,7 @@ def _beginning(path: str, pieces: Iterator[bytes]) -> tuple[int, bytes]:
             if not first.startswith((b">", b"<")):
                 at = line + _line_ends(piece[: len(piece) - len(first)])
                 text = first.splitlines()[0].decode("utf-8", "backslashreplace")
-                raise no_header(path, at, text.strip())
+                raise no_header(path, at, text.strip(whitespace))
             return line, piece
         line += _line_ends(piece)
     raise no_proteins(path)
@@ -161,7 +161,8 @@ def _fasta(block: Block, policy: ResiduePolicy) -> Iterator[Entry | BadRecord]:
     text = data.lstrip(_BLANK)
     line += data.count(b"\n", 0, len(data) - len(text))
     if not text.startswith(b">"):
-        raise no_header(block.file, line, text[:80].decode("utf-8", "backslashreplace"))
+        first = text.partition(b"\n")[0].decode("utf-8", "backslashreplace")
+        raise no_header(block.file, line, first)
     table, legal = _tables(policy)
     for record in text[1:].split(b"\n>"):
         header, _, body = record.partition(b"\n")

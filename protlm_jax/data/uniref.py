@@ -19,7 +19,7 @@ from string import whitespace
 from xml.etree import ElementTree
 
 from protlm_jax.data.entries import Entry, number_of, own_clusters
-from protlm_jax.data.fasta import BadRecord, line_of, no_proteins
+from protlm_jax.data.fasta import BadRecord, line_of
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
 
@@ -27,7 +27,7 @@ ENTRY_END = b"</entry>"
 
 _ENTRY = re.compile(rb"<entry[\s>]")
 _ROOT = re.compile(rb"<UniRef\w*[\s>]")
-_ROOT_END = re.compile(rb"\s*</UniRef\w*\s*>")
+_ROOT_END = re.compile(rb"\s*</UniRef\w*\s*>\s*")
 _ENCODING = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([\w.:-]+)")
 _ID = re.compile(rb"<entry\b[^>]*?\bid\s*=\s*[\"']([^\"'<>]*)")
 
@@ -83,7 +83,7 @@ def body(path: str, line: int, texts: Iterator[bytes]) -> Iterator[bytes]:
     Raises:
       ProtlmError: there is no entry, the end is missing, or the encoding is not what it says.
     """
-    encoding, any_entry, closed = "", False, False
+    encoding, closed = "", False
     for number, text in enumerate(texts):
         if number == 0:
             declared = _ENCODING.search(text)
@@ -92,17 +92,14 @@ def body(path: str, line: int, texts: Iterator[bytes]) -> Iterator[bytes]:
         if number == 0 and (first := _ENTRY.search(text)):
             text = b"\n" * text.count(b"\n", 0, first.start()) + text[first.start() :]
         before, end, after = text.rpartition(ENTRY_END)
-        closed = bool(_ROOT_END.search(after))
-        any_entry = any_entry or bool(end)
+        closed = bool(_ROOT_END.fullmatch(after))
         line += text.count(b"\n")
         yield before + end
     if not closed:
         raise ProtlmError(
-            f"{path} is truncated: the closing tag of UniRef is missing after line {line}; copy or "
-            "download the file again"
+            f"{path} is truncated or damaged: it does not end with an entry and the closing tag of "
+            f"UniRef (last line read: {line}); copy or download the file again"
         )
-    if not any_entry:
-        raise no_proteins(path)
 
 
 def _in_utf8(path: str, line: int, text: bytes, encoding: str) -> bytes:

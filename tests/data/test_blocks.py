@@ -1,0 +1,206 @@
+"""Blocks: however a file is cut, the same records come out as from the plain reader."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import pickle
+import random
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protlm_jax import bundled
+from protlm_jax.data.blocks import Block, cut, entries
+from protlm_jax.data.entries import Entry, from_header
+from protlm_jax.data.fasta import BadRecord, read_every_record
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import AMINO_ACIDS, RESIDUES, ResiduePolicy
+
+POLICIES = [ResiduePolicy(rare, lower) for rare in ("X", "keep") for lower in ("upper", "error")]  # type: ignore[arg-type]
+
+
+def write(folder: Path, data: bytes) -> str:
+    (folder / "p.fasta").write_bytes(data)
+    return str(folder / "p.fasta")
+
+
+def by_blocks(path: str, size: int, policy: ResiduePolicy = ResiduePolicy()) -> list:
+    """Entries, and faults as (name, line, message); or the one message of the whole file."""
+    try:
+        return [plain(e) for block in cut(path, size) for e in entries(block, policy)]
+    except ProtlmError as error:
+        return [str(error)]
+
+
+def by_reader(path: str, policy: ResiduePolicy = ResiduePolicy()) -> list:
+    """What the reader of single records gives, in the same form."""
+    try:
+        return [
+            plain(r)
+            if isinstance(r, BadRecord)
+            else from_header(r.id, r.description, r.sequence, r.file, r.line)
+            for r in read_every_record(path, policy)
+        ]
+    except ProtlmError as error:
+        return [str(error)]
+
+
+def plain(answer: Entry | BadRecord) -> Entry | tuple[str, int, str]:
+    if isinstance(answer, BadRecord):
+        return answer.id, answer.line, str(answer.error)
+    return answer
+
+
+line_ends = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n", "\n \t\r\n"])
+texts = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from([">", ">", " >", "> "]), st.text("ab|>=n3 \t", max_size=9)),
+        st.tuples(st.text(AMINO_ACIDS, max_size=9), st.text(RESIDUES + "acu \t", max_size=9)),
+        st.tuples(st.sampled_from(["*", "J", "é", "1"]), st.just("K")),
+    ).map("".join),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    lines=texts,
+    end=line_ends,
+    last=st.booleans(),
+    size=st.integers(1, 80),
+    policy=st.sampled_from(POLICIES),
+)
+def test_blocks_of_any_size_give_what_the_reader_gives(
+    tmp_path_factory, lines, end, last, size, policy
+):
+    text = end.join([">a first", "MK", *lines, ""] if last else [">a first", "MK", *lines])
+    path = write(tmp_path_factory.mktemp("b"), text.encode())
+    assert by_blocks(path, size, policy) == by_reader(path, policy)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    data=st.one_of(
+        st.binary(max_size=60),
+        st.text(">\n\r \tAMKuj*x\0\ufeffé", max_size=40).map(str.encode),
+        st.lists(st.sampled_from([b">a\n", b"MK", b"\r", b"\n", b"\0", b"\xef\xbb\xbf", b"\xe9"]))
+        .map(b"".join)
+        .map(lambda data: b">a\n" + data),
+    ).filter(lambda data: not data.lstrip(b"\xef\xbb\xbf \n\r\t\v\f").startswith(b"<")),
+    size=st.integers(1, 30),
+)
+@example(data=b">a\nMK\n\r\n\0", size=1)
+@example(data=b"\n\n \r\n>a\nMK\r>b\r\nGG", size=4)
+@example(data=b"\n" * 9 + b"x>a\nMK", size=2)
+def test_any_bytes_give_what_the_reader_gives(tmp_path_factory, data, size):
+    path = write(tmp_path_factory.mktemp("b"), data)
+    answers = by_blocks(path, size)
+    assert answers == by_reader(path)
+    assert answers and all(
+        path in (a if isinstance(a, str) else a[2]) for a in answers if not isinstance(a, Entry)
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    data=st.text("<>/?! \n=\"'entryUniRf50MKab", max_size=60).map(lambda t: ("<" + t).encode()),
+    size=st.integers(1, 30),
+)
+def test_any_xml_gives_records_or_one_error(tmp_path_factory, data, size):
+    path = write(tmp_path_factory.mktemp("b"), data)
+    answers = by_blocks(path, size)
+    assert answers and all(path in str(answer) for answer in answers)
+
+
+def test_real_proteins_come_back_whole():
+    path = str(bundled.path("pretraining"))
+    expected = by_reader(path)
+    assert len(expected) > 1000
+    for size in (5_000, 1 << 20):
+        assert by_blocks(path, size) == expected
+
+
+def test_blocks_lie_end_to_end(tmp_path):
+    text = b"\n\n>a\nMK\n\n>b\nGG\n>c\nAA"
+    blocks = list(cut(write(tmp_path, b"\xef\xbb\xbf" + text), 9))
+    assert b"".join(block.data for block in blocks) == text
+    assert [(b.number, b.line, b.kind) for b in blocks] == [(0, 1, "fasta"), (1, 6, "fasta")]
+    assert all(b.data.startswith(b">") for b in blocks[1:])
+
+
+def test_a_protein_longer_than_a_block_stays_whole(tmp_path):
+    titin = "".join(random.Random(1).choices(AMINO_ACIDS, k=40_000))
+    folded = "\n".join(titin[i : i + 60] for i in range(0, len(titin), 60))
+    path = write(tmp_path, f">a\nMK\n>titin\n{folded}\n>b\nGG\n".encode())
+    found = [entry for block in cut(path, 1000) for entry in entries(block)]
+    assert [(e.id, e.sequence, e.line) for e in found] == [
+        ("a", "MK", 1),
+        ("titin", titin, 3),
+        ("b", "GG", 671),
+    ]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_truncated_file_ends_in_an_error_after_its_whole_blocks(tmp_path, compress):
+    lines = random.Random(2).choices(AMINO_ACIDS, k=300_000)
+    text = "".join(f">p{i}\n{''.join(lines[i : i + 300])}\n" for i in range(0, len(lines), 300))
+    whole = compress(text.encode())
+    names = []
+    with pytest.raises(ProtlmError, match="truncated"):
+        for block in cut(write(tmp_path, whole[: len(whole) * 3 // 4]), 2000):
+            names += [entry.id for entry in entries(block)]
+    assert names == [f"p{i * 300}" for i in range(len(names))]
+
+
+def test_faults_keep_their_lines_in_later_blocks(tmp_path):
+    path = write(tmp_path, b">a\nMK\nMK\n>b\nMK\nM*\n>c\nGG\n>dd\n\n>e\nAA\0\n")
+    answers = []
+    with pytest.raises(ProtlmError, match="line 12: binary"):
+        for block in cut(path, 5):
+            answers += [plain(e) for e in entries(block)]
+    assert [a.id if isinstance(a, Entry) else a[:2] for a in answers] == [
+        "a",
+        ("b", 4),
+        "c",
+        ("dd", 9),
+    ]
+    assert "line 6" in answers[1][2] and "position 4" in answers[1][2]
+    assert "line 9" in answers[3][2] and "no sequence" in answers[3][2]
+
+
+def test_a_block_made_by_hand_must_begin_with_a_header():
+    with pytest.raises(ProtlmError, match="f, line 8: 'MK' stands before any header"):
+        list(entries(Block("f", 0, 7, b"\nMK\n>a\nMK", "fasta")))
+
+
+def test_blocks_and_entries_travel_between_processes(tmp_path):
+    (block,) = cut(write(tmp_path, b">a\nMK\n>b\n"))
+    assert pickle.loads(pickle.dumps(block)) == block
+    good, bad = entries(pickle.loads(pickle.dumps(block)))
+    assert pickle.loads(pickle.dumps(good)) == good
+    assert str(pickle.loads(pickle.dumps(bad)).error) == str(bad.error)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    peaks = []
+    for repeats in (200, 1000):
+        path = write(tmp_path, b">a\n" + b"M" * 9996 + b"\n")
+        with open(path, "ab") as file:
+            for _ in range(repeats):
+                file.write(b">a\n" + b"M" * 9996 + b"\n")
+        tracemalloc.start()
+        assert sum(1 for block in cut(path, 1 << 18) for _ in entries(block)) == repeats + 1
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_neither_jax_nor_tensorflow_is_needed():
+    code = "import sys, protlm_jax.data.blocks; assert not {'jax', 'tensorflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

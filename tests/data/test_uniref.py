@@ -1,0 +1,202 @@
+"""UniRef XML: every field of real clusters, and no cluster lost however the file is broken."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from protlm_jax.data.blocks import cut, entries
+from protlm_jax.data.entries import Entry
+from protlm_jax.data.fasta import BadRecord
+from protlm_jax.data.uniref import Cluster, Member, clusters
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import ResiduePolicy
+
+REAL = Path(__file__).parent / "files" / "uniref50.xml"
+
+
+def read(path: Path, size: int = 1 << 20, **policy: str) -> list[Cluster | BadRecord]:
+    return [
+        cluster
+        for block in cut(str(path), size)
+        for cluster in clusters(block.data, block.file, block.line, ResiduePolicy(**policy))
+    ]
+
+
+@pytest.fixture(scope="module")
+def real() -> list[Cluster]:
+    return read(REAL)
+
+
+def test_the_first_real_cluster(real):
+    assert len(real) == 2
+    assert real[0].entry == Entry(
+        id="UniRef50_Q9EPS7",
+        sequence="MVITPLCNEAISTLSQNKIMRTTEEVALQILLLCQAGVGILGNILLFLHNFSPILTDSQL"
+        "RPIQIIQTNLAVANTFILLFLTFPNHMAVLAPRKPPTDLKCKLAYFFHMVARSTNMCSTC"
+        "VLSTYQFVTLVPGTWARVIFREISPKVVSYSCYSCWLFSVLNNAYIPMNVSGPQKTDNGT"
+        "DSKGKWVCSTSGFNVGMSFLQFAQDIIFISTMIWTSVSIVLHLNRHHQRMHYIHNTSQKF"
+        "RAYAETRAAHTVLMLVVTFVSFYLLDCICTFFHISFVNTRFWLRHVKEVLTVSFPTISPL"
+        "LLIFRDPMCPCPVPFIVGLQSRVTGISSLEQE",
+        description="Pheromone receptor V3R6",
+        members=64,
+        taxon="Muroidea",
+        taxon_id=337687,
+        representative="Q9EPS7_MOUSE",
+        uniref50="UniRef50_Q9EPS7",
+        uniref90="UniRef90_Q9EPS7",
+        uniref100="UniRef100_Q9EPS7",
+        file=str(REAL),
+        line=5,
+    )
+    assert [m.id for m in real[0].members] == ["Q9EPS7_MOUSE", "F6MB06_MOUSE", "F6MB13_MOUSE"]
+    assert real[0].members[2] == Member(
+        id="F6MB13_MOUSE",
+        accession="F6MB13",
+        uniparc="UPI00020CD997",
+        uniref50="",
+        uniref90="UniRef90_Q9EPS7",
+        uniref100="UniRef100_F6MB13",
+        name="Vomeronasal type 1 receptor D6",
+        taxon="Mus musculus musculus (eastern European house mouse)",
+        taxon_id=39442,
+        length=332,
+    )
+
+
+def test_the_second_real_cluster(real):
+    found = real[1].entry
+    assert (found.id, found.line, found.members) == ("UniRef50_Q95604", 58, 5423)
+    assert found.description == "HLA class I histocompatibility antigen, Cw-17 alpha chain"
+    assert (found.taxon, found.taxon_id, found.representative) == ("Eutheria", 9347, "1C17_HUMAN")
+    assert (found.uniref90, found.uniref100) == ("UniRef90_Q95604", "UniRef100_Q95604")
+    assert len(found.sequence) == 372
+    assert found.sequence.startswith("MRVMAPQALL") and found.sequence.endswith("DESLIACKA")
+    first, _, third, _ = real[1].members
+    assert (first.id, first.accession, first.uniparc) == ("1C17_HUMAN", "Q95604", "UPI000008AE82")
+    # A member that is in UniParc alone.
+    assert (third.id, third.accession, third.uniparc) == ("UPI0003D6E4F9", "", "UPI0003D6E4F9")
+    assert (third.uniref90, third.taxon, third.length) == ("UniRef90_Q4KN89", "Mus musculus", 397)
+
+
+@pytest.mark.parametrize("size", [1, 3000, 4000, 7000])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"\n", b"\r"),
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"<UniRef ", b"<UniRef50 ").replace(b"</UniRef", b"</UniRef50"),
+        lambda text: gzip.compress(text[:3000]) + gzip.compress(text[3000:]),
+    ],
+    ids=["as it is", "crlf", "cr", "bom", "other root", "gz members"],
+)
+def test_neither_blocks_nor_line_ends_matter(tmp_path, real, size, change):
+    (tmp_path / "u.xml").write_bytes(change(REAL.read_bytes()))
+    found = read(tmp_path / "u.xml", size)
+    assert [(c.entry.id, c.entry.sequence, c.entry.line, c.members) for c in found] == [
+        (c.entry.id, c.entry.sequence, c.entry.line, c.members) for c in real
+    ]
+
+
+def test_blocks_give_the_representatives(real):
+    answers = [e for block in cut(str(REAL), 4000) for e in entries(block)]
+    assert answers == [c.entry for c in real]
+
+
+def test_clusters_at_90_know_their_uniref50_cluster(tmp_path):
+    text = REAL.read_text().replace('id="UniRef50_Q9EPS7"', 'id="UniRef90_Q9EPS7"')
+    text = text.replace(
+        '<property type="UniRef90 ID" value="UniRef90_Q9EPS7"/>',
+        '<property type="UniRef50 ID" value="UniRef50_A"/>',
+    )
+    (tmp_path / "u.xml").write_text(text)
+    found = read(tmp_path / "u.xml")[0].entry
+    assert (found.uniref50, found.uniref90) == ("UniRef50_A", "UniRef90_Q9EPS7")
+
+
+def test_latin_1_is_read(tmp_path):
+    text = REAL.read_text().replace("UTF-8", "ISO-8859-1").replace("Pheromone", "Phéromone")
+    (tmp_path / "u.xml").write_bytes(text.encode("latin-1"))
+    found = read(tmp_path / "u.xml")
+    assert found[0].entry.description == "Phéromone receptor V3R6"
+    (tmp_path / "u.xml").write_bytes(text.replace("ISO-8859-1", "UTF-8").encode("latin-1"))
+    broken, whole = read(tmp_path / "u.xml")
+    assert "line 6" in str(broken.error) and whole.entry.id == "UniRef50_Q95604"
+    (tmp_path / "u.xml").write_bytes(text.replace("ISO-8859-1", "klingon").encode("latin-1"))
+    with pytest.raises(ProtlmError, match=r"u.xml.*'klingon'"):
+        read(tmp_path / "u.xml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("MVITPL", "MVIJPL", ["line 25", "'UniRef50_Q9EPS7'", "position 4", "J means"]),
+        ("RPIQII", "RP-QII", ["line 26", "position 63", "gap"]),
+        ("MVITPL", "MVITP", ["line 5", "331 residues", "332"]),
+        ('<entry id="UniRef50_Q9EPS7"', "<entry", ["line 5", "without an id"]),
+        ("<name>Cluster: Ph", "<name>Cluster: <Ph", ["line 6", "not well-formed"]),
+        ("representativeMember", "reprisentativeMember", ["line 5", "no sequence"]),
+        ("R6</name>", "R6</nome>", ["line 6", "mismatched tag"]),
+        ("R6</name>", "R6 &bad;</name>", ["line 6", "undefined entity"]),
+    ],
+)
+def test_a_broken_entry_is_named_and_leaves_the_other(tmp_path, real, old, new, parts):
+    text = re.sub(re.escape(old), new, REAL.read_text(), count=0 if "repr" in old else 1)
+    if "repr" in old:  # both ends of the element, but in the first entry only
+        head, end, rest = text.partition("</entry>")
+        text = head + end + rest.replace(new, old)
+    (tmp_path / "u.xml").write_text(text)
+    bad, good = read(tmp_path / "u.xml")
+    assert isinstance(bad, BadRecord) and bad.line == 5
+    assert bad.id == ("" if "without an id" in parts else "UniRef50_Q9EPS7")
+    for part in ["u.xml", *parts]:
+        assert part in str(bad.error)
+    assert good.entry.sequence == real[1].entry.sequence
+    assert good.entry.line == 58
+
+
+@pytest.mark.parametrize("rare", ["X", "keep"])
+def test_the_policy_is_applied(tmp_path, rare):
+    (tmp_path / "u.xml").write_text(REAL.read_text().replace("MVITPL", "MVuTPL"))
+    found = read(tmp_path / "u.xml", rare=rare)[0].entry.sequence
+    assert found.startswith("MVXT" if rare == "X" else "MVUT")
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    text = REAL.read_bytes().rstrip()
+    for end in [*range(1, len(text), 97), len(text) - 1, text.rindex(b"</UniRef")]:
+        (tmp_path / "u.xml").write_bytes(text[:end])
+        with pytest.raises(ProtlmError, match=r"u\.xml"):
+            read(tmp_path / "u.xml", 3000)
+
+
+def test_no_cluster_is_lost_to_a_wrong_byte(tmp_path):
+    text = REAL.read_bytes()
+    for at in range(0, len(text), 83):
+        (tmp_path / "u.xml").write_bytes(text[:at] + b"<" + text[at + 1 :])
+        try:
+            found = read(tmp_path / "u.xml", 3000)
+        except ProtlmError as error:
+            assert "u.xml" in str(error)
+        else:
+            assert len(found) == 2 or any(isinstance(f, BadRecord) for f in found), at
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (b"<!DOCTYPE html><html><body>404</body></html>", "not of UniRef"),
+        (b"\n\n<uniprot><entry></entry></uniprot>", "line 1: XML or HTML"),
+        (b'<?xml version="1.0"?><UniRef50 x="1"></UniRef50>', "does not end with an entry"),
+        (b"<UniRef50 ><entry", "truncated"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, part):
+    (tmp_path / "u.xml").write_bytes(text)
+    with pytest.raises(ProtlmError, match=part):
+        read(tmp_path / "u.xml")
