@@ -1,85 +1,57 @@
-"""Embeddings: one vector a residue, the same whatever else is in the batch.
+"""Embeddings: one vector a residue or a protein, the same whatever else is in the batch.
 
-`embed_sequences` streams in the order of its input. Proteins longer than the model takes at once
-are read through overlapping windows, each residue from the window in which it is farthest from a
-cut; they are counted and listed, never truncated.
+    loaded = load_model("runs/mine")
+    for name, vectors in embed_sequences(loaded, {"P1": "MKTAYIAKQR", "P2": "MKVLAAG"}):
+        print(name, vectors.shape)  # (residues, d_model)
+
+These are the arrays that `protlm embed` writes; `vectors="mean"` gives one a protein, and
+`layers="all"` every depth. Proteins longer than the model takes at once are read through overlapping windows, each
+residue from the window in which it is farthest from a cut; they are counted and listed, never
+truncated.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.batching import (
-    Group,
-    default_tokens_per_batch,
-    encoder_features,
-    grouped,
-    max_residues,
-)
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import embed_memory
+from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
+from protlm_jax.evaluation.embed_engine import Engine, device_mesh
+from protlm_jax.evaluation.embed_plan import Shape, choose_shapes, window_counts
+from protlm_jax.evaluation.embed_wanted import Dtype, Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
-_PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to fill its buckets
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch [start, stop) of a protein, of which [keep_start, keep_stop) is kept."""
-
-    start: int
-    stop: int
-    keep_start: int
-    keep_stop: int
-
-
-def windows(residues: int, limit: int | None) -> list[Window]:
-    """Covers a protein by windows of at most `limit` residues that overlap by half.
-
-    Two neighbours meet in the middle of their overlap, so that each residue comes from the window
-    in which it is farthest from a cut (the ends of the protein itself are no cuts).
-    """
-    if limit is None or residues <= limit:
-        return [Window(0, residues, 0, residues)]
-    stride = max(1, limit // 2)
-    starts = [*range(0, residues - limit, stride), residues - limit]
-    meets = [(after + before + limit) // 2 for before, after in itertools.pairwise(starts)]
-    bounds = [0, *meets, residues]
-    return [
-        Window(start, start + limit, bounds[i], bounds[i + 1]) for i, start in enumerate(starts)
-    ]
+_PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
+_BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
 
 
 @dataclass(frozen=True)
 class EmbeddingStream:
-    """Iterate to get (id, [residues, d_model] float32), in the order of the input.
+    """Iterate to get (id, array), in the order of the input; see `embed_sequences`.
 
     Attributes:
-        loaded: the model.
+        engine: the model with what is wanted of it.
         sequences: id -> normalised sequence.
-        limit: residues that go through the model at once; None without a limit.
-        tokens_per_batch: budget of one batch.
         progress: whether to draw a progress bar on a terminal.
         windowed: id -> number of windows, of the proteins that did not fit at once.
     """
 
-    loaded: LoadedModel
+    engine: Engine
     sequences: Mapping[str, str]
-    limit: int | None
-    tokens_per_batch: int
     progress: bool
     windowed: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        counts = {name: len(windows(len(s), self.limit)) for name, s in self.sequences.items()}
-        object.__setattr__(self, "windowed", {k: n for k, n in counts.items() if n > 1})
+        residues = np.array([len(s) for s in self.sequences.values()], np.int64)
+        counts = window_counts(residues, self.engine.limit).tolist()
+        found = {k: n for k, n in zip(self.sequences, counts, strict=True) if n > 1}
+        object.__setattr__(self, "windowed", found)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -87,92 +59,142 @@ class EmbeddingStream:
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         from tqdm import tqdm
 
-        names = list(self.sequences)
         residues = sum(map(len, self.sequences.values()))
         # disable=None draws on a terminal only.
         quiet = None if self.progress else True
+        (vectors,) = self.engine.wanted.vectors
         with tqdm(total=residues, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
-            for start in range(0, len(names), _PROTEINS_AT_ONCE):
-                part = names[start : start + _PROTEINS_AT_ONCE]
-                arrays = self._embed([self.sequences[name] for name in part], bar)
-                yield from zip(part, arrays, strict=True)
+            for names in self._parts():
+                part = [self.sequences[name] for name in names]
+                found: dict[int, np.ndarray] = {}
+                for complete in self.engine.embed(part):
+                    found |= {index: arrays[vectors] for index, arrays in complete}
+                    bar.update(sum(len(part[index]) for index, _ in complete))
+                for index, name in enumerate(names):
+                    yield name, found.pop(index)
 
     def report(self) -> dict[str, Any]:
         """Plain counts: proteins, residues, window length, and which proteins needed windows."""
         return {
             "proteins": len(self.sequences),
             "residues": sum(map(len, self.sequences.values())),
-            "window": self.limit,
+            "window": self.engine.limit,
             "windowed_proteins": len(self.windowed),
             "windowed": self.windowed,
         }
 
-    def _embed(self, sequences: list[str], bar: Any) -> list[np.ndarray]:
-        """[residues, d_model] of each sequence."""
-        pieces = [(i, w) for i, s in enumerate(sequences) for w in windows(len(s), self.limit)]
-        tokens = [self.loaded.vocabulary.encode(sequences[i][w.start : w.stop]) for i, w in pieces]
-        width = self.loaded.config.d_model
-        out = [np.empty((len(s), width), np.float32) for s in sequences]
-        before = len(self.loaded.vocabulary.prefix_ids)
-        cap = self.loaded.config.max_positions or None
-        for group, hidden in self._forward(tokens, cap):
-            for row, member in enumerate(group.members):
-                protein, w = pieces[member]
-                first = before + w.keep_start - w.start
-                kept = w.keep_stop - w.keep_start
-                out[protein][w.keep_start : w.keep_stop] = hidden[row, first : first + kept]
-                bar.update(kept)
-        return out
-
-    def _forward(
-        self, tokens: list[np.ndarray], cap: int | None
-    ) -> Iterator[tuple[Group, np.ndarray]]:
-        """Runs all groups; a batch is fetched only after the next one is under way."""
-        waiting: tuple[Group, jax.Array] | None = None
-        for group in grouped([len(t) for t in tokens], self.tokens_per_batch, cap):
-            batch = encoder_features(self.loaded, [tokens[m] for m in group.members], group)
-            hidden = _hidden(self.loaded.model, self.loaded.params, batch)
-            if waiting is not None:
-                yield waiting[0], np.asarray(waiting[1])
-            waiting = (group, hidden)
-        if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])
+    def _parts(self) -> Iterator[list[str]]:
+        """The names, some at a time."""
+        wanted, loaded = self.engine.wanted, self.engine.loaded
+        part: list[str] = []
+        held = 0
+        for name, sequence in self.sequences.items():
+            held += embed_memory.result_bytes(loaded, wanted, 1, len(sequence))
+            if part and (len(part) == _PROTEINS_AT_ONCE or held > _BYTES_AT_ONCE):
+                yield part
+                part, held = [], embed_memory.result_bytes(loaded, wanted, 1, len(sequence))
+            part.append(name)
+        if part:
+            yield part
 
 
 def embed_sequences(
     loaded: LoadedModel,
     sequences: Mapping[str, str],
     *,
+    layers: str | Sequence[int] = "last",
+    vectors: Vectors = "residues",
+    dtype: Dtype = "float32",
     window: int | None = None,
     tokens_per_batch: int | None = None,
+    devices: int | None = None,
     policy: ResiduePolicy = ResiduePolicy(),
     progress: bool = False,
 ) -> EmbeddingStream:
-    """The frozen per-residue representation of proteins, special tokens removed.
+    """The frozen representation of proteins, special tokens and padding left out.
 
     Args:
         loaded: the model.
         sequences: id -> sequence, spaced or not; read under `policy`.
-        window: residues that go through the model at once; None takes all that its position table
-            holds, and the whole protein where positions have no limit.
-        tokens_per_batch: budget of one batch, in tokens with padding; None suits the device.
+        layers: "last", "all" or numbers, see `embed_wanted.resolve_layers`.
+        vectors: "residues", or of the protein "mean", "max" (over residues) or "cls".
+        dtype: of the arrays; the model computes in its own.
+        window: residues that go through the model at once; see `resolve_window`.
+        tokens_per_batch: budget of one batch on each device, with padding; None suits the device.
+        devices: how many of this process's devices share the work; None takes all.
         policy: what to do with rare residues and lower case.
         progress: draw a progress bar on a terminal.
 
     Returns:
-        A stream of (id, [residues, d_model] float32) in the order of `sequences`; `len`, `report()`
-        and `windowed` are known before anything is computed, and it can be iterated again.
+        A stream of (id, array) in the order of `sequences`, [residues, d_model] or [d_model], and
+        [layers, ...] where several are asked for; `len`, `report()` and `windowed` are known before
+        anything is computed, and it can be iterated again.
 
     Raises:
-        ProtlmError: for an unknown residue (naming record and position) or an impossible window.
+        ProtlmError: for an unknown residue (naming record and position), an impossible window, or
+            what the model does not have.
     """
     plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    wanted = Wanted(resolve_layers(loaded, layers), (vectors,), dtype)
+    residues = np.array([len(s) for s in plain.values()], np.int64)
+    engine = make_engine(loaded, wanted, residues, window, tokens_per_batch, devices)
+    return EmbeddingStream(engine, plain, progress)
+
+
+def make_engine(
+    loaded: LoadedModel,
+    wanted: Wanted,
+    residues: np.ndarray,
+    window: int | None = None,
+    tokens_per_batch: int | None = None,
+    devices: int | None = None,
+) -> Engine:
+    """An engine for proteins of these lengths; arguments as in `embed_sequences`."""
+    mesh = device_mesh(devices)
+    limit = resolve_window(loaded, window, len(wanted.layers))
+    shapes: list[Shape] = []
+    if len(residues):
+        budget, memory = (
+            tokens_per_batch or default_tokens_per_batch(),
+            embed_memory.activation_budget(loaded),
+        )
+
+        def rows_of(length: int) -> int:
+            each = embed_memory.row_bytes(loaded.config, length, len(wanted.layers))
+            fitting = (memory - embed_memory.shared_bytes(loaded.config, length)) // each
+            return mesh.size * max(1, min(budget // length, fitting))
+
+        counts = window_counts(residues, limit)
+        longest = residues if limit is None else np.minimum(residues, limit)
+        shapes = choose_shapes(
+            np.repeat(longest, counts) + loaded.vocabulary.num_specials,
+            rows_of=rows_of,
+            width=loaded.config.d_model,
+            cap=loaded.config.max_positions or None,
+            multiple=mesh.size,
+        )
+    return Engine(loaded, wanted, limit, shapes, mesh)
+
+
+def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> int:
+    """Residues that go through the model at once: `window`, or the most that it can take.
+
+    That is the least of what its position table holds, where it has one, and of what the memory of
+    the device holds; attention's grows with the square of the length.
+
+    Raises:
+        ProtlmError: for a window that the position table or the memory cannot hold.
+    """
+    config, specials = loaded.config, loaded.vocabulary.num_specials
+    memory = embed_memory.activation_budget(loaded)
+    fitting = embed_memory.longest_row(config, memory, layers) - specials
     limit = max_residues(loaded, window)
-    budget = tokens_per_batch or default_tokens_per_batch()
-    return EmbeddingStream(loaded, plain, limit, budget, progress)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _hidden(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """[rows, length, d_model] float32; compiled once per model architecture and batch shape."""
-    return model.apply({"params": params}, batch, method="hidden").astype(jnp.float32)
+    if window is None:
+        return fitting if limit is None else min(limit, fitting)
+    needed = embed_memory.row_bytes(config, window + specials, layers)
+    if needed > embed_memory.device_memory():
+        raise ProtlmError(
+            f"a window of {window} residues takes about {embed_memory.size(needed)}, and the device"
+            f" has {embed_memory.size(embed_memory.device_memory())}: choose at most {fitting}"
+        )
+    return window

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed import embed_sequences, windows
+from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embed_plan import windows
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
