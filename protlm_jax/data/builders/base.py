@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from protlm_jax.data.prepare.gather import settle
 from protlm_jax.data.prepare.manifest import Counts
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.pool import Pool
-from protlm_jax.data.prepare.records import NUMBERS, TEXTS, features
+from protlm_jax.data.prepare.records import NUMBERS, TEXTS, features, version_of
 from protlm_jax.data.prepare.rules import SIDES, Rules, Side
 from protlm_jax.data.prepare.run import scatter_all
 from protlm_jax.data.prepare.scatter import Row, read_rows, read_tail
@@ -55,8 +54,7 @@ class ProteinConfig(tfds.core.BuilderConfig):
     rules: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = [int(number) for number in re.findall(r"\d+", self.release)][:3] or [1]
-        self.version = self.version or ".".join(map(str, (numbers + [0, 0])[:3]))
+        self.version = self.version or version_of(self.release)
 
 
 class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
