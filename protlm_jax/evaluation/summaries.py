@@ -71,7 +71,9 @@ def depth(result: dict[str, Any]) -> str:
         header += ["lens NLL"] if lens else []
         rows = []
         for layer, relative in enumerate(measured["relative_contribution"]["layer"]):
-            row = [str(layer), f"{relative:.3f}", f"{measured['cosine']['layer'][layer]:+.3f}"]
+            row = [str(layer), "-", "-"]
+            if relative is not None:  # None: there is no stream yet to compare with
+                row = [str(layer), f"{relative:.3f}", f"{measured['cosine']['layer'][layer]:+.3f}"]
             if output:
                 row += [f"{output['kl'][layer]:.4f}", f"{output['delta_nll'][layer]:+.4f}"]
                 row += [f"{100 * output['top1_agreement'][layer]:.0f} %"]

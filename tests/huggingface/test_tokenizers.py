@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from protlm_jax.huggingface.read_tokenizer import read_vocabulary
 from protlm_jax.huggingface.tokenizers import write_tokenizer
-from protlm_jax.vocabularies import BUILT_IN, PROT_BERT, Vocabulary, normalise
+from protlm_jax.vocabularies import BUILT_IN, ESM2, PROT_BERT, Vocabulary, normalise
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,7 +31,8 @@ def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> 
     bert = vocabulary is PROT_BERT
     closing_type = {"prot_bert": 0, "prot_xlnet": 2}.get(vocabulary.name)
     write_tokenizer(vocabulary, folder, "X", 512 if bert else 0, closing_type)
-    model_type = {"prot_bert": "bert", "prot_xlnet": "xlnet"}.get(vocabulary.name, "t5")
+    types = {"prot_bert": "bert", "prot_xlnet": "xlnet", "esm2": "esm"}
+    model_type = types.get(vocabulary.name, "t5")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
 
@@ -86,6 +87,7 @@ def test_specials_keep_their_ids(tokenizer: Any, vocabulary: Vocabulary) -> None
         "prot_albert": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
         "prot_xlnet": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
         "prot_txl": {"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": None},
+        "esm2": {"cls_token_id": 0, "eos_token_id": 2, "mask_token_id": 32},
     }[vocabulary.name]
     assert {role: getattr(tokenizer, role) for role in expected} == expected
     if vocabulary is PROT_BERT:
@@ -125,6 +127,10 @@ def test_the_files_are_recognised(vocabulary: Vocabulary, folder: Path, tmp_path
         (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
         assert read_vocabulary(tmp_path) == vocabulary
         assert len((folder / "vocab.txt").read_bytes()) == 81  # as the published file
+    if vocabulary is ESM2:
+        assert len((folder / "vocab.txt").read_text().strip()) == 93  # the same
+        slow = transformers.EsmTokenizer(str(folder / "vocab.txt"))
+        assert slow("MKV<mask>XBUZO")["input_ids"][4:] == [32, 24, 25, 26, 27, 28, 2]
 
 
 def test_resaved_by_transformers_it_is_still_ours(

@@ -46,10 +46,11 @@ def measure(
         stack: which of the model's stacks is measured.
 
     Returns:
-        "count" and, each a sum over positions to be divided by it: per layer and sublayer
-        "relative_contribution" and "cosine", "stream_norm" [N+1], "skip_map" [N, N]; where the
-        model answers from its stream, "skip_output" and "base_nll"; and where `head` reads this
-        stack, "logit_lens".
+        "count" and, each a sum over positions to be divided by it: "stream_norm" [N+1], "skip_map"
+        [N, N]; per layer and sublayer "relative_contribution" and "cosine", to be divided by
+        "defined" instead, which leaves out positions whose stream is zero; where the model answers
+        from its stream, "skip_output" and "base_nll"; and where `head` reads this stack,
+        "logit_lens".
     """
     run = functools.partial(model.apply, {"params": params})
     asked = model.readouts[0]
@@ -100,20 +101,27 @@ def measure(
 
 
 def _contributions(streams: jax.Array, taps: dict[str, jax.Array], over_positions: Any) -> Sums:
-    """Norm of what is added relative to the stream it is added to, and the cosine of the two."""
+    """Norm of what is added relative to the stream it is added to, and the cosine of the two.
+
+    Both say nothing where that stream is zero, as token dropout makes it before block 0 at every
+    residue shown as <mask>: there they are left out, and "defined" counts the other positions.
+    """
     added = {"layer": (streams[1:] - streams[:-1], streams[:-1])}
     for name in taps:
         if f"{name}_onto" in taps:
             added[name] = (taps[name], taps[f"{name}_onto"])
-    relative, cosine = {}, {}
+    relative, cosine, defined = {}, {}, {}
     for name, (contribution, stream) in added.items():
-        size, onto = _norm(contribution), jnp.maximum(_norm(stream), TINY)
+        size, there = _norm(contribution), _norm(stream) > 0
+        onto = jnp.maximum(_norm(stream), TINY)
         dot = jnp.sum(contribution * stream, axis=-1, dtype=jnp.float32)
-        relative[name] = over_positions(size / onto)
+        relative[name] = over_positions(jnp.where(there, size / onto, 0.0))
         cosine[name] = over_positions(dot / (jnp.maximum(size, TINY) * onto))
+        defined[name] = over_positions(there.astype(jnp.float32))
     return {
         "relative_contribution": relative,
         "cosine": cosine,
+        "defined": defined,
         "stream_norm": over_positions(_norm(streams)),
     }
 

@@ -56,7 +56,8 @@ def run(
         progress: draw a progress bar on a terminal.
 
     Returns:
-        A plain dict: "stacks" -> name -> "relative_contribution", "cosine", "stream_norm",
+        A plain dict: "stacks" -> name -> "relative_contribution" and "cosine" (None for a layer
+        before which the stream is zero wherever it is looked at: ESM-2's first), "stream_norm",
         "skip_map" (rows: skipped layer; columns: later layer; None where nothing is skipped),
         "skip_output" and "base_nll" (None where the stream gives no distribution over residues),
         "logit_lens" (None where `head` does not read the stack) and "depth_score".
@@ -133,8 +134,8 @@ def _means(sums: dict[str, Any]) -> dict[str, Any]:
     later = np.triu(np.ones((num_layers, num_layers), bool), k=1)
     effect = np.where(later, means["skip_map"], 0.0)
     result = {
-        "relative_contribution": _lists(means["relative_contribution"]),
-        "cosine": _lists(means["cosine"]),
+        "relative_contribution": _where_defined(sums, "relative_contribution"),
+        "cosine": _where_defined(sums, "cosine"),
         "stream_norm": means["stream_norm"].tolist(),
         "skip_map": [
             [float(x) if after else None for x, after in zip(row, mask, strict=True)]
@@ -151,6 +152,14 @@ def _means(sums: dict[str, Any]) -> dict[str, Any]:
     if "logit_lens" in means:
         result["logit_lens"] = _lists(means["logit_lens"])
     return result
+
+
+def _where_defined(sums: dict[str, Any], name: str) -> dict[str, list[float | None]]:
+    """Means over the positions that have a stream to compare with; None where none has."""
+    return {
+        key: [float(x / n) if n else None for x, n in zip(total, sums["defined"][key], strict=True)]
+        for key, total in sums[name].items()
+    }
 
 
 def _output(means: dict[str, np.ndarray], base_nll: float) -> dict[str, list[float]]:
