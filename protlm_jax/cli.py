@@ -32,6 +32,7 @@ typical use:
   protlm evaluate --model runs/bert
   protlm probe --model runs/bert
   protlm depth --model runs/bert
+  protlm embed --model runs/bert --input proteins.fasta --output embeddings.h5
   protlm score --model runs/bert --input proteins.fasta --output scores.csv
   protlm export --model runs/bert --output hf/bert
 """
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     for add in (
         *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_depth),
-        *(_add_score, _add_export, _add_import, _add_quickstart),
+        *(_add_embed, _add_score, _add_export, _add_import, _add_quickstart),
     ):
         add(verbs)
     return parser
@@ -157,6 +158,18 @@ def _add_depth(verbs: Verbs) -> None:
     _takes_model(verb)
     verb.add_argument("--proteins", type=_positive, default=64, help="default: 64")
     verb.add_argument("--fasta", type=Path, help="proteins to use; default: bundled, held out")
+
+
+def _add_embed(verbs: Verbs) -> None:
+    from protlm_jax.evaluation import embed_verb
+
+    verb = _verb(
+        verbs,
+        embed_verb.run,
+        "embed",
+        "turn proteins into vectors, of each residue or of the whole",
+    )
+    embed_verb.add_arguments(verb, MODEL_HELP)
 
 
 def _add_score(verbs: Verbs) -> None:

@@ -5,9 +5,9 @@
         print(name, vectors.shape)  # (residues, d_model)
 
 These are the arrays that `protlm embed` writes; `vectors="mean"` gives one a protein, and
-`layers="all"` every depth. Proteins longer than the model takes at once are read through overlapping windows, each
-residue from the window in which it is farthest from a cut; they are counted and listed, never
-truncated.
+`layers="all"` every depth. Proteins longer than the model takes at once are read through
+overlapping windows, each residue from the window in which it is farthest from a cut; they are
+counted and listed, never truncated.
 """
 
 from __future__ import annotations

@@ -42,6 +42,11 @@ def _recorded(path: str | Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether the path stands for a run of ours, which says what it was trained on."""
+    return "data" in _recorded(path)
+
+
 def trained_length(loaded: LoadedModel, data: DataConfig) -> int:
     """Tokens that the model knows how to take in: a row of its training, after its memory.
 

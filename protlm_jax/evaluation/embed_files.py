@@ -1,0 +1,320 @@
+"""`protlm embed`: a FASTA file in, the embeddings of its proteins out, in the order of the file.
+
+The file is read three times, and never held: for its lengths and faults, for embedding, and for the
+names of what is written. Results go into parts in a work folder beside the output, and from there
+into one file at the end, so that memory stays the same however much is written, and a run that was
+killed goes on where it stopped. A manifest beside the output says what was done and what was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from protlm_jax.data.fasta import BadRecord, Record, read_every_record
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import embed_memory, embed_output, embed_summary
+from protlm_jax.evaluation.embed import make_engine, resolve_window
+from protlm_jax.evaluation.embed_engine import Engine, in_dtype
+from protlm_jax.evaluation.embed_parts import Collector, Failure, Parts, differences
+from protlm_jax.evaluation.embed_plan import windows
+from protlm_jax.evaluation.embed_wanted import Dtype, Wanted
+from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.files import write_atomically
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import ResiduePolicy
+
+FORMAT = 1
+PROTEINS_AT_ONCE = 1 << 16  # sorted by length together,
+RESIDUES_AT_ONCE = 1 << 26  # if they have no more residues than this
+
+
+@dataclass
+class Survey:
+    """What is in a FASTA file.
+
+    Attributes:
+        residues: [records] int64; 0 where a record cannot be embedded.
+        failures: why not.
+        windowed: the proteins that do not fit at once: record, id, residues, windows.
+        digest: of all names and sequences.
+    """
+
+    residues: np.ndarray
+    failures: list[Failure] = field(default_factory=list)
+    windowed: list[dict[str, Any]] = field(default_factory=list)
+    digest: str = ""
+
+
+def embed_file(
+    loaded: LoadedModel,
+    path: Path,
+    output: Path,
+    wanted: Wanted,
+    *,
+    compute: Dtype = "float32",
+    window: int | None = None,
+    trained: int | None = None,
+    tokens_per_batch: int | None = None,
+    devices: int | None = None,
+    policy: ResiduePolicy = ResiduePolicy(),
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+) -> Outcome:
+    """Embeds the proteins of a FASTA file; see `embed.embed_sequences` for the arrays.
+
+    Args:
+        loaded: the model.
+        path: FASTA, plain or compressed.
+        output: .h5, .hdf5 or .parquet; see `embed_output.targets`. Beside it stand its manifest
+            (`e.h5.json`) and, until it is whole, a work folder (`e.h5.work`).
+        wanted: layers, vectors and dtype.
+        compute: dtype in which the model computes.
+        window: residues that go through the model at once; None takes what the model was trained on
+            where `trained` says so, and never more than `embed.resolve_window` finds.
+        trained: tokens in a row of its training; None where nobody knows.
+        tokens_per_batch, devices: as in `embed.embed_sequences`.
+        policy: what to do with rare residues and lower case.
+        say: takes what there is to be told before it starts, line by line.
+        progress: draw a progress bar on a terminal.
+
+    Raises:
+        ProtlmError: the input as a whole cannot be read, the output not be written, there is too
+            little memory or disk, or an earlier run had other settings.
+    """
+    files = embed_output.targets(output, wanted)
+    loaded = in_dtype(loaded, compute)
+    limit = _limit(loaded, window, trained, len(wanted.layers))
+    survey = _survey(loaded, path, limit, policy)
+    settings = _settings(loaded, wanted, limit, policy, survey.digest)
+    manifest = output.with_name(output.name + ".json")
+    if (made := _finished(manifest, files, settings)) is not None:
+        return embed_summary.outcome(made, output, "nothing to do: ")
+    folder = output.with_name(output.name + ".work")
+    sizes = survey.residues[survey.residues > 0]
+    engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)
+    parts = Parts.open(folder, settings, wanted, loaded.config.d_model, len(survey.residues))
+    for line in _needs(engine, sizes, folder):
+        say(line)
+    if done := int(parts.done.sum()):
+        say(f"going on: {done:,} proteins are done")
+    _fill(engine, path, policy, survey, parts, progress)
+
+    made = {
+        "format": FORMAT,
+        "settings": settings,
+        "files": {file.name: list(vectors) for file, vectors in files.items()},
+        "proteins": len(survey.residues),
+        "embedded": int(sum(survey.residues > 0)) - len(parts.failures),
+        "residues": int(sizes.sum()),
+        "trained_tokens": trained,
+        "windowed": survey.windowed,
+        "failures": [
+            asdict(f)
+            for f in sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
+        ],
+    }
+    _assemble(parts, path, policy, files, made)
+    write_atomically(manifest, json.dumps(made, indent=1) + "\n")
+    for file in files:
+        os.replace(folder / file.name, file)
+    parts.remove()
+    return embed_summary.outcome(made, output)
+
+
+def _limit(loaded: LoadedModel, window: int | None, trained: int | None, layers: int) -> int:
+    """Residues that go through the model at once."""
+    found = resolve_window(loaded, window, layers)
+    if window is None and trained is not None:
+        return min(found, trained - loaded.vocabulary.num_specials)
+    return found
+
+
+def _survey(loaded: LoadedModel, path: Path, limit: int, policy: ResiduePolicy) -> Survey:
+    """Reads the file for what is in it; a record that the model cannot take is a failure."""
+    survey = Survey(np.zeros(0, np.int64))
+    residues: list[int] = []
+    digest = hashlib.blake2b(digest_size=16)
+    for place, record in enumerate(read_every_record(path, policy)):
+        residues.append(0)
+        digest.update(record.id.encode() + b"\n")
+        reason = str(record.error) if isinstance(record, BadRecord) else ""
+        if isinstance(record, Record):
+            digest.update(record.sequence.encode() + b"\n")
+            try:
+                loaded.vocabulary.encode(record.sequence)
+                residues[-1] = len(record.sequence)
+            except ProtlmError as error:
+                reason = str(error)
+            if residues[-1] > limit:
+                found = {"record": place, "id": record.id, "residues": residues[-1]}
+                count = len(windows(residues[-1], limit))
+                survey.windowed.append(found | {"windows": count})
+        if reason:
+            survey.failures.append(Failure(place, record.line, record.id, reason))
+    survey.residues, survey.digest = np.array(residues, np.int64), digest.hexdigest()
+    return survey
+
+
+def _settings(
+    loaded: LoadedModel, wanted: Wanted, limit: int, policy: ResiduePolicy, proteins: str
+) -> dict[str, Any]:
+    """All that decides what the numbers are; what is written under others does not mix."""
+    return {
+        "model": loaded.name,
+        "parameters": fingerprint(loaded),
+        "proteins": proteins,
+        "layers": list(wanted.layers),
+        "of_layers": loaded.config.num_layers,
+        "vectors": list(wanted.vectors),
+        "dtype": wanted.dtype,
+        "compute": loaded.config.dtype,
+        "window": limit,
+        "rare_residues": policy.rare,
+    }
+
+
+def fingerprint(loaded: LoadedModel) -> str:
+    """Tells models apart: architecture, vocabulary, and a sample of every parameter's numbers."""
+    architecture = loaded.config.replace(dtype="float32").to_dict()
+    about = json.dumps([architecture, loaded.vocabulary.to_dict()], sort_keys=True)
+    digest = hashlib.blake2b(about.encode(), digest_size=16)
+    for key, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
+        sample = np.asarray(leaf).reshape(-1)[:: max(1, leaf.size // 4096)]
+        digest.update(jax.tree_util.keystr(key).encode() + np.ascontiguousarray(sample).tobytes())
+    return digest.hexdigest()
+
+
+def _finished(
+    manifest: Path, files: dict[Path, tuple[str, ...]], settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The manifest of the same work done before; None where nothing was.
+
+    Raises:
+        ProtlmError: something else is there.
+    """
+    there = [file for file in files if file.exists()]
+    if not there:
+        return None
+    made = json.loads(manifest.read_text()) if manifest.exists() else {}
+    other = differences(made.get("settings", {}), settings)
+    if not other and len(there) == len(files):
+        return made
+    folder = manifest.with_suffix(".work")
+    if not other and folder.exists():  # killed between the renames of several files
+        return None
+    why = f"with other settings ({'; '.join(other)})" if made else "by something else"
+    raise ProtlmError(f"{there[0]} was made {why}: delete it, or choose another output")
+
+
+def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
+    """What it will take.
+
+    Raises:
+        ProtlmError: the disk of the work folder is too full.
+    """
+    if not len(sizes):
+        return []
+    loaded, wanted = engine.loaded, engine.wanted
+    output = embed_memory.result_bytes(loaded, wanted, len(sizes), int(sizes.sum()))
+    free, begun = shutil.disk_usage(folder).free, sum(f.stat().st_size for f in folder.iterdir())
+    if free + begun < 2 * output:
+        raise ProtlmError(
+            f"{folder.parent} has {embed_memory.size(free)} free, and the embeddings take "
+            f"{embed_memory.size(output)} and as much again while they are put together: "
+            "choose another disk, fewer layers, fp16, or vectors of proteins"
+        )
+    found = embed_memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output)
+    return found.lines(free)
+
+
+def _fill(
+    engine: Engine,
+    path: Path,
+    policy: ResiduePolicy,
+    survey: Survey,
+    parts: Parts,
+    progress: bool,
+) -> None:
+    """Embeds what is in no part yet."""
+    from tqdm import tqdm
+
+    collector = Collector(parts)
+    total, before = int(survey.residues.sum()), int(survey.residues[parts.done].sum())
+    quiet = None if progress else True  # None draws on a terminal only
+    with tqdm(
+        total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
+    ) as bar:
+        for places, records in _together(path, policy, survey.residues):
+            done = {i for i, place in enumerate(places) if parts.done[place]}
+            for complete in engine.embed([r.sequence for r in records], done):
+                for i, arrays in complete:
+                    record, place = records[i], places[i]
+                    if reason := _fault(arrays, engine.wanted):
+                        collector.fail(Failure(place, record.line, record.id, reason))
+                    else:
+                        collector.add(place, len(record.sequence), arrays)
+                    bar.update(len(record.sequence))
+                collector.flush()
+        collector.flush(whole=True)
+
+
+def _fault(arrays: dict[str, np.ndarray], wanted: Wanted) -> str:
+    """What is wrong with an embedding; "" where it is a set of finite numbers."""
+    if all(np.isfinite(array).all() for array in arrays.values()):
+        return ""
+    return (
+        f"not all of its numbers are finite in {wanted.dtype}: values beyond its range, or a model "
+        "that is broken; choose bf16 or fp32"
+    )
+
+
+def _together(
+    path: Path, policy: ResiduePolicy, residues: np.ndarray
+) -> Iterator[tuple[list[int], list[Record]]]:
+    """Places and records of the proteins that can be embedded, as many as are sorted together."""
+    places: list[int] = []
+    records: list[Record] = []
+    held = 0
+    for place, record in enumerate(read_every_record(path, policy)):
+        if not residues[place] or not isinstance(record, Record):
+            continue
+        places.append(place)
+        records.append(record)
+        held += len(record.sequence)
+        if len(records) == PROTEINS_AT_ONCE or held >= RESIDUES_AT_ONCE:
+            yield places, records
+            places, records, held = [], [], 0
+    if records:
+        yield places, records
+
+
+def _assemble(
+    parts: Parts,
+    path: Path,
+    policy: ResiduePolicy,
+    files: dict[Path, tuple[str, ...]],
+    made: dict[str, Any],
+) -> None:
+    """Writes the output files into the work folder, in the order of the input."""
+    about = {"made_by": "protlm embed", "settings": json.dumps(made["settings"])}
+
+    def entries(vectors: tuple[str, ...]) -> Iterator[embed_output.Entry]:
+        for place, record in enumerate(read_every_record(path, policy)):
+            arrays = {name: parts.read(place, name) for name in vectors}
+            if isinstance(record, Record) and all(a is not None for a in arrays.values()):
+                yield place, record.id, len(record.sequence), arrays  # type: ignore[misc]
+
+    for file, vectors in files.items():
+        embed_output.write_file(
+            parts.folder / file.name, entries(vectors), parts.wanted, parts.width, about
+        )

@@ -1,0 +1,161 @@
+"""Embeddings as files that others read: HDF5, one data set a protein, or Parquet, one row.
+
+HDF5 has the layout of bio_embeddings, which biotrainer and what grew around them read: data sets at
+the root, keyed by the protein's place in the input (from 0), with its name as the attribute
+`original_id`. So names may hold slashes, and occur twice. Iterating goes in the order of the input.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embed_wanted import Wanted
+
+HDF5 = (".h5", ".hdf5")
+PARQUET = (".parquet",)
+_ROWS = 4096  # rows of a Parquet file that are in memory at once
+
+Entry = tuple[int, str, int, dict[str, np.ndarray]]  # place, name, residues, arrays by vectors
+
+
+def targets(output: Path, wanted: Wanted) -> dict[Path, tuple[str, ...]]:
+    """Which files are written, and the vectors in each.
+
+    HDF5 has one kind a file, as its readers expect: of several, `e.h5` stands for `e.residues.h5`,
+    `e.mean.h5` and so on. Parquet has one column for each kind and layer.
+
+    Raises:
+        ProtlmError: a suffix that says nothing, what a format cannot hold, or a missing package.
+    """
+    if output.suffix in HDF5:
+        _module("h5py")
+        if len(wanted.vectors) == 1:
+            return {output: wanted.vectors}
+        names = {v: f"{output.stem}.{v}{output.suffix}" for v in wanted.vectors}
+        return {output.with_name(name): (v,) for v, name in names.items()}
+    if output.suffix not in PARQUET:
+        known = ", ".join((*HDF5, *PARQUET))
+        raise ProtlmError(f"{output}: the suffix says what to write; choose one of {known}")
+    _module("pyarrow")
+    if "residues" in wanted.vectors:
+        raise ProtlmError(f"{output}: Parquet holds vectors of proteins; write residues as .h5")
+    if wanted.dtype == "bfloat16":
+        raise ProtlmError(f"{output}: Parquet has no bfloat16; choose fp32, fp16 or a .h5 file")
+    return {output: wanted.vectors}
+
+
+def write_file(
+    path: Path, entries: Iterable[Entry], wanted: Wanted, width: int, about: dict[str, str]
+) -> None:
+    """Writes one file, and syncs it; what makes it appear at once is the caller's rename.
+
+    Args:
+        path: HDF5 or Parquet by its suffix.
+        entries: with the arrays that `targets` names for this file.
+        wanted: layers and dtype.
+        width: d_model.
+        about: attributes of the file.
+
+    Raises:
+        ProtlmError: the disk does not take it.
+    """
+    try:
+        if path.suffix in HDF5:
+            _write_hdf5(path, entries, wanted, about)
+        else:
+            _write_parquet(path, entries, wanted, width, about)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ProtlmError(
+            f"cannot write {path}: {error}; free space and run the same command again"
+        ) from error
+
+
+def _write_hdf5(
+    path: Path, entries: Iterable[Entry], wanted: Wanted, about: dict[str, str]
+) -> None:
+    h5py = _module("h5py")
+    kind = _float_type(h5py, wanted.dtype)
+    with h5py.File(path, "w", track_order=True) as file:
+        file.attrs.update(about)
+        file.attrs["layers"] = wanted.layers
+        for place, name, _, arrays in entries:
+            (array,) = arrays.values()
+            space = h5py.h5s.create_simple(array.shape)
+            # The lower interface takes bfloat16, and half the time.
+            data = h5py.h5d.create(file.id, str(place).encode(), kind, space)
+            whole = h5py.h5s.ALL
+            raw = array.view(np.uint16) if wanted.dtype == "bfloat16" else array
+            data.write(whole, whole, np.ascontiguousarray(raw), kind)
+            h5py.Dataset(data).attrs["original_id"] = name
+
+
+def _float_type(h5py: ModuleType, dtype: str) -> Any:
+    """HDF5's type; bfloat16 is described bit by bit, and every reader converts it to float32."""
+    if dtype == "float16":
+        return h5py.h5t.IEEE_F16LE
+    if dtype == "float32":
+        return h5py.h5t.IEEE_F32LE
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)  # sign, exponent and its bits, mantissa and its bits
+    kind.set_size(2)
+    kind.set_precision(16)
+    kind.set_ebias(127)
+    return kind
+
+
+def _write_parquet(
+    path: Path, entries: Iterable[Entry], wanted: Wanted, width: int, about: dict[str, str]
+) -> None:
+    arrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
+    number = arrow.float16() if wanted.dtype == "float16" else arrow.float32()
+    fields = [("record", arrow.int64()), ("id", arrow.string()), ("residues", arrow.int32())]
+    fields += [(name, arrow.list_(number, width)) for name in columns(wanted)]
+    schema = arrow.schema(fields, metadata=about)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for rows in _chunks(entries):
+            places, names, residues, arrays = zip(*rows, strict=True)
+            table = [arrow.array(places), arrow.array(names), arrow.array(residues, arrow.int32())]
+            for vectors in wanted.vectors:
+                stacked = np.stack([a[vectors] for a in arrays]).reshape(len(rows), -1, width)
+                for layer in range(stacked.shape[1]):
+                    flat = arrow.array(stacked[:, layer].reshape(-1), number)
+                    table.append(arrow.FixedSizeListArray.from_arrays(flat, width))
+            writer.write_table(arrow.table(table, schema=schema))
+
+
+def columns(wanted: Wanted) -> list[str]:
+    """Names of Parquet's columns: "mean", or "mean_layer_3" of several layers."""
+    if len(wanted.layers) == 1:
+        return list(wanted.vectors)
+    return [f"{vectors}_layer_{layer}" for vectors in wanted.vectors for layer in wanted.layers]
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    rows: list[Entry] = []
+    for entry in entries:
+        rows.append(entry)
+        if len(rows) == _ROWS:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ProtlmError(
+            f"this needs the package {package}: pip install 'protlm-jax[embed]'"
+        ) from error

@@ -1,0 +1,50 @@
+"""What `protlm embed` tells when it is done, from the manifest beside its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.evaluation.score_files import Outcome
+
+_LISTED = 20  # failures and long proteins named; the manifest has all of them
+
+
+def outcome(made: dict[str, Any], output: Path, before: str = "") -> Outcome:
+    """The text for people, and how many records have no embedding."""
+    settings = made["settings"]
+    layers, depth = settings["layers"], settings["of_layers"]
+    what = f"layer {layers[0]} of {depth}" if len(layers) == 1 else f"{len(layers)} layers"
+    lines = [
+        f"{before}{made['embedded']:,} of {made['proteins']:,} proteins embedded, "
+        f"{made['residues']:,} residues: {' and '.join(settings['vectors'])}, {what}, "
+        f"{settings['dtype']}, computed in {settings['compute']}"
+    ]
+    trained, window = made["trained_tokens"], settings["window"]
+    if trained is not None and window > trained:
+        lines.append(
+            f"up to {window} residues are read at once, and the model was trained on rows of "
+            f"{trained} tokens: what it says beyond was never trained"
+        )
+    long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in made["windowed"]]
+    lines += _listed(
+        long,
+        f"longer than {window:,} residues, read through windows that overlap by half, each residue "
+        "taken where it is farthest from a cut",
+    )
+    failures = [
+        f"line {f['line']}, {f['id'] or 'without a name'}: {f['reason']}" for f in made["failures"]
+    ]
+    lines += _listed(failures, "not embedded")
+    names = ", ".join(str(output.with_name(name)) for name in made["files"])
+    lines.append(f"wrote {names} and {output.with_name(output.name + '.json')}")
+    return Outcome("\n".join(lines), len(failures))
+
+
+def _listed(items: Sequence[str], what: str) -> list[str]:
+    """A count, and the first items, one a line."""
+    if not items:
+        return []
+    more = [f"  ... and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else []
+    return [f"{len(items):,} {what}:", *(f"  {item}" for item in items[:_LISTED]), *more]

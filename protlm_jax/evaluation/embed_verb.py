@@ -1,0 +1,132 @@
+"""The verb `protlm embed`: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+EPILOG = """\
+typical use:
+  protlm embed --model runs/mine --input proteins.fasta --output e.h5
+  protlm embed --model hf/prot_t5 --input uniprot.fasta.gz --output e.h5 \\
+      --vectors residues mean --dtype fp16
+  protlm embed --model runs/mine --input proteins.fasta --output e.parquet --layers 0 6 12
+
+vectors: residues, one vector for each residue; or one for the protein: mean or max over
+  its residues, or cls, the classification token of models that have one. Special tokens and
+  padding are left out of all but cls. A protein's numbers do not depend on what else is in
+  the file. The default is residues for .h5 and mean for .parquet.
+
+layers: 0 is the embedding of the tokens before the first block, i is what the first i
+  blocks have made of it, and the last, which is the default, is the output, after the final
+  norm where the model has one: the hidden_states of transformers. -1 is the last, too. Of
+  an encoder-decoder it is the encoder that is read.
+
+output: .h5 or .hdf5 has one data set for each protein, keyed by its place in the input
+  (from 0), with its name as the attribute original_id, as bio_embeddings and biotrainer have
+  it: [residues, d_model] or [d_model], and [layers, ...] where several are asked for. Of
+  several kinds of vectors each has a file: e.residues.h5, e.mean.h5. bf16 reads as fp32.
+  .parquet has one row for each protein, and a column for each kind and layer of vectors.
+  Order and double names are kept. e.h5.json beside it says how it was made, which proteins
+  were read through windows, and which records have no embedding, and why.
+
+long proteins: what does not fit at once is read through windows that overlap by half, and
+  each residue is taken from the window in which it is farthest from a cut. A mean or max is
+  over all its residues; cls is the mean of the windows' tokens, weighed by the residues taken
+  from each. Nothing is cut off. A window is as long as a row of the model's training, where
+  that is recorded (our runs), as its position table, or as the memory of the device allows;
+  --window N sets it. ProtBert, for one, has a longer position table than it was trained on.
+
+The same command again goes on after a kill: results wait in e.h5.work until the output is
+whole, in all at most twice its size. The exit code is 0 when every record was embedded, 3
+when some were not, 1 on errors.
+"""
+
+
+def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
+    """Gives the verb its arguments."""
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.epilog = EPILOG
+    verb.add_argument("--model", required=True, help=model_help)
+    verb.add_argument(
+        "--input", required=True, type=Path, metavar="FILE", help="FASTA, plain or compressed"
+    )
+    verb.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="FILE.h5 or FILE.parquet"
+    )
+    verb.add_argument(
+        "--vectors", nargs="+", choices=("residues", "mean", "max", "cls"), help="see below"
+    )
+    verb.add_argument(
+        "--layers", nargs="+", default=["last"], metavar="N", help="last (default), all, or numbers"
+    )
+    verb.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="of what is written; default: fp32"
+    )
+    verb.add_argument(
+        "--compute", choices=("fp32", "bf16"), default="fp32",
+        help="in which the model computes; default: fp32",
+    )  # fmt: skip
+    verb.add_argument(
+        "--window", type=int, metavar="N", help="residues that go through the model at once"
+    )
+    verb.add_argument(
+        "--tokens_per_batch", type=int, metavar="N",
+        help="with padding, on each device; default: what suits it and fits",
+    )  # fmt: skip
+    verb.add_argument("--devices", type=int, metavar="N", help="how many to use; default: all")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embeds, prints the summary, and returns the exit code."""
+    from protlm_jax.errors import ProtlmError
+    from protlm_jax.evaluation import embed_output, verbs
+    from protlm_jax.evaluation.embed_files import embed_file
+    from protlm_jax.evaluation.embed_wanted import Wanted, resolve_layers
+    from protlm_jax.huggingface import load_model
+    from protlm_jax.vocabularies import ResiduePolicy
+
+    for name in ("window", "tokens_per_batch", "devices"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ProtlmError(f"--{name} {value}: it must be at least 1")
+    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
+    default = "mean" if arguments.output.suffix in embed_output.PARQUET else "residues"
+    wanted = Wanted(
+        resolve_layers(loaded, _layers(arguments.layers)),
+        tuple(arguments.vectors or [default]),
+        DTYPES[arguments.dtype],  # type: ignore[arg-type]
+    )
+    recorded = verbs.is_run(arguments.model)
+    outcome = embed_file(
+        loaded,
+        arguments.input,
+        arguments.output,
+        wanted,
+        compute=DTYPES[arguments.compute],  # type: ignore[arg-type]
+        window=arguments.window,
+        trained=verbs.trained_length(loaded, data) if recorded else None,
+        tokens_per_batch=arguments.tokens_per_batch,
+        devices=arguments.devices,
+        policy=ResiduePolicy(rare=data.rare_residues),
+        say=lambda line: print(line, flush=True),
+        progress=True,
+    )
+    print(outcome.summary)
+    return 3 if outcome.failed else 0
+
+
+def _layers(words: list[str]) -> str | list[int]:
+    """Numbers, or the one word."""
+    if len(words) == 1 and words[0] in ("last", "all"):
+        return words[0]
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        from protlm_jax.errors import ProtlmError
+
+        raise ProtlmError(
+            f"--layers {' '.join(words)}: write last, all, or numbers such as 0 6 12"
+        ) from None
