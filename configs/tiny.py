@@ -16,6 +16,7 @@ from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.electra import electra_config
+from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -53,6 +54,13 @@ VARIANTS = {
     ),
     "albert": Variant(
         albert_config(**WIDTH, **LEARNED, num_layers=4, embedding_size=32),
+        {"name": "masked"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "esm2": Variant(
+        esm2_config(**WIDTH, num_layers=4, initializer_range=0.05),
         {"name": "masked"},
         "tokens",
         256,

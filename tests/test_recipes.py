@@ -20,6 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 # (steps, rows, tokens a row, rate at the first step, after the warmup, at the end).
 RSQRT = 1 / math.sqrt(1e4)
 EXPECTED = {
+    "esm2_uniref50": (651.0, [(500_000, 2048, 1024, 0, 4e-4, 0)]),
     "prot_albert": (
         207.6,  # the released file holds a pooler of 16.8 million beside
         [(150_000, 10_752, 512, 0, 2e-3, 0), (150_000, 2560, 2048, 0, 2e-3, 0)],
@@ -61,7 +62,8 @@ def load(name: str, *overrides: str) -> list[Phase]:
 
 
 def test_no_recipe_is_forgotten() -> None:
-    assert {file.stem for file in CONFIGS.glob("prot_*.py")} == set(EXPECTED)
+    recipes = {file.stem for file in CONFIGS.glob("*.py")} - {"tiny", "adapt"}
+    assert recipes == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -100,6 +102,14 @@ def test_the_full_size_state_is_described_quickly_and_not_made(name: str) -> Non
     assert time.monotonic() - began < 20
     found = models.parameter_count(abstract.params) / 1e6
     assert found == pytest.approx(EXPECTED[name][0], rel=1e-3)
+
+
+def test_sizes_of_one_recipe() -> None:
+    small, large = (load(f"esm2_uniref50.py:{size}")[0].config for size in ("8m", "3b"))
+    assert (small.model.num_layers, large.model.num_layers) == (6, 36)
+    assert small.train == large.train
+    with pytest.raises(ProtlmError, match="has the sizes 8m, 35m, 150m, 650m, 3b, not '15b'"):
+        load("esm2_uniref50.py:15b")
 
 
 def test_a_later_phase_starts_from_the_one_before() -> None:

@@ -30,6 +30,7 @@ VARIANTS: dict[str, list[str]] = {
     "bert": [],
     "t5": ["--config.model.num_decoder_layers=2"],
     "albert": [],
+    "esm2": [],
     "xlnet": [],
     "txl": ["--config.data.length=128", "--config.model.memory_length=128"],
 }
