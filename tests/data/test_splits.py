@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prepared_data import proteins, write_prepared
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import (
@@ -15,6 +16,7 @@ from protlm_jax.data.splits import (
     is_heldout,
     load_records,
     residue_frequencies,
+    source_name,
     training_frequencies,
 )
 from protlm_jax.errors import ProtlmError
@@ -65,3 +67,24 @@ def test_an_empty_side_is_an_error(tmp_path, percent, split):
     fasta.write_text(">a\nMKTAYIAK\n")
     with pytest.raises(ProtlmError, match=r"of its 1 proteins none is .*heldout_percent"):
         load_records(DataConfig(fasta=str(fasta), heldout_percent=percent), split)
+
+
+def test_a_prepared_folder_is_read_like_a_file(tmp_path):
+    sequences = proteins([30] * 40, letters=AMINO_ACIDS + "XU")
+    folder = str(write_prepared(tmp_path, sequences, rare_residues="keep"))
+    for policy in ("X", "keep"):
+        config = DataConfig(prepared=folder, rare_residues=policy)
+        found = {r.id: r.sequence for r in heldout_records(config)}
+        expected = {n: s for n, s in sequences.items() if is_heldout(s, 25.0)}
+        assert found == {
+            n: s if policy == "keep" else s.replace("U", "X") for n, s in expected.items()
+        }
+    training = [s for n, s in sequences.items() if n not in found]
+    np.testing.assert_array_equal(training_frequencies(config), residue_frequencies(training))
+    assert source_name(config) == folder
+    with pytest.raises(ProtlmError, match="need not fit in memory; read it in batches"):
+        load_records(config, "train")
+    file = tmp_path / "heldout.fasta"
+    file.write_text(file.read_text().replace("M", "K", 1))
+    with pytest.raises(ProtlmError, match="is not the file that was prepared"):
+        heldout_records(config)
