@@ -303,7 +303,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
         batches(folder, length=20, long_proteins="drop")
     with pytest.raises(ProtlmError, match="without U, Z, O and B: prepare it again"):
         batches(folder, rare_residues="keep")
-    with pytest.raises(ProtlmError, match="has no records; run protlm prepare with --records"):
+    with pytest.raises(ProtlmError, match="has no records, which data.task=span3 reads"):
         open_batches(
             DataConfig(prepared=str(folder), task="span3"),
             PROT_T5,
