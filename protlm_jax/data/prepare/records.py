@@ -55,8 +55,11 @@ def write_record_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
         with tf.io.TFRecordWriter(os.fspath(temporary)) as writer:
             for row in rows:
                 writer.write(to_example(row))
+        digest, size = blake2b(digest_size=16), 0
         with open(temporary, "rb+") as file:
-            data = file.read()
+            while data := file.read(1 << 20):
+                digest.update(data)
+                size += len(data)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, tf.errors.OpError) as error:
@@ -65,8 +68,7 @@ def write_record_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
         raise ProtlmError(
             f"cannot write {path}: {reason}; free space or choose another folder"
         ) from None
-    digest = blake2b(data, digest_size=16).hexdigest()
-    return {"proteins": len(rows), "bytes": len(data), "blake2b": digest}
+    return {"proteins": len(rows), "bytes": size, "blake2b": digest.hexdigest()}
 
 
 def version_of(release: str) -> str:

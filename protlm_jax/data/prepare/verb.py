@@ -62,11 +62,11 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workers", type=int, default=2, help="processes; default: 2")
     verb.add_argument(
         "--runner", choices=("direct", "beam"), default="direct",
-        help="direct: this machine (default). beam: Apache Beam, records alone",
+        help="direct: this machine (default). beam: an Apache Beam pipeline, see --beam_options",
     )  # fmt: skip
     verb.add_argument(
         "--beam_options", default="", metavar="TEXT",
-        help='flags for Beam, such as "--runner=DataflowRunner --project=P"',
+        help='flags for Beam, e.g. "--direct_num_workers=2 --direct_running_mode=multi_processing"',
     )  # fmt: skip
 
 
