@@ -98,7 +98,7 @@ def embed_file(
     settings = _settings(loaded, wanted, limit, policy, survey.digest)
     manifest = output.with_name(output.name + ".json")
     if (made := _finished(manifest, files, settings)) is not None:
-        return embed_summary.outcome(made, output, "nothing to do: ")
+        return embed_summary.outcome(made, output, again=True)
     folder = output.with_name(output.name + ".work")
     sizes = survey.residues[survey.residues > 0]
     engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)

@@ -16,7 +16,7 @@ import numpy as np
 from protlm_jax.evaluation.batching import Group, bucket
 
 MOST_SHAPES = 8
-_COMPILATION = 16  # full batches that run in the time of one compilation
+_COMPILATION = 16  # full batches of short rows that run in the time of one compilation
 _CANDIDATES = 16  # lengths of rows to choose from, between one power of two and the next
 
 
@@ -85,7 +85,7 @@ def choose_shapes(
     lengths, inverse = np.unique(rounded, return_inverse=True)
     counts = np.bincount(inverse, of_size)
     work = lengths * (1.0 + lengths / (6.0 * width))  # of one row: projections, and attention
-    compilation = _COMPILATION * max(
+    compilation = _COMPILATION * min(
         rows_of(int(n)) * w for n, w in zip(lengths, work, strict=True)
     )
     shapes = []

@@ -11,13 +11,14 @@ from protlm_jax.evaluation.score_files import Outcome
 _LISTED = 20  # failures and long proteins named; the manifest has all of them
 
 
-def outcome(made: dict[str, Any], output: Path, before: str = "") -> Outcome:
-    """The text for people, and how many records have no embedding."""
+def outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outcome:
+    """The text for people, and how many records have no embedding; `again` of what was there."""
     settings = made["settings"]
     layers, depth = settings["layers"], settings["of_layers"]
     what = f"layer {layers[0]} of {depth}" if len(layers) == 1 else f"{len(layers)} layers"
+    began = "nothing to do: " if again else ""
     lines = [
-        f"{before}{made['embedded']:,} of {made['proteins']:,} proteins embedded, "
+        f"{began}{made['embedded']:,} of {made['proteins']:,} proteins embedded, "
         f"{made['residues']:,} residues: {' and '.join(settings['vectors'])}, {what}, "
         f"{settings['dtype']}, computed in {settings['compute']}"
     ]
@@ -38,7 +39,8 @@ def outcome(made: dict[str, Any], output: Path, before: str = "") -> Outcome:
     ]
     lines += _listed(failures, "not embedded")
     names = ", ".join(str(output.with_name(name)) for name in made["files"])
-    lines.append(f"wrote {names} and {output.with_name(output.name + '.json')}")
+    said = "they are in" if again else "wrote"
+    lines.append(f"{said} {names} and {output.with_name(output.name + '.json')}")
     return Outcome("\n".join(lines), len(failures))
 
 

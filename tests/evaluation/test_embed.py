@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from zoo import ZOO, loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embed import embed_sequences, make_engine
 from protlm_jax.evaluation.embed_plan import windows
+from protlm_jax.evaluation.embed_wanted import Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -24,34 +27,87 @@ def proteins(lengths: list[int], seed: int = 0) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("family", ["bert", "t5", "transformer_xl", "xlnet"])
-def test_equals_the_model_on_the_sequence_alone(small_model: SmallModel, family: str) -> None:
-    loaded = small_model(family)
-    sequences = proteins([5, 30, 14, 62, 5, 30, 9])
-    stream = embed_sequences(loaded, sequences, tokens_per_batch=128)
-    before = len(loaded.vocabulary.prefix_ids)
-    side = "encoder_" if family == "t5" else ""
-    hidden = jax.jit(lambda p, b: loaded.model.apply({"params": p}, b, method="hidden"))
-    names = []
-    for name, array in stream:
-        names.append(name)
-        ids = loaded.vocabulary.encode(sequences[name])[None]
-        batch = {
-            f"{side}input_tokens": ids,
-            f"{side}segment_ids": np.ones_like(ids),
-            f"{side}positions": np.arange(ids.shape[1], dtype=np.int32)[None],
-        }
-        alone = np.asarray(hidden(loaded.params, batch))[0]
-        alone = alone[before : before + len(sequences[name])]
-        assert array.shape == (len(sequences[name]), 16)
-        np.testing.assert_allclose(array, alone, atol=1e-5 * np.abs(alone).max())
-    assert names == list(sequences) and not stream.windowed
+LENGTHS = [5, 30, 14, 62, 5, 30, 9]
+ALL: tuple[Vectors, ...] = ("residues", "mean", "max", "cls")
+
+
+def everything(
+    loaded: LoadedModel, sequences: list[str], devices: int, budget: int
+) -> list[dict[str, np.ndarray]]:
+    """All vectors of all layers, by protein."""
+    has_cls = any("cls" in token.lower() for token in loaded.vocabulary.tokens)
+    wanted = Wanted(resolve_layers(loaded, "all"), ALL if has_cls else ALL[:-1])
+    residues = np.array([len(s) for s in sequences])
+    engine = make_engine(loaded, wanted, residues, None, budget, devices)
+    found = dict(pair for complete in engine.embed(sequences) for pair in complete)
+    return [found[i] for i in range(len(sequences))]
+
+
+@pytest.mark.parametrize("family", ZOO)
+def test_a_protein_is_the_same_alone_in_any_batch_and_on_any_devices(
+    family: str, assert_close: Callable[..., None]
+) -> None:
+    model = loaded(family)
+    sequences = list(proteins(LENGTHS).values())
+    together = everything(model, sequences, devices=8, budget=128)
+    reverse = everything(model, sequences[::-1], devices=1, budget=200)[::-1]
+    for one, other in zip(together, reverse, strict=True):
+        for name in one:
+            assert_close(one[name], other[name], 1e-5, name)
+
+    ids = model.vocabulary.encode(sequences[2])[None]
+    side = "encoder_" if model.config.num_decoder_layers else ""
+    batch = {
+        f"{side}input_tokens": ids,
+        f"{side}segment_ids": np.ones_like(ids),
+        f"{side}positions": np.arange(ids.shape[1], dtype=np.int32)[None],
+    }
+
+    @jax.jit
+    def alone(params: Any, batch: Any) -> Any:
+        return [
+            model.model.apply({"params": params}, batch, method=method)
+            for method in ("every_layer", "hidden")
+        ]
+
+    streams, hidden = (np.asarray(x) for x in alone(model.params, batch))
+    before = len(model.vocabulary.prefix_ids)
+    residues = streams[:, 0, before : before + len(sequences[2])]
+    assert_close(streams[-1], hidden, 1e-6)
+    assert_close(together[2]["residues"], residues, 1e-5)
+    assert_close(together[2]["mean"], residues.mean(axis=1), 1e-5)
+    assert_close(together[2]["max"], residues.max(axis=1), 1e-5)
+    if "cls" in together[2]:
+        place = {"xlnet": -1}.get(family, 0)
+        assert_close(together[2]["cls"], streams[:, 0, place], 1e-5)
+
+
+def test_what_is_asked_for_must_be_there() -> None:
+    bert, t5 = loaded("bert"), loaded("t5")
+    assert resolve_layers(bert, [-1, 0]) == (2, 0)
+    for asked, message in (([3], "no layer 3"), ([2, -1], "twice"), ("best", "'best'")):
+        with pytest.raises(ProtlmError, match=message):
+            resolve_layers(bert, asked)
+    with pytest.raises(ProtlmError, match="no classification token"):
+        embed_sequences(t5, {"p": "MK"}, vectors="cls")
+    with pytest.raises(ProtlmError, match="1 to 8"):
+        embed_sequences(bert, {"p": "MK"}, devices=9)
+
+
+def test_vectors_of_proteins_come_in_order_and_dtype() -> None:
+    sequences = proteins([20, 7])
+    means = dict(embed_sequences(loaded("bert"), sequences, vectors="mean", dtype="float16"))
+    whole = dict(embed_sequences(loaded("bert"), sequences))
+    assert list(means) == list(sequences)
+    for name, mean in means.items():
+        assert mean.shape == (16,) and mean.dtype == np.float16
+        np.testing.assert_allclose(mean, whole[name].mean(axis=0), rtol=2e-3, atol=2e-3)
 
 
 def test_long_proteins_are_read_through_windows(small_model: SmallModel) -> None:
-    loaded = small_model("bert", max_positions=32)
+    model = small_model("bert", max_positions=32)
     sequences = proteins([100, 30, 31])
-    stream = embed_sequences(loaded, sequences)
+    stream = embed_sequences(model, sequences)
     assert stream.report() == {
         "proteins": 3,
         "residues": 161,
@@ -62,7 +118,7 @@ def test_long_proteins_are_read_through_windows(small_model: SmallModel) -> None
     whole = dict(stream)["p0"]
     parts = windows(100, 30)
     pieces = {f"w{i}": sequences["p0"][w.start : w.stop] for i, w in enumerate(parts)}
-    for window, (_, array) in zip(parts, embed_sequences(loaded, pieces), strict=True):
+    for window, (_, array) in zip(parts, embed_sequences(model, pieces), strict=True):
         kept = slice(window.keep_start - window.start, window.keep_stop - window.start)
         np.testing.assert_allclose(
             whole[window.keep_start : window.keep_stop], array[kept], atol=1e-5
@@ -91,12 +147,12 @@ def _to_cut(i: int, start: int, stop: int, residues: int) -> float:
 
 
 def test_reads_spaced_and_rare_residues(small_model: SmallModel) -> None:
-    loaded = small_model("bert")
-    stream = embed_sequences(loaded, {"spaced": "M K U L", "plain": "MKXL"})
+    model = small_model("bert")
+    stream = embed_sequences(model, {"spaced": "M K U L", "plain": "MKXL"})
     spaced, plain = (array for _, array in stream)
     np.testing.assert_allclose(spaced, plain, atol=1e-6)
     with pytest.raises(ProtlmError, match="'bad', position 3"):
-        embed_sequences(loaded, {"bad": "MK*"})
+        embed_sequences(model, {"bad": "MK*"})
 
 
 def test_a_window_must_fit(small_model: SmallModel) -> None:
