@@ -1,4 +1,4 @@
-"""The one door to TensorFlow, TFDS and SeqIO: imports them quietly and keeps them off the accelerators.
+"""The one door to TensorFlow, TFDS and SeqIO: quietly, and away from the accelerators.
 
 TensorFlow is only our data loader. Left alone it prints a page of notes on start-up and reserves
 every GPU it finds, memory and all, from under JAX. Modules of this package write

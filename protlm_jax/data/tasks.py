@@ -16,10 +16,11 @@ epochs a random crop shows every residue (how many proteins are cropped stands i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from protlm_jax.data.config import LongProteins
 from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.denoising import RANDOM_SHARE, Example, prott5_noise
 from protlm_jax.data.runtime import seqio, tf
@@ -97,22 +98,54 @@ def build_task(kind: str, corpus: Corpus, vocabulary: Vocabulary, split: Split) 
     Raises:
       ProtlmError: the task needs sentinels, and the vocabulary has none.
     """
-    room = functools.partial(residues_per_row, kind, vocabulary)
-    fit = crop_at_random(room) if split == "train" else functools.partial(cut_evenly, room=room)
-    preprocessors = [fit, add_specials(vocabulary)]
-    if kind == "prott5":
-        share = RANDOM_SHARE if split == "train" else 0.0
-        preprocessors.insert(1, prott5_noise(vocabulary, share))
-    elif kind in SPAN_TASKS:
-        preprocessors.insert(1, span_corruption(vocabulary, SPAN_TASKS[kind]))
+    source = CorpusSource(corpus, split)
+    return make_task(
+        f"protlm_{kind}_{split}", source, kind, vocabulary, steps(kind, vocabulary, split)
+    )
+
+
+def make_task(
+    name: str,
+    source: seqio.DataSource,
+    kind: str,
+    vocabulary: Vocabulary,
+    preprocessors: Sequence[Preprocessor],
+    shuffle_buffer_size: int | None = None,
+) -> seqio.Task:
+    """A SeqIO task of a kind, not registered. `preprocessors` end with those of `steps`."""
     feature = seqio.Feature(SeqioVocabulary(vocabulary), add_eos=False)
     return seqio.Task(
-        f"protlm_{kind}_{split}",
-        source=CorpusSource(corpus, split),
+        name,
+        source=source,
         preprocessors=preprocessors,
         output_features=dict.fromkeys(task_features(kind), feature),
-        shuffle_buffer_size=None,
+        shuffle_buffer_size=shuffle_buffer_size,
     )
+
+
+def steps(
+    kind: str, vocabulary: Vocabulary, split: Split, long_proteins: LongProteins = "crop"
+) -> list[Preprocessor]:
+    """The preprocessors from {"targets": residues of a protein} to the examples of a task.
+
+    Args:
+      long_proteins: what becomes of proteins longer than a row, in training. Held out, they are cut
+        into pieces.
+    Raises:
+      ProtlmError: the task needs sentinels, and the vocabulary has none.
+    """
+    room = functools.partial(residues_per_row, kind, vocabulary)
+    rules: dict[str, Preprocessor] = {
+        "crop": crop_at_random(room),
+        "drop": functools.partial(drop_longer, room=room),
+    }
+    cut = functools.partial(cut_evenly, room=room)
+    found: list[Preprocessor] = [rules.get(long_proteins, cut) if split == "train" else cut]
+    if kind == "prott5":
+        found.append(prott5_noise(vocabulary, RANDOM_SHARE if split == "train" else 0.0))
+    elif kind in SPAN_TASKS:
+        found.append(span_corruption(vocabulary, SPAN_TASKS[kind]))
+    return [*found, add_specials(vocabulary)]
 
 
 def register(task: seqio.Task) -> str:
@@ -180,6 +213,33 @@ def cut_evenly(
         )
 
     return ds.flat_map(pieces)
+
+
+def drop_longer(
+    ds: tf.data.Dataset, sequence_length: Mapping[str, int], *, room: Room
+) -> tf.data.Dataset:
+    """Preprocessor: leaves out proteins that are longer than the row."""
+    length = room(sequence_length)
+    return ds.filter(lambda example: tf.size(example["targets"]) <= length)
+
+
+def encode(letter_table: np.ndarray) -> Preprocessor:
+    """Preprocessor: from {"sequence": letters} to {"targets": int32 [residues]}.
+
+    Args:
+      letter_table: int32 [256], the id of each ASCII code, as `Vocabulary.letter_table`; -1 for
+        what has none, which fails with TensorFlow's InvalidArgumentError.
+    """
+
+    @seqio.map_over_dataset
+    def to_ids(example: Example) -> Example:
+        codes = tf.cast(tf.io.decode_raw(example["sequence"], tf.uint8), tf.int32)
+        ids = tf.gather(tf.constant(letter_table), codes)
+        check = tf.debugging.assert_non_negative(ids, "a residue that the vocabulary does not have")
+        with tf.control_dependencies([] if check is None else [check]):
+            return {"targets": tf.identity(ids)}
+
+    return to_ids
 
 
 def add_specials(vocabulary: Vocabulary) -> Preprocessor:
