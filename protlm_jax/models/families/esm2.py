@@ -61,8 +61,8 @@ def _published(num_layers: int, d_model: int, num_heads: int) -> ModelConfig:
     )
 
 
-# As in the names of the published models (esm2_t33_650M_UR50D has 33 layers); the two smallest by
-# their config.json, the 40 heads of the two largest from memory.
+# As in the names of the published models (esm2_t33_650M_UR50D has 33 layers), the two smallest by
+# their config.json; the 40 heads of the largest are from memory.
 PRESETS = {
     "esm2_8m": _published(6, 320, 20),
     "esm2_35m": _published(12, 480, 20),
