@@ -39,7 +39,9 @@ SIMILAR = "similar_to_heldout"
 REASONS = (BAD_RECORD, "too_short", "too_long", DUPLICATE, SIMILAR)
 """Why a record is not in the prepared data."""
 
-HASH_RULE = "held out: first 8 bytes of BLAKE2b(sequence), big-endian, / 2^64 < percent / 100"
+HASH_RULE = (
+    "held out: first 8 bytes of BLAKE2b(sequence), big-endian, / 2^64 < percent / 100; no seed"
+)
 FROZEN_RULE = (
     "held out: the sequence, or its UniRef50 cluster in the same release, is held out in "
     "`heldout_from`; left out: similar to a protein held out there"
