@@ -1,0 +1,125 @@
+"""Registered tasks and mixtures over a prepared folder, read on the fly and from SeqIO's cache."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from protlm_jax.data import seqio_tasks
+from protlm_jax.data.prepare.plan import Plan
+from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.run import prepare
+from protlm_jax.data.runtime import seqio
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import PROT_BERT, PROT_T5
+
+LENGTHS = {"inputs": 40, "targets": 40}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """UniRef50 and BFD of 60 proteins each, where the tasks look for them."""
+    draw = random.Random(0)
+    folder = tmp_path_factory.mktemp("data")
+    for dataset, prefix in (("uniref50", "UniRef50_"), ("bfd", "b")):
+        sequences = ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=5 + i)) for i in range(60)]
+        fasta = folder / f"{dataset}.fasta"
+        fasta.write_text("".join(f">{prefix}{i}\n{s}\n" for i, s in enumerate(sequences)))
+        rules = Rules(release="2024_01", heldout_percent=20)
+        plan = Plan.make(dataset, [str(fasta)], folder / dataset, rules)
+        prepare(replace(plan, buckets=2), workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROTLM_DATA_DIR", str(folder))
+        yield folder
+
+
+def proteins(data: Path, dataset: str) -> set[str]:
+    return set((data / f"{dataset}.fasta").read_text().split("\n")[1::2])
+
+
+def test_every_dataset_and_objective_is_registered():
+    kinds = ("tokens", "prott5", "span3", "ankh")
+    tasks = {
+        f"{d}_{k}" for d in ("uniref50", "uniref90", "uniref100", "bfd", "fasta") for k in kinds
+    }
+    assert tasks <= set(seqio.TaskRegistry.names())
+    assert {f"bfd_uniref50_{k}" for k in kinds} <= set(seqio.MixtureRegistry.names())
+
+
+def test_a_task_gives_each_protein_once(data):
+    task = seqio.get_mixture_or_task("uniref50_tokens")
+    assert set(task.splits) == {"train", "heldout"}
+    read: list[str] = []
+    for split in task.splits:
+        ds = task.get_dataset({"targets": 80}, split, shuffle=True, seed=0)
+        examples = list(ds.as_numpy_iterator())
+        assert all(e["targets"][0] == PROT_BERT.prefix_ids[0] for e in examples)
+        read += [PROT_BERT.decode(e["targets"][1:-1]) for e in examples]
+    assert sorted(read) == sorted(proteins(data, "uniref50"))
+
+
+@pytest.mark.parametrize("kind", ["prott5", "span3", "ankh"])
+def test_denoising_tasks_have_inputs_and_targets(data, kind):
+    ds = seqio.get_mixture_or_task(f"bfd_{kind}").get_dataset(LENGTHS, "train", seed=0)
+    for example in ds.as_numpy_iterator():
+        assert {"inputs", "targets"} <= example.keys()
+        assert max(len(example["inputs"]), len(example["targets"])) <= 40
+        assert example["inputs"][-1] == example["targets"][-1] == PROT_T5.suffix_ids[0]
+        assert set(example["inputs"]) & set(PROT_T5.sentinel_ids) or len(example["inputs"]) < 20
+
+
+def test_a_mixture_draws_at_its_rates(data):
+    mixture = seqio.get_mixture_or_task("bfd_uniref50_tokens")
+    ds = mixture.get_dataset({"targets": 80}, "train", seed=0, num_epochs=None)
+    read = [PROT_BERT.decode(e["targets"][1:-1]) for e in ds.take(600).as_numpy_iterator()]
+    share = sum(p in proteins(data, "bfd") for p in read) / len(read)
+    assert share == pytest.approx(4.8 / (4.8 + 1.982), abs=0.07)
+    assert {p in proteins(data, "uniref50") for p in read} == {True, False}
+
+
+def test_seqio_caches_a_task_and_reads_it_back(data, tmp_path):
+    from seqio.scripts import cache_tasks_main
+
+    from protlm_jax.data.builders.runtime import beam
+
+    flags.FLAGS.mark_as_parsed()
+    name, whole = "uniref50_prott5", {"inputs": 80, "targets": 80}
+    with beam.Pipeline() as pipeline:
+        cache_tasks_main.run_pipeline(pipeline, [name], str(tmp_path))
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    try:
+        task = seqio.get_mixture_or_task(name)
+        ds = task.get_dataset(
+            LENGTHS | {"inputs": 80, "targets": 80}, "train", use_cached=True, seed=0
+        )
+        cached = list(ds.as_numpy_iterator())
+        told = task.get_cached_stats("train")
+    finally:
+        seqio.set_global_cache_dirs([])
+    fresh = task.get_dataset(whole, "train", use_cached=False, seed=0)
+    targets = {PROT_T5.decode(e["targets"]) for e in fresh.as_numpy_iterator()}
+    assert {PROT_T5.decode(e["targets"]) for e in cached} == targets
+    assert told["examples"] == len(cached) == len(targets)
+    assert all(e["inputs"].shape == e["targets"].shape for e in cached)
+    assert any(PROT_T5.hiding_id in e["inputs"] for e in cached)
+
+
+def test_where_data_are_looked_for(data, tmp_path, monkeypatch):
+    assert seqio_tasks.find_records("uniref50") == data / "uniref50" / "records"
+    with pytest.raises(ProtlmError, match=r"no records of uniref90 .*protlm prepare --dataset"):
+        seqio_tasks.find_records("uniref90")
+    monkeypatch.delenv("PROTLM_DATA_DIR")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    built = tmp_path / "uniref50" / "mine" / "2024.1.0"
+    built.mkdir(parents=True)
+    (built / "dataset_info.json").touch()
+    assert seqio_tasks.find_records("uniref50") == built
+    (tmp_path / "uniref50" / "mine" / "2024.2.0").mkdir()
+    (tmp_path / "uniref50" / "mine" / "2024.2.0" / "dataset_info.json").touch()
+    with pytest.raises(ProtlmError, match="several versions of uniref50"):
+        seqio_tasks.find_records("uniref50")
