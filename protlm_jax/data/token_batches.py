@@ -12,7 +12,8 @@ each a permutation or a hash that is computed for one number alone (`orders.py`)
 is read exactly once per epoch; order, neighbours, crops and noise are new in each; and where an
 iterator stands is one number, whichever rows each host has read.
 
-Beside the files there are eight bytes of index per protein: 360 MB for UniRef50.
+Beside the files there are eight bytes of index per protein, 360 MB for UniRef50, and four times as
+much while it is made.
 
 Needs no TensorFlow.
 """

@@ -19,10 +19,12 @@ Needs no TensorFlow.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import mmap
 import os
+import resource
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -176,8 +178,17 @@ def open_token_shards(prepared: Prepared, split: str) -> list[TokenShard]:
       ProtlmError: there are no token files; or one is at fault, see `TokenShard.open`.
     """
     paths = prepared.token_files(split)
+    _allow_open_files(len(paths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(TokenShard.open, paths, prepared.splits[split].tokens))
+
+
+def _allow_open_files(more: int) -> None:
+    """Raises this process's own limit on open files, of which each mapped shard is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
@@ -190,7 +201,9 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
     except FileNotFoundError:
         raise ProtlmError(f"{path} is missing, and with it its proteins; {_REMEDY}") from None
     except OSError as error:
-        raise ProtlmError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from None
+        many = error.errno == errno.EMFILE
+        remedy = "allow more open files (ulimit -n)" if many else _REMEDY
+        raise ProtlmError(f"cannot read {path}: {error.strerror}; {remedy}") from None
 
 
 def _told(header: bytes) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from protlm_jax.training.step import compile_step
 
 # A plan reads no proteins, so that a recipe that wants a corpus can be planned without it.
 UNREAD = "data.fasta=unread.fasta"
+_CORPUS = re.compile(r"(.*\.)?data\.(fasta|prepared)=")
 NOWHERE = Path("/nonexistent")  # no run has begun there
 
 _SINGLE = ("input_tokens", "segment_ids", "positions")
@@ -93,7 +94,8 @@ def plan_recipe(
     Raises:
         ProtlmError: as `load_recipe`; or a mesh or a batch that does not go with the pod.
     """
-    phases = load_recipe(spec, [UNREAD, *overrides], NOWHERE)
+    rest = [text for text in overrides if not _CORPUS.match(text)]
+    phases = load_recipe(spec, [UNREAD, *rest], NOWHERE)
     names = [phase.name for phase in phases]
     if only is not None and only not in names:
         known = ", ".join(filter(None, names)) or "none"

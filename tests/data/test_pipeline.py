@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import random
 import re
 import subprocess
 import sys
@@ -52,8 +53,10 @@ def batches(
     fasta: str | None, vocabulary: Vocabulary, task: str, split: str = "train", **options: object
 ) -> BatchIterator:
     seed, batch_size = options.pop("seed", 0), options.pop("batch_size", 8)
+    rows = options.pop("rows", None)
     config = DataConfig(fasta=fasta, task=task, **{"length": 48, "heldout_percent": 25} | options)
-    return open_batches(config, vocabulary, split=split, seed=seed, batch_size=batch_size)
+    how = {"seed": seed, "batch_size": batch_size, "rows": rows}
+    return open_batches(config, vocabulary, split=split, **how)
 
 
 def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -158,6 +161,40 @@ def test_training_continues_exactly(fasta, vocabulary, task, keys, pack):
         assert all(equal(next(again), e) for e in expected[stop:]), stop
     assert max(map(len, states)) < 20_000
     assert not equal(expected[0], expected[1])
+
+
+def test_hosts_share_out_each_batch_and_go_on_as_any_number(fasta):
+    """One host stops at 20 random points; two take turns, and one of four goes on each time."""
+    stops = sorted(random.Random(0).sample(range(30), 20))
+    whole = batches(fasta, PROT_BERT, "tokens")
+    two = [batches(fasta, PROT_BERT, "tokens", rows=range(host, 8, 2)) for host in range(2)]
+    third = batches(fasta, PROT_BERT, "tokens", rows=[4, 5])
+    for number in range(30):
+        state = two[number % 2].state()
+        batch = next(whole)
+        for host, iterator in enumerate(two):
+            mine = {name: value[host::2] for name, value in batch.items()}
+            assert equal(next(iterator), mine)
+        if number in stops:
+            third.restore(state)
+            assert equal(next(third), {name: value[4:6] for name, value in batch.items()})
+
+
+@pytest.mark.parametrize("rule", ["chunk", "drop"])
+def test_long_proteins_follow_the_rule(tmp_path, rule):
+    file = tmp_path / "mixed.fa"
+    file.write_text(">a\nMKTAYIAKQRG\n>b\nGGSS\n>c\nAAAAAAAAAAAAAAAA\n")
+    options = {"length": 9, "heldout_percent": 0.0, "long_proteins": rule, "batch_size": 2}
+    iterator = batches(str(file), PROT_BERT, "tokens", pack=False, **options)
+    found = set()
+    for batch in itertools.islice(iterator, 60):
+        for row, ids in zip(batch["input_tokens"], batch["segment_ids"], strict=True):
+            found.add(PROT_BERT.decode(row[ids > 0])[5:-5])
+    pieces = {"MKTAY", "IAKQRG", "AAAAA", "AAAAAA"} if rule == "chunk" else set()
+    assert found == {"GGSS"} | pieces
+    assert iterator.counts.longer == 2 and iterator.counts.proteins == 3
+    with pytest.raises(ProtlmError, match="no protein fits a row"):
+        batches(str(file), PROT_BERT, "tokens", **{**options, "length": 4, "long_proteins": "drop"})
 
 
 def test_held_out_batches_can_be_read_again(fasta):

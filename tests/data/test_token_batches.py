@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ from protlm_jax.data.pipeline import open_batches
 from protlm_jax.data.splits import heldout_records, is_heldout
 from protlm_jax.data.token_batches import TokenBatches
 from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, PROT_TXL, Vocabulary
+from protlm_jax.vocabularies import (
+    AMINO_ACIDS,
+    PROT_BERT,
+    PROT_T5,
+    PROT_TXL,
+    PROT_XLNET,
+    Vocabulary,
+)
 
 Batch = dict[str, np.ndarray]
 VOCABULARIES = {"tokens": PROT_BERT, "prott5": PROT_T5, "stream": PROT_TXL}
@@ -108,6 +116,32 @@ def test_a_golden_batch(tmp_path: Path) -> None:
     assert other["decoder_target_tokens"].tolist() == [[19, 14, 11, 26, 1, 0, 0, 0, 0, 0, 0]]
     assert other["decoder_input_tokens"].tolist() == [[0, 19, 14, 11, 26, 0, 0, 0, 0, 0, 0]]
     assert other["decoder_loss_weights"].tolist() == [[1] * 5 + [0] * 6]
+
+
+def test_vocabularies_of_any_form_are_served(tmp_path: Path) -> None:
+    """Two tokens behind a protein; more ids than a byte has, and no padding at 0."""
+    folder = write_prepared(tmp_path, {"a": "MKT"}, heldout_percent=0.0)
+    config = DataConfig(prepared=str(folder), length=7)
+    many = (*(f"<{i}>" for i in range(300)), *AMINO_ACIDS, "X")
+    wide = Vocabulary("wide", many, 7, 1, 2, (299,), ())
+    how = {"split": "train", "seed": 0, "batch_size": 1}
+    for vocabulary in (PROT_XLNET, wide):
+        batch = next(open_batches(config, vocabulary, **how))
+        expected = vocabulary.encode("MKT").tolist()
+        padding = [vocabulary.pad_id] * (7 - len(expected))
+        assert batch["input_tokens"].tolist() == [expected + padding]
+
+
+def test_batches_never_change(folder: Path) -> None:
+    """With other ones, the states of old checkpoints mean other batches: raise FORMAT."""
+    golden = {"tokens": "be718949b7bd", "prott5": "389e6516cdde", "stream": "d406d1cd2a8b"}
+    for task, expected in golden.items():
+        iterator = batches(folder, task, seed=3)
+        digest = blake2b(digest_size=6)
+        for batch in itertools.islice(iterator, 20):
+            for name in sorted(batch):
+                digest.update(name.encode() + batch[name].tobytes())
+        assert digest.hexdigest() == expected, task
 
 
 def test_an_epoch_holds_each_protein_once(folder: Path, sequences: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +107,13 @@ def test_all_shards_of_a_split_are_opened_in_order(tmp_path: Path) -> None:
             found |= dict(shard.proteins())
             assert shard.letters.dtype == np.uint8 and not shard.letters.flags.writeable
     assert found == sequences
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_files = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 2, hard))
+    try:
+        assert len(open_token_shards(prepared, "train")) == 4
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     damaged = tmp_path / prepared.splits["heldout"].tokens[1].file
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     open_token_shards(prepared, "train")
