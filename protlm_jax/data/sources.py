@@ -16,7 +16,8 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import IO, Any, cast
 
 from protlm_jax.errors import ProtlmError
@@ -132,7 +133,9 @@ class _Raw(io.RawIOBase):
     """The bytes of a file as it lies there, shown to `watch` as they pass."""
 
     def __init__(self, path: str, file: IO[bytes], watch: Watch | None) -> None:
-        self._path = path
+        self._guard: Callable[[], AbstractContextManager[None]] = (
+            partial(_remote, path) if "://" in path else nullcontext
+        )
         self._file = file
         self._watch = watch
 
@@ -140,10 +143,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if "://" in self._path:
-            with _remote(self._path):
-                data = self._file.read(len(buffer))
-        else:
+        with self._guard():
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         if self._watch is not None and data:

@@ -128,7 +128,9 @@ def test_real_proteins_come_back_whole():
 
 def test_blocks_lie_end_to_end(tmp_path):
     text = b"\n\n>a\nMK\n\n>b\nGG\n>c\nAA"
-    blocks = list(cut(write(tmp_path, b"\xef\xbb\xbf" + text), 9))
+    seen = bytearray()
+    blocks = list(cut(write(tmp_path, b"\xef\xbb\xbf" + text), 9, seen.extend))
+    assert seen == b"\xef\xbb\xbf" + text
     assert b"".join(block.data for block in blocks) == text
     assert [(b.number, b.line, b.kind) for b in blocks] == [(0, 1, "fasta"), (1, 6, "fasta")]
     assert all(b.data.startswith(b">") for b in blocks[1:])
