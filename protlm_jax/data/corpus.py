@@ -12,9 +12,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from protlm_jax.data.config import LongProteins
 from protlm_jax.data.fasta import Record
-from protlm_jax.data.pieces import cut_evenly
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
@@ -61,20 +59,6 @@ class Corpus:
     def ids(self, index: int) -> np.ndarray:
         """uint8 or uint16 [residues]: one protein."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
-
-    def cut(self, room: int, rule: LongProteins) -> Corpus:
-        """The proteins as rows of `room` residues are to see them, by `DataConfig.long_proteins`.
-
-        ("crop" changes nothing here: what a row shows is decided anew in every epoch.)
-        """
-        if rule == "chunk":
-            starts, _ = cut_evenly(self.offsets[:-1], self.lengths, room)
-            return Corpus(self.tokens, np.append(starts, len(self.tokens)))
-        if rule == "drop":
-            kept = self.lengths <= room
-            tokens = self.tokens[np.repeat(kept, self.lengths)]
-            return Corpus(tokens, np.cumsum([0, *self.lengths[kept]]))
-        return self
 
     def digest(self) -> str:
         """A short name for exactly these proteins in this order."""

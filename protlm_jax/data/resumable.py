@@ -19,7 +19,7 @@ from protlm_jax.data.splits import Split
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a change of the pipeline gives other batches than before from the same seed."""
 
 

@@ -68,11 +68,10 @@ def corpus_batches(
     lengths = dict.fromkeys(task_features(config.task), config.length)
     room = require_room(residues_per_row(config.task, vocabulary, lengths), config)
     counts = Counts(len(corpus), len(corpus.tokens), int((corpus.lengths > room).sum()))
-    if wanted.split == "train":
-        corpus = corpus.cut(room, config.long_proteins)
-    if not len(corpus):
+    dropping = wanted.split == "train" and config.long_proteins == "drop"
+    if dropping and counts.longer == counts.proteins:
         raise no_protein_fits(config)
-    task = build_task(config.task, corpus, vocabulary, wanted.split)
+    task = build_task(config.task, corpus, vocabulary, wanted.split, config.long_proteins)
     return BatchIterator(batched(task, config, wanted), counts, identity, wanted)
 
 

@@ -88,7 +88,13 @@ class CorpusSource(seqio.DataSource):
         return numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def build_task(kind: str, corpus: Corpus, vocabulary: Vocabulary, split: Split) -> seqio.Task:
+def build_task(
+    kind: str,
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    split: Split,
+    long_proteins: LongProteins = "crop",
+) -> seqio.Task:
     """The SeqIO task `kind` ("tokens", "prott5", "span3" or "ankh") over one side of a split.
 
     Its features are int32, "targets" and but for `tokens` also "inputs", which have the same length
@@ -99,9 +105,8 @@ def build_task(kind: str, corpus: Corpus, vocabulary: Vocabulary, split: Split) 
       ProtlmError: the task needs sentinels, and the vocabulary has none.
     """
     source = CorpusSource(corpus, split)
-    return make_task(
-        f"protlm_{kind}_{split}", source, kind, vocabulary, steps(kind, vocabulary, split)
-    )
+    preprocessors = steps(kind, vocabulary, split, long_proteins)
+    return make_task(f"protlm_{kind}_{split}", source, kind, vocabulary, preprocessors)
 
 
 def make_task(
