@@ -105,6 +105,24 @@ def batch_sharding(mesh: Mesh, batch_size: int, rules: Rules = RULES) -> NamedSh
     return NamedSharding(mesh, spec)
 
 
+def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
+    """The rows of a batch that devices of this process hold, ascending."""
+    held = sharding.addressable_devices_indices_map((batch_size, 1)).values()
+    return sorted({row for index in held if index for row in range(batch_size)[index[0]]})
+
+
+def put_rows(
+    batch: dict[str, np.ndarray], sharding: NamedSharding, batch_size: int
+) -> dict[str, jax.Array]:
+    """A batch on the devices of all processes, from the `local_rows` of each."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+        for name, rows in batch.items()
+    }
+
+
 def describe(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> str:
     """One line per parameter: path, shape, dtype, logical axes, mesh spec; then the totals."""
     rows = [("parameter", "shape", "dtype", "logical axes", "mesh axes")]

@@ -30,11 +30,13 @@ class Counts:
     proteins, residues: of this side of the split.
     longer: proteins that do not fit a row. In training `data.long_proteins` says what becomes of
       them, and held out they are cut into pieces. A stream cuts nothing off: 0.
+    filled: share of the tokens of all rows that are not padding, where it is known beforehand.
     """
 
     proteins: int
     residues: int
     longer: int
+    filled: float | None = None
 
 
 @dataclass(frozen=True)

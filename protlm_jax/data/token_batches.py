@@ -97,7 +97,10 @@ class TokenBatches(ResumableBatches):
             raise no_protein_fits(config)
         begins = np.cumsum([0] + [len(shard.letters) for shard in shards])
         counts = Counts(
-            sum(len(s.offsets) - 1 for s in shards), int(begins[-1]), self._pieces.longer
+            sum(len(s.offsets) - 1 for s in shards),
+            int(begins[-1]),
+            self._pieces.longer,
+            self.plan.utilisation,
         )
         super().__init__(counts, identity)
         self._letters, self._begins = [shard.letters.data for shard in shards], begins

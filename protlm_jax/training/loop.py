@@ -95,6 +95,7 @@ class Run:
         parts = assemble(config)
         model, mesh, layout = parts.model, parts.mesh, parts.layout
         self.objective, self.schedule, self.rows = parts.objective, parts.schedule, parts.rows
+        self.local_rows = partitioning.local_rows(self.rows, config.train.batch_size)
         self.step = steps.compile_step(parts.step, mesh, layout, self.rows)
         self.evaluate = steps.compile_evaluation(model, self.objective, mesh, layout, self.rows)
         self.batches = self._open("train")
@@ -139,8 +140,8 @@ class Run:
                 if step == train.steps:
                     break
                 batch = next(self.batches)
-                tokens = count_tokens(batch)
-                self.state, metrics = self.step(self.state, jax.device_put(batch, self.rows))
+                tokens = self._all_hosts(count_tokens(batch))
+                self.state, metrics = self.step(self.state, self._put(batch))
                 self._read(pending, progress)
                 pending = Pending(step + 1, metrics, tokens)
         return train.steps - self.start
@@ -160,6 +161,8 @@ class Run:
                 f"{counts.longer:,} of them are longer than a row of {length} tokens: "
                 f"{LONG_PROTEINS[data.long_proteins]}"
             )
+        if counts.filled is not None:
+            lines.append(f"{counts.filled:.1%} of the tokens of a row are not padding")
         if self.start:
             lines.append(f"going on from the checkpoint of step {self.start}")
         return "\n".join(lines)
@@ -182,7 +185,15 @@ class Run:
             split=split,
             seed=config.train.seed,
             batch_size=config.train.batch_size,
+            rows=None if jax.process_count() == 1 else self.local_rows,
         )
+
+    def _put(self, batch: Batch) -> dict[str, jax.Array]:
+        return partitioning.put_rows(batch, self.rows, self.config.train.batch_size)
+
+    def _all_hosts(self, count: int) -> int:
+        """A count in this host's rows, as if those of the others were like them."""
+        return count * self.config.train.batch_size // len(self.local_rows)
 
     def _initial_state(self, parts: Parts) -> tuple[TrainState, int]:
         """The newest checkpoint's state, or a first one: fresh, or another model's."""
@@ -258,7 +269,7 @@ class Run:
         carry = self.empty_carry()
         for index, batch in enumerate(batches):
             rng = jax.random.fold_in(jax.random.key(0), index)
-            rows = jax.device_put(batch, self.rows)
+            rows = self._put(batch)
             score, carry = self.evaluate(self.state.params, rows, rng, carry)
             for name, value in jax.device_get(score.metrics).items():
                 totals[name] = totals.get(name, 0.0) + value.astype(np.float64)

@@ -47,6 +47,7 @@ def test_training_goes_on_exactly_and_without_tensorflow(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert f"residues, of {folder}" in done.stderr
+    assert "of the tokens of a row are not padding" in done.stderr
     runs = []
     for workdir in ("whole", "parts"):
         lines = (tmp_path / workdir / "metrics.jsonl").read_text().splitlines()
