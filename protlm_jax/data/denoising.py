@@ -16,22 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.runtime import tf
 from protlm_jax.data.token_rows import NOISE_DENSITY, RANDOM_SHARE
 from protlm_jax.vocabularies import Vocabulary
 
-__all__ = ["NOISE_DENSITY", "RANDOM_SHARE", "Example", "prott5_noise"]
+__all__ = ["NOISE_DENSITY", "RANDOM_SHARE", "Corruption", "Example", "prott5_corruption"]
 
 Example = dict[str, tf.Tensor]
+Corruption = Callable[[Example, tf.Tensor], Example]
 
 
-def prott5_noise(
-    vocabulary: Vocabulary, random_share: float = RANDOM_SHARE
-) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A SeqIO preprocessor that adds "inputs", the corrupted "targets".
+def prott5_corruption(vocabulary: Vocabulary, random_share: float = RANDOM_SHARE) -> Corruption:
+    """A function of example and seed that adds "inputs", the corrupted "targets".
 
-    It must run before the specials are added, since those are never hidden. Its noise comes from
-    SeqIO's stateless seeds: fresh for every example, the same again for the same seed.
+    It must run before the specials are added, since those are never hidden. The same seed, int32
+    [2], hides the same residues.
 
     Args:
       vocabulary: gives the sentinel and the amino acids.
@@ -44,7 +43,6 @@ def prott5_noise(
     for rank, token in enumerate(vocabulary.amino_acid_ids):
         ranks[token] = rank
 
-    @seqio.map_over_dataset(num_seeds=1)
     def corrupt(example: Example, seed: tf.Tensor) -> Example:
         targets = example["targets"]
         draws = tf.random.stateless_uniform([2, tf.size(targets)], seed)

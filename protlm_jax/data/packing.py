@@ -20,7 +20,7 @@ Letters: n examples of a window, F features, R rows, L tokens per row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from protlm_jax.data.runtime import seqio, tf
@@ -34,7 +34,11 @@ Spec = seqio.FeatureConverter.FeatureSpec
 
 
 def pack(
-    ds: tf.data.Dataset, row_lengths: Mapping[str, int], *, several: bool = True
+    ds: tf.data.Dataset,
+    row_lengths: Mapping[str, int],
+    *,
+    several: bool = True,
+    convert: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]] = dict,
 ) -> tf.data.Dataset:
     """Packs examples {name: int32 [length]} into rows.
 
@@ -44,6 +48,7 @@ def pack(
       row_lengths: tokens per row of each feature. Features that have equal lengths in every
         example, and equal row lengths, come out aligned.
       several: False gives every example a row of its own.
+      convert: makes other features of those below, for many rows at once: int32 [R, L].
     Returns:
       Rows with, for each feature, `name`, `name_segment_ids` and `name_positions`, int32 [L].
     """
@@ -57,7 +62,7 @@ def pack(
         rows: dict[str, tf.Tensor] = {}
         for name in names:
             rows |= _lay_out(name, tf.gather(examples[name], order), row, row_lengths[name])
-        return rows
+        return convert(rows)
 
     if set(ds.element_spec) != set(names):
         ds = ds.map(lambda example: {name: example[name] for name in names})
@@ -159,10 +164,14 @@ class _PackingConverter(seqio.FeatureConverter):
         super().__init__(pack=True, apply_length_check=False)
         self._several = several
 
-    def _pack_or_pad(
-        self, ds: tf.data.Dataset, packed_lengths: Mapping[str, int]
+    def _convert_features(
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        return pack(ds, packed_lengths, several=self._several)
+        return pack(ds, task_feature_lengths, several=self._several, convert=self._converted)
+
+    def _converted(self, rows: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """From the features of `pack` to those of the model, int32 [R, L] all of them."""
+        raise NotImplementedError
 
 
 class SingleStackConverter(_PackingConverter):
@@ -175,16 +184,12 @@ class SingleStackConverter(_PackingConverter):
     MODEL_FEATURES: ClassVar = {"input_tokens": Spec(dtype=tf.int32)}
     PACKING_FEATURE_DTYPES: ClassVar = {"segment_ids": tf.int32, "positions": tf.int32}
 
-    def _convert_features(
-        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
-    ) -> tf.data.Dataset:
-        names = {
-            "input_tokens": "targets",
-            "segment_ids": "targets_segment_ids",
-            "positions": "targets_positions",
+    def _converted(self, rows: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            "input_tokens": rows["targets"],
+            "segment_ids": rows["targets_segment_ids"],
+            "positions": rows["targets_positions"],
         }
-        ds = self._pack_or_pad(ds, task_feature_lengths)
-        return ds.map(lambda row: {new: row[old] for new, old in names.items()})
 
     def get_model_feature_lengths(
         self, task_feature_lengths: Mapping[str, int]
@@ -199,3 +204,17 @@ class EncoderDecoderConverter(_PackingConverter, seqio.EncDecFeatureConverter):
     decoder_input_tokens are the targets moved one to the right within each segment, after a 0.
     decoder_loss_weights are 1 at every target, the closing token included.
     """
+
+    def _converted(self, rows: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        targets, positions = rows["targets"], rows["targets_positions"]
+        before = tf.pad(targets[:, :-1], [[0, 0], [1, 0]])
+        return {
+            "encoder_input_tokens": rows["inputs"],
+            "encoder_segment_ids": rows["inputs_segment_ids"],
+            "encoder_positions": rows["inputs_positions"],
+            "decoder_target_tokens": targets,
+            "decoder_input_tokens": tf.where(positions > 0, before, 0),
+            "decoder_loss_weights": tf.cast(rows["targets_segment_ids"] > 0, tf.int32),
+            "decoder_segment_ids": rows["targets_segment_ids"],
+            "decoder_positions": positions,
+        }

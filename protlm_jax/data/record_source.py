@@ -65,8 +65,8 @@ class RecordSource(seqio.DataSource):
         names = tf.data.Dataset.from_tensor_slices(files)
         if shuffle:
             names = names.shuffle(len(files), seed=seed)
-        ds = _read(names, TOGETHER if shuffle else 1).batch(_PARSED).map(_sequences)
-        return ds.unbatch().map(lambda sequence: {"sequence": sequence})
+        ds = _read(names, TOGETHER if shuffle else 1).batch(_PARSED)
+        return ds.map(lambda records: {"sequence": _sequences(records)}).unbatch()
 
 
 class EpochSource(seqio.DataSource):
@@ -103,7 +103,7 @@ class EpochSource(seqio.DataSource):
     ) -> tf.data.Dataset:
         """`shuffle` and `seed` are without effect: the order is the source's own."""
         epochs = tf.data.Dataset.range(tf.int64.max)
-        return epochs.flat_map(self._epoch).map(lambda sequence: {"sequence": sequence})
+        return epochs.flat_map(self._epoch)
 
     def _epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
         seed = tf.stack([tf.constant(self._seed, tf.int64), epoch])
@@ -112,10 +112,10 @@ class EpochSource(seqio.DataSource):
         def name(number: tf.Tensor) -> tf.Tensor:
             return tf.gather(files, tf.random.experimental.index_shuffle(number, seed, last))
 
-        def shuffled(number: tf.Tensor, records: tf.Tensor) -> tf.Tensor:
+        def shuffled(number: tf.Tensor, records: tf.Tensor) -> Example:
             # Not tf.random's own shuffle, which may give another order in another version.
             draws = tf.random.stateless_uniform(tf.shape(records), seed + [0, number * 2**32])
-            return tf.gather(_sequences(records), tf.argsort(draws))
+            return {"sequence": tf.gather(_sequences(records), tf.argsort(draws))}
 
         number, index = self._share[1], self._share[0]
         records = _read(tf.data.Dataset.range(last + 1).map(name), TOGETHER).shard(number, index)

@@ -33,15 +33,13 @@ would take 102 sentinels), 2,009 for `span3`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
-from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.denoising import Corruption, Example
+from protlm_jax.data.runtime import tf
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
-
-Example = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +90,11 @@ def sentinels_of(vocabulary: Vocabulary) -> np.ndarray:
     return vocabulary.sentinel_ids
 
 
-def span_corruption(
-    vocabulary: Vocabulary, noise: SpanNoise
-) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A SeqIO preprocessor from a protein, "targets", to "inputs" and "targets" as shown above.
+def span_corruption(vocabulary: Vocabulary, noise: SpanNoise) -> Corruption:
+    """A function of example and seed, from a protein, "targets", to what is shown above.
 
-    It must run before the specials are added, on proteins that have sentinels enough. Its noise
-    comes from SeqIO's stateless seeds: fresh for every example, the same again for the same seed.
+    It must run before the specials are added, on proteins that have sentinels enough. The same
+    seed, int32 [2], hides the same residues.
 
     Raises:
       ProtlmError: the vocabulary has no sentinels.
@@ -108,7 +104,6 @@ def span_corruption(
     longest = int((len(sentinels) + 1) * noise.mean_length / noise.density) + 1
     counts = tf.constant(np.stack(noise.counts(np.arange(longest)), axis=1))
 
-    @seqio.map_over_dataset(num_seeds=1)
     def corrupt(example: Example, seed: tf.Tensor) -> Example:
         protein = example["targets"]
         size = tf.size(protein)

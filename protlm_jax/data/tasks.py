@@ -3,11 +3,11 @@
 A task is a source and a list of preprocessors:
 
     CorpusSource        {"targets": residues of one protein}
-    crop_at_random      training: a protein longer than the row gives a random piece of it,
-      or cut_evenly     held out: all of it, in pieces of nearly equal length
-    prott5_noise        task `prott5`: adds "inputs", the whole protein with residues hidden
-      or span_corruption   `span3` and `ankh`: "inputs" and "targets" share the protein out
-    add_specials        [CLS] M K T [SEP] in ProtBert's alphabet, M K T </s> in ProtT5's
+    cut_evenly          held out: a protein longer than the row in pieces of nearly equal length
+    fill                training: a random piece of it; then, in the same call,
+                        prott5: adds "inputs", the whole protein with residues hidden
+                        span3 and ankh: "inputs" and "targets" share the protein out
+                        [CLS] M K T [SEP] in ProtBert's alphabet, M K T </s> in ProtT5's
 
 so that every row begins and ends as a whole protein would, and nothing is cut off unseen: over the
 epochs a random crop shows every residue (how many proteins are cropped stands in the run's log).
@@ -22,7 +22,7 @@ import numpy as np
 
 from protlm_jax.data.config import LongProteins
 from protlm_jax.data.corpus import Corpus
-from protlm_jax.data.denoising import RANDOM_SHARE, Example, prott5_noise
+from protlm_jax.data.denoising import RANDOM_SHARE, Corruption, Example, prott5_corruption
 from protlm_jax.data.runtime import seqio, tf
 from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
 from protlm_jax.data.spans import SPAN_TASKS, sentinels_of, span_corruption
@@ -140,17 +140,18 @@ def steps(
       ProtlmError: the task needs sentinels, and the vocabulary has none.
     """
     room = functools.partial(residues_per_row, kind, vocabulary)
-    rules: dict[str, Preprocessor] = {
-        "crop": crop_at_random(room),
-        "drop": functools.partial(drop_longer, room=room),
-    }
-    cut = functools.partial(cut_evenly, room=room)
-    found: list[Preprocessor] = [rules.get(long_proteins, cut) if split == "train" else cut]
+    corruption = _corruption(kind, vocabulary, split)
+    if split == "train" and long_proteins == "crop":
+        return [fill(vocabulary, corruption, crop=room)]
+    drop = split == "train" and long_proteins == "drop"
+    fit = functools.partial(drop_longer if drop else cut_evenly, room=room)
+    return [fit, fill(vocabulary, corruption)]
+
+
+def _corruption(kind: str, vocabulary: Vocabulary, split: Split) -> Corruption | None:
     if kind == "prott5":
-        found.append(prott5_noise(vocabulary, RANDOM_SHARE if split == "train" else 0.0))
-    elif kind in SPAN_TASKS:
-        found.append(span_corruption(vocabulary, SPAN_TASKS[kind]))
-    return [*found, add_specials(vocabulary)]
+        return prott5_corruption(vocabulary, RANDOM_SHARE if split == "train" else 0.0)
+    return span_corruption(vocabulary, SPAN_TASKS[kind]) if kind in SPAN_TASKS else None
 
 
 def register(task: seqio.Task) -> str:
@@ -185,19 +186,42 @@ def residues_per_row(kind: str, vocabulary: Vocabulary, sequence_length: Mapping
     return SPAN_TASKS[kind].longest(free["inputs"], free["targets"], sentinels)
 
 
-def crop_at_random(room: Room) -> Preprocessor:
-    """Preprocessor: of proteins longer than the row, a piece that begins at a random residue."""
+def fill(
+    vocabulary: Vocabulary, corruption: Corruption | None, *, crop: Room | None = None
+) -> Preprocessor:
+    """Preprocessor: crops a protein, corrupts it, and puts the specials around every feature.
 
-    @seqio.map_over_dataset(num_seeds=1)
-    def crop(example: Example, seed: tf.Tensor, sequence_length: Mapping[str, int]) -> Example:
-        targets = example["targets"]
-        length = room(sequence_length)
-        size = tf.minimum(tf.size(targets), length)
-        starts = tf.size(targets) - size + 1
-        start = tf.random.stateless_uniform([1], seed, 0, starts, tf.int32)
-        return {**example, "targets": tf.slice(targets, start, [size])}
+    All in one, since what a step of tf.data does here takes less time than to begin it.
 
-    return crop
+    Args:
+      crop: where given, proteins longer than the row give a piece of it that begins at a random
+        residue.
+    """
+    start, end = (
+        tf.constant(ids, tf.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
+    )
+
+    @seqio.map_over_dataset(num_seeds=2)
+    def filled(
+        example: Example, seeds: Sequence[tf.Tensor], sequence_length: Mapping[str, int]
+    ) -> Example:
+        left = list(seeds)
+        if crop is not None:
+            example = _cropped(example, left.pop(0), crop(sequence_length))
+        if corruption is not None:
+            example = corruption(example, left.pop(0))
+        return {name: tf.concat([start, ids, end], axis=0) for name, ids in example.items()}
+
+    return filled
+
+
+def _cropped(example: Example, seed: tf.Tensor, length: int) -> Example:
+    """At most `length` residues of a protein, from a random place."""
+    targets = example["targets"]
+    size = tf.minimum(tf.size(targets), length)
+    starts = tf.size(targets) - size + 1
+    start = tf.random.stateless_uniform([1], seed, 0, starts, tf.int32)
+    return {**example, "targets": tf.slice(targets, start, [size])}
 
 
 def cut_evenly(
@@ -245,16 +269,3 @@ def encode(letter_table: np.ndarray) -> Preprocessor:
             return {"targets": tf.identity(ids)}
 
     return to_ids
-
-
-def add_specials(vocabulary: Vocabulary) -> Preprocessor:
-    """Preprocessor: puts the vocabulary's prefix and suffix around every feature."""
-    start, end = (
-        tf.constant(ids, tf.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
-    )
-
-    @seqio.map_over_dataset
-    def add(example: Example) -> Example:
-        return {name: tf.concat([start, ids, end], axis=0) for name, ids in example.items()}
-
-    return add

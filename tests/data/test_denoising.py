@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protlm_jax.data.denoising import prott5_noise
+from protlm_jax.data.denoising import prott5_corruption
 from protlm_jax.data.runtime import seqio, tf
 from protlm_jax.vocabularies import PROT_T5, RESIDUES
 
@@ -16,7 +16,7 @@ def corrupt(targets: np.ndarray, seed: int, **options: float) -> tuple[np.ndarra
     """Targets and inputs of rows of 1,000 residues under SeqIO's seeds."""
     ds = tf.data.Dataset.from_tensor_slices({"targets": targets.reshape(-1, 1000)})
     with seqio.utils.map_seed_manager(seed):
-        ds = prott5_noise(PROT_T5, **options)(ds)
+        ds = seqio.map_over_dataset(num_seeds=1)(prott5_corruption(PROT_T5, **options))(ds)
     rows = list(ds.as_numpy_iterator())
     return np.stack([r["targets"] for r in rows]), np.stack([r["inputs"] for r in rows])
 

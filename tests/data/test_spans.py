@@ -24,7 +24,8 @@ def corrupt(kind: str, proteins: list[np.ndarray], seed: int = 0) -> list[Pair]:
     ragged = tf.ragged.constant([p.tolist() for p in proteins], tf.int32)
     ds = tf.data.Dataset.from_tensor_slices(ragged).map(lambda p: {"targets": p})
     with seqio.utils.map_seed_manager(seed):
-        ds = span_corruption(PROT_T5, SPAN_TASKS[kind])(ds)
+        corrupt = span_corruption(PROT_T5, SPAN_TASKS[kind])
+        ds = seqio.map_over_dataset(num_seeds=1)(corrupt)(ds)
     return [(e["inputs"].tolist(), e["targets"].tolist()) for e in ds.as_numpy_iterator()]
 
 
