@@ -30,6 +30,7 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.training import step as steps
 from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.checkpoints import Checkpoints
+from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import continue_from
 from protlm_jax.training.metrics import (
     MetricsWriter,
@@ -214,7 +215,7 @@ class Run:
             layout,
         )
         state, data = self.checkpoints.restore(latest, target)
-        self.batches.restore(data)
+        self.batches.restore(state_of_this(data))
         return dataclasses.replace(state, carry=self.empty_carry()) if forget else state, latest
 
     def _continued(self, fresh: TrainState, layout: TrainState, axes: Any) -> TrainState:
@@ -290,4 +291,4 @@ class Run:
             state = self.state
             if self.config.train.carry == "reset":
                 state = dataclasses.replace(state, carry={})
-            self.checkpoints.save(step, state, self.batches.state())
+            self.checkpoints.save(step, state, state_of_all(self.batches.state()))

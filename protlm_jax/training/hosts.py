@@ -1,0 +1,45 @@
+"""Where the data of all hosts stand, in one piece for the checkpoint.
+
+Token files are read by all hosts alike: their state is one, and any number of hosts goes on from
+it. Where each host reads proteins of its own (records), every state is kept, and each host finds
+its own again.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+
+def state_of_all(state: bytes) -> bytes:
+    """The states of all hosts, joined; called by all of them at the same step."""
+    if jax.process_count() == 1:
+        return state
+    from jax.experimental import multihost_utils
+
+    sizes = multihost_utils.process_allgather(np.int32(len(state)))
+    padded = np.frombuffer(state.ljust(int(sizes.max()), b"\0"), np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return join([rows[i, :size].tobytes() for i, size in enumerate(sizes)])
+
+
+def state_of_this(saved: bytes) -> bytes:
+    """What this host is to go on from."""
+    return pick(saved, jax.process_index())
+
+
+def join(states: Sequence[bytes]) -> bytes:
+    """States of hosts 0, 1, ... in one; equal ones are kept once."""
+    if len(set(states)) == 1:
+        return states[0]
+    return zlib.compress(json.dumps({"hosts": [state.hex() for state in states]}).encode())
+
+
+def pick(saved: bytes, host: int) -> bytes:
+    """The state of a host. Of one that was not there, another's, which its data will refuse."""
+    hosts = json.loads(zlib.decompress(saved)).get("hosts")
+    return saved if hosts is None else bytes.fromhex(hosts[host % len(hosts)])
