@@ -21,7 +21,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import embed_memory
 from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
-from protlm_jax.evaluation.embed_engine import Engine, device_mesh
+from protlm_jax.evaluation.embed_engine import Engine, device_mesh, for_reading
 from protlm_jax.evaluation.embed_plan import Shape, choose_shapes, window_counts
 from protlm_jax.evaluation.embed_wanted import Dtype, Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
@@ -29,6 +29,7 @@ from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 _PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
 _BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
+_LONGEST_ROW = 4096  # tokens, where nobody asks for more
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def embed_sequences(
             what the model does not have.
     """
     plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    loaded = for_reading(loaded)
     wanted = Wanted(resolve_layers(loaded, layers), (vectors,), dtype)
     residues = np.array([len(s) for s in plain.values()], np.int64)
     engine = make_engine(loaded, wanted, residues, window, tokens_per_batch, devices)
@@ -179,15 +181,16 @@ def make_engine(
 def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> int:
     """Residues that go through the model at once: `window`, or the most that it can take.
 
-    That is the least of what its position table holds, where it has one, and of what the memory of
-    the device holds; attention's grows with the square of the length.
+    That is the least of what its position table holds, where it has one, of what the memory of the
+    device holds, and of a row of 4,096 tokens: beyond, attention takes most of the time, and
+    models were rarely trained there.
 
     Raises:
         ProtlmError: for a window that the position table or the memory cannot hold.
     """
     config, specials = loaded.config, loaded.vocabulary.num_specials
     memory = embed_memory.activation_budget(loaded)
-    fitting = embed_memory.longest_row(config, memory, layers) - specials
+    fitting = min(embed_memory.longest_row(config, memory, layers), _LONGEST_ROW) - specials
     limit = max_residues(loaded, window)
     if window is None:
         return fitting if limit is None else min(limit, fitting)
@@ -195,6 +198,6 @@ def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> 
     if needed > embed_memory.device_memory():
         raise ProtlmError(
             f"a window of {window} residues takes about {embed_memory.size(needed)}, and the device"
-            f" has {embed_memory.size(embed_memory.device_memory())}: choose at most {fitting}"
+            f" has {embed_memory.size(embed_memory.device_memory())}: choose less"
         )
     return window

@@ -27,9 +27,14 @@ from protlm_jax.partitioning import batch_sharding, make_mesh, on_mesh, replicat
 Arrays = dict[str, np.ndarray]
 
 
-def in_dtype(loaded: LoadedModel, dtype: Dtype) -> LoadedModel:
-    """The same model computing in another dtype; parameters stay float32."""
-    model = models.build(loaded.config.replace(dtype=dtype))
+def for_reading(loaded: LoadedModel, dtype: Dtype | None = None) -> LoadedModel:
+    """The same model with the attention that suits inference here, computing in `dtype`.
+
+    Parameters stay float32; None leaves the dtype as it is.
+    """
+    backend = "chunked" if jax.default_backend() == "cpu" else loaded.config.attention_backend
+    changes = {"attention_backend": backend, "dtype": dtype or loaded.config.dtype}
+    model = models.build(loaded.config.replace(**changes))
     return LoadedModel(model, loaded.params, loaded.vocabulary, loaded.name, loaded.left)
 
 

@@ -24,7 +24,7 @@ from protlm_jax.data.fasta import BadRecord, Record, read_every_record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import embed_memory, embed_output, embed_summary
 from protlm_jax.evaluation.embed import make_engine, resolve_window
-from protlm_jax.evaluation.embed_engine import Engine, in_dtype
+from protlm_jax.evaluation.embed_engine import Engine, for_reading
 from protlm_jax.evaluation.embed_parts import Collector, Failure, Parts, differences
 from protlm_jax.evaluation.embed_plan import windows
 from protlm_jax.evaluation.embed_wanted import Dtype, Wanted
@@ -92,7 +92,7 @@ def embed_file(
             little memory or disk, or an earlier run had other settings.
     """
     files = embed_output.targets(output, wanted)
-    loaded = in_dtype(loaded, compute)
+    loaded = for_reading(loaded, compute)
     limit = _limit(loaded, window, trained, len(wanted.layers))
     survey = _survey(loaded, path, limit, policy)
     settings = _settings(loaded, wanted, limit, policy, survey.digest)
@@ -185,7 +185,8 @@ def _settings(
 
 def fingerprint(loaded: LoadedModel) -> str:
     """Tells models apart: architecture, vocabulary, and a sample of every parameter's numbers."""
-    architecture = loaded.config.replace(dtype="float32").to_dict()
+    plain = loaded.config.replace(dtype="float32", attention_backend="xla")
+    architecture = plain.to_dict()
     about = json.dumps([architecture, loaded.vocabulary.to_dict()], sort_keys=True)
     digest = hashlib.blake2b(about.encode(), digest_size=16)
     for key, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):

@@ -36,8 +36,9 @@ long proteins: what does not fit at once is read through windows that overlap by
   each residue is taken from the window in which it is farthest from a cut. A mean or max is
   over all its residues; cls is the mean of the windows' tokens, weighed by the residues taken
   from each. Nothing is cut off. A window is as long as a row of the model's training, where
-  that is recorded (our runs), as its position table, or as the memory of the device allows;
-  --window N sets it. ProtBert, for one, has a longer position table than it was trained on.
+  that is recorded (our runs); otherwise at most 4,096 tokens, and no more than its position
+  table and the memory of the device hold. --window N sets it: what was trained on shorter
+  rows (ESM-2 on 1,022 residues) is best read so.
 
 The same command again goes on after a kill: results wait in e.h5.work until the output is
 whole, in all at most twice its size. The exit code is 0 when every record was embedded, 3

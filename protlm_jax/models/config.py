@@ -15,7 +15,7 @@ Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["learned", "relative_bias", "relative_xl", "rotary"]
 PositionInit = Literal["normal", "sinusoidal"]
 Remat = Literal["none", "minimal", "full"]
-AttentionBackend = Literal["xla", "reference"]
+AttentionBackend = Literal["xla", "reference", "chunked"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,5 +122,5 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "position_init": ("normal", "sinusoidal"),
     "dtype": ("float32", "bfloat16", "float16"),
     "remat": ("none", "minimal", "full"),
-    "attention_backend": ("xla", "reference"),
+    "attention_backend": ("xla", "reference", "chunked"),
 }

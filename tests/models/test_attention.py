@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from protlm_jax.models import attention
 from protlm_jax.models.attention import BACKENDS, AttentionContext
 from protlm_jax.models.positions import relative_bias, relative_buckets
 
@@ -52,6 +53,24 @@ def value_and_gradients(backend: str, segments: np.ndarray, biased: bool, causal
 
     gradients, out = jax.jit(jax.grad(run, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, bias)
     return out, gradients
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_few_queries_at_a_time_are_the_same(case, assert_close, monkeypatch) -> None:
+    monkeypatch.setattr(attention, "chunk_of", lambda length, scores: 2)
+    segments, biased, causal = CASES[case]
+    q, k, v, bias, _ = inputs()
+    allowed = np.ones((1, L, M), bool)
+    context = AttentionContext(segments, segments, bias if biased else None, causal, allowed)
+    out = attention.chunked_attention(q, k, v, context, lambda weights: weights)
+    assert_close(out, by_hand(*CASES[case]), 1e-6, case)
+
+
+def test_chunks_divide_a_row() -> None:
+    for length in (1, 16, 240, 509, 1216, 4096):
+        for scores in (1, 10**4, 10**6):
+            assert length % attention.chunk_of(length, scores) == 0
+    assert attention.chunk_of(4096, 20 * 4096) == 8
 
 
 @pytest.mark.parametrize("case", CASES)

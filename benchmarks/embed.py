@@ -1,0 +1,207 @@
+"""Proteins embedded per second, against transformers + torch with the same weights and proteins.
+
+    python benchmarks/embed.py [--shape esm2|t5] [--model FOLDER] [--fasta FILE] [--proteins 200]
+                               [--longest 2000] [--rounds 3] [--memory]
+
+Two ways in torch: (a) proteins sorted by length and padded to the longest of a batch, batches
+filled up to a budget of residues, which is how it is done well; (b) one protein at a time, which is
+how most scripts do it. All read whole proteins, make one vector per residue on the host, and give
+the same numbers. Tokens are made beforehand for torch, and within the time for us. Rounds are
+interleaved, because the machine's speed drifts; ratios are between medians, and the time of our
+first pass, with its compilations, stands beside them.
+
+--model takes a Hugging Face folder of an ESM-2 or T5; without it, weights of the shape are random:
+esm2 is the published 8M, t5 an encoder like ProtT5's, 1/4 as wide and deep. --memory embeds the
+proteins once and four times over into an HDF5 file, and prints the peak memory of both.
+
+On a machine that others use, compare processor time on one core:
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/embed.py --cpu_time
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from protlm_jax import bundled, models
+from protlm_jax.data.fasta import read_fasta
+from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.huggingface import export, load_model
+from protlm_jax.models import LoadedModel
+from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.vocabularies import get_vocabulary
+
+SHAPES = {
+    "esm2": models.preset("esm2_8m"),
+    "t5": t5_config(
+        d_model=256, num_layers=6, num_decoder_layers=1, num_heads=8, head_dim=64, d_ff=4096
+    ),
+}
+MEMORY = """
+import json, resource, sys
+from pathlib import Path
+from protlm_jax import cli
+assert cli.main(sys.argv[1:]) == 0
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+output = Path(sys.argv[sys.argv.index("--output") + 1])
+print(json.dumps({"peak": peak, "output": output.stat().st_size}))
+"""
+Proteins = dict[str, str]
+Run = Callable[[], Iterator[tuple[str, np.ndarray]]]
+
+
+def ours(loaded: LoadedModel, proteins: Proteins) -> Run:
+    longest = max(map(len, proteins.values()))
+    stream = embed_sequences(loaded, proteins, window=longest)
+    shapes = ", ".join(f"{s.rows} x {s.length}" for s in stream.engine.shapes)
+    print(f"{len(stream.engine.shapes)} compilations: {shapes}")
+    return lambda: iter(stream)
+
+
+def theirs(folder: Path, loaded: LoadedModel, proteins: Proteins, residues: int | None) -> Run:
+    """transformers' encoder on batches of so many residues; None for one protein at a time."""
+    import torch
+    import transformers
+
+    kind = transformers.T5EncoderModel if loaded.config.family == "t5" else transformers.AutoModel
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = kind.from_pretrained(folder).eval().to(device)
+    vocabulary = loaded.vocabulary
+    before = len(vocabulary.prefix_ids)
+    tokens = {name: vocabulary.encode(s) for name, s in proteins.items()}
+    batches = _by_residues(proteins, residues) if residues else [[name] for name in proteins]
+
+    def run() -> Iterator[tuple[str, np.ndarray]]:
+        for names in batches:
+            length = max(len(tokens[name]) for name in names)
+            ids = np.full((len(names), length), vocabulary.pad_id)
+            mask = np.zeros((len(names), length), np.int64)
+            for row, name in enumerate(names):
+                ids[row, : len(tokens[name])] = tokens[name]
+                mask[row, : len(tokens[name])] = 1
+            with torch.inference_mode():
+                inputs = (torch.from_numpy(x).to(device) for x in (ids, mask))
+                hidden = model(*inputs).last_hidden_state.cpu().numpy()
+            for row, name in enumerate(names):
+                yield name, hidden[row, before : before + len(proteins[name])]
+
+    return run
+
+
+def _by_residues(proteins: Proteins, residues: int) -> list[list[str]]:
+    """Longest first; a batch is full when its residues with padding pass the budget."""
+    batches: list[list[str]] = [[]]
+    for name in sorted(proteins, key=lambda n: -len(proteins[n])):
+        if batches[-1] and (len(batches[-1]) + 1) * len(proteins[batches[-1][0]]) > residues:
+            batches.append([])
+        batches[-1].append(name)
+    return batches
+
+
+def timed(contestants: dict[str, Run], rounds: int, cpu_time: bool) -> dict[str, list[float]]:
+    """Seconds of each round; the first of ours includes compilation."""
+    clock = time.process_time if cpu_time else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds + 1):
+        for name, run in contestants.items():
+            began = clock()
+            for _, array in run():
+                assert array.dtype == np.float32
+            seconds[name].append(clock() - began)
+    return seconds
+
+
+def memory(folder: Path, proteins: Proteins) -> None:
+    """Peak memory of the command while its output grows fourfold."""
+    for times in (1, 4):
+        with tempfile.TemporaryDirectory() as scratch:
+            fasta, output = Path(scratch) / "x.fasta", Path(scratch) / "e.h5"
+            text = "".join(f">{name}\n{sequence}\n" for name, sequence in proteins.items())
+            fasta.write_text(text * times)
+            command = ["embed", "--model", str(folder), "--input", str(fasta), "--output", output]
+            done = subprocess.run(
+                [sys.executable, "-c", MEMORY, *map(str, command)], capture_output=True, text=True
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"memory: {times * len(proteins):,} proteins, {found['output'] / 1e6:,.0f} MB "
+                f"written, peak {found['peak'] / 1e6:,.0f} MB"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="esm2")
+    parser.add_argument("--model", type=Path, help="Hugging Face folder; default: random weights")
+    parser.add_argument("--fasta", type=Path, help="default: the bundled proteins")
+    parser.add_argument("--proteins", type=int, default=200, help="how many of them")
+    parser.add_argument("--longest", type=int, default=2000, help="longer ones are left out")
+    parser.add_argument("--residues", type=int, default=4000, help="of a batch in torch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu_time", action="store_true", help="processor instead of wall time")
+    parser.add_argument("--memory", action="store_true", help="measure the command's memory, too")
+    arguments = parser.parse_args()
+    records = list(read_fasta(arguments.fasta or bundled.path("pretraining")))
+    fitting = (r for r in records if len(r.sequence) <= arguments.longest)
+    chosen = itertools.islice(fitting, arguments.proteins)
+    proteins = {r.id: r.sequence for r in chosen}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.model
+        if folder is None:
+            config = SHAPES[arguments.shape]
+            model = models.build(config)
+            vocabulary = get_vocabulary(config.vocabulary)
+            random = LoadedModel(model, models.init_params(model, 0), vocabulary, arguments.shape)
+            folder = export(random, Path(scratch) / arguments.shape)
+        loaded = load_model(folder)
+        run = ours(loaded, proteins)
+        contestants = {
+            "protlm_jax": run,
+            "(a) torch, sorted, by residues": theirs(folder, loaded, proteins, arguments.residues),
+            "(b) torch, one at a time": theirs(folder, loaded, proteins, None),
+        }
+        seconds = timed(contestants, arguments.rounds, arguments.cpu_time)
+        compare(contestants)
+        report(seconds, loaded, proteins, len(records))
+        if arguments.memory:
+            memory(folder, proteins)
+
+
+def compare(contestants: dict[str, Run]) -> None:
+    """All give the same numbers for every protein."""
+    found = [dict(run()) for run in contestants.values()]
+    for name, array in found[0].items():
+        for other in found[1:]:
+            np.testing.assert_allclose(array, other[name], atol=1e-4 * np.abs(array).max())
+
+
+def report(
+    seconds: dict[str, list[float]], loaded: LoadedModel, proteins: Proteins, read: int
+) -> None:
+    lengths = [len(s) for s in proteins.values()]
+    medians = {name: float(np.median(values[1:])) for name, values in seconds.items()}
+    print(
+        f"{loaded.name}: d_model {loaded.config.d_model}, {loaded.config.num_layers} layers, fp32; "
+        f"{len(proteins):,} of {read:,} proteins, {sum(lengths):,} residues, {min(lengths)} to "
+        f"{max(lengths)}; first pass of ours {seconds['protlm_jax'][0]:.2f} s"
+    )
+    for name, median in medians.items():
+        print(
+            f"{name:31s} median {median:7.2f} s (fastest {min(seconds[name][1:]):7.2f})  "
+            f"{len(proteins) / median:7.2f} proteins/s  {sum(lengths) / median:8,.0f} residues/s  "
+            f"protlm_jax is {median / medians['protlm_jax']:.2f} times as fast"
+        )
+
+
+if __name__ == "__main__":
+    main()
