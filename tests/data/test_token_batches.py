@@ -278,6 +278,16 @@ def test_any_number_of_hosts_makes_the_same_batches_and_goes_on_as_another(
                 assert equal(next(again), mine), (stop, count, host)
 
 
+@every_road
+def test_held_out_hosts_end_together(folder: Path, task: str) -> None:
+    whole = list(batches(folder, task, "heldout"))
+    shares = [list(batches(folder, task, "heldout", rows=range(h, ROWS, 4))) for h in range(4)]
+    assert [len(share) for share in shares] == [len(whole)] * 4 and len(whole) > 2
+    for host, share in enumerate(shares):
+        for mine, batch in zip(share, whole, strict=True):
+            assert equal(mine, {name: value[host::4] for name, value in batch.items()})
+
+
 def test_a_late_batch_costs_what_an_early_one_does(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,15 @@ def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
     assert not made.collectives
 
 
+@pytest.mark.parametrize("given", ["data.prepared=mine", "phases.length512.data.fasta=mine.fa"])
+def test_no_corpus_is_read(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setattr("protlm_jax.planning.compile.plan", lambda config, *_: config)
+    overrides = [given, "train.seed=5"]
+    for config in plan_recipe("configs/prot_bert_bfd.py", overrides, topology("v3:2x2")):
+        assert config.data.fasta == "unread.fasta" and config.data.prepared is None
+        assert config.train.seed >= 5
+
+
 @pytest.mark.parametrize(
     ("overrides", "suggestion"),
     [
