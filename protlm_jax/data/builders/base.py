@@ -19,6 +19,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,7 +76,7 @@ class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         self._plan = Plan.make(self.name, files, Path(self.name), rules)
         self._work = f"{self.data_dir}/{WORK}"
         self._on_beam = bool(download_config.beam_runner or download_config.beam_options)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _plain_errors(self._on_beam):
             self._folder = Path(folder)
             super()._download_and_prepare(dl_manager, download_config)
         if download_config.max_examples_per_split is None:
@@ -120,6 +121,15 @@ class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         from protlm_jax.data.builders.examples import examples
 
         return examples(pipeline, self._plan, self._work)
+
+
+def _plain_errors(on_beam: bool) -> AbstractContextManager[None]:
+    """Without Beam nothing stands around an error."""
+    if not on_beam:
+        return nullcontext()
+    from protlm_jax.data.builders.graph import plain_errors
+
+    return plain_errors()
 
 
 def keyed(row: Row) -> Example:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -125,6 +127,23 @@ def test_a_manifest_lies_beside_what_tfds_wrote(built, direct):
 def test_sources_are_hashed(sources, direct):
     told = {source["name"]: source["sha256"] for source in direct.manifest["sources"]}
     assert told == {Path(p).name: sha256(Path(p).read_bytes()).hexdigest() for p in sources}
+
+
+def test_a_builder_on_beam_says_what_is_wrong(sources, tmp_path):
+    config = ProteinConfig(name="mine", files=sources)
+    builder = tfds.builder("fasta", config=config, data_dir=tmp_path)
+    with pytest.raises(ProtlmError, match=r"b\.fasta, line 304: .*remove the numbers") as told:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(beam_runner="DirectRunner")
+        )
+    assert "while running" not in str(told.value)
+
+
+def test_without_beam_it_is_said_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "protlm_jax.data.builders.runtime")
+    with pytest.raises(ProtlmError, match=r"pip install 'protlm-jax\[beam\]'"):
+        importlib.import_module("protlm_jax.data.builders.runtime")
 
 
 def test_a_uniref_needs_its_release(sources, tmp_path):
