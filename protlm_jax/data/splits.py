@@ -54,6 +54,11 @@ def open_prepared(config: DataConfig) -> Prepared | None:
     """
     if config.prepared is None:
         return None
+    if "://" in config.prepared:
+        raise ProtlmError(
+            f"data.prepared is {config.prepared}, but a prepared folder is read from a local disk: "
+            "copy it there first, for instance with gcloud storage cp --recursive"
+        )
     prepared = Prepared.open(config.prepared)
     kept = prepared.manifest["rules"]["rare_residues"]
     if config.rare_residues == "keep" and kept != "keep":

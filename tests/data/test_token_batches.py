@@ -340,6 +340,8 @@ def test_faults_are_named(tmp_path: Path) -> None:
         DataConfig(long_proteins="cut")
     with pytest.raises(ProtlmError, match="does not exist; make it with protlm prepare"):
         batches(tmp_path / "none")
+    with pytest.raises(ProtlmError, match="is read from a local disk: copy it there first"):
+        batches("gs://bucket/uniref50")
     folder = write_prepared(tmp_path / "all", proteins([30, 40]), heldout_percent=0.0)
     with pytest.raises(ProtlmError, match="holds no protein out; prepare it with --heldout"):
         batches(folder, split="heldout")
