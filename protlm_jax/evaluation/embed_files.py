@@ -97,9 +97,10 @@ def embed_file(
     survey = _survey(loaded, path, limit, policy)
     settings = _settings(loaded, wanted, limit, policy, survey.digest)
     manifest = output.with_name(output.name + ".json")
-    if (made := _finished(manifest, files, settings)) is not None:
-        return embed_summary.outcome(made, output, again=True)
     folder = output.with_name(output.name + ".work")
+    if (made := _finished(manifest, files, settings, folder)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
+        return embed_summary.outcome(made, output, again=True)
     sizes = survey.residues[survey.residues > 0]
     engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)
     parts = Parts.open(folder, settings, wanted, loaded.config.d_model, len(survey.residues))
@@ -196,7 +197,7 @@ def fingerprint(loaded: LoadedModel) -> str:
 
 
 def _finished(
-    manifest: Path, files: dict[Path, tuple[str, ...]], settings: dict[str, Any]
+    manifest: Path, files: dict[Path, tuple[str, ...]], settings: dict[str, Any], folder: Path
 ) -> dict[str, Any] | None:
     """The manifest of the same work done before; None where nothing was.
 
@@ -210,7 +211,6 @@ def _finished(
     other = differences(made.get("settings", {}), settings)
     if not other and len(there) == len(files):
         return made
-    folder = manifest.with_suffix(".work")
     if not other and folder.exists():  # killed between the renames of several files
         return None
     why = f"with other settings ({'; '.join(other)})" if made else "by something else"
