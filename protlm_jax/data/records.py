@@ -31,7 +31,7 @@ from protlm_jax.data.resumable import (
 )
 from protlm_jax.data.runtime import tf
 from protlm_jax.data.seqio_batches import BatchIterator, batched
-from protlm_jax.data.tasks import encode, make_task, residues_per_row, steps, task_features
+from protlm_jax.data.tasks import make_task, residues_per_row, steps, task_features
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
@@ -101,10 +101,13 @@ class RecordBatches(BatchIterator):
             source,
             config.task,
             vocabulary,
-            [
-                encode(letter_table(vocabulary, config.rare_residues)),
-                *steps(config.task, vocabulary, wanted.split, config.long_proteins),
-            ],
+            steps(
+                config.task,
+                vocabulary,
+                wanted.split,
+                config.long_proteins,
+                letter_table(vocabulary, config.rare_residues),
+            ),
         )
         super().__init__(batched(task, config, mine), counts, identity, mine)
 

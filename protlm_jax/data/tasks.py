@@ -129,23 +129,29 @@ def make_task(
 
 
 def steps(
-    kind: str, vocabulary: Vocabulary, split: Split, long_proteins: LongProteins = "crop"
+    kind: str,
+    vocabulary: Vocabulary,
+    split: Split,
+    long_proteins: LongProteins = "crop",
+    letter_table: np.ndarray | None = None,
 ) -> list[Preprocessor]:
     """The preprocessors from {"targets": residues of a protein} to the examples of a task.
 
     Args:
       long_proteins: what becomes of proteins longer than a row, in training. Held out, they are cut
         into pieces.
+      letter_table: of `encode`, where the examples are {"sequence": letters}.
     Raises:
       ProtlmError: the task needs sentinels, and the vocabulary has none.
     """
     room = functools.partial(residues_per_row, kind, vocabulary)
     corruption = _corruption(kind, vocabulary, split)
     if split == "train" and long_proteins == "crop":
-        return [fill(vocabulary, corruption, crop=room)]
+        return [fill(vocabulary, corruption, crop=room, letter_table=letter_table)]
     drop = split == "train" and long_proteins == "drop"
     fit = functools.partial(drop_longer if drop else cut_evenly, room=room)
-    return [fit, fill(vocabulary, corruption)]
+    first = [] if letter_table is None else [encode(letter_table)]
+    return [*first, fit, fill(vocabulary, corruption)]
 
 
 def _corruption(kind: str, vocabulary: Vocabulary, split: Split) -> Corruption | None:
@@ -187,7 +193,11 @@ def residues_per_row(kind: str, vocabulary: Vocabulary, sequence_length: Mapping
 
 
 def fill(
-    vocabulary: Vocabulary, corruption: Corruption | None, *, crop: Room | None = None
+    vocabulary: Vocabulary,
+    corruption: Corruption | None,
+    *,
+    crop: Room | None = None,
+    letter_table: np.ndarray | None = None,
 ) -> Preprocessor:
     """Preprocessor: crops a protein, corrupts it, and puts the specials around every feature.
 
@@ -196,6 +206,7 @@ def fill(
     Args:
       crop: where given, proteins longer than the row give a piece of it that begins at a random
         residue.
+      letter_table: where given, encodes letters first, as `encode` does.
     """
     start, end = (
         tf.constant(ids, tf.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
@@ -206,6 +217,8 @@ def fill(
         example: Example, seeds: Sequence[tf.Tensor], sequence_length: Mapping[str, int]
     ) -> Example:
         left = list(seeds)
+        if letter_table is not None:
+            example = _encoded(example, letter_table)
         if crop is not None:
             example = _cropped(example, left.pop(0), crop(sequence_length))
         if corruption is not None:
@@ -260,12 +273,12 @@ def encode(letter_table: np.ndarray) -> Preprocessor:
         what has none, which fails with TensorFlow's InvalidArgumentError.
     """
 
-    @seqio.map_over_dataset
-    def to_ids(example: Example) -> Example:
-        codes = tf.cast(tf.io.decode_raw(example["sequence"], tf.uint8), tf.int32)
-        ids = tf.gather(tf.constant(letter_table), codes)
-        check = tf.debugging.assert_non_negative(ids, "a residue that the vocabulary does not have")
-        with tf.control_dependencies([] if check is None else [check]):
-            return {"targets": tf.identity(ids)}
+    return seqio.map_over_dataset(lambda example: _encoded(example, letter_table))
 
-    return to_ids
+
+def _encoded(example: Example, letter_table: np.ndarray) -> Example:
+    codes = tf.cast(tf.io.decode_raw(example["sequence"], tf.uint8), tf.int32)
+    ids = tf.gather(tf.constant(letter_table), codes)
+    check = tf.debugging.assert_non_negative(ids, "a residue that the vocabulary does not have")
+    with tf.control_dependencies([] if check is None else [check]):
+        return {"targets": tf.identity(ids)}
