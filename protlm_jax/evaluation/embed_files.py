@@ -13,20 +13,20 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from protlm_jax.data.fasta import BadRecord, Record, read_every_record
+from protlm_jax.data.fasta import Record, read_every_record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import embed_memory, embed_output, embed_summary
 from protlm_jax.evaluation.embed import make_engine, resolve_window
 from protlm_jax.evaluation.embed_engine import Engine, for_reading
+from protlm_jax.evaluation.embed_input import Survey, survey_file, together
 from protlm_jax.evaluation.embed_parts import Collector, Failure, Parts, differences
-from protlm_jax.evaluation.embed_plan import windows
 from protlm_jax.evaluation.embed_wanted import Dtype, Wanted
 from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.files import write_atomically
@@ -34,25 +34,6 @@ from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 
 FORMAT = 1
-PROTEINS_AT_ONCE = 1 << 16  # sorted by length together,
-RESIDUES_AT_ONCE = 1 << 26  # if they have no more residues than this
-
-
-@dataclass
-class Survey:
-    """What is in a FASTA file.
-
-    Attributes:
-        residues: [records] int64; 0 where a record cannot be embedded.
-        failures: why not.
-        windowed: the proteins that do not fit at once: record, id, residues, windows.
-        digest: of all names and sequences.
-    """
-
-    residues: np.ndarray
-    failures: list[Failure] = field(default_factory=list)
-    windowed: list[dict[str, Any]] = field(default_factory=list)
-    digest: str = ""
 
 
 def embed_file(
@@ -94,7 +75,7 @@ def embed_file(
     files = embed_output.targets(output, wanted)
     loaded = for_reading(loaded, compute)
     limit = _limit(loaded, window, trained, len(wanted.layers))
-    survey = _survey(loaded, path, limit, policy)
+    survey = survey_file(loaded, path, limit, policy)
     settings = _settings(loaded, wanted, limit, policy, survey.digest)
     manifest = output.with_name(output.name + ".json")
     folder = output.with_name(output.name + ".work")
@@ -110,20 +91,7 @@ def embed_file(
         say(f"going on: {done:,} proteins are done")
     _fill(engine, path, policy, survey, parts, progress)
 
-    made = {
-        "format": FORMAT,
-        "settings": settings,
-        "files": {file.name: list(vectors) for file, vectors in files.items()},
-        "proteins": len(survey.residues),
-        "embedded": int(sum(survey.residues > 0)) - len(parts.failures),
-        "residues": int(sizes.sum()),
-        "trained_tokens": trained,
-        "windowed": survey.windowed,
-        "failures": [
-            asdict(f)
-            for f in sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
-        ],
-    }
+    made = _manifest(settings, files, survey, parts, trained)
     _assemble(parts, path, policy, files, made)
     write_atomically(manifest, json.dumps(made, indent=1) + "\n")
     for file in files:
@@ -132,38 +100,34 @@ def embed_file(
     return embed_summary.outcome(made, output)
 
 
+def _manifest(
+    settings: dict[str, Any],
+    files: dict[Path, tuple[str, ...]],
+    survey: Survey,
+    parts: Parts,
+    trained: int | None,
+) -> dict[str, Any]:
+    """What was done, and what was not; `embed_summary` tells it."""
+    failures = sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
+    return {
+        "format": FORMAT,
+        "settings": settings,
+        "files": {file.name: list(vectors) for file, vectors in files.items()},
+        "proteins": len(survey.residues),
+        "embedded": len(survey.residues) - len(failures),
+        "residues": int(survey.residues.sum()),
+        "trained_tokens": trained,
+        "windowed": survey.windowed,
+        "failures": [asdict(failure) for failure in failures],
+    }
+
+
 def _limit(loaded: LoadedModel, window: int | None, trained: int | None, layers: int) -> int:
     """Residues that go through the model at once."""
     found = resolve_window(loaded, window, layers)
     if window is None and trained is not None:
         return min(found, trained - loaded.vocabulary.num_specials)
     return found
-
-
-def _survey(loaded: LoadedModel, path: Path, limit: int, policy: ResiduePolicy) -> Survey:
-    """Reads the file for what is in it; a record that the model cannot take is a failure."""
-    survey = Survey(np.zeros(0, np.int64))
-    residues: list[int] = []
-    digest = hashlib.blake2b(digest_size=16)
-    for place, record in enumerate(read_every_record(path, policy)):
-        residues.append(0)
-        digest.update(record.id.encode() + b"\n")
-        reason = str(record.error) if isinstance(record, BadRecord) else ""
-        if isinstance(record, Record):
-            digest.update(record.sequence.encode() + b"\n")
-            try:
-                loaded.vocabulary.encode(record.sequence)
-                residues[-1] = len(record.sequence)
-            except ProtlmError as error:
-                reason = str(error)
-            if residues[-1] > limit:
-                found = {"record": place, "id": record.id, "residues": residues[-1]}
-                count = len(windows(residues[-1], limit))
-                survey.windowed.append(found | {"windows": count})
-        if reason:
-            survey.failures.append(Failure(place, record.line, record.id, reason))
-    survey.residues, survey.digest = np.array(residues, np.int64), digest.hexdigest()
-    return survey
 
 
 def _settings(
@@ -255,7 +219,7 @@ def _fill(
     with tqdm(
         total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
     ) as bar:
-        for places, records in _together(path, policy, survey.residues):
+        for places, records in together(path, policy, survey.residues):
             done = {i for i, place in enumerate(places) if parts.done[place]}
             for complete in engine.embed([r.sequence for r in records], done):
                 for i, arrays in complete:
@@ -277,26 +241,6 @@ def _fault(arrays: dict[str, np.ndarray], wanted: Wanted) -> str:
         f"not all of its numbers are finite in {wanted.dtype}: values beyond its range, or a model "
         "that is broken; choose bf16 or fp32"
     )
-
-
-def _together(
-    path: Path, policy: ResiduePolicy, residues: np.ndarray
-) -> Iterator[tuple[list[int], list[Record]]]:
-    """Places and records of the proteins that can be embedded, as many as are sorted together."""
-    places: list[int] = []
-    records: list[Record] = []
-    held = 0
-    for place, record in enumerate(read_every_record(path, policy)):
-        if not residues[place] or not isinstance(record, Record):
-            continue
-        places.append(place)
-        records.append(record)
-        held += len(record.sequence)
-        if len(records) == PROTEINS_AT_ONCE or held >= RESIDUES_AT_ONCE:
-            yield places, records
-            places, records, held = [], [], 0
-    if records:
-        yield places, records
 
 
 def _assemble(

@@ -1,0 +1,84 @@
+"""What `protlm embed` reads: a FASTA file, gone through without holding it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.data.fasta import BadRecord, Record, read_every_record
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embed_parts import Failure
+from protlm_jax.evaluation.embed_plan import windows
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import ResiduePolicy
+
+PROTEINS_AT_ONCE = 1 << 16  # sorted by length together,
+RESIDUES_AT_ONCE = 1 << 26  # if they have no more residues than this
+
+
+@dataclass
+class Survey:
+    """What is in a FASTA file.
+
+    Attributes:
+        residues: [records] int64; 0 where a record cannot be embedded.
+        failures: why not.
+        windowed: the proteins that do not fit at once: record, id, residues, windows.
+        digest: of all names and sequences.
+    """
+
+    residues: np.ndarray
+    failures: list[Failure] = field(default_factory=list)
+    windowed: list[dict[str, Any]] = field(default_factory=list)
+    digest: str = ""
+
+
+def survey_file(loaded: LoadedModel, path: Path, limit: int, policy: ResiduePolicy) -> Survey:
+    """Reads the file for what is in it; a record that the model cannot take is a failure."""
+    survey = Survey(np.zeros(0, np.int64))
+    residues: list[int] = []
+    digest = hashlib.blake2b(digest_size=16)
+    for place, record in enumerate(read_every_record(path, policy)):
+        residues.append(0)
+        digest.update(record.id.encode() + b"\n")
+        reason = str(record.error) if isinstance(record, BadRecord) else ""
+        if isinstance(record, Record):
+            digest.update(record.sequence.encode() + b"\n")
+            try:
+                loaded.vocabulary.encode(record.sequence)
+                residues[-1] = len(record.sequence)
+            except ProtlmError as error:
+                reason = str(error)
+            if residues[-1] > limit:
+                found = {"record": place, "id": record.id, "residues": residues[-1]}
+                count = len(windows(residues[-1], limit))
+                survey.windowed.append(found | {"windows": count})
+        if reason:
+            survey.failures.append(Failure(place, record.line, record.id, reason))
+    survey.residues, survey.digest = np.array(residues, np.int64), digest.hexdigest()
+    return survey
+
+
+def together(
+    path: Path, policy: ResiduePolicy, residues: np.ndarray
+) -> Iterator[tuple[list[int], list[Record]]]:
+    """Places and records of the proteins that can be embedded, as many as are sorted together."""
+    places: list[int] = []
+    records: list[Record] = []
+    held = 0
+    for place, record in enumerate(read_every_record(path, policy)):
+        if not residues[place] or not isinstance(record, Record):
+            continue
+        places.append(place)
+        records.append(record)
+        held += len(record.sequence)
+        if len(records) == PROTEINS_AT_ONCE or held >= RESIDUES_AT_ONCE:
+            yield places, records
+            places, records, held = [], [], 0
+    if records:
+        yield places, records
