@@ -22,7 +22,7 @@ from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
 from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
 from protlm_jax.training.schedules import ScheduleConfig, build_schedule
-from protlm_jax.training.state import init_state, state_layout
+from protlm_jax.training.state import compile_init, state_layout
 from protlm_jax.vocabularies import PROT_BERT
 
 SHAPES = {  # rows, length, d_model, layers, heads
@@ -43,7 +43,7 @@ def ours(rows: int, length: int, config: models.ModelConfig, tokens: np.ndarray)
     sharding = partitioning.batch_sharding(mesh, rows)
     train = steps.TrainStep(model, objective, optimizer, axes, seed=0)
     compiled = steps.compile_step(train, mesh, layout, sharding)
-    state = [init_state(model, optimizer, layout, seed=0)]
+    state = [compile_init(model, optimizer, layout)(jax.random.key(0))]
     positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     batch = {"input_tokens": tokens, "segment_ids": np.ones_like(tokens), "positions": positions}
 

@@ -228,12 +228,13 @@ def _positive(text: str) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from protlm_jax.huggingface import load_source
     from protlm_jax.recipes import load_recipe
     from protlm_jax.training.phases import train_phases
 
     phases = load_recipe(arguments.config, arguments.overrides, arguments.workdir)
     steps = " + ".join(str(phase.config.train.steps) for phase in phases)
-    if train_phases(phases, arguments.workdir):
+    if train_phases(phases, arguments.workdir, load_source):
         print(f"done: {steps} steps in {arguments.workdir}")
     else:
         print(f"nothing to do: {arguments.workdir} has its {steps} steps already")

@@ -14,9 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from protlm_jax import models
 from protlm_jax.data.corpus import Corpus
+from protlm_jax.data.resumable import Wanted
 from protlm_jax.data.streams import StreamIterator
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.albert import albert_config
@@ -94,6 +96,18 @@ ZOO: dict[str, Specimen] = {
 }
 
 
+# One family of each kind: plain, of two models, encoder-decoder, recurrent.
+KINDS = ("bert", "electra", "t5", "transformer_xl")
+
+
+def kinds_first() -> list[Any]:
+    """Families as a test's parameters, all but `KINDS` left to the slow stage.
+
+    For tests of minutes whose code is the same for every family of a kind.
+    """
+    return [f if f in KINDS else pytest.param(f, marks=pytest.mark.slow) for f in ZOO]
+
+
 def perturbed(params: Any, seed: int, size: float = 0.1) -> Any:
     """Parameters without a zero or a one among them: fresh biases and norms would hide mistakes."""
     leaves, tree = jax.tree.flatten(params)
@@ -143,7 +157,7 @@ def stream(vocabulary: Vocabulary, rows: int, length: int) -> StreamIterator:
     sizes = rng.integers(4, 3 * length, 40)
     tokens = rng.choice(vocabulary.amino_acid_ids, sizes.sum()).astype(np.uint8)
     corpus = Corpus(tokens, np.concatenate([[0], np.cumsum(sizes)]))
-    return StreamIterator(corpus, vocabulary, "zoo", (rows, length), split="train", seed=0)
+    return StreamIterator(corpus, vocabulary, "zoo", length, Wanted("train", 0, rows))
 
 
 def training_batch(family: str, seed: int, rows: int = 8, length: int = 16) -> Batch:

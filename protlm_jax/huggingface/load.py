@@ -6,7 +6,7 @@ import json
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from protlm_jax.models.registry import FAMILIES
 from protlm_jax.run_folders import newest_run
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
+
+if TYPE_CHECKING:
+    from protlm_jax.training.initial import Source
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,17 @@ def find_checkpoint(path: str | Path) -> Path | None:
     """
     folder, fields = _recognised(path)
     return None if fields.keys() & {"model_type", "joint"} else _checkpoint(folder)
+
+
+def load_source(path: str | Path) -> Source:
+    """What a run can start from: `load_model`'s, with the checkpoint it was read from.
+
+    Raises:
+        ProtlmError: as `load_model`.
+    """
+    from protlm_jax.training.initial import Source
+
+    return Source(load_model(path), find_checkpoint(path))
 
 
 def read_architecture(path: str | Path) -> ModelConfig:

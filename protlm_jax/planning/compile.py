@@ -24,7 +24,6 @@ from protlm_jax.planning.program import Collective, collectives, unsplit
 from protlm_jax.planning.topologies import Topology
 from protlm_jax.recipes import load_recipe
 from protlm_jax.training.assembly import Parts, assemble
-from protlm_jax.training.step import compile_step
 
 # A plan reads no proteins, so that a recipe that wants a corpus can be planned without it.
 UNREAD = "data.fasta=unread.fasta"
@@ -111,9 +110,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
     """
     parts = assemble(config, topology.devices)
     begin = time.monotonic()
-    lowered = compile_step(parts.step, parts.mesh, parts.layout, parts.rows).lower(
-        parts.abstract, abstract_batch(config)
-    )
+    lowered = parts.update.lower(parts.abstract, abstract_batch(config))
     train, length = config.train, config.data.length
     state = state_bytes(parts)
     spoken: dict[str, Collective] = {}

@@ -6,6 +6,8 @@ The loop trains with these parts; planning compiles the same ones for devices th
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,14 +20,14 @@ from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
-from protlm_jax.training.state import TrainState, state_layout
-from protlm_jax.training.step import TrainStep
+from protlm_jax.training.state import TrainState, compile_init, state_layout
+from protlm_jax.training.step import OnMesh, TrainStep, compile_evaluation, compile_step
 from protlm_jax.vocabularies import get_vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """Parts of a run, put together once.
+    """Parts of a run, put together once; its programs are compiled when they are first called.
 
     Attributes:
         mesh: the devices.
@@ -33,7 +35,8 @@ class Parts:
         axes: logical axes of the parameters.
         abstract: shapes of the state.
         layout: its shardings.
-        step: one update, not compiled; see `protlm_jax.training.step.compile_step`.
+        step: one update and one evaluation, not compiled.
+        batch_size: rows of a batch, and of what a recurrent family carries.
     """
 
     mesh: Mesh
@@ -46,6 +49,28 @@ class Parts:
     abstract: TrainState
     layout: TrainState
     step: TrainStep
+    batch_size: int
+
+    @functools.cached_property
+    def update(self) -> OnMesh:
+        """The jitted train step: (state, batch) -> (state, metrics)."""
+        return compile_step(self.step, self.mesh, self.layout, self.rows)
+
+    @functools.cached_property
+    def evaluate(self) -> OnMesh:
+        """The jitted evaluation: (params, batch, key, carry) -> sums and the next carry."""
+        return compile_evaluation(self.step, self.mesh, self.layout, self.rows)
+
+    @functools.cached_property
+    def empty_carry(self) -> Callable[[], Any]:
+        """Makes a carry that remembers nothing, where it will live."""
+        make = functools.partial(self.model.initial_carry, self.batch_size)
+        return jax.jit(make, out_shardings=self.layout.carry)
+
+    @functools.cached_property
+    def first_state(self) -> Callable[[jax.Array], TrainState]:
+        """Makes a fresh state from a key."""
+        return compile_init(self.model, self.optimizer, self.layout, self.batch_size)
 
 
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Parts:
@@ -69,4 +94,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
     optimizer = build_optimizer(config.optimizer, schedule, axes)
     abstract, layout = state_layout(model, optimizer, mesh, train.batch_size)
     step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate)
-    return Parts(mesh, rows, model, axes, objective, schedule, optimizer, abstract, layout, step)
+    return Parts(
+        *(mesh, rows, model, axes, objective, schedule, optimizer),
+        *(abstract, layout, step, train.batch_size),
+    )

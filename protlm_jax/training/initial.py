@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +35,24 @@ STARTS = ("initializer_range", "position_init")  # only said of random parameter
 TABLES = ("vocabulary", "vocab_size", "max_positions")
 
 Rows = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a run starts from.
+
+    Attributes:
+        model: its parameters and their vocabulary.
+        checkpoint: the folder they were read from, with the optimizer's state; None where they come
+            from a Hugging Face folder.
+    """
+
+    model: LoadedModel
+    checkpoint: Path | None
+
+
+Load = Callable[[str], Source]
+"""From `init_from` to what lies there; called once, by a run that has no checkpoint yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Report:
 
 
 def continue_from(
-    config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any
+    config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any, load: Load
 ) -> tuple[TrainState, Report]:
     """The state of step 0 with the parameters of `config.init_from`.
 
@@ -78,6 +98,7 @@ def continue_from(
         fresh: its state as it would start from nothing.
         layout: shardings of the state.
         axes: logical axes of the parameters.
+        load: reads what `config.init_from` names.
 
     Returns:
         The state, and what was taken.
@@ -86,11 +107,10 @@ def continue_from(
         ProtlmError: no model there, one of another architecture (each field is named), or an
             optimizer's state that was asked for and is not there.
     """
-    from protlm_jax.huggingface.load import load_model
-
     assert config.init_from is not None
     with _in_host_memory():
-        source = load_model(config.init_from)
+        found = load(config.init_from)
+    source = found.model
     require_same_architecture(source.config, config.model, config.init_from)
     rows, new, left = _matching_rows(source, config.model)
     params = jax.tree.map(
@@ -103,7 +123,7 @@ def continue_from(
     state = dataclasses.replace(fresh, params=params)
     optimizer = f"{config.optimizer.name} starts anew"
     if config.init_what == "state":
-        opt_state, updates = _optimizer_state(config, fresh, layout, axes, rows)
+        opt_state, updates = _optimizer_state(config, found.checkpoint, fresh, layout, axes, rows)
         state = dataclasses.replace(state, opt_state=opt_state)
         optimizer = f"the moments of {config.optimizer.name} after {updates:,} updates are kept"
     optimizer += f"; the schedule begins at its step {config.schedule.first_step:,}"
@@ -196,17 +216,18 @@ def vocabulary_rows(
 
 
 def _optimizer_state(
-    config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any, rows: Rows
+    config: RunConfig,
+    checkpoint: Path | None,
+    fresh: TrainState,
+    layout: TrainState,
+    axes: Any,
+    rows: Rows,
 ) -> tuple[Any, int]:
-    """The moments of the source's newest checkpoint, and after how many updates they were taken.
+    """The moments of the source's checkpoint, and after how many updates they were taken.
 
     The last part of the state is the schedule's count, which the new run keeps at 0: where its
     schedule begins is a matter of its config.
     """
-    from protlm_jax.huggingface.load import find_checkpoint
-
-    assert config.init_from is not None
-    checkpoint = find_checkpoint(config.init_from)
     stored = None if checkpoint is None else restore_part(checkpoint, "opt_state")
     if checkpoint is None or stored is None:
         raise ProtlmError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import sys
@@ -27,18 +26,17 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
-from protlm_jax.training import step as steps
-from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.assembly import assemble
 from protlm_jax.training.checkpoints import Checkpoints
 from protlm_jax.training.hosts import state_of_all, state_of_this
-from protlm_jax.training.initial import continue_from
+from protlm_jax.training.initial import Load, continue_from
 from protlm_jax.training.metrics import (
     MetricsWriter,
     ProgressReporter,
     Throughput,
     require_finite,
 )
-from protlm_jax.training.state import TrainState, init_carry, init_state
+from protlm_jax.training.state import TrainState
 from protlm_jax.vocabularies import get_vocabulary
 from protlm_jax.workdir import claim_workdir
 
@@ -63,12 +61,13 @@ class Pending:
     tokens: int
 
 
-def train(config: RunConfig, workdir: Path) -> int:
+def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
     """Trains until `config.train.steps`, from the newest checkpoint if the folder has one.
 
     Args:
         config: the run.
         workdir: its folder: config.json, checkpoints/, metrics.jsonl, TensorBoard events.
+        load: reads the model that `config.init_from` names; see `protlm_jax.huggingface`.
 
     Returns:
         How many updates this call made; 0 when the run was complete already.
@@ -77,7 +76,7 @@ def train(config: RunConfig, workdir: Path) -> int:
         ProtlmError: a folder of another config, bad data, a loss that is not finite, a full disk.
     """
     claim_workdir(config, workdir)
-    run = Run(config, workdir)
+    run = Run(config, workdir, load)
     with contextlib.closing(run):
         return run.to_the_end()
 
@@ -85,20 +84,16 @@ def train(config: RunConfig, workdir: Path) -> int:
 class Run:
     """The parts of a training run, put together once."""
 
-    def __init__(self, config: RunConfig, workdir: Path) -> None:
-        self.config, self.workdir = config, workdir
+    def __init__(self, config: RunConfig, workdir: Path, load: Load | None = None) -> None:
+        self.config, self.workdir, self.load = config, workdir, load
         self.checkpoints = Checkpoints(
             workdir / "checkpoints",
             every=config.train.checkpoint_every,
             keep=config.train.keep,
             keep_every=config.train.keep_every,
         )
-        parts = assemble(config)
-        model, mesh, layout = parts.model, parts.mesh, parts.layout
-        self.objective, self.schedule, self.rows = parts.objective, parts.schedule, parts.rows
-        self.local_rows = partitioning.local_rows(self.rows, config.train.batch_size)
-        self.step = steps.compile_step(parts.step, mesh, layout, self.rows)
-        self.evaluate = steps.compile_evaluation(model, self.objective, mesh, layout, self.rows)
+        self.parts = parts = assemble(config)
+        self.local_rows = partitioning.local_rows(parts.rows, config.train.batch_size)
         self.batches = self._open("train")
         self.heldout: list[Batch] = []
         if config.train.evaluate_every:
@@ -107,15 +102,14 @@ class Run:
             self.unigram_entropy = float(-np.sum(present * np.log(present)))
             pieces = self._open("heldout")
             self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
-        self.empty_carry = functools.partial(init_carry, model, layout, config.train.batch_size)
-        self.state, self.start = self._initial_state(parts)
+        self.state, self.start = self._initial_state()
         self.writer = MetricsWriter(workdir, resume_step=self.start)
         self.parameters = models.parameter_count(parts.abstract.params)
-        info = partitioning.describe(parts.abstract.params, parts.axes, mesh)
+        info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
         write_atomically(workdir / "model-info.txt", info)
         self.throughput = Throughput(
             training_flops_per_token(
-                config.model, config.data.length, self.objective.queries(config.data.length)
+                config.model, config.data.length, self.parts.objective.queries(config.data.length)
             ),
             jax.devices(),
         )
@@ -142,7 +136,7 @@ class Run:
                     break
                 batch = next(self.batches)
                 tokens = self._all_hosts(count_tokens(batch))
-                self.state, metrics = self.step(self.state, self._put(batch))
+                self.state, metrics = self.parts.update(self.state, self._put(batch))
                 self._read(pending, progress)
                 pending = Pending(step + 1, metrics, tokens)
         return train.steps - self.start
@@ -190,20 +184,17 @@ class Run:
         )
 
     def _put(self, batch: Batch) -> dict[str, jax.Array]:
-        return partitioning.put_rows(batch, self.rows, self.config.train.batch_size)
+        return partitioning.put_rows(batch, self.parts.rows, self.config.train.batch_size)
 
     def _all_hosts(self, count: int) -> int:
         """A count in this host's rows, as if those of the others were like them."""
         return count * self.config.train.batch_size // len(self.local_rows)
 
-    def _initial_state(self, parts: Parts) -> tuple[TrainState, int]:
+    def _initial_state(self) -> tuple[TrainState, int]:
         """The newest checkpoint's state, or a first one: fresh, or another model's."""
-        latest = self.checkpoints.latest_step()
+        parts, latest = self.parts, self.checkpoints.latest_step()
         if latest is None:
-            train = self.config.train
-            state = init_state(
-                parts.model, parts.optimizer, parts.layout, train.seed, train.batch_size
-            )
+            state = parts.first_state(jax.random.key(self.config.train.seed))
             return self._continued(state, parts.layout, parts.axes), 0
         abstract, layout = parts.abstract, parts.layout
         forget = self.config.train.carry == "reset"
@@ -216,12 +207,15 @@ class Run:
         )
         state, data = self.checkpoints.restore(latest, target)
         self.batches.restore(state_of_this(data))
-        return dataclasses.replace(state, carry=self.empty_carry()) if forget else state, latest
+        if forget:
+            state = dataclasses.replace(state, carry=parts.empty_carry())
+        return state, latest
 
     def _continued(self, fresh: TrainState, layout: TrainState, axes: Any) -> TrainState:
         if self.config.init_from is None:
             return fresh
-        state, report = continue_from(self.config, fresh, layout, axes)
+        assert self.load is not None, "a run that starts from a model needs to be told how"
+        state, report = continue_from(self.config, fresh, layout, axes, self.load)
         print("\n".join(report.lines()), file=sys.stderr, flush=True)
         content = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
         write_atomically(self.workdir / "init.json", content)
@@ -244,7 +238,7 @@ class Run:
         self.throughput.add(pending.tokens)
         progress.update(pending.step, metrics)
         if self._due(pending.step, self.config.train.log_every) or pending.step == 1:
-            rate = float(self.schedule(pending.step - 1))
+            rate = float(self.parts.schedule(pending.step - 1))
             line = {**metrics, "learning_rate": rate, **self.throughput.read()}
             self.writer.write(pending.step, line)
 
@@ -267,11 +261,11 @@ class Run:
     def _score(self, batches: list[Batch]) -> dict[str, float]:
         """Numbers at residues that the model cannot see; the same masks every time."""
         totals: dict[str, Any] = {}
-        carry = self.empty_carry()
+        carry = self.parts.empty_carry()
         for index, batch in enumerate(batches):
             rng = jax.random.fold_in(jax.random.key(0), index)
             rows = self._put(batch)
-            score, carry = self.evaluate(self.state.params, rows, rng, carry)
+            score, carry = self.parts.evaluate(self.state.params, rows, rng, carry)
             for name, value in jax.device_get(score.metrics).items():
                 totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
         if not totals.get("hidden/count"):
@@ -281,7 +275,7 @@ class Run:
             )
         return {
             f"heldout/{name.removeprefix('hidden/')}": float(value)
-            for name, value in self.objective.summary(totals).items()
+            for name, value in self.parts.objective.summary(totals).items()
             if not name.startswith("asked/")
         }
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,20 @@ from protlm_jax.files import write_atomically
 from protlm_jax.recipes import Phase
 from protlm_jax.run_folders import PHASES
 from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.training.initial import Load
 from protlm_jax.training.loop import Run, train
 from protlm_jax.workdir import claim_workdir, has_begun
 
 Record = dict[str, Any]
 
 
-def train_phases(phases: list[Phase], workdir: Path) -> int:
+def train_phases(phases: list[Phase], workdir: Path, load: Load) -> int:
     """Trains until the last phase is complete.
 
     Args:
         phases: see `protlm_jax.recipes.load_recipe`; a single one may be a plain run.
         workdir: folder of the whole; the phases' folders lie in it, beside phases.json.
+        load: reads the model that a phase starts from; see `protlm_jax.huggingface`.
 
     Returns:
         How many updates this call made.
@@ -43,26 +47,29 @@ def train_phases(phases: list[Phase], workdir: Path) -> int:
             more steps, or whatever stops a run.
     """
     if not phases[0].name:
-        return train(phases[0].config, workdir)
+        return train(phases[0].config, workdir, load)
     if (workdir / "config.json").exists():
         raise ProtlmError(f"{workdir} holds a run without phases: use another --workdir")
     records = _records(phases, workdir)
+    save = functools.partial(_save, records, workdir)
     made = 0
     for number, phase in enumerate(phases):
         if number + 1 < len(phases) and has_begun(phases[number + 1].folder):
             _require_complete(phase, phases[number + 1])
         previous = phases[number - 1] if number else None
-        made += _train_phase(phase, previous, records[number], lambda: _save(records, workdir))
+        made += _train_phase(phase, previous, records[number], load, save)
     return made
 
 
-def _train_phase(phase: Phase, previous: Phase | None, record: Record, save: Any) -> int:
+def _train_phase(
+    phase: Phase, previous: Phase | None, record: Record, load: Load, save: Callable[[], None]
+) -> int:
     """One phase, with what is measured before and after it."""
     claim_workdir(phase.config, phase.folder)
     if _is_complete(phase) and "after" in record:
         return 0
     sources = heldout_sources(phase.config, previous.config if previous else None)
-    run = Run(phase.config, phase.folder)
+    run = Run(phase.config, phase.folder, load)
     with contextlib.closing(run):
         if previous is not None and "change" not in record:
             record["change"] = describe_change(previous, phase)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -86,22 +87,12 @@ def carry_axes(carry: Any) -> Any:
     return jax.tree.map(lambda leaf: ("batch",) + (None,) * (leaf.ndim - 1), carry)
 
 
-def init_carry(model: Stacked, layout: TrainState, batch_size: int) -> Any:
-    """An empty carry, made where it will live."""
-    make = functools.partial(model.initial_carry, batch_size)
-    return jax.jit(make, out_shardings=layout.carry)()
-
-
-def init_state(
-    model: Stacked,
-    optimizer: optax.GradientTransformation,
-    layout: TrainState,
-    seed: int,
-    batch_size: int = 1,
-) -> TrainState:
-    """A fresh state, each array made where it will live.
+def compile_init(
+    model: Stacked, optimizer: optax.GradientTransformation, layout: TrainState, batch_size: int = 1
+) -> Callable[[jax.Array], TrainState]:
+    """The jitted function from a key to a fresh state, each array made where it will live.
 
     Traced outside `set_mesh`: constraints inside the model would act on initial values too.
     """
     make = functools.partial(make_state, model, optimizer, batch_size=batch_size)
-    return jax.jit(make, out_shardings=layout)(jax.random.key(seed))
+    return jax.jit(make, out_shardings=layout)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +21,7 @@ from protlm_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Part = Callable[[Batch, jax.Array, Any], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # jit needs a hash: this object's identity
@@ -85,41 +88,68 @@ class TrainStep:
             score = self.objective(self.model, params, part, rng, carry)
             return score.loss_sum * factor(score), (score._replace(carry=None), score.carry)
 
-        def gradient(*arguments: Any) -> Any:
-            grads, (score, carry) = jax.grad(loss, has_aux=True)(*arguments)
-            return jax.tree.map(lambda g: g / factor(score), grads), (score, carry)
+        def part(batch: Batch, rng: jax.Array, carry: Any) -> tuple[Any, Any]:
+            grads, (score, carry) = jax.grad(loss, has_aux=True)(params, batch, rng, carry)
+            return (jax.tree.map(lambda g: g / factor(score), grads), score), carry
 
-        if self.accumulate == 1:
-            grads, (score, carry) = gradient(params, batch, rng, carry)
-            return grads, score._replace(carry=carry)
+        (grads, score), carry = in_parts(part, self.accumulate, batch, rng, carry)
+        return grads, score._replace(carry=carry)
 
-        def add(total: Any, xs: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
-            part, carry, index = xs
-            key = jax.random.fold_in(rng, index)
-            grads, (score, carry) = gradient(params, part, key, carry)
-            return jax.tree.map(jnp.add, total, (grads, score)), carry
+    def evaluate(self, params: Any, batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
+        """Sums over a held-out batch, computed in as many parts as an update, and the next carry.
 
-        parts, carries = jax.tree.map(self._split, (batch, carry))
-        first = jax.tree.map(lambda x: x[0], (parts, carries))
-        grads, (score, _) = jax.eval_shape(gradient, params, first[0], rng, first[1])
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, score))
-        (grads, score), carries = jax.lax.scan(
-            add, zeros, (parts, carries, jnp.arange(self.accumulate))
-        )
-        return grads, score._replace(carry=jax.tree.map(self._join, carries))
-
-    def _split(self, rows: jax.Array) -> jax.Array:
-        """[B, ...] -> [parts, B / parts, ...]; row i goes to part i mod parts.
-
-        Interleaved, so that each part takes an equal share of every device's rows and nothing
-        has to move.
+        Accumulation draws other masks, as it does in training.
         """
-        split = rows.reshape(-1, self.accumulate, *rows.shape[1:])
-        return jnp.swapaxes(split, 0, 1)
 
-    def _join(self, parts: jax.Array) -> jax.Array:
-        """The reverse of `_split`."""
-        return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
+        def part(batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
+            score = self.objective(self.model, params, batch, rng, carry, evaluation=True)
+            return score._replace(carry=None), score.carry
+
+        return in_parts(part, self.accumulate, batch, rng, carry)
+
+
+def in_parts(
+    function: Part, parts: int, batch: Batch, rng: jax.Array, carry: Any
+) -> tuple[Any, Any]:
+    """Applies a function of rows that returns sums to one part of the rows after the other.
+
+    Args:
+        function: (batch, key, carry) -> (tree of sums, next carry).
+        parts: how many; 1 is the function itself.
+        batch, carry: arrays whose first axis are the rows.
+        rng: key; part i has fold_in(rng, i).
+
+    Returns:
+        The sums over all parts, and the next carry of all rows, in their order.
+    """
+    if parts == 1:
+        return function(batch, rng, carry)
+
+    def add(total: Any, xs: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
+        rows, carry, index = xs
+        sums, carry = function(rows, jax.random.fold_in(rng, index), carry)
+        return jax.tree.map(jnp.add, total, sums), carry
+
+    split = jax.tree.map(functools.partial(_split, parts), (batch, carry))
+    first = jax.tree.map(lambda x: x[0], split)
+    sums, _ = jax.eval_shape(function, first[0], rng, first[1])
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums)
+    sums, carries = jax.lax.scan(add, zeros, (*split, jnp.arange(parts)))
+    return sums, jax.tree.map(_join, carries)
+
+
+def _split(parts: int, rows: jax.Array) -> jax.Array:
+    """[B, ...] -> [parts, B / parts, ...]; row i goes to part i mod parts.
+
+    Interleaved, so that each part takes an equal share of every device's rows and nothing
+    has to move.
+    """
+    return jnp.swapaxes(rows.reshape(-1, parts, *rows.shape[1:]), 0, 1)
+
+
+def _join(parts: jax.Array) -> jax.Array:
+    """The reverse of `_split`."""
+    return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def compile_step(step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSharding) -> OnMesh:
@@ -132,17 +162,12 @@ def compile_step(step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSha
 
 
 def compile_evaluation(
-    model: nn.Module, objective: Objective, mesh: Mesh, layout: TrainState, rows: NamedSharding
+    step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSharding
 ) -> OnMesh:
-    """The jitted evaluation step: (params, batch, key, carry) -> sums and the next carry."""
-
-    def evaluate(params: Any, batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
-        score = objective(model, params, batch, rng, carry, evaluation=True)
-        return score._replace(carry=None), score.carry
-
+    """The jitted evaluation: (params, batch, key, carry) -> sums and the next carry."""
     everywhere = partitioning.replicated(mesh)
     jitted = jax.jit(
-        evaluate,
+        step.evaluate,
         in_shardings=(layout.params, rows, everywhere, layout.carry),
         out_shardings=(everywhere, layout.carry),
     )

@@ -16,7 +16,7 @@ from zoo import ZOO, loaded
 from protlm_jax.cli import main
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface import export, import_model, load_model
+from protlm_jax.huggingface import export, import_model, load_model, load_source
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
 from protlm_jax.training.initial import vocabulary_rows
@@ -65,7 +65,7 @@ def tree(fasta: Path, family: str, **sections: dict[str, Any]) -> dict[str, Any]
 
 def run(fasta: Path, workdir: Path, family: str = "bert", **sections: Any) -> RunConfig:
     config = RunConfig.from_dict(tree(fasta, family, **sections))
-    loop.train(config, workdir)
+    loop.train(config, workdir, load_source)
     return config
 
 
@@ -94,7 +94,7 @@ def started(fasta: Path, workdir: Path, family: str, **sections: Any) -> Any:
     """The state of a run before its first update."""
     config = RunConfig.from_dict(tree(fasta, family, **sections))
     loop.claim_workdir(config, workdir)
-    made = loop.Run(config, workdir)
+    made = loop.Run(config, workdir, load_source)
     made.close()
     return made.state
 

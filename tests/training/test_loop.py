@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO
+from zoo import ZOO, kinds_first
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
@@ -81,7 +81,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         jax.tree.map(np.testing.assert_array_equal, *found)
 
 
-@pytest.mark.parametrize("family", ZOO)
+@pytest.mark.parametrize("family", kinds_first())
 def test_an_interrupted_run_goes_on_bit_for_bit(
     fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:

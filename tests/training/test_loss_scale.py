@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -16,13 +17,14 @@ from protlm_jax.training import step as steps
 from protlm_jax.training.loss_scale import Guard
 from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
 from protlm_jax.training.schedules import ScheduleConfig, build_schedule
-from protlm_jax.training.state import TrainState, init_state, state_layout
+from protlm_jax.training.state import TrainState, compile_init, state_layout
 
 Step = tuple[Any, TrainState]
 
 
-def started(family: str, dtype: str, accumulate: int = 1) -> Step:
-    """A compiled step on one device, and its first state."""
+@functools.cache
+def programs(family: str, dtype: str, accumulate: int) -> tuple[Any, Any]:
+    """The step on one device and what makes its first state, compiled once."""
     specimen = ZOO[family]
     model = models.build(specimen.config.replace(dtype=dtype))
     mesh = partitioning.make_mesh({"data": 1})
@@ -32,7 +34,13 @@ def started(family: str, dtype: str, accumulate: int = 1) -> Step:
     _, layout = state_layout(model, optimizer, mesh, batch_size=8)
     step = steps.TrainStep(model, specimen.build_objective(), optimizer, axes, 0, accumulate)
     compiled = steps.compile_step(step, mesh, layout, partitioning.batch_sharding(mesh, 8))
-    return compiled, init_state(model, optimizer, layout, seed=0, batch_size=8)
+    return compiled, compile_init(model, optimizer, layout, 8)
+
+
+def started(family: str, dtype: str, accumulate: int = 1) -> Step:
+    """A compiled step on one device, and a first state."""
+    compiled, init = programs(family, dtype, accumulate)
+    return compiled, init(jax.random.key(0))
 
 
 def at_scale(state: TrainState, scale: float) -> TrainState:

@@ -8,16 +8,18 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO, training_batch
+from zoo import ZOO, kinds_first, training_batch
 
 from protlm_jax import models, partitioning
 from protlm_jax.training import step as steps
 from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
 from protlm_jax.training.schedules import ScheduleConfig, build_schedule
-from protlm_jax.training.state import init_state, state_layout
+from protlm_jax.training.state import TrainState, compile_init, state_layout
 
-ONE = {"data": 1, "fsdp": 1, "tensor": 1}
-EIGHT = {"data": 2, "fsdp": 2, "tensor": 2}
+MESHES = {
+    "one": {"data": 1, "fsdp": 1, "tensor": 1},
+    "eight": {"data": 2, "fsdp": 2, "tensor": 2},
+}
 STEPS = 20
 # The optimizer of each family's published runs; AdamW elsewhere.
 OPTIMIZERS = {"bert": "lamb", "t5": "adafactor"}
@@ -29,12 +31,12 @@ def batches(family: str) -> list[dict[str, np.ndarray]]:
 
 
 class Trained:
-    """A compiled step on a mesh, and what it gave."""
+    """A step on a mesh, and what it gave."""
 
-    def __init__(self, family: str, shape: dict[str, int], accumulate: int = 1) -> None:
+    def __init__(self, family: str, shape: str, accumulate: int = 1) -> None:
         objective = ZOO[family].build_objective()
-        mesh = partitioning.make_mesh(shape)
-        rows = partitioning.batch_sharding(mesh, 8)
+        mesh = partitioning.make_mesh(MESHES[shape])
+        self.family, self.rows = family, partitioning.batch_sharding(mesh, 8)
         model = models.build(ZOO[family].config)
         axes = models.logical_axes(model)
         name = OPTIMIZERS.get(family, "adamw")
@@ -43,27 +45,32 @@ class Trained:
             build_schedule(ScheduleConfig("constant", 1e-2), STEPS),
             axes,
         )
-        abstract, layout = state_layout(model, optimizer, mesh, batch_size=8)
+        self.abstract, self.layout = state_layout(model, optimizer, mesh, batch_size=8)
         step = steps.TrainStep(model, objective, optimizer, axes, 0, accumulate)
-        self.layout = layout
-        self.compiled = steps.compile_step(step, mesh, layout, rows)
-        self.state = init_state(model, optimizer, layout, seed=0, batch_size=8)
-        self.first = jax.device_put(batches(family)[0], rows)
-        self.lowered = functools.partial(self.compiled.lower, abstract, self.first)
-        self.rows, self.family = rows, family
+        self.compiled = steps.compile_step(step, mesh, self.layout, self.rows)
+        self.evaluate = steps.compile_evaluation(step, mesh, self.layout, self.rows)
+        self.init = compile_init(model, optimizer, self.layout, 8)
 
-    def losses(self) -> np.ndarray:
-        losses = []
+    @functools.cached_property
+    def result(self) -> tuple[np.ndarray, TrainState]:
+        """Its losses, and the last state."""
+        losses, state = [], self.init(jax.random.key(0))
         for batch in batches(self.family):
-            self.state, metrics = self.compiled(self.state, jax.device_put(batch, self.rows))
+            state, metrics = self.compiled(state, jax.device_put(batch, self.rows))
             losses.append(float(metrics["loss"]))
-        return np.array(losses)
+        return np.array(losses), state
 
 
-@pytest.mark.parametrize("family", ZOO)
+@functools.cache
+def trained(family: str, shape: str, accumulate: int = 1) -> Trained:
+    """Made once, whatever is asked of it."""
+    return Trained(family, shape, accumulate)
+
+
+@pytest.mark.parametrize("family", kinds_first())
 def test_eight_devices_give_the_losses_of_one(family: str) -> None:
-    one, eight = Trained(family, ONE), Trained(family, EIGHT)
-    expected, found = one.losses(), eight.losses()
+    eight = trained(family, "eight")
+    expected, found = trained(family, "one").result[0], eight.result[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=0)
     assert expected[-1] < expected[0], "the model must have moved for this to mean anything"
     specs = [s.spec for s in jax.tree.leaves(eight.layout.params)]
@@ -73,15 +80,15 @@ def test_eight_devices_give_the_losses_of_one(family: str) -> None:
 
 def test_the_lowered_step_holds_sharding_constraints() -> None:
     """`with mesh:` would drop them silently, and a pod would run out of memory."""
-    trained = Trained("bert", EIGHT)
-    text = trained.lowered().as_text()
+    eight = trained("bert", "eight")
+    text = eight.compiled.lower(eight.abstract, batches("bert")[0]).as_text()
     # The embedding, and in the block (one function, called by each layer) q, k, v, the mixed heads
     # and two sums; backward as many again.
     assert text.count("sharding_constraint") >= 14
 
 
 def test_optimizer_state_is_sharded_like_its_parameters() -> None:
-    layout = Trained("bert", EIGHT).layout
+    layout = trained("bert", "eight").layout
     kernel = layout.params["encoder"]["mlp"]["wi"]["kernel"].spec
     moments = [
         sharding.spec
@@ -94,11 +101,12 @@ def test_optimizer_state_is_sharded_like_its_parameters() -> None:
 
 def test_a_memory_is_laid_out_like_the_rows_and_put_back_in_their_order() -> None:
     """Carried through accumulation too: the parts are rows, and each has its own memory."""
-    whole, parts = Trained("transformer_xl", EIGHT), Trained("transformer_xl", EIGHT, accumulate=2)
+    whole, parts = trained("transformer_xl", "eight"), trained("transformer_xl", "eight", 2)
     rows = whole.rows.spec[0]
     assert {s.spec[0] for s in jax.tree.leaves(whole.layout.carry)} == {rows}
-    np.testing.assert_allclose(parts.losses(), whole.losses(), rtol=1e-5)
-    for a, b in zip(*map(jax.tree.leaves, (parts.state.carry, whole.state.carry)), strict=True):
+    np.testing.assert_allclose(parts.result[0], whole.result[0], rtol=1e-5)
+    carries = (made.result[1].carry for made in (parts, whole))
+    for a, b in zip(*map(jax.tree.leaves, carries), strict=True):
         assert a.sharding.spec[0] == rows
         assert len(np.unique(np.asarray(a).reshape(8, -1), axis=0)) > 1, "rows must differ"
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-3)
@@ -106,5 +114,22 @@ def test_a_memory_is_laid_out_like_the_rows_and_put_back_in_their_order() -> Non
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch() -> None:
     """Denoising draws nothing inside the step, so that parts and whole see the same corruption."""
-    whole, parts = Trained("t5", ONE), Trained("t5", ONE, accumulate=4)
-    np.testing.assert_allclose(parts.losses(), whole.losses(), rtol=1e-5)
+    whole, parts = trained("t5", "one"), trained("t5", "one", 4)
+    np.testing.assert_allclose(parts.result[0], whole.result[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["t5", "transformer_xl"])
+def test_evaluation_in_parts_gives_the_sums_and_the_memory_of_the_whole(family: str) -> None:
+    """Of a second batch, which follows the first; these two draw nothing. It takes less memory."""
+    scores, temporary = [], []
+    for accumulate in (1, 4):
+        made = trained(family, "one", accumulate)
+        state, rng = made.init(jax.random.key(0)), jax.random.key(1)
+        first, second = (jax.device_put(batch, made.rows) for batch in batches(family)[:2])
+        _, carry = made.evaluate(state.params, first, rng, state.carry)
+        scores.append(made.evaluate(state.params, second, rng, carry))
+        lowered = made.evaluate.lower(made.abstract.params, second, rng, made.abstract.carry)
+        temporary.append(lowered.compile().memory_analysis().temp_size_in_bytes)
+    for one, other in zip(*map(jax.tree.leaves, scores), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert temporary[1] < 0.7 * temporary[0], temporary

@@ -1,0 +1,34 @@
+"""What the tests of training share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from protlm_jax.configuration import RunConfig
+from protlm_jax.training import loop
+from protlm_jax.training.assembly import Parts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_shared() -> Iterator[None]:
+    """Within a module, runs of one program compile it once, as one process would that went on.
+
+    The slow tests kill real processes, which share nothing.
+    """
+    made: dict[str, Parts] = {}
+    assemble = loop.assemble
+
+    def shared(config: RunConfig) -> Parts:
+        train = config.train
+        steps = None if config.schedule.name == "constant" else train.steps
+        sections = (config.model, config.objective, config.optimizer, config.schedule, config.mesh)
+        key = repr((sections, train.batch_size, train.accumulate, train.seed, steps))
+        if key not in made:
+            made[key] = assemble(config)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "assemble", shared)
+        yield
