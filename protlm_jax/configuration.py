@@ -1,22 +1,16 @@
-"""From `--config configs/tiny.py:bert --config.train.steps=100` to one typed, frozen RunConfig.
+"""What defines a run: one frozen RunConfig of typed sections.
 
-A config file defines `get_config(variant) -> ml_collections.ConfigDict`. Its sections are checked
-against the dataclasses here and in the modules that read them: an unknown name or a value of the
-wrong type is an error before anything runs.
+Sections are checked against the dataclasses here and in the modules that read them: an unknown name
+or a value of the wrong type is an error before anything runs. Files are read by `config_files`.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
-import runpy
 import types
 import typing
-from pathlib import Path
 from typing import Any, Literal
-
-import ml_collections
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
@@ -55,9 +49,9 @@ class ObjectiveConfig:
         hints = typing.get_type_hints(objective_class(section["name"]))
         options = {f: v for f, v in section.items() if f != "name"}
         known = {field: hints[field] for field in cls.fields(section["name"])}
-        _refuse_unknown(options, {"name": str, **known}, prefix="objective.")
-        typed = {f: _typed(v, known[f], f"objective.{f}") for f, v in options.items()}
-        return cls(section["name"], typed)
+        refuse_unknown(options, {"name": str, **known}, prefix="objective.")
+        checked = {f: typed(v, known[f], f"objective.{f}") for f, v in options.items()}
+        return cls(section["name"], checked)
 
     @staticmethod
     def fields(name: str) -> list[str]:
@@ -151,7 +145,7 @@ class RunConfig:
             )
         vocabulary = get_vocabulary(self.model.vocabulary)
         build_objective(self.objective.name, vocabulary, **self.objective.options)
-        objectives = _objectives(self.model)
+        objectives = objectives_of(self.model)
         if self.objective.name not in objectives:
             raise ProtlmError(
                 f"a model of family {self.model.family!r} is not trained by objective "
@@ -181,7 +175,7 @@ class RunConfig:
             ProtlmError: for a missing or unknown section or field, or a value of the wrong type.
         """
         sections = typing.get_type_hints(cls)
-        _refuse_unknown(tree, sections, prefix="")
+        refuse_unknown(tree, sections, prefix="")
         built: dict[str, Any] = {}
         for name, hint in sections.items():
             if name not in tree:
@@ -192,7 +186,7 @@ class RunConfig:
             elif name in SECTIONS:
                 built[name] = _section(hint, tree[name], name)
             else:
-                built[name] = _typed(tree[name], hint, name)
+                built[name] = typed(tree[name], hint, name)
         return cls(**built)
 
 
@@ -204,118 +198,7 @@ SECTIONS = tuple(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Required:
-    """Stands in a config file for a value that only the user can give.
-
-    Attributes:
-        what: the value in words, for the message.
-        instead: a field of the same section that may be given in its place.
-    """
-
-    what: str
-    instead: str = ""
-
-
-def load_config(spec: str, overrides: list[str], workdir: Path | None = None) -> RunConfig:
-    """Reads a config file and applies overrides.
-
-    Args:
-        spec: path, or path:variant.
-        overrides: such as "train.steps=100"; values are Python literals, or plain strings.
-        workdir: the run's folder; a run that goes on there takes from its own config what it first
-            took from `init_from`.
-
-    Raises:
-        ProtlmError: when the file, a variant, or an overridden field does not exist, or a value
-            that only the user can give is missing.
-    """
-    tree = read_tree(spec)
-    for override in overrides:
-        apply_override(tree, override)
-    return resolve(tree, spec, workdir)
-
-
-def read_tree(spec: str) -> dict[str, Any]:
-    """What a config file returns, as nested dicts; nothing is checked yet.
-
-    Raises:
-        ProtlmError: when the file or a variant does not exist, or it returns something else.
-    """
-    path, _, variant = spec.partition(":")
-    file = _find(path)
-    namespace = runpy.run_path(str(file))
-    if "get_config" not in namespace:
-        raise ProtlmError(f"{file} defines no get_config(variant): see configs/tiny.py")
-    try:
-        config = namespace["get_config"](*([variant] if variant else []))
-    except (ValueError, TypeError) as error:  # no such variant, or one is needed
-        raise ProtlmError(f"--config {spec}: {error}") from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
-    return dict(config.to_dict())
-
-
-def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> RunConfig:
-    """Checks and types a config, after completing what it takes from `init_from`.
-
-    Raises:
-        ProtlmError: as `load_config`.
-    """
-    drop_replaced(tree)
-    require_given(tree, spec)
-    return RunConfig.from_dict(completed(tree, workdir))
-
-
-def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
-    """Refuses a config in which a value is missing that only the user can give.
-
-    Raises:
-        ProtlmError: naming the override that gives it.
-    """
-    for name, value in tree.items():
-        fields = value if isinstance(value, dict) else {"": value}
-        for field, content in fields.items():
-            if isinstance(content, Required):
-                full = f"{prefix}{name}.{field}".rstrip(".")
-                other = f" (or --config.{prefix}{name}.{content.instead}=...)"
-                what = content.what + other * bool(content.instead)
-                raise ProtlmError(f"{spec} needs --config.{full}=...: {what}")
-
-
-def drop_replaced(tree: dict[str, Any]) -> None:
-    """Takes out the fields in whose place another one was given."""
-    for section in tree.values():
-        for field, content in list(section.items()) if isinstance(section, dict) else ():
-            if isinstance(content, Required) and section.get(content.instead) is not None:
-                del section[field]
-
-
-def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
-    """Takes what a config leaves open from the model that the run starts from.
-
-    Fields of `model` that are not given are those of that model; so are the objective and its data
-    task, where there is no objective.
-
-    Raises:
-        ProtlmError: `init_from` is no model.
-    """
-    from protlm_jax.huggingface.load import read_architecture
-
-    init_from = _typed(tree.get("init_from"), str | None, "init_from")
-    if not init_from:
-        return tree
-    begun = workdir is not None and (workdir / "metrics.jsonl").exists()
-    source = read_architecture(workdir if workdir is not None and begun else init_from)
-    model = {**source.to_dict(), **tree.get("model", {})}
-    if "objective" in tree:
-        return {**tree, "model": model}
-    name = _objectives(source)[0]
-    data = {"task": objective_class(name).tasks[0], **tree.get("data", {})}
-    return {**tree, "model": model, "objective": {"name": name}, "data": data}
-
-
-def _objectives(model: ModelConfig) -> tuple[str, ...]:
+def objectives_of(model: ModelConfig) -> tuple[str, ...]:
     """Names of the objectives that train a model, the first being what it is made for.
 
     Raises:
@@ -330,53 +213,24 @@ def _objectives(model: ModelConfig) -> tuple[str, ...]:
     return names
 
 
-def _find(path: str) -> Path:
-    """The file as given, or below the project's own folder."""
-    for candidate in (Path(path), Path(__file__).parents[1] / path):
-        if candidate.is_file():
-            return candidate
-    raise ProtlmError(f"config file {path} does not exist; for example configs/tiny.py:bert")
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one field of a nested dict from "section.field=value", or from "init_from=value".
-
-    Raises:
-        ProtlmError: there is no such field, or no value.
-    """
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
-    *sections, field = name.split(".")
-    types_of = typing.get_type_hints(RunConfig)
-    first = sections[0] if sections else field
-    _refuse_unknown({first: None}, types_of, prefix="")
-    if len(sections) != (first in SECTIONS):
-        raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
-    if sections and first != "objective":  # its fields depend on its name, and are checked with it
-        fields = typing.get_type_hints(types_of[first])
-        _refuse_unknown({field: None}, fields, prefix=f"{first}.")
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    (tree.setdefault(first, {}) if sections else tree)[field] = value
-
-
 def _section(section: Any, values: dict[str, Any], name: str) -> Any:
     if not isinstance(values, dict):
         raise ProtlmError(f"config.{name} is {values!r}; it must be a section with fields")
     hints = typing.get_type_hints(section)
-    _refuse_unknown(values, hints, prefix=f"{name}.")
-    typed = {f: _typed(v, hints[f], f"{name}.{f}") for f, v in values.items()}
+    refuse_unknown(values, hints, prefix=f"{name}.")
+    checked = {f: typed(v, hints[f], f"{name}.{f}") for f, v in values.items()}
     try:
-        return section(**typed)
+        return section(**checked)
     except TypeError as error:
         raise ProtlmError(f"config.{name}: {error}") from error
 
 
-def _typed(value: Any, hint: Any, name: str) -> Any:
-    """The value if it is of the field's type; an int serves as a float."""
+def typed(value: Any, hint: Any, name: str) -> Any:
+    """The value if it is of the field's type; an int serves as a float.
+
+    Raises:
+        ProtlmError: it is not; `name` says which field.
+    """
     origin = typing.get_origin(hint)
     allowed = [hint]
     if origin is typing.Literal:
@@ -398,7 +252,12 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
-def _refuse_unknown(given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+def refuse_unknown(given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+    """Refuses names that are not known, with the nearest one that is.
+
+    Raises:
+        ProtlmError: there is such a name.
+    """
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from protlm_jax.configuration import Required
+from protlm_jax.config_files import Required
 from protlm_jax.models.registry import preset
 
 

@@ -19,8 +19,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from protlm_jax.configuration import (
-    RunConfig,
+from protlm_jax.config_files import (
     apply_override,
     completed,
     drop_replaced,
@@ -28,6 +27,7 @@ from protlm_jax.configuration import (
     read_tree,
     require_given,
 )
+from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.run_folders import phase_folder
 from protlm_jax.workdir import has_begun, read_config

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from protlm_jax.configuration import RunConfig, load_config
+from protlm_jax.config_files import load_config
+from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 
 TINY = "configs/tiny.py:bert"

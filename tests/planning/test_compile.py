@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from protlm_jax.configuration import load_config
+from protlm_jax.config_files import load_config
 from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, state_bytes, suggest
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble

@@ -1,0 +1,163 @@
+"""From `--config configs/tiny.py:bert --config.train.steps=100` to a RunConfig.
+
+A config file defines `get_config(variant) -> ml_collections.ConfigDict`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import runpy
+import typing
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from protlm_jax.configuration import SECTIONS, RunConfig, objectives_of, refuse_unknown, typed
+from protlm_jax.errors import ProtlmError
+from protlm_jax.objectives import objective_class
+
+
+@dataclasses.dataclass(frozen=True)
+class Required:
+    """Stands in a config file for a value that only the user can give.
+
+    Attributes:
+        what: the value in words, for the message.
+        instead: a field of the same section that may be given in its place.
+    """
+
+    what: str
+    instead: str = ""
+
+
+def load_config(spec: str, overrides: list[str], workdir: Path | None = None) -> RunConfig:
+    """Reads a config file and applies overrides.
+
+    Args:
+        spec: path, or path:variant.
+        overrides: such as "train.steps=100"; values are Python literals, or plain strings.
+        workdir: the run's folder; a run that goes on there takes from its own config what it first
+            took from `init_from`.
+
+    Raises:
+        ProtlmError: when the file, a variant, or an overridden field does not exist, or a value
+            that only the user can give is missing.
+    """
+    tree = read_tree(spec)
+    for override in overrides:
+        apply_override(tree, override)
+    return resolve(tree, spec, workdir)
+
+
+def read_tree(spec: str) -> dict[str, Any]:
+    """What a config file returns, as nested dicts; nothing is checked yet.
+
+    Raises:
+        ProtlmError: when the file or a variant does not exist, or it returns something else.
+    """
+    path, _, variant = spec.partition(":")
+    file = _find(path)
+    namespace = runpy.run_path(str(file))
+    if "get_config" not in namespace:
+        raise ProtlmError(f"{file} defines no get_config(variant): see configs/tiny.py")
+    try:
+        config = namespace["get_config"](*([variant] if variant else []))
+    except (ValueError, TypeError) as error:  # no such variant, or one is needed
+        raise ProtlmError(f"--config {spec}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
+    return dict(config.to_dict())
+
+
+def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> RunConfig:
+    """Checks and types a config, after completing what it takes from `init_from`.
+
+    Raises:
+        ProtlmError: as `load_config`.
+    """
+    drop_replaced(tree)
+    require_given(tree, spec)
+    return RunConfig.from_dict(completed(tree, workdir))
+
+
+def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
+    """Refuses a config in which a value is missing that only the user can give.
+
+    Raises:
+        ProtlmError: naming the override that gives it.
+    """
+    for name, value in tree.items():
+        fields = value if isinstance(value, dict) else {"": value}
+        for field, content in fields.items():
+            if isinstance(content, Required):
+                full = f"{prefix}{name}.{field}".rstrip(".")
+                other = f" (or --config.{prefix}{name}.{content.instead}=...)"
+                what = content.what + other * bool(content.instead)
+                raise ProtlmError(f"{spec} needs --config.{full}=...: {what}")
+
+
+def drop_replaced(tree: dict[str, Any]) -> None:
+    """Takes out the fields in whose place another one was given."""
+    for section in tree.values():
+        for field, content in list(section.items()) if isinstance(section, dict) else ():
+            if isinstance(content, Required) and section.get(content.instead) is not None:
+                del section[field]
+
+
+def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
+    """Takes what a config leaves open from the model that the run starts from.
+
+    Fields of `model` that are not given are those of that model; so are the objective and its data
+    task, where there is no objective.
+
+    Raises:
+        ProtlmError: `init_from` is no model.
+    """
+    from protlm_jax.huggingface.load import read_architecture  # only where it is asked for
+
+    init_from = typed(tree.get("init_from"), str | None, "init_from")
+    if not init_from:
+        return tree
+    begun = workdir is not None and (workdir / "metrics.jsonl").exists()
+    source = read_architecture(workdir if workdir is not None and begun else init_from)
+    model = {**source.to_dict(), **tree.get("model", {})}
+    if "objective" in tree:
+        return {**tree, "model": model}
+    name = objectives_of(source)[0]
+    data = {"task": objective_class(name).tasks[0], **tree.get("data", {})}
+    return {**tree, "model": model, "objective": {"name": name}, "data": data}
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one field of a nested dict from "section.field=value", or from "init_from=value".
+
+    Raises:
+        ProtlmError: there is no such field, or no value.
+    """
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
+    *sections, field = name.split(".")
+    types_of = typing.get_type_hints(RunConfig)
+    first = sections[0] if sections else field
+    refuse_unknown({first: None}, types_of, prefix="")
+    if len(sections) != (first in SECTIONS):
+        raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
+    if sections and first != "objective":  # its fields depend on its name, and are checked with it
+        fields = typing.get_type_hints(types_of[first])
+        refuse_unknown({field: None}, fields, prefix=f"{first}.")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    (tree.setdefault(first, {}) if sections else tree)[field] = value
+
+
+def _find(path: str) -> Path:
+    """The file as given, or below the project's own folder."""
+    for candidate in (Path(path), Path(__file__).parents[1] / path):
+        if candidate.is_file():
+            return candidate
+    raise ProtlmError(f"config file {path} does not exist; for example configs/tiny.py:bert")
