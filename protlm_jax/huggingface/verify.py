@@ -31,27 +31,13 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
     Raises:
         ProtlmError: when torch or transformers is missing, or the two disagree.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ProtlmError(
-            f"loading the export back needs torch and transformers ({error}): "
-            f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
-        ) from error
+    torch, transformers = _their_libraries()
     exchange = EXCHANGES[loaded.config.family]
     architecture = getattr(transformers, exchange.loads_as)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **exchange.trust)
     theirs = architecture.from_pretrained(str(folder), **exchange.trust).eval()
     texts = list(sequences.values())
-    rows = [loaded.vocabulary.encode(text) for text in texts]
-    spaced = tokenizer([" ".join(text) for text in texts])["input_ids"]
-    same_ids = all(
-        list(row) == unspaced == with_spaces
-        for row, unspaced, with_spaces in zip(
-            rows, tokenizer(texts)["input_ids"], spaced, strict=True
-        )
-    )
+    same_ids = _same_ids(loaded, tokenizer, texts)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     ids, seen = batch["input_ids"], batch["attention_mask"]
     inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}
@@ -84,6 +70,25 @@ def short_proteins(sequences: Mapping[str, str], longest: int, how_many: int = 8
     """The first few that fit one row."""
     fitting = ((name, s) for name, s in sequences.items() if len(s) <= longest)
     return dict(itertools.islice(fitting, how_many))
+
+
+def _their_libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ProtlmError(
+            f"loading the export back needs torch and transformers ({error}): "
+            f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
+        ) from error
+    return torch, transformers
+
+
+def _same_ids(loaded: LoadedModel, tokenizer: Any, texts: list[str]) -> bool:
+    """Whether spaced and unspaced text both give the ids that our vocabulary gives."""
+    ours = [list(loaded.vocabulary.encode(text)) for text in texts]
+    spaced = [" ".join(text) for text in texts]
+    return all(tokenizer(given)["input_ids"] == ours for given in (texts, spaced))
 
 
 def _features(loaded: LoadedModel, ids: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ Letters: N layers, B batch, L length, D d_model.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -63,21 +64,52 @@ def measure(
     def over_positions(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(weights > 0, x, 0.0), axis=(-2, -1))
 
-    def readout(final: jax.Array) -> jax.Array:
-        """The model's answer if this stack ended in `final`: log-probabilities [B, L, 20]."""
-        read = asked.stack
-        if stack != read:  # an encoder is read through the decoder that it feeds
-            after = run({stack: final}, context, method="connect")[read]
-            final, _ = run(read, h[read], after, method="run")
-        return jax.nn.log_softmax(run({read: final}, method="head")[..., amino_acids])
-
     result = _contributions(streams, taps[stack], over_positions)
+    answer = None
     if asked.reads_stream:
+        readout = _readout(run, stack, asked.stack, h, context, amino_acids)
         base = readout(streams[-1])
         correct = asked.positions(targets)[..., None] == amino_acids[None, None, :]
         correct = correct.astype(jnp.float32)
         result["base_nll"] = over_positions(-jnp.sum(base * correct, axis=-1))
         compare = functools.partial(_compare, base, correct, over_positions)
+
+        def answer(final: jax.Array) -> Any:
+            return compare(readout(final))
+
+    result |= _skips(run, stack, streams, context[stack], over_positions, answer)
+    if answer is not None and stack == asked.stack:
+        result["logit_lens"] = jax.lax.map(answer, streams)
+    result["count"] = jnp.sum(weights)
+    return result
+
+
+def _readout(
+    run: Any, stack: str, read: str, h: Any, context: Any, amino_acids: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+    """The model's answer if `stack` ended in a given stream: log-probabilities [B, L, 20].
+
+    Where another stack is read, as of an encoder, it goes through the decoder that it feeds.
+    """
+
+    def readout(final: jax.Array) -> jax.Array:
+        if stack != read:
+            after = run({stack: final}, context, method="connect")[read]
+            final, _ = run(read, h[read], after, method="run")
+        return jax.nn.log_softmax(run({read: final}, method="head")[..., amino_acids])
+
+    return readout
+
+
+def _skips(
+    run: Any,
+    stack: str,
+    streams: jax.Array,
+    context: Any,
+    over_positions: Any,
+    answer: Callable[[jax.Array], Any] | None,
+) -> Sums:
+    """Each layer left out in turn: how far the others' contributions change, and the answer."""
 
     def visit(effects: jax.Array, layer: jax.Array, before: Any, after: Any, _: Any) -> jax.Array:
         clean = streams[layer + 1] - streams[layer]
@@ -87,16 +119,13 @@ def measure(
     def skip(layer: jax.Array) -> Sums:
         nothing = jnp.zeros(streams.shape[0] - 1)
         final, effects = run(
-            stack, streams[layer], context[stack], layer + 1, visit, nothing, method="resume"
+            stack, streams[layer], context, layer + 1, visit, nothing, method="resume"
         )
-        if not asked.reads_stream:
+        if answer is None:
             return {"skip_map": effects}
-        return {"skip_map": effects, "skip_output": compare(readout(final))}
+        return {"skip_map": effects, "skip_output": answer(final)}
 
-    result |= jax.lax.map(skip, jnp.arange(len(streams) - 1))
-    if asked.reads_stream and stack == asked.stack:
-        result["logit_lens"] = jax.lax.map(lambda stream: compare(readout(stream)), streams)
-    result["count"] = jnp.sum(weights)
+    result: Sums = jax.lax.map(skip, jnp.arange(len(streams) - 1))
     return result
 
 
