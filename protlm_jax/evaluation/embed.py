@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
@@ -30,6 +31,10 @@ from protlm_jax.vocabularies import ResiduePolicy, normalise
 _PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
 _BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
 _LONGEST_ROW = 4096  # tokens, where nobody asks for more
+# Batches in the time of a compilation: 2 s for ESM-2 8M on a CPU, where a batch of 2,048 tokens
+# takes 0.6 s; an accelerator compiles longer, and runs its batches in a tenth of a second.
+_COMPILATION = {"cpu": 4}
+_COMPILATION_ELSEWHERE = 64
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ def make_engine(
             np.repeat(longest, counts) + loaded.vocabulary.num_specials,
             rows_of=rows_of,
             width=loaded.config.d_model,
+            compilation=_COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE),
             cap=loaded.config.max_positions or None,
             multiple=mesh.size,
         )

@@ -16,7 +16,6 @@ import numpy as np
 from protlm_jax.evaluation.batching import Group, bucket
 
 MOST_SHAPES = 8
-_COMPILATION = 16  # full batches of short rows that run in the time of one compilation
 _CANDIDATES = 16  # lengths of rows to choose from, between one power of two and the next
 
 
@@ -68,6 +67,7 @@ def choose_shapes(
     *,
     rows_of: Callable[[int], int],
     width: int,
+    compilation: int = 4,
     cap: int | None = None,
     multiple: int = 1,
 ) -> list[Shape]:
@@ -77,6 +77,7 @@ def choose_shapes(
         tokens: of each row that will be run, special ones included; at least one.
         rows_of: how many rows of a length make a full batch.
         width: d_model, by which attention's part of the work is weighed.
+        compilation: full batches of short rows that run in the time of one compilation.
         cap: the longest row that the model takes.
         multiple: rows are a multiple of it, the number of devices.
     """
@@ -85,12 +86,10 @@ def choose_shapes(
     lengths, inverse = np.unique(rounded, return_inverse=True)
     counts = np.bincount(inverse, of_size)
     work = lengths * (1.0 + lengths / (6.0 * width))  # of one row: projections, and attention
-    compilation = _COMPILATION * min(
-        rows_of(int(n)) * w for n, w in zip(lengths, work, strict=True)
-    )
+    each = compilation * min(rows_of(int(n)) * w for n, w in zip(lengths, work, strict=True))
     shapes = []
     first = 0
-    for last in _cheapest(counts, work, compilation):
+    for last in _cheapest(counts, work, each):
         members = int(counts[first : last + 1].sum())
         length = int(lengths[last])
         rows = min(rows_of(length), members)
