@@ -118,18 +118,29 @@ def test_data_shards_share_out_an_epoch(folder, number):
         assert set(epoch) == training and set(epoch.values()) == {1}
 
 
-@pytest.mark.parametrize("task, rows", [("tokens", None), ("span3", [2, 3])])
-def test_stopping_and_going_on_gives_the_identical_continuation(folder, task, rows):
-    ours = batches(folder, task=task, rows=rows)
-    draw = random.Random(0)
-    for _ in range(2):
+def stop_and_go_on(folder: Path, points: int, **options: Any) -> None:
+    """Saves and restores at random points; the continuation must be the one without."""
+    ours, draw = batches(folder, **options), random.Random(0)
+    for _ in range(points):
         for _ in range(draw.randrange(40)):
             next(ours)
         state = ours.state()
         expected = [next(ours) for _ in range(2)]
-        ours = batches(folder, task=task, rows=rows)
+        ours = batches(folder, **options)
         ours.restore(state)
         assert all(equal(next(ours), batch) for batch in expected)
+
+
+def test_stopping_and_going_on_gives_the_identical_continuation(folder):
+    stop_and_go_on(folder, 2, rows=[2, 3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["tokens", "span3"])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_twenty_stops_on_any_number_of_hosts(folder, task, hosts):
+    share = 4 // hosts
+    stop_and_go_on(folder, 20, task=task, rows=list(range(4 - share, 4)))
 
 
 def test_hosts_read_proteins_of_their_own(folder):
