@@ -56,8 +56,8 @@ def find_records(dataset: str) -> Path:
     if found:
         names = ", ".join(str(file.parent) for file in found)
         raise ProtlmError(
-            f"several versions of {dataset} are in TFDS_DATA_DIR ({names}); leave one of them there, "
-            "or put a prepared folder into PROTLM_DATA_DIR"
+            f"several versions of {dataset} are in TFDS_DATA_DIR ({names}); leave one of them "
+            "there, or put a prepared folder into PROTLM_DATA_DIR"
         )
     raise ProtlmError(
         f"no records of {dataset} are in PROTLM_DATA_DIR ({ours or 'not set'}) or TFDS_DATA_DIR "
