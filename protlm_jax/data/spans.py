@@ -113,8 +113,10 @@ def span_corruption(vocabulary: Vocabulary, noise: SpanNoise) -> Corruption:
             _random_lengths(tf.maximum(size, 2) - hidden, spans, seeds[0]),
             _random_lengths(hidden, spans, seeds[1]),
         ]
-        sides = tf.tile([False, True], [spans])
-        is_hidden = tf.repeat(sides, tf.reshape(tf.stack(lengths, axis=1), [-1]))[:size]
+        # Shown and hidden take turns. (tf.repeat would make a matrix of runs and lengths.)
+        ends = tf.cumsum(tf.reshape(tf.stack(lengths, axis=1), [-1]))
+        turns = tf.scatter_nd(ends[:-1, None], tf.ones(2 * spans - 1, tf.int32), [size + 1])
+        is_hidden = tf.cast(tf.cumsum(turns[:-1]) % 2, tf.bool)
         return {
             **example,
             "inputs": _runs_to_sentinels(protein, is_hidden, sentinels),
@@ -138,4 +140,4 @@ def _runs_to_sentinels(tokens: tf.Tensor, runs: tf.Tensor, sentinels: np.ndarray
     opens = runs & ~tf.concat([[False], runs[:-1]], axis=0)
     number = tf.maximum(tf.cumsum(tf.cast(opens, tf.int32)) - 1, 0)
     shown = tf.where(opens, tf.gather(tf.constant(sentinels), number), tokens)
-    return tf.boolean_mask(shown, opens | ~runs)
+    return tf.gather(shown, tf.where(opens | ~runs)[:, 0])
