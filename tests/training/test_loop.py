@@ -175,8 +175,9 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(
         "from protlm_jax.training.loop import train;"
         "train(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))"
     )
-    # The worker's own devices: a compiled program differs between device counts.
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    # All compile, so that all take as long as the first one. The worker's own devices: a compiled
+    # program differs between device counts.
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
 
     def start(workdir: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", script, str(file), str(workdir)]
