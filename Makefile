@@ -1,6 +1,6 @@
 # make quickstart            train, evaluate, probe, analyse and export a small ProtBert
 # make quickstart MODEL=t5   the same with a small ProtT5
-# make test                  lint, types and the fast tests;  make test-all adds the slow ones
+# make test                  lint, types and the fast tests;  make test-all adds slow and long ones
 # make test-pods             compile every family's published recipe for the pod of its paper
 PYTHON ?= python3
 VENV ?= .venv

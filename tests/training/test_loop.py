@@ -160,8 +160,13 @@ def test_more_steps_continue_a_complete_run(fasta: Path, tmp_path: Path) -> None
     assert saved_steps(tmp_path / "checkpoints")[-1] == 6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ZOO)
+KILLS = {"bert": 5, "transformer_xl": 2}  # in CI; once each for the others
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=pytest.mark.slow if f in KILLS else pytest.mark.long) for f in ZOO],
+)
 def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(
     fasta: Path, tmp_path: Path, family: str
 ) -> None:
@@ -187,7 +192,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(
     assert start(tmp_path / "whole").wait() == 0
     whole = time.monotonic() - began
     rng = random.Random(1)
-    kills = {"bert": 5, "transformer_xl": 2}.get(family, 1)
+    kills = KILLS.get(family, 1)
     for kill in range(kills):
         process = start(tmp_path / "killed")
         # Later kills come later, so that each finds more on disk.
