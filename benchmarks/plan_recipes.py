@@ -21,9 +21,10 @@ from protlm_jax.planning.topologies import topology
 
 V3_512, V3_1024 = "v3:16x16", "v3:16x32"
 # Recipe and phase, and its pod. The second phases of ProtT5 ran on smaller ones in the paper; those
-# of Transformer-XL on GPUs, for which a v3-1024 stands here. The first phases of the recipes
-# prot_t5_*_uniref50 are prot_t5_*_bfd.
+# of Transformer-XL and ESM-2 on GPUs, for which a v3-1024 and a v3-512 stand here. The first phases
+# of the recipes prot_t5_*_uniref50 are prot_t5_*_bfd.
 PODS = {
+    "esm2_uniref50": V3_512,
     "prot_albert/length512": V3_512,
     "prot_albert/length2048": V3_512,
     "prot_bert_uniref100/length512": V3_512,
