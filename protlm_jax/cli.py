@@ -165,7 +165,7 @@ def _add_embed(verbs: Verbs) -> None:
 
     verb = _verb(
         verbs,
-        embed_verb.run,
+        _embed,
         "embed",
         "turn proteins into vectors, of each residue or of the whole",
     )
@@ -274,6 +274,13 @@ def _depth(arguments: argparse.Namespace) -> None:
 
     loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
     _finish(verbs.depth(loaded, data, arguments.proteins, arguments.fasta), arguments.output)
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from protlm_jax.evaluation import embed_verb
+    from protlm_jax.huggingface import load_model
+
+    return embed_verb.run(arguments, load_model)
 
 
 def _score(arguments: argparse.Namespace) -> int:

@@ -60,13 +60,11 @@ def embed_file(
             (`e.h5.json`) and, until it is whole, a work folder (`e.h5.work`).
         wanted: layers, vectors and dtype.
         compute: dtype in which the model computes.
-        window: residues that go through the model at once; None takes what the model was trained on
-            where `trained` says so, and never more than `embed.resolve_window` finds.
+        window: residues shown at once; None: `trained`, at most what `embed.resolve_window` finds.
         trained: tokens in a row of its training; None where nobody knows.
         tokens_per_batch, devices: as in `embed.embed_sequences`.
         policy: what to do with rare residues and lower case.
-        say: takes what there is to be told before it starts, line by line.
-        progress: draw a progress bar on a terminal.
+        say, progress: takes lines of text before it starts; draw a bar on a terminal.
 
     Raises:
         ProtlmError: the input as a whole cannot be read, the output not be written, there is too

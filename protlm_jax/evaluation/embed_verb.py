@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protlm_jax.models import LoadedModel
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -80,20 +85,19 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument("--devices", type=int, metavar="N", help="how many to use; default: all")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Embeds, prints the summary, and returns the exit code."""
+def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
+    """Embeds with the model that `load` reads, prints the summary, and returns the exit code."""
     from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import embed_output, verbs
     from protlm_jax.evaluation.embed_files import embed_file
     from protlm_jax.evaluation.embed_wanted import Wanted, resolve_layers
-    from protlm_jax.huggingface import load_model
     from protlm_jax.vocabularies import ResiduePolicy
 
     for name in ("window", "tokens_per_batch", "devices"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ProtlmError(f"--{name} {value}: it must be at least 1")
-    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
+    loaded, data = load(arguments.model), verbs.data_of(arguments.model)
     default = "mean" if arguments.output.suffix in embed_output.PARQUET else "residues"
     wanted = Wanted(
         resolve_layers(loaded, _layers(arguments.layers)),
