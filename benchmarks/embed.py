@@ -35,7 +35,7 @@ import numpy as np
 
 from protlm_jax import bundled, models
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.families.t5 import t5_config

@@ -161,7 +161,7 @@ def _add_depth(verbs: Verbs) -> None:
 
 
 def _add_embed(verbs: Verbs) -> None:
-    from protlm_jax.evaluation import embed_verb
+    from protlm_jax.evaluation.embedding import verb as embed
 
     verb = _verb(
         verbs,
@@ -169,7 +169,7 @@ def _add_embed(verbs: Verbs) -> None:
         "embed",
         "turn proteins into vectors, of each residue or of the whole",
     )
-    embed_verb.add_arguments(verb, MODEL_HELP)
+    embed.add_arguments(verb, MODEL_HELP)
 
 
 def _add_score(verbs: Verbs) -> None:
@@ -277,10 +277,10 @@ def _depth(arguments: argparse.Namespace) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from protlm_jax.evaluation import embed_verb
+    from protlm_jax.evaluation.embedding import verb
     from protlm_jax.huggingface import load_model
 
-    return embed_verb.run(arguments, load_model)
+    return verb.run(arguments, load_model)
 
 
 def _score(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import default_tokens_per_batch
-from protlm_jax.evaluation.embed_plan import windows
+from protlm_jax.evaluation.embedding.plan import windows
 from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.evaluation.score import COLUMN, kind_of, likelihoods, residue_limit, window_around
 from protlm_jax.models.loaded import LoadedModel

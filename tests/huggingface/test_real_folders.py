@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import VOCABULARIES

@@ -13,7 +13,7 @@ import numpy as np
 
 from protlm_jax import models
 from protlm_jax.evaluation.datasets import StructuredProtein
-from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from protlm_jax.evaluation import datasets
-from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.probes import inputs
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS

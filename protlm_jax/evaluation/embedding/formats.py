@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed_wanted import Wanted
+from protlm_jax.evaluation.embedding.wanted import Wanted
 
 HDF5 = (".h5", ".hdf5")
 PARQUET = (".parquet",)

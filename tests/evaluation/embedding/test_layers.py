@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from zoo import loaded
 
-from protlm_jax.evaluation.embed import embed_sequences
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.huggingface import export
 
 PROTEIN = "MKTAYIAKQRGLVW"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import jax
 
-from protlm_jax.evaluation.embed_plan import Shape
-from protlm_jax.evaluation.embed_wanted import Wanted
+from protlm_jax.evaluation.embedding.plan import Shape
+from protlm_jax.evaluation.embedding.wanted import Wanted
 from protlm_jax.models.build import parameter_count
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import Group, encoder_features
-from protlm_jax.evaluation.embed_plan import Shape, Window, batches, windows
-from protlm_jax.evaluation.embed_wanted import Dtype, Wanted, cls_place
+from protlm_jax.evaluation.embedding.plan import Shape, Window, batches, windows
+from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted, cls_place
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.partitioning import batch_sharding, make_mesh, on_mesh, replicated
 

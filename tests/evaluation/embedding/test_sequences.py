@@ -11,9 +11,9 @@ import pytest
 from zoo import ZOO, loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed import embed_sequences, make_engine
-from protlm_jax.evaluation.embed_plan import windows
-from protlm_jax.evaluation.embed_wanted import Vectors, Wanted, resolve_layers
+from protlm_jax.evaluation.embedding.plan import windows
+from protlm_jax.evaluation.embedding.sequences import embed_sequences, make_engine
+from protlm_jax.evaluation.embedding.wanted import Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import embed_memory
 from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
-from protlm_jax.evaluation.embed_engine import Engine, device_mesh, for_reading
-from protlm_jax.evaluation.embed_plan import Shape, choose_shapes, window_counts
-from protlm_jax.evaluation.embed_wanted import Dtype, Vectors, Wanted, resolve_layers
+from protlm_jax.evaluation.embedding import memory
+from protlm_jax.evaluation.embedding.engine import Engine, device_mesh, for_reading
+from protlm_jax.evaluation.embedding.plan import Shape, choose_shapes, window_counts
+from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
@@ -95,10 +95,10 @@ class EmbeddingStream:
         part: list[str] = []
         held = 0
         for name, sequence in self.sequences.items():
-            held += embed_memory.result_bytes(loaded, wanted, 1, len(sequence))
+            held += memory.result_bytes(loaded, wanted, 1, len(sequence))
             if part and (len(part) == _PROTEINS_AT_ONCE or held > _BYTES_AT_ONCE):
                 yield part
-                part, held = [], embed_memory.result_bytes(loaded, wanted, 1, len(sequence))
+                part, held = [], memory.result_bytes(loaded, wanted, 1, len(sequence))
             part.append(name)
         if part:
             yield part
@@ -122,7 +122,7 @@ def embed_sequences(
     Args:
         loaded: the model.
         sequences: id -> sequence, spaced or not; read under `policy`.
-        layers: "last", "all" or numbers, see `embed_wanted.resolve_layers`.
+        layers: "last", "all" or numbers, see `wanted.resolve_layers`.
         vectors: "residues", or of the protein "mean", "max" (over residues) or "cls".
         dtype: of the arrays; the model computes in its own.
         window: residues that go through the model at once; see `resolve_window`.
@@ -161,14 +161,14 @@ def make_engine(
     limit = resolve_window(loaded, window, len(wanted.layers))
     shapes: list[Shape] = []
     if len(residues):
-        budget, memory = (
+        budget, room = (
             tokens_per_batch or default_tokens_per_batch(),
-            embed_memory.activation_budget(loaded),
+            memory.activation_budget(loaded),
         )
 
         def rows_of(length: int) -> int:
-            each = embed_memory.row_bytes(loaded.config, length, len(wanted.layers))
-            fitting = (memory - embed_memory.shared_bytes(loaded.config, length)) // each
+            each = memory.row_bytes(loaded.config, length, len(wanted.layers))
+            fitting = (room - memory.shared_bytes(loaded.config, length)) // each
             return mesh.size * max(1, min(budget // length, fitting))
 
         counts = window_counts(residues, limit)
@@ -195,15 +195,15 @@ def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> 
         ProtlmError: for a window that the position table or the memory cannot hold.
     """
     config, specials = loaded.config, loaded.vocabulary.num_specials
-    memory = embed_memory.activation_budget(loaded)
-    fitting = min(embed_memory.longest_row(config, memory, layers), _LONGEST_ROW) - specials
+    room = memory.activation_budget(loaded)
+    fitting = min(memory.longest_row(config, room, layers), _LONGEST_ROW) - specials
     limit = max_residues(loaded, window)
     if window is None:
         return fitting if limit is None else min(limit, fitting)
-    needed = embed_memory.row_bytes(config, window + specials, layers)
-    if needed > embed_memory.device_memory():
+    needed = memory.row_bytes(config, window + specials, layers)
+    if needed > memory.device_memory():
         raise ProtlmError(
-            f"a window of {window} residues takes about {embed_memory.size(needed)}, and the device"
-            f" has {embed_memory.size(embed_memory.device_memory())}: choose less"
+            f"a window of {window} residues takes about {memory.size(needed)}, and the device"
+            f" has {memory.size(memory.device_memory())}: choose less"
         )
     return window

@@ -12,8 +12,8 @@ import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed_parts import Failure
-from protlm_jax.evaluation.embed_plan import windows
+from protlm_jax.evaluation.embedding.parts import Failure
+from protlm_jax.evaluation.embedding.plan import windows
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 

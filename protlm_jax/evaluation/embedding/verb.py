@@ -88,9 +88,10 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
     """Embeds with the model that `load` reads, prints the summary, and returns the exit code."""
     from protlm_jax.errors import ProtlmError
-    from protlm_jax.evaluation import embed_output, verbs
-    from protlm_jax.evaluation.embed_files import embed_file
-    from protlm_jax.evaluation.embed_wanted import Wanted, resolve_layers
+    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.embedding import formats
+    from protlm_jax.evaluation.embedding.files import embed_file
+    from protlm_jax.evaluation.embedding.wanted import Wanted, resolve_layers
     from protlm_jax.vocabularies import ResiduePolicy
 
     for name in ("window", "tokens_per_batch", "devices"):
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
         if value is not None and value < 1:
             raise ProtlmError(f"--{name} {value}: it must be at least 1")
     loaded, data = load(arguments.model), verbs.data_of(arguments.model)
-    default = "mean" if arguments.output.suffix in embed_output.PARQUET else "residues"
+    default = "mean" if arguments.output.suffix in formats.PARQUET else "residues"
     wanted = Wanted(
         resolve_layers(loaded, _layers(arguments.layers)),
         tuple(arguments.vectors or [default]),

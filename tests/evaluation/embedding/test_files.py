@@ -21,11 +21,10 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import embed_parts
-from protlm_jax.evaluation.embed import embed_sequences
-from protlm_jax.evaluation.embed_engine import Engine
-from protlm_jax.evaluation.embed_files import embed_file
-from protlm_jax.evaluation.embed_wanted import Wanted
+from protlm_jax.evaluation.embedding import embed_sequences, parts
+from protlm_jax.evaluation.embedding.engine import Engine
+from protlm_jax.evaluation.embedding.files import embed_file
+from protlm_jax.evaluation.embedding.wanted import Wanted
 from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -99,16 +98,16 @@ def test_bad_records_are_listed_and_the_rest_is_done(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import test_embed_files as here
-from protlm_jax.evaluation import embed_parts
+import test_files as here
+from protlm_jax.evaluation.embedding import parts
 
-embed_parts.PART_BYTES = 1
-write = embed_parts.Parts.write
+parts.PART_BYTES = 1
+write = parts.Parts.write
 def write_some(self, *what):
     write(self, *what)
     if len(self._files) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-embed_parts.Parts.write = write_some
+parts.Parts.write = write_some
 here.embed(Path(sys.argv[1]), here.proteins(60, longest=100))
 """
 
@@ -118,7 +117,7 @@ def test_a_kill_costs_no_more_than_what_was_under_way(
 ) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir(), whole.mkdir()
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     code = f"import sys; sys.path[:0] = {paths}; import conftest\n" + KILLED
     done = subprocess.run([sys.executable, "-c", code, str(killed)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -127,9 +126,9 @@ def test_a_kill_costs_no_more_than_what_was_under_way(
     # A file that was not written to its end is not taken for a part.
     (killed / "e.h5.work" / ".part-000004.xyz").write_bytes(b"half")
     computed = []
-    kept = embed_parts.Collector.add
+    kept = parts.Collector.add
     monkeypatch.setattr(
-        embed_parts.Collector,
+        parts.Collector,
         "add",
         lambda self, *what: computed.append(what[0]) or kept(self, *what),
     )
@@ -161,7 +160,7 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ProtlmError, match="parameters was"):
         embed(tmp_path, records, model=other)
 
-    monkeypatch.setattr(embed_parts.Parts, "remove", lambda self: None)  # as if killed before
+    monkeypatch.setattr(parts.Parts, "remove", lambda self: None)  # as if killed before
     embed(tmp_path, records, "f.h5")
     (tmp_path / "f.h5").unlink()
     with pytest.raises(ProtlmError, match=r"unfinished.*dtype was 'float32' and is 'float16'"):

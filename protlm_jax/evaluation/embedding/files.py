@@ -22,12 +22,12 @@ import numpy as np
 
 from protlm_jax.data.fasta import Record, read_every_record
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import embed_memory, embed_output, embed_summary
-from protlm_jax.evaluation.embed import make_engine, resolve_window
-from protlm_jax.evaluation.embed_engine import Engine, for_reading
-from protlm_jax.evaluation.embed_input import Survey, survey_file, together
-from protlm_jax.evaluation.embed_parts import Collector, Failure, Parts, differences
-from protlm_jax.evaluation.embed_wanted import Dtype, Wanted
+from protlm_jax.evaluation.embedding import formats, memory, summary
+from protlm_jax.evaluation.embedding.engine import Engine, for_reading
+from protlm_jax.evaluation.embedding.input import Survey, survey_file, together
+from protlm_jax.evaluation.embedding.parts import Collector, Failure, Parts, differences
+from protlm_jax.evaluation.embedding.sequences import make_engine, resolve_window
+from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted
 from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
@@ -56,7 +56,7 @@ def embed_file(
     Args:
         loaded: the model.
         path: FASTA, plain or compressed.
-        output: .h5, .hdf5 or .parquet; see `embed_output.targets`. Beside it stand its manifest
+        output: .h5, .hdf5 or .parquet; see `formats.targets`. Beside it stand its manifest
             (`e.h5.json`) and, until it is whole, a work folder (`e.h5.work`).
         wanted: layers, vectors and dtype.
         compute: dtype in which the model computes.
@@ -70,7 +70,7 @@ def embed_file(
         ProtlmError: the input as a whole cannot be read, the output not be written, there is too
             little memory or disk, or an earlier run had other settings.
     """
-    files = embed_output.targets(output, wanted)
+    files = formats.targets(output, wanted)
     loaded = for_reading(loaded, compute)
     limit = _limit(loaded, window, trained, len(wanted.layers))
     survey = survey_file(loaded, path, limit, policy)
@@ -79,7 +79,7 @@ def embed_file(
     folder = output.with_name(output.name + ".work")
     if (made := _finished(manifest, files, settings, folder)) is not None:
         shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
-        return embed_summary.outcome(made, output, again=True)
+        return summary.outcome(made, output, again=True)
     sizes = survey.residues[survey.residues > 0]
     engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)
     parts = Parts.open(folder, settings, wanted, loaded.config.d_model, len(survey.residues))
@@ -95,7 +95,7 @@ def embed_file(
     for file in files:
         os.replace(folder / file.name, file)
     parts.remove()
-    return embed_summary.outcome(made, output)
+    return summary.outcome(made, output)
 
 
 def _manifest(
@@ -188,15 +188,15 @@ def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
     if not len(sizes):
         return []
     loaded, wanted = engine.loaded, engine.wanted
-    output = embed_memory.result_bytes(loaded, wanted, len(sizes), int(sizes.sum()))
+    output = memory.result_bytes(loaded, wanted, len(sizes), int(sizes.sum()))
     free, begun = shutil.disk_usage(folder).free, sum(f.stat().st_size for f in folder.iterdir())
     if free + begun < 2 * output:
         raise ProtlmError(
-            f"{folder.parent} has {embed_memory.size(free)} free, and the embeddings take "
-            f"{embed_memory.size(output)} and as much again while they are put together: "
+            f"{folder.parent} has {memory.size(free)} free, and the embeddings take "
+            f"{memory.size(output)} and as much again while they are put together: "
             "choose another disk, fewer layers, fp16, or vectors of proteins"
         )
-    found = embed_memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output)
+    found = memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output)
     return found.lines(free)
 
 
@@ -251,13 +251,13 @@ def _assemble(
     """Writes the output files into the work folder, in the order of the input."""
     about = {"made_by": "protlm embed", "settings": json.dumps(made["settings"])}
 
-    def entries(vectors: tuple[str, ...]) -> Iterator[embed_output.Entry]:
+    def entries(vectors: tuple[str, ...]) -> Iterator[formats.Entry]:
         for place, record in enumerate(read_every_record(path, policy)):
             arrays = {name: parts.read(place, name) for name in vectors}
             if isinstance(record, Record) and all(a is not None for a in arrays.values()):
                 yield place, record.id, len(record.sequence), arrays  # type: ignore[misc]
 
     for file, vectors in files.items():
-        embed_output.write_file(
+        formats.write_file(
             parts.folder / file.name, entries(vectors), parts.wanted, parts.width, about
         )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embed_wanted import Wanted
+from protlm_jax.evaluation.embedding.wanted import Wanted
 from protlm_jax.files import atomic_file, write_atomically
 
 PART_BYTES = 1 << 26

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protlm_jax.evaluation.embed_plan import (
+from protlm_jax.evaluation.embedding.plan import (
     MOST_SHAPES,
     Shape,
     _cheapest,

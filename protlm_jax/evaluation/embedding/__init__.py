@@ -1,0 +1,1 @@
+"""Embeddings of proteins: from Python (`sequences`), and into files (`protlm embed`)."""
