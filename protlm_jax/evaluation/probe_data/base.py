@@ -1,4 +1,4 @@
-"""What every probe data set is: labelled proteins in splits, and the test sets as they are scored."""
+"""What a probe data set is: labelled proteins in splits, and test sets as they are scored."""
 
 from __future__ import annotations
 
