@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.layers import Projection
+from protlm_jax.models.layers import Normalization, Projection
 from protlm_jax.models.positions import Rotation, rotate
 
 MASKED = -1e9  # finite, so that a row without a visible key stays finite
@@ -215,6 +215,10 @@ class Attention(nn.Module):
         q = self._project_in("query")(x)
         k = self._project_in("key")(memory)
         v = self._project_in("value")(memory)
+        if c.qk_norm:
+            axes = ("heads", "kv")
+            q = Normalization(c, axes, bias=False, name="query_norm")(q)
+            k = Normalization(c, axes, bias=False, name="key_norm")(k)
         if c.attention_scale:
             q = q * jnp.asarray(c.head_dim**-0.5, q.dtype)
         if c.positions == "rotary":
@@ -235,7 +239,7 @@ class Attention(nn.Module):
             "BLHK,HKD->BLD",
             ("heads", "kv", "embed"),
             (c.num_heads, c.head_dim, c.d_model),
-            int(c.use_bias),
+            int(c.use_bias and c.attention_bias),
             stddev,
             c.compute_dtype,
             name="out",
@@ -252,7 +256,7 @@ class Attention(nn.Module):
             "BLD,DHK->BLHK",
             ("embed", "heads", "kv"),
             (c.d_model, c.num_heads, c.head_dim),
-            2 if c.use_bias else 0,
+            2 if c.use_bias and c.attention_bias else 0,
             stddev,
             c.compute_dtype,
             name=name,

@@ -47,7 +47,8 @@ class BlockContext:
 class Block(nn.Module):
     """Attention, cross-attention where there is a memory, and the MLP, each added to the stream.
 
-    `norm_placement` decides where the norms stand: pre x + f(N(x)), post N(x + f(x)).
+    `norm_placement` decides where the norms stand: pre x + f(N(x)), post N(x + f(x)). A parallel
+    block is x + attention(N(x)) + mlp(N(x)) with a single norm (Wang & Komatsuzaki 2021, GPT-J).
     """
 
     config: ModelConfig
@@ -81,20 +82,25 @@ class Block(nn.Module):
 
         Returns:
             The stream after the block, and taps: "stream" (before it) and for each sublayer, by
-            its name, what it added and "<name>_onto", the stream it was added to.
+            its name, what it added (divided, gated) and "<name>_onto", the stream that it reads
+            and is added to: in a parallel block, "stream" for both.
         """
         c = self.config
         dropout = nn.Dropout(c.dropout_rate)
         sublayers = self._sublayers(context, deterministic)
-        taps = {"stream": h}
+        shared = Normalization(c, name="norm") if c.parallel_block else None
+        before, taps = h, {"stream": h}
         for index, name in enumerate(self.sublayers):
-            norm = Normalization(c, name=f"{name}_norm")
-            added = sublayers[name](jax.tree.map(norm, h) if c.norm_placement == "pre" else h)
+            norm = shared if shared is not None else Normalization(c, name=f"{name}_norm")
+            onto = before if c.parallel_block else h
+            added = sublayers[name](jax.tree.map(norm, onto) if c.norm_placement == "pre" else onto)
             added = jax.tree.map(lambda x: dropout(x, deterministic=deterministic), added)
+            if c.residual_divisor != 1.0:
+                added = jax.tree.map(lambda x: x / c.residual_divisor, added)
             if gate is not None:
                 weight = gate[index]
                 added = jax.tree.map(lambda x, w=weight: x * w.astype(x.dtype), added)
-            taps[name], taps[f"{name}_onto"] = added, h
+            taps[name], taps[f"{name}_onto"] = added, onto
             h = jax.tree.map(jnp.add, h, added)
             if c.norm_placement == "post":
                 h = jax.tree.map(norm, h)
@@ -135,7 +141,7 @@ class Block(nn.Module):
         h = jnp.zeros((1, 1, self.config.d_model), self.config.compute_dtype)
         segments = jnp.ones((1, 1), jnp.int32)
         # Of positions there is what some kind of attention reads.
-        turn = rotation(segments, rotary_frequencies(self.config.head_dim))
+        turn = rotation(segments, rotary_frequencies(self.config.rotary_size))
         attention = AttentionContext(
             segments,
             segments,

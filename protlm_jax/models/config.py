@@ -14,6 +14,7 @@ NormPlacement = Literal["pre", "post"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["learned", "relative_bias", "relative_xl", "rotary"]
 PositionInit = Literal["normal", "sinusoidal"]
+RotaryPairs = Literal["halves", "neighbours"]
 Remat = Literal["none", "minimal", "full"]
 AttentionBackend = Literal["xla", "reference", "chunked"]
 
@@ -44,9 +45,15 @@ class ModelConfig:
     activation: Activation = "gelu"
     gated_mlp: bool = False  # T5 v1.1: the activated projection times a second, linear one
     use_bias: bool = True
+    attention_bias: bool = True  # of the four projections of attention, where there are biases
+    qk_norm: bool = False  # ESM-C: queries and keys are normed, over all heads at once
+    parallel_block: bool = False  # ProGen2: attention and MLP read one norm of the same stream
+    residual_divisor: float = 1.0  # ESM-C: what a sublayer adds is divided by it
     positions: Positions = "learned"
     max_positions: int = 0  # rows of the learned table; 0 where positions have no limit
     position_init: PositionInit = "normal"  # what a learned table starts from
+    rotary_dim: int = 0  # leading entries of each head that are turned; 0 for all
+    rotary_pairs: RotaryPairs = "halves"  # an entry's partner: across the halves, or beside it
     type_vocab_size: int = 0
     relative_buckets: int = 0
     relative_max_distance: int = 0
@@ -79,14 +86,24 @@ class ModelConfig:
                 raise ProtlmError(f"model.{field} is {getattr(self, field)}; 0 is the least")
         if self.same_length and not self.memory_length:
             raise ProtlmError("model.same_length needs a model.memory_length: it is what is seen")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ProtlmError(f"model.head_dim is {self.head_dim}; rotary positions need it even")
+        if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_dim > self.head_dim):
+            raise ProtlmError(
+                f"model.head_dim is {self.head_dim} and model.rotary_dim {self.rotary_dim}; rotary "
+                f"positions need an even number of entries, at most those of a head"
+            )
+        if self.parallel_block and self.norm_placement == "post":
+            raise ProtlmError("model.parallel_block needs model.norm_placement='pre'")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ProtlmError(f"model.dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
 
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def rotary_size(self) -> int:
+        """Entries of each head that rotary positions turn."""
+        return self.rotary_dim or self.head_dim
 
     @property
     def embedding_width(self) -> int:
@@ -120,6 +137,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu", "gelu_tanh", "relu", "silu"),
     "positions": ("learned", "relative_bias", "relative_xl", "rotary"),
     "position_init": ("normal", "sinusoidal"),
+    "rotary_pairs": ("halves", "neighbours"),
     "dtype": ("float32", "bfloat16", "float16"),
     "remat": ("none", "minimal", "full"),
     "attention_backend": ("xla", "reference", "chunked"),

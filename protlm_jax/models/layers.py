@@ -67,23 +67,31 @@ class Projection(nn.Module):
 
 
 class Normalization(nn.Module):
-    """LayerNorm, or RMSNorm (no mean, no bias; Zhang & Sennrich 2019), statistics in float32."""
+    """LayerNorm, or RMSNorm (no mean, no bias; Zhang & Sennrich 2019), statistics in float32.
+
+    Attributes:
+        axes: logical names of the last dimensions, over which it norms together.
+        bias: whether a LayerNorm has one.
+    """
 
     config: ModelConfig
+    axes: tuple[str, ...] = ("embed",)
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         layer_norm = self.config.norm == "layer_norm"
-        shape = (x.shape[-1],)
+        over = tuple(range(-len(self.axes), 0))
+        shape = x.shape[-len(self.axes) :]
         wide = x.astype(jnp.float32)
         if layer_norm:
-            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        scale = self.param("scale", named(nn.initializers.ones_init(), "embed"), shape)
+            wide = wide - jnp.mean(wide, axis=over, keepdims=True)
+        variance = jnp.mean(jnp.square(wide), axis=over, keepdims=True)
+        scale = self.param("scale", named(nn.initializers.ones_init(), *self.axes), shape)
         y = wide * jax.lax.rsqrt(variance + self.config.norm_eps)
         y = y * _broadcast_to_rank(scale, y.ndim)
-        if layer_norm:
-            bias = self.param("bias", named(nn.initializers.zeros_init(), "embed"), shape)
+        if layer_norm and self.bias:
+            bias = self.param("bias", named(nn.initializers.zeros_init(), *self.axes), shape)
             y = y + _broadcast_to_rank(bias, y.ndim)
         return y.astype(self.config.compute_dtype)
 

@@ -81,32 +81,47 @@ class Rotation:
     """Angles by which the pairs of a head are turned at each position (Su et al. 2021, RoPE).
 
     Attributes:
-        cos, sin: [batch, length, head_dim / 2] float32.
+        cos, sin: [batch, length, pairs] float32; of a head that has more than these pairs, the
+            first ones turn.
+        neighbours: whether a pair is two entries that stand beside each other (Su et al.), or an
+            entry of the first half and its counterpart in the second (ESM-2).
     """
 
     cos: jax.Array
     sin: jax.Array
+    neighbours: bool = flax.struct.field(pytree_node=False, default=False)
 
 
-def rotary_frequencies(head_dim: int) -> jax.Array:
-    """Radians per position of each pair: theta ** (-2 i / head_dim), [head_dim / 2] float32."""
-    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+def rotary_frequencies(size: int) -> jax.Array:
+    """Radians per position of each pair: theta ** (-2 i / size), [size / 2] float32.
+
+    Args:
+        size: entries of a head that are turned.
+    """
+    exponent = jnp.arange(0, size, 2, dtype=jnp.float32) / size
     return 1.0 / ROTARY_THETA**exponent
 
 
-def rotation(positions: jax.Array, frequencies: jax.Array) -> Rotation:
-    """The angles of [batch, length] int32 positions."""
+def rotation(positions: jax.Array, frequencies: jax.Array, neighbours: bool = False) -> Rotation:
+    """The angles of [batch, length] int32 positions; see `Rotation`."""
     angle = positions.astype(jnp.float32)[..., None] * frequencies[None, None]
-    return Rotation(jnp.cos(angle), jnp.sin(angle))
+    return Rotation(jnp.cos(angle), jnp.sin(angle), neighbours)
 
 
 def rotate(x: jax.Array, by: Rotation) -> jax.Array:
-    """Turns each pair of [batch, length, heads, head_dim] by its angle, in float32.
-
-    A pair is an entry of the first half and its counterpart in the second half, as ESM-2 and
-    transformers lay them out (Su et al. have neighbours instead).
-    """
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    """Turns each pair of [batch, length, heads, head_dim] by its angle, in float32."""
+    size = 2 * by.cos.shape[-1]
+    wide = x[..., :size].astype(jnp.float32)
     cos, sin = by.cos[:, :, None], by.sin[:, :, None]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    if by.neighbours:
+        first, second = wide[..., 0::2], wide[..., 1::2]
+    else:
+        first, second = jnp.split(wide, 2, axis=-1)
+    turned = first * cos - second * sin, second * cos + first * sin
+    if by.neighbours:
+        whole = jnp.stack(turned, axis=-1).reshape(wide.shape)
+    else:
+        whole = jnp.concatenate(turned, axis=-1)
+    if size < x.shape[-1]:
+        return jnp.concatenate([whole.astype(x.dtype), x[..., size:]], axis=-1)
+    return whole.astype(x.dtype)
