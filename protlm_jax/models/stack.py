@@ -9,7 +9,7 @@ swap, repetition and early exit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -68,7 +68,41 @@ class LayerProgram:
 
     def exit(self, depth: int) -> LayerProgram:
         """Only the first `depth` steps run."""
-        return dataclasses.replace(self, keep=self.keep & (jnp.arange(self.keep.shape[0]) < depth))
+        return dataclasses.replace(self, keep=self.keep & (jnp.arange(self.steps) < depth))
+
+    def repeat(self, step: int, times: int = 2) -> LayerProgram:
+        """One step runs so many times in a row; the program grows by `times` - 1 steps."""
+        rows = jnp.repeat(jnp.arange(self.steps), jnp.ones(self.steps, int).at[step].set(times))
+        return jax.tree.map(lambda field: field[rows], self)
+
+    def reverse(self, start: int, stop: int) -> LayerProgram:
+        """Steps `start` to `stop` - 1 run their layers in the opposite order."""
+        return dataclasses.replace(
+            self, order=self.order.at[start:stop].set(self.order[start:stop][::-1])
+        )
+
+    def pad(self, steps: int) -> LayerProgram:
+        """The same program in so many steps: those added are the identity."""
+        rows = jnp.minimum(jnp.arange(steps), self.steps - 1)
+        padded = jax.tree.map(lambda field: field[rows], self)
+        return dataclasses.replace(padded, keep=padded.keep & (jnp.arange(steps) < self.steps))
+
+    @staticmethod
+    def stack(programs: Sequence[LayerProgram]) -> LayerProgram:
+        """Programs as one, every field [programs, steps, ...]: what one compiled map runs."""
+        steps = max(program.steps for program in programs)
+        padded = [program.pad(steps) for program in programs]
+        return jax.tree.map(lambda *fields: jnp.stack(fields), *padded)
+
+    @property
+    def steps(self) -> int:
+        return self.keep.shape[0]
+
+    @property
+    def first_change(self) -> jax.Array:
+        """The first step that is not that of the full program; `steps` where none is."""
+        plain = self.keep & (self.order == jnp.arange(self.steps)) & (self.gate == 1).all(axis=-1)
+        return jnp.argmin(jnp.append(plain, False))
 
 
 def init_stack(rng: jax.Array, block: Block) -> Params:
@@ -154,6 +188,7 @@ def resume_stack(
     start: jax.Array,
     visit: Visit,
     carry: Any,
+    program: LayerProgram | None = None,
 ) -> tuple[Stream, Any]:
     """Runs blocks `start` to the last from a given stream; `start` may be traced.
 
@@ -162,18 +197,41 @@ def resume_stack(
         visit: (carry, layer index, stream before, stream after, taps) -> carry, called at each
             block; measurements are reduced here instead of stored.
         carry: initial value of what `visit` accumulates.
+        program: runs instead, from its step `start` on; a step that is not kept costs nothing, and
+            is not visited.
 
     Returns:
         The stream after the last block and the final carry. Has no reverse-mode gradient.
     """
 
-    def body(index: jax.Array, state: tuple[Stream, Any]) -> tuple[Stream, Any]:
+    def body(index: jax.Array, state: tuple[Stream, Any], gate: Any = None) -> tuple[Stream, Any]:
         before, carry = state
-        own = dataclasses.replace(context, past=layer_params(context.past, index))
-        after, taps = block.apply({"params": layer_params(params, index)}, before, own)
+        after, taps = apply_layer(block, params, before, context, index, gate)
         return after, visit(carry, index, before, after, taps)
 
-    return jax.lax.fori_loop(start, block.num_layers, body, (h, carry))
+    if program is None:
+        return jax.lax.fori_loop(start, block.num_layers, body, (h, carry))
+
+    def step(position: jax.Array, state: tuple[Stream, Any]) -> tuple[Stream, Any]:
+        layer, gate = program.order[position], program.gate[position]
+        return jax.lax.cond(
+            program.keep[position], lambda s: body(layer, s, gate), lambda s: s, state
+        )
+
+    return jax.lax.fori_loop(start, program.steps, step, (h, carry))
+
+
+def apply_layer(
+    block: Block,
+    params: Params,
+    h: Stream,
+    context: BlockContext,
+    index: jax.Array | int,
+    gate: jax.Array | None = None,
+) -> tuple[Stream, Taps]:
+    """Runs one layer of a stack, which may be traced, on any stream; see `Block.__call__`."""
+    own = dataclasses.replace(context, past=layer_params(context.past, index))
+    return block.apply({"params": layer_params(params, index)}, h, own, gate)
 
 
 def layer_params(params: Params, index: jax.Array | int) -> Params:

@@ -15,7 +15,15 @@ import jax.numpy as jnp
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stack import LayerProgram, Params, Visit, init_stack, resume_stack, run_stack
+from protlm_jax.models.stack import (
+    LayerProgram,
+    Params,
+    Visit,
+    apply_layer,
+    init_stack,
+    resume_stack,
+    run_stack,
+)
 
 Batch = dict[str, jax.Array]
 Streams = dict[str, Stream]
@@ -123,10 +131,23 @@ class Stacked(nn.Module):
         start: jax.Array,
         visit: Visit,
         carry: object,
+        program: LayerProgram | None = None,
     ) -> tuple[Stream, object]:
         """Runs one row's blocks from `start` on; see `resume_stack`."""
         block, params = self.rows(stack)
-        return resume_stack(block, params, h, context, start, visit, carry)
+        return resume_stack(block, params, h, context, start, visit, carry, program)
+
+    def layer(
+        self,
+        stack: str,
+        index: jax.Array | int,
+        h: Stream,
+        context: BlockContext,
+        gate: jax.Array | None = None,
+    ) -> tuple[Stream, Taps]:
+        """Runs one layer of a row on any stream; see `apply_layer`."""
+        block, params = self.rows(stack)
+        return apply_layer(block, params, h, context, index, gate)
 
 
 class SingleStack(Stacked):

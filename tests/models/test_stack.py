@@ -58,7 +58,9 @@ PROGRAMS = {
     "skip two": (lambda p: p.skip(0, 7), [1, 2, 3, 4, 5, 6]),
     "swap": (lambda p: p.swap(2, 5), [0, 1, 5, 3, 4, 2, 6, 7]),
     "exit": (lambda p: p.exit(3), [0, 1, 2]),
-    "reverse": (lambda p: p.replace(order=p.order[::-1]), [7, 6, 5, 4, 3, 2, 1, 0]),
+    "reverse": (lambda p: p.reverse(0, 8), [7, 6, 5, 4, 3, 2, 1, 0]),
+    "reverse some": (lambda p: p.reverse(2, 6), [0, 1, 5, 4, 3, 2, 6, 7]),
+    "chained": (lambda p: p.skip(3).swap(5, 6).exit(7), [0, 1, 2, 4, 6, 5]),
     "repeat": (lambda p: p.replace(order=p.order.at[:].set(2)), [2] * 8),
 }
 
@@ -133,3 +135,48 @@ def test_rematerialisation_changes_memory_and_not_gradients(policy: str, assert_
         assert "remat" in recomputing or "checkpoint" in recomputing
         assert "remat" not in str(jax.make_jaxpr(gradient("none"))(params))
     assert_close(jax.jit(gradient(policy))(params), jax.jit(gradient("none"))(params), 1e-4)
+
+
+@pytest.mark.parametrize("placement", CONFIGS)
+def test_resume_runs_a_program_from_its_first_change(placement: str, assert_close) -> None:
+    """Stacked programs of one compilation, a longer one among them, from cached streams."""
+    block, params, h, context = stack(placement)
+    full = LayerProgram.full(8)
+    programs = {
+        "nothing": (full, list(range(8)), 9),
+        "repeat": (full.repeat(3), [0, 1, 2, 3, 3, 4, 5, 6, 7], 4),
+        "skip": (full.skip(5, 6), [0, 1, 2, 3, 4, 7], 5),
+        "swap": (full.swap(6, 7), [0, 1, 2, 3, 4, 5, 7, 6], 6),
+    }
+    _, taps = run_stack(block, params, h, context)
+    streams = jnp.concatenate([taps["stream"], loop(block, params, h, context, range(8))[None]])
+
+    def visit(carry, index, before, after, taps):
+        return carry.at[index].add(1)
+
+    def one(program):
+        start = program.first_change
+        before = streams[jnp.minimum(start, 8)]
+        counts = jnp.zeros(8, int)
+        return start, *resume_stack(block, params, before, context, start, visit, counts, program)
+
+    found = jax.jit(lambda p: jax.lax.map(one, p))(
+        LayerProgram.stack([program for program, _, _ in programs.values()])
+    )
+    for start, final, counts, (name, (_, order, first)) in zip(
+        *found, programs.items(), strict=True
+    ):
+        # Padded to nine steps: a program that changes nothing differs in the last, which is none.
+        assert start == (8 if name == "nothing" else first)
+        assert_close(final, loop(block, params, h, context, order), 2e-6, name)
+        expected = np.bincount(order[int(start) :], minlength=8)
+        assert np.array_equal(counts, expected), name
+
+
+def test_a_gate_is_a_change_and_the_full_program_has_none() -> None:
+    full = LayerProgram.full(4)
+    assert full.first_change == 4
+    assert full.ablate(2, 1).first_change == 2
+    assert full.exit(3).first_change == 3
+    assert full.repeat(1, 3).order.tolist() == [0, 1, 1, 1, 2, 3]
+    assert full.pad(6).keep.tolist() == [True] * 4 + [False] * 2
