@@ -1,0 +1,74 @@
+"""What a model's embeddings are held against: inputs that have learned nothing.
+
+random       the same architecture with fresh parameters, through the same heads
+one_hot      each residue's letter, through the same heads (read by residue)
+composition  a protein's amino-acid frequencies, the mean of its one-hot rows (read pooled)
+blosum62     each residue's row of BLOSUM62, or their mean, through the same heads
+majority     the most frequent class of the training labels, whatever the protein
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from protlm_jax import models
+from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import AMINO_ACIDS
+
+BY_RESIDUE = ("random", "one_hot", "blosum62", "majority")
+BY_PROTEIN = ("random", "composition", "blosum62", "majority")
+
+# Rows and columns in the order of AMINO_ACIDS, and X last (Henikoff and Henikoff 1992, with the
+# row of X that BLAST uses).
+_BLOSUM62 = """
+ 4  0 -2 -1 -2  0 -2 -1 -1 -1 -1 -2 -1 -1 -1  1  0  0 -3 -2
+ 0  9 -3 -4 -2 -3 -3 -1 -3 -1 -1 -3 -3 -3 -3 -1 -1 -1 -2 -2
+-2 -3  6  2 -3 -1 -1 -3 -1 -4 -3  1 -1  0 -2  0 -1 -3 -4 -3
+-1 -4  2  5 -3 -2  0 -3  1 -3 -2  0 -1  2  0  0 -1 -2 -3 -2
+-2 -2 -3 -3  6 -3 -1  0 -3  0  0 -3 -4 -3 -3 -2 -2 -1  1  3
+ 0 -3 -1 -2 -3  6 -2 -4 -2 -4 -3  0 -2 -2 -2  0 -2 -3 -2 -3
+-2 -3 -1  0 -1 -2  8 -3 -1 -3 -2  1 -2  0  0 -1 -2 -3 -2  2
+-1 -1 -3 -3  0 -4 -3  4 -3  2  1 -3 -3 -3 -3 -2 -1  3 -3 -1
+-1 -3 -1  1 -3 -2 -1 -3  5 -2 -1  0 -1  1  2  0 -1 -2 -3 -2
+-1 -1 -4 -3  0 -4 -3  2 -2  4  2 -3 -3 -2 -2 -2 -1  1 -2 -1
+-1 -1 -3 -2  0 -3 -2  1 -1  2  5 -2 -2  0 -1 -1 -1  1 -1 -1
+-2 -3  1  0 -3  0  1 -3  0 -3 -2  6 -2  0  0  1  0 -3 -4 -2
+-1 -3 -1 -1 -4 -2 -2 -3 -1 -3 -2 -2  7 -1 -2 -1 -1 -2 -4 -3
+-1 -3  0  2 -3 -2  0 -3  1 -2  0  0 -1  5  1  0 -1 -2 -2 -1
+-1 -3 -2  0 -3 -2  0 -3  2 -2 -1  0 -2  1  5 -1 -1 -3 -3 -2
+ 1 -1  0  0 -2  0 -1 -2  0 -2 -1  1 -1  0 -1  4  1 -2 -3 -2
+ 0 -1 -1 -1 -2 -2 -2 -1 -1 -1 -1  0 -1 -1 -1  1  5  0 -2 -2
+ 0 -1 -3 -2 -1 -3 -3  3 -2  1  1 -3 -2 -2 -3 -2  0  4 -3 -1
+-3 -2 -4 -3  1 -2 -2 -3 -3 -2 -1 -4 -4 -2 -3 -3 -2 -3 11  2
+-2 -2 -3 -2  3 -3  2 -1 -2 -1 -1 -2 -3 -1 -2 -2 -2 -1  2  7
+ 0 -2 -1 -1 -1 -1 -1 -1 -1 -1 -1 -1 -2 -1 -1  0  0 -1 -2 -1
+"""
+BLOSUM62 = np.array(_BLOSUM62.split(), np.float32).reshape(21, 20)
+"""[21, 20] float32: a residue's scores against the 20 amino acids; row 20 is X."""
+
+TABLES = {"one_hot": np.eye(21, dtype=np.float32), "blosum62": BLOSUM62}
+TABLES["composition"] = TABLES["one_hot"]
+
+_ROWS = np.full(256, 20, np.int8)
+_ROWS[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
+
+
+def rows_of(sequence: str, table: np.ndarray) -> np.ndarray:
+    """[residues, columns]: the table's row of each residue of a normalised sequence."""
+    return table[_ROWS[np.frombuffer(sequence.encode("ascii"), np.uint8)]]
+
+
+def random_control(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """The same architecture with fresh parameters, as training would have started from."""
+    params = models.init_params(loaded.model, seed)
+    return replace(loaded, params=params, name=f"{loaded.name} (random initialisation)")
+
+
+def majority(proteins: Sequence[LabelledProtein], target: str) -> int:
+    """The most frequent class among all labels of the training proteins; the first of equals."""
+    labels = np.concatenate([np.ravel(p.labels[target]) for p in proteins]).astype(np.int64)
+    return int(np.argmax(np.bincount(labels[labels != UNKNOWN])))
