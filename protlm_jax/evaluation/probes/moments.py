@@ -1,0 +1,139 @@
+"""What is measured on training rows before heads learn: scales of features and of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probe_data.base import Target
+from protlm_jax.evaluation.probes.batches import Batch, FeatureSource
+
+SAMPLE = 65_536
+"""Rows measured: of proteins drawn at random, all if there are fewer. The error of a standard
+deviation from so many rows is 0.3 % of it, and a model that runs once per epoch need not run once
+more for them."""
+CLIP = 10.0
+"""Standard deviations beyond which a feature is cut."""
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and scale [N, D] float32 of each input's features; scale is inf of a constant one."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def apply(self, features: jax.Array, protein: jax.Array) -> jax.Array:
+        """[N, T, D] standardised and clipped; 0 where there is no protein."""
+        x = (features - self.mean[:, None]) / self.scale[:, None]
+        return jnp.where(protein[None, :, None] >= 0, jnp.clip(x, -CLIP, CLIP), 0.0)
+
+
+jax.tree_util.register_dataclass(Standard, data_fields=["mean", "scale"], meta_fields=[])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of training rows.
+
+    Attributes:
+        standard: of the features.
+        covariance: [N, D, D] float64 of standardised features; None unless asked for.
+        units: mean and standard deviation of each number; (0, 1) for classes.
+        labelled: target -> labels in a batch on average.
+    """
+
+    standard: Standard
+    covariance: np.ndarray | None
+    units: dict[str, tuple[float, float]]
+    labelled: dict[str, float]
+
+
+def known(target: Target, labels: np.ndarray) -> np.ndarray:
+    """Where there is a label."""
+    return np.isfinite(labels) if target.kind == "number" else labels >= 0
+
+
+def measure(
+    source: FeatureSource, targets: Sequence[Target], seed: int, *, covariance: bool = False
+) -> Moments:
+    """Reads batches of an epoch until there are SAMPLE rows.
+
+    Raises:
+        ProtlmError: when there is no protein, no label of a target, or a feature is not finite.
+    """
+    shift: np.ndarray | None = None
+    total = squares = np.zeros(())
+    labels: dict[str, list[np.ndarray]] = {target.name: [] for target in targets}
+    rows = batches = 0
+    for batch in source.batches(seed):
+        if shift is None:
+            shift = _first_mean(batch)
+        sums = _sums(batch.features, batch.protein, shift, covariance)
+        total = total + np.asarray(sums[0], np.float64)
+        squares = squares + np.asarray(sums[1], np.float64)
+        for target in targets:
+            if (found := batch.labels.get(target.name)) is not None:
+                labels[target.name].append(found[known(target, found)])
+        rows, batches = rows + int((batch.protein >= 0).sum()), batches + 1
+        if rows >= SAMPLE:
+            break
+    if shift is None:
+        raise ProtlmError("no training proteins: heads have nothing to learn from")
+    offset = total / rows
+    second = squares / rows
+    variance = (np.diagonal(second, axis1=1, axis2=2) if covariance else second) - offset**2
+    if not np.isfinite(variance).all():
+        bad = sorted(set(np.nonzero(~np.isfinite(variance))[0].tolist()))
+        raise ProtlmError(
+            f"features of input(s) {bad} are not finite: the model itself gives nan or infinity; "
+            "try a wider dtype"
+        )
+    mean = shift + offset
+    scale = np.sqrt(np.maximum(variance, 0.0))
+    # A feature that never changes in training says nothing: zero, not noise blown up.
+    scale = np.where(scale < 1e-6 * np.maximum(1.0, np.abs(mean)), np.inf, scale)
+    spread = None
+    if covariance:
+        spread = second - offset[:, :, None] * offset[:, None, :]
+        spread = spread / scale[:, :, None] / scale[:, None, :]
+    standard = Standard(mean.astype(np.float32), scale.astype(np.float32))
+    units, labelled = _of_labels(targets, labels, batches)
+    return Moments(standard, spread, units, labelled)
+
+
+def _first_mean(batch: Batch) -> np.ndarray:
+    """[N, D] near the mean, so that squares of what is left lose no digits."""
+    return batch.features[:, batch.protein >= 0].mean(axis=1, dtype=np.float64)
+
+
+@partial(jax.jit, static_argnames="covariance")
+def _sums(
+    features: jax.Array, protein: jax.Array, shift: jax.Array, covariance: bool
+) -> tuple[jax.Array, jax.Array]:
+    x = jnp.where(protein[None, :, None] >= 0, features - shift[:, None], 0.0)
+    square = jnp.einsum("NTD,NTE->NDE", x, x) if covariance else jnp.sum(x * x, axis=1)
+    return jnp.sum(x, axis=1), square
+
+
+def _of_labels(
+    targets: Sequence[Target], labels: dict[str, list[np.ndarray]], batches: int
+) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    units, labelled = {}, {}
+    for target in targets:
+        values = np.concatenate([np.empty(0), *labels[target.name]])
+        if not len(values):
+            raise ProtlmError(
+                f"no training label of {target.name!r}: leave this target out or give its labels"
+            )
+        units[target.name] = (0.0, 1.0)
+        if target.kind == "number":
+            units[target.name] = float(values.mean()), float(values.std()) or 1.0
+        labelled[target.name] = len(values) / batches
+    return units, labelled

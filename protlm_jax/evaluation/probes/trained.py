@@ -1,0 +1,154 @@
+"""Trained heads: what they answer, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probe_data.base import Target
+from protlm_jax.evaluation.probes import heads
+from protlm_jax.evaluation.probes.batches import Batch
+from protlm_jax.evaluation.probes.moments import Standard
+from protlm_jax.files import write_atomically
+
+
+@dataclass(frozen=True)
+class TrainedHeads:
+    """Heads of one kind for S seeds and N inputs.
+
+    Attributes:
+        head: of `heads.NAMES`.
+        targets: what they answer.
+        seeds: S of them. A linear head has one optimum, whatever the seed: S = 1.
+        variables: of the network, every array [S, N, ...] float32.
+        standard: of the features.
+        units: mean and standard deviation of each number as learned from.
+        epochs: [S, N] int, passes over the training proteins until it stopped.
+        best_epoch: [S, N] int, the pass whose parameters these are, counted from 1 (0: none was
+            better than the start).
+        valid: target -> [S, N] float, accuracy or Spearman's correlation on validation proteins.
+    """
+
+    head: str
+    targets: tuple[Target, ...]
+    seeds: tuple[int, ...]
+    variables: Mapping[str, Any]
+    standard: Standard
+    units: Mapping[str, tuple[float, float]]
+    epochs: np.ndarray
+    best_epoch: np.ndarray
+    valid: Mapping[str, np.ndarray]
+
+    def predict(self, batch: Batch) -> dict[str, np.ndarray]:
+        """target -> probabilities [S, N, T or P, C], or numbers [S, N, T or P, 1], float32.
+
+        Rows without a protein get answers, too, that mean nothing.
+        """
+        module = heads.kind(self.head).module(self.targets)
+        found = answer(
+            module, self.variables, self.standard, batch.features, batch.protein, batch.slots
+        )
+        out = {}
+        for target in self.targets:
+            values = np.asarray(found[target.name])
+            mean, deviation = self.units[target.name]
+            out[target.name] = values if target.kind == "classes" else values * deviation + mean
+        return out
+
+    def select(self, index: int) -> TrainedHeads:
+        """The heads of one input: N = 1."""
+        at = slice(index, index + 1)
+        return dataclasses.replace(
+            self,
+            variables=jax.tree.map(lambda x: x[:, at], self.variables),
+            standard=Standard(self.standard.mean[at], self.standard.scale[at]),
+            epochs=self.epochs[:, at],
+            best_epoch=self.best_epoch[:, at],
+            valid={name: values[:, at] for name, values in self.valid.items()},
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes heads.npz and then heads.json.
+
+        Raises:
+            ProtlmError: when they cannot be written.
+        """
+        arrays = {f"variables/{k}": v for k, v in flatten_dict(self.variables, sep="/").items()}
+        arrays |= {f"valid/{name}": values for name, values in self.valid.items()}
+        arrays |= {"mean": self.standard.mean, "scale": self.standard.scale}
+        arrays |= {"epochs": self.epochs, "best_epoch": self.best_epoch}
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        about = {
+            "head": self.head,
+            "targets": [dataclasses.asdict(target) for target in self.targets],
+            "seeds": self.seeds,
+            "units": dict(self.units),
+        }
+        write_atomically(folder / "heads.npz", file.getvalue())
+        write_atomically(folder / "heads.json", json.dumps(about, indent=2) + "\n")
+
+
+def load(folder: Path) -> TrainedHeads:
+    """Reads what `TrainedHeads.save` wrote.
+
+    Raises:
+        ProtlmError: when files are missing or broken.
+    """
+    try:
+        about = json.loads((folder / "heads.json").read_text())
+        with np.load(folder / "heads.npz") as file:
+            flat = {tuple(name.split("/")): file[name] for name in file.files}
+        tree = unflatten_dict(flat)
+        targets = tuple(Target(t["name"], t["kind"], tuple(t["classes"])) for t in about["targets"])
+        return TrainedHeads(
+            head=about["head"],
+            targets=targets,
+            seeds=tuple(about["seeds"]),
+            variables=tree["variables"],
+            standard=Standard(tree["mean"], tree["scale"]),
+            units={name: (mean, sd) for name, (mean, sd) in about["units"].items()},
+            epochs=tree["epochs"],
+            best_epoch=tree["best_epoch"],
+            valid=tree["valid"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProtlmError(
+            f"cannot read trained heads from {folder} ({error}); the folder needs heads.json and "
+            "heads.npz as `protlm probe --output` writes them"
+        ) from error
+
+
+@partial(jax.jit, static_argnames=("module", "slots"))
+def answer(
+    module: Any,
+    variables: Mapping[str, Any],
+    standard: Standard,
+    features: jax.Array,
+    protein: jax.Array,
+    slots: int,
+) -> heads.Answers:
+    """target -> probabilities [S, N, T or P, C], or standardised numbers [S, N, T or P, 1]."""
+
+    def one(variables: Mapping[str, Any], x: jax.Array) -> heads.Answers:
+        return module.apply(variables, x, protein, slots, False)
+
+    x = standard.apply(features, protein)
+    found = jax.vmap(jax.vmap(one), in_axes=(0, None))(variables, x)
+    return {
+        target.name: jax.nn.softmax(found[target.name])
+        if target.kind == "classes"
+        else found[target.name]
+        for target in module.targets
+    }
