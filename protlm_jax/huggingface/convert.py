@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,11 +53,8 @@ def tensors(exchange: Exchange, params: Any) -> Iterator[tuple[str, np.ndarray]]
     for keys in _by_tensor(exchange, params):
         arrays = [np.asarray(_leaf(params, key.ours), np.float32) for key in keys]
         for layer, (name, _) in enumerate(_names(keys[0], arrays[0].shape)):
-            parts = [
-                _to_theirs(array[layer] if _layered(key) else array, key.layout)
-                for key, array in zip(keys, arrays, strict=True)
-            ]
-            yield name, parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts = [array[layer] if _layered(keys[0]) else array for array in arrays]
+            yield name, _to_theirs(np.stack(parts) if len(keys) > 1 else parts[0], _layout(keys))
 
 
 def expected_shapes(exchange: Exchange, abstract: Any) -> dict[str, tuple[int, ...]]:
@@ -63,8 +62,7 @@ def expected_shapes(exchange: Exchange, abstract: Any) -> dict[str, tuple[int, .
     shapes: dict[str, tuple[int, ...]] = {}
     for keys in _by_tensor(exchange, abstract):
         for name, shape in _names(keys[0], tuple(_leaf(abstract, keys[0].ours).shape)):
-            first, *rest = their_shape(shape, keys[0].layout)
-            shapes[name] = (first * len(keys), *rest)
+            shapes[name] = their_shape(_stacked(shape, keys), _layout(keys))
     return shapes
 
 
@@ -76,10 +74,10 @@ def params_from(
     for keys in _by_tensor(exchange, abstract):
         arrays = [np.empty(_leaf(abstract, key.ours).shape, np.float32) for key in keys]
         for layer, (name, shape) in enumerate(_names(keys[0], arrays[0].shape)):
-            parts = np.split(read(name), len(keys))
-            for key, array, part in zip(keys, arrays, parts, strict=True):
-                target = array[layer] if _layered(key) else array
-                target[...] = _to_ours(part, key.layout, shape)
+            whole = _to_ours(read(name), _layout(keys), _stacked(shape, keys))
+            for array, part in zip(arrays, whole if len(keys) > 1 else [whole], strict=True):
+                target = array[layer] if _layered(keys[0]) else array
+                target[...] = part
         for key, array in zip(keys, arrays, strict=True):
             *parents, leaf = key.ours.split("/")
             node = params
@@ -91,39 +89,54 @@ def params_from(
 
 def their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Shape of a tensor after its layout rule."""
-    order, groups = _parse(layout)
-    sizes = iter([shape[axis] for axis in order])
-    return tuple(math.prod(next(sizes) for _ in range(group)) for group in groups)
+    ours, theirs = _parse(layout)
+    sizes = dict(zip(itertools.chain(*ours), _split(shape, ours), strict=True))
+    return tuple(math.prod(sizes[letter] for letter in group) for group in theirs)
 
 
 def _to_theirs(array: np.ndarray, layout: str) -> np.ndarray:
-    order, _ = _parse(layout)
-    return np.ascontiguousarray(array.transpose(order)).reshape(their_shape(array.shape, layout))
+    ours, theirs = _parse(layout)
+    split = array.reshape(_split(array.shape, ours)).transpose(_order(ours, theirs))
+    return np.ascontiguousarray(split).reshape(their_shape(array.shape, layout))
 
 
 def _to_ours(array: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray:
-    order, _ = _parse(layout)
-    split = array.reshape([shape[axis] for axis in order])
-    return split.transpose(np.argsort(order))
+    ours, theirs = _parse(layout)
+    sizes, order = _split(shape, ours), _order(ours, theirs)
+    split = array.reshape([sizes[axis] for axis in order])
+    return split.transpose(np.argsort(order)).reshape(shape)
 
 
-def _parse(layout: str) -> tuple[list[int], list[int]]:
-    """Of "D H K -> (H K) D": our axes in their order, and how many make up each of theirs."""
-    ours, theirs = (side.strip() for side in layout.split("->"))
-    letters = ours.split()
-    plain = theirs.replace("(", "").replace(")", "").split()
-    order = [letters.index(letter) for letter in plain if letter != "1"]
-    groups: list[int] = []
-    inside = False
-    for word in theirs.split():
-        if word == "1":
-            groups.append(0)
-        elif inside:
-            groups[-1] += 1
-        else:
-            groups.append(1)
-        inside = (inside or word.startswith("(")) and not word.endswith(")")
-    return order, groups
+def _layout(keys: list[Key]) -> str:
+    """The rule of a tensor: of several parameters, for these stacked along a first axis P."""
+    return keys[0].layout if len(keys) == 1 else f"P {keys[0].layout}"
+
+
+def _stacked(shape: tuple[int, ...], keys: list[Key]) -> tuple[int, ...]:
+    return shape if len(keys) == 1 else (len(keys), *shape)
+
+
+def _parse(layout: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Of "D (8 H) -> (8 H) D 1" the letters of each of our axes, and those of each of theirs."""
+    ours, theirs = (
+        [word.strip("()").split() for word in re.findall(r"\([^)]*\)|\S+", side)]
+        for side in layout.split("->")
+    )
+    return ours, [[] if word == ["1"] else word for word in theirs]
+
+
+def _split(shape: tuple[int, ...], ours: list[list[str]]) -> list[int]:
+    """Our shape with split axes as two."""
+    sizes = []
+    for size, letters in zip(shape, ours, strict=True):
+        sizes += [size] if len(letters) == 1 else [int(letters[0]), size // int(letters[0])]
+    return sizes
+
+
+def _order(ours: list[list[str]], theirs: list[list[str]]) -> list[int]:
+    """Where among our letters each of theirs stands."""
+    letters = list(itertools.chain(*ours))
+    return [letters.index(letter) for letter in itertools.chain(*theirs)]
 
 
 def _by_tensor(exchange: Exchange, tree: Any) -> list[list[Key]]:

@@ -86,10 +86,12 @@ class ModelConfig:
                 raise ProtlmError(f"model.{field} is {getattr(self, field)}; 0 is the least")
         if self.same_length and not self.memory_length:
             raise ProtlmError("model.same_length needs a model.memory_length: it is what is seen")
-        if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_dim > self.head_dim):
+        if self.positions == "rotary" and self.rotary_size % 2:
+            field = "rotary_dim" if self.rotary_dim else "head_dim"
+            raise ProtlmError(f"model.{field} is {self.rotary_size}; rotary positions need it even")
+        if not 0 <= self.rotary_dim <= self.head_dim:
             raise ProtlmError(
-                f"model.head_dim is {self.head_dim} and model.rotary_dim {self.rotary_dim}; rotary "
-                f"positions need an even number of entries, at most those of a head"
+                f"model.rotary_dim is {self.rotary_dim}; a head has {self.head_dim} entries"
             )
         if self.parallel_block and self.norm_placement == "post":
             raise ProtlmError("model.parallel_block needs model.norm_placement='pre'")

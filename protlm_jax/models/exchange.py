@@ -31,10 +31,10 @@ class Key:
         theirs: name in their state dict; with "{layer}" it stands for one tensor per layer, and
             our array has the layers as its first axis.
         layout: our axes and theirs, without the layers, as in "D H K -> (H K) D"; a 1 on their side
-            is an axis of that size.
-        part: (index, count) where theirs holds `count` parameters of ours of one shape, one after
-            the other along its first axis, as a fused (query, key, value) does; the layout is that
-            of the part, and the table must have all of them.
+            is an axis of that size, and "(8 H)" on ours an axis that is split into 8 parts.
+        part: (index, count) where theirs holds `count` parameters of ours of one shape, as a fused
+            (query, key, value) does; P says where in theirs they follow each other, as in
+            "D H K -> (P H K) D", and the table must have all of them.
         optional: whether some configs have no such parameter; theirs has no such tensor then.
     """
 

@@ -50,7 +50,7 @@ def test_three_parameters_in_one_tensor() -> None:
     layers, d, h, k = 2, 6, 3, 4
     params = {name: random(layers, d, h, k) for name in ("q", "k", "v")}
     keys = [
-        Key(name, "layer.{layer}.qkv", "D H K -> (H K) D", part=(i, 3))
+        Key(name, "layer.{layer}.qkv", "D H K -> (P H K) D", part=(i, 3))
         for i, name in enumerate("qkv")
     ]
     theirs = there_and_back(exchange_of(keys[2], keys[0], keys[1]), params)
@@ -62,13 +62,35 @@ def test_three_parameters_in_one_tensor() -> None:
         np.testing.assert_allclose(fused[i], expected, rtol=1e-5, atol=1e-5)
 
     biases = {name: random(h, k) for name in ("q", "k")}
-    pair = [Key(name, "bias", "H K -> (H K)", part=(i, 2)) for i, name in enumerate("qk")]
+    pair = [Key(name, "bias", "H K -> (P H K)", part=(i, 2)) for i, name in enumerate("qk")]
     fused_bias = there_and_back(exchange_of(*pair), biases)["bias"]
     np.testing.assert_array_equal(fused_bias, np.concatenate([b.ravel() for b in biases.values()]))
 
 
+def test_parts_along_the_last_axis_and_inside_groups() -> None:
+    """As in a Conv1D of GPT-2, and as ProGen2's heads, cut into groups that each hold all parts."""
+    d, h, k = 5, 6, 2
+    params = {name: random(d, h, k) for name in "qvk"}
+    conv = [Key(n, "conv", "D H K -> D (P H K)", part=(i, 3)) for i, n in enumerate("qvk")]
+    fused = there_and_back(exchange_of(*conv), params)["conv"]
+    flat = [array.reshape(d, h * k) for array in params.values()]
+    np.testing.assert_array_equal(fused, np.concatenate(flat, axis=1))
+
+    layout = "D (3 H) K -> (3 P H K) D"
+    groups = [Key(n, "groups", layout, part=(i, 3)) for i, n in enumerate("qvk")]
+    grouped = there_and_back(exchange_of(*groups), params)["groups"]
+    expected = [
+        params[name][:, head, entry]
+        for group in range(3)
+        for name in "qvk"
+        for head in (2 * group, 2 * group + 1)
+        for entry in range(k)
+    ]
+    np.testing.assert_array_equal(grouped, np.stack(expected))
+
+
 def test_a_part_that_is_missing_from_the_table() -> None:
-    half = exchange_of(Key("q", "qk", "D -> D", part=(1, 2)))
+    half = exchange_of(Key("q", "qk", "D -> (P D)", part=(1, 2)))
     with pytest.raises(ValueError, match="keys of qk are not the parts of one tensor"):
         dict(tensors(half, {"q": random(3)}))
 

@@ -37,7 +37,7 @@ KEYS = (
         Key(
             f"encoder/attention/{name}/kernel",
             f"{_ATTENTION}qkv_net.weight",
-            "D H K -> (H K) D",
+            "D H K -> (P H K) D",
             part=(index, 3),
         )
         for index, name in enumerate(("query", "key", "value"))
