@@ -8,7 +8,7 @@ such a ratio.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from protlm_jax.errors import ProtlmError
 
 DRAWS = 2000
 _ELEMENTS_AT_ONCE = 1 << 22  # bounds the memory of one block of draws to about 32 MB
+_VALUES_DRAWN = 20_000_000  # ranked in all draws together
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,110 @@ def paired_difference(
     return ratio(difference, denominators, seed=seed, draws=draws)
 
 
+@dataclass(frozen=True)
+class Bootstrapped:
+    """A statistic and what it is on each draw; two of the same proteins and seed are paired.
+
+    Attributes:
+        value: on all proteins.
+        drawn: [draws]; nan where a draw does not define it.
+        proteins: how many count.
+    """
+
+    value: float
+    drawn: np.ndarray
+    proteins: int
+
+    def minus(self, other: Bootstrapped) -> Bootstrapped:
+        """The paired difference."""
+        if self.proteins != other.proteins or self.drawn.shape != other.drawn.shape:
+            raise ProtlmError("a paired difference needs the same proteins on both sides")
+        return Bootstrapped(self.value - other.value, self.drawn - other.drawn, self.proteins)
+
+    def estimate(self) -> Estimate:
+        """With standard error and 95 % percentile interval over the draws that define it."""
+        drawn = self.drawn[np.isfinite(self.drawn)]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        error = float(drawn.std(ddof=1))
+        return Estimate(self.value, error, float(low), float(high), self.proteins)
+
+
+def of_sums(
+    sums: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    seed: int,
+    draws: int = DRAWS,
+) -> Bootstrapped:
+    """Bootstraps any statistic of sums over proteins: accuracy, MCC, Pearson's correlation.
+
+    Args:
+        sums: [proteins, ...], what each protein adds; all of them are drawn from.
+        statistic: sums over proteins [draws, ...] -> [draws].
+        seed: of the draws, which are those of `ratio`.
+        draws: number of bootstrap draws.
+    """
+    flat = np.asarray(sums, np.float64).reshape(len(sums), -1)
+    drawn = []
+    for weights in _weights(len(flat), seed, draws, flat.shape[1]):
+        drawn.append(statistic((weights @ flat).reshape(-1, *sums.shape[1:])))
+    value = statistic(flat.sum(axis=0).reshape(1, *sums.shape[1:]))
+    return Bootstrapped(float(value[0]), np.concatenate(drawn), len(flat))
+
+
+def rank_correlation(
+    predicted: np.ndarray, truth: np.ndarray, owners: np.ndarray, *, seed: int, draws: int = DRAWS
+) -> Bootstrapped | None:
+    """Spearman's correlation, ranked anew in every draw over proteins; ties at their mean rank.
+
+    Args:
+        predicted: [n].
+        truth: [n].
+        owners: [n] integers, the protein of each, counted from 0 without gaps.
+        seed: of the draws, which are those of `ratio`.
+        draws: number of draws at most; of many values fewer, at least 200.
+
+    Returns:
+        None where one side is constant.
+    """
+    if len(truth) < 2 or np.ptp(predicted) == 0 or np.ptp(truth) == 0:
+        return None
+    sides = [_Ranked(predicted), _Ranked(truth)]
+    proteins = int(owners.max()) + 1
+    draws = int(np.clip(_VALUES_DRAWN // len(truth), 200, draws))
+
+    def correlation(weights: np.ndarray) -> np.ndarray:
+        each = weights[:, owners]
+        first, second = (side.ranks(each) for side in sides)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(
+                np.sum(each * first * second, axis=1)
+                / np.sqrt(np.sum(each * first**2, axis=1) * np.sum(each * second**2, axis=1))
+            )
+
+    drawn = [correlation(w) for w in _weights(proteins, seed, draws, len(truth))]
+    value = correlation(np.ones((1, proteins)))
+    return Bootstrapped(float(value[0]), np.concatenate(drawn), proteins)
+
+
+class _Ranked:
+    """Values sorted once, to be ranked under any weights."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        self.group = np.empty(len(values), np.int64)
+        self.group[self.order] = np.cumsum(np.r_[False, ordered[1:] != ordered[:-1]])
+
+    def ranks(self, weights: np.ndarray) -> np.ndarray:
+        """Mean ranks [draws, n] of values that occur `weights` [draws, n] times, mean taken off."""
+        tied = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
+        ranks = (np.cumsum(tied, axis=1) - tied / 2)[:, self.group]
+        total = weights.sum(axis=1, keepdims=True)
+        return np.asarray(ranks - np.sum(weights * ranks, axis=1, keepdims=True) / total)
+
+
 def auroc(
     scores: ArrayLike, labels: ArrayLike, proteins: ArrayLike, *, seed: int, draws: int = DRAWS
 ) -> Estimate:
@@ -175,3 +280,14 @@ def _rows(proteins: int, seed: int, draws: int) -> Iterator[np.ndarray]:
     block = max(1, _ELEMENTS_AT_ONCE // proteins)
     for start in range(0, draws, block):
         yield generator.integers(proteins, size=(min(block, draws - start), proteins))
+
+
+def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.ndarray]:
+    """The same draws as counts [draws in block, proteins] float64, for blocks of so many values."""
+    most = max(1, _ELEMENTS_AT_ONCE // max(proteins, values))
+    for rows in _rows(proteins, seed, draws):
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            index = part + proteins * np.arange(len(part))[:, None]
+            counts = np.bincount(index.ravel(), minlength=part.size)
+            yield counts.reshape(part.shape).astype(np.float64)

@@ -108,3 +108,36 @@ def test_auroc_and_its_error_are_those_of_a_plain_bootstrap() -> None:
     assert (tied.value, tied.standard_error) == (0.5, 0.0)
     with pytest.raises(ProtlmError, match="AUROC needs positives and negatives"):
         statistics.auroc(scores, np.zeros(len(owners), bool), owners, seed=0)
+
+
+def test_any_statistic_of_sums_is_drawn_like_a_ratio() -> None:
+    generator = np.random.default_rng(1)
+    bottoms = generator.integers(1, 30, 40)
+    tops, others = generator.integers(0, bottoms + 1), generator.integers(0, bottoms + 1)
+
+    def accuracy(right: np.ndarray) -> statistics.Bootstrapped:
+        sums = np.stack([right, bottoms], axis=1)
+        return statistics.of_sums(sums, lambda s: s[:, 0] / s[:, 1], seed=3)
+
+    expected = statistics.ratio(tops, bottoms, seed=3)
+    assert accuracy(tops).estimate().to_dict() == pytest.approx(expected.to_dict())
+    paired = statistics.paired_difference(tops, others, bottoms, seed=3)
+    found = accuracy(tops).minus(accuracy(others)).estimate()
+    assert found.to_dict() == pytest.approx(paired.to_dict())
+
+
+def test_rank_correlation_of_every_draw_is_that_of_scipy() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(2)
+    owners = np.repeat(np.arange(12), generator.integers(1, 5, 12))
+    truth = generator.integers(0, 6, owners.size).astype(float)  # ties
+    predicted = np.round(truth + generator.normal(0, 2, owners.size), 1)
+    found = statistics.rank_correlation(predicted, truth, owners, seed=5, draws=50)
+    assert found is not None
+    assert found.value == pytest.approx(scipy_stats.spearmanr(predicted, truth).statistic)
+    rows = np.concatenate(list(statistics._rows(12, 5, 50)))
+    for drawn, row in zip(found.drawn, rows, strict=True):
+        index = np.concatenate([np.flatnonzero(owners == protein) for protein in row])
+        expected = scipy_stats.spearmanr(predicted[index], truth[index]).statistic
+        assert drawn == pytest.approx(expected)
+    assert statistics.rank_correlation(np.ones(4), truth[:4], np.arange(4), seed=0) is None
