@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
-from protlm_jax.errors import ProtlmError
+from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
+
+if TYPE_CHECKING:
+    from protlm_jax.training.distributed import Hosts
 
 Run = Callable[[argparse.Namespace], int | None]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -76,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     except ProtlmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return Stopped.EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -113,11 +119,20 @@ def _add_train(verbs: Verbs) -> None:
     )
     verb.add_argument("--config", required=True, help="path:variant, e.g. configs/tiny.py:bert")
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    verb.add_argument(
+        "--distributed", action="store_true",
+        help="this host is one of several that run the same command, and the cluster (TPU pod, "
+        "SLURM, Open MPI) knows which; --workdir is on a disk that all share",
+    )  # fmt: skip
+    verb.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: address of host 0,")
+    verb.add_argument("--hosts", type=_positive, help="how many hosts there are,")
+    verb.add_argument("--host", type=int, help="and which of them this is, from 0")
     verb.epilog = (
         "Any field of the config can be overridden: --config.train.steps=1000, "
         "--config.data.fasta=my.fasta.gz, --config.mesh.fsdp=2. --config.init_from=MODEL continues "
         "the pretraining of a model. Of a recipe with phases, --config.phases.NAME.train.steps=10 "
-        "sets one phase. The same command again resumes."
+        "sets one phase. The same command again resumes. SIGTERM saves and ends with exit code "
+        "75; of several hosts all stop at the same step, and where one is lost the others end too."
     )
 
 
@@ -230,14 +245,29 @@ def _positive(text: str) -> int:
 def _train(arguments: argparse.Namespace) -> None:
     from protlm_jax.huggingface import load_source
     from protlm_jax.recipes import load_recipe
+    from protlm_jax.training.distributed import joined, leads
     from protlm_jax.training.phases import train_phases
 
-    phases = load_recipe(arguments.config, arguments.overrides, arguments.workdir)
-    steps = " + ".join(str(phase.config.train.steps) for phase in phases)
-    if train_phases(phases, arguments.workdir, load_source):
-        print(f"done: {steps} steps in {arguments.workdir}")
-    else:
-        print(f"nothing to do: {arguments.workdir} has its {steps} steps already")
+    with joined(_hosts(arguments)):
+        phases = load_recipe(arguments.config, arguments.overrides, arguments.workdir)
+        steps = " + ".join(str(phase.config.train.steps) for phase in phases)
+        made = train_phases(phases, arguments.workdir, load_source)
+        if leads() and made:
+            print(f"done: {steps} steps in {arguments.workdir}")
+        elif leads():
+            print(f"nothing to do: {arguments.workdir} has its {steps} steps already")
+
+
+def _hosts(arguments: argparse.Namespace) -> Hosts | None:
+    """Where this process stands among others; None where it is alone."""
+    from protlm_jax.training.distributed import Hosts
+
+    said = (arguments.coordinator, arguments.hosts, arguments.host)
+    if all(word is None for word in said):
+        return Hosts() if arguments.distributed else None
+    if None in said:
+        raise ProtlmError("--coordinator, --hosts and --host belong together: give all three")
+    return Hosts(*said)
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -8,3 +8,13 @@ class ProtlmError(Exception):
 
     The command line prints the message alone, without a stack trace, and exits with code 1.
     """
+
+
+class Stopped(Exception):
+    """A run was told to end and has saved what it has; the same command goes on from there.
+
+    The command line prints the message and exits with this code (EX_TEMPFAIL of sysexits.h), by
+    which a launcher knows that it is to start the same command again.
+    """
+
+    EXIT_CODE = 75

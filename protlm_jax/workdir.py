@@ -11,6 +11,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.run_folders import PHASES
 from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.training.distributed import leads, require_shared
 from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
@@ -54,8 +55,10 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
             f"{workdir} has checkpoints without config.json and metrics.jsonl: it is not a run "
             f"that can go on; use another --workdir"
         )
-    write_vocabulary(find_vocabulary(config.model.vocabulary, workdir), workdir)
-    write_atomically(file, json.dumps(config.to_dict(), indent=2) + "\n")
+    if leads():
+        write_vocabulary(find_vocabulary(config.model.vocabulary, workdir), workdir)
+        write_atomically(file, json.dumps(config.to_dict(), indent=2) + "\n")
+    require_shared(file)
 
 
 def read_config(workdir: Path) -> RunConfig:

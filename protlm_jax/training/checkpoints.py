@@ -1,13 +1,16 @@
 """Checkpoints of a run: `checkpoints/<step>/{state,data,info}`, written by Orbax in the background.
 
 A checkpoint is written under a temporary name and renamed when complete, so a folder whose name
-is a number is whole. Readers of parameters need no optimizer: see `restore_params`.
+is a number is whole. What happens to it later, on a disk or in a copy, is another matter: the sizes
+of its files are kept in it, and one that does not agree, or cannot be read, is set aside. Readers
+of parameters need no optimizer: see `restore_params`.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +25,8 @@ from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.files import write_atomically
+from protlm_jax.training.distributed import agreed, leads
 
 FORMAT = 1  # of the folder's layout and of the names in the tree; raised when either changes
 FULL_DISK = {
@@ -29,6 +34,13 @@ FULL_DISK = {
     errno.EFBIG: "file too large",
     errno.EDQUOT: "disk quota exceeded",
 }
+
+
+FILES = "files.json"  # of a checkpoint: relative path -> bytes
+
+
+class DamagedCheckpoint(ProtlmError):
+    """A checkpoint was whole once, and is not any more; all hosts see it alike."""
 
 
 class Checkpoints:
@@ -46,13 +58,12 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0):
         self.directory = Path(directory).absolute()
+        self._periods = [every] + ([keep_every] if keep_every else [])
         self._saving: int | None = None
         _silence_orbax()
         policies: list[Any] = [preservation.LatestN(n=keep)]
         policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
-        periods = [every] + ([keep_every] if keep_every else [])
         options = ocp.CheckpointManagerOptions(
-            should_save_fn=lambda step, _: any(step % period == 0 for period in periods),
             preservation_policy=preservation.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
@@ -60,16 +71,8 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def should_save(self, step: int) -> bool:
-        """Whether a checkpoint is due: by its number, or because the machine is being taken away.
-
-        The latter (SIGTERM) is only noticed after `jax.distributed.initialize`, and then all
-        hosts agree on the step.
-        """
-        return self._manager.should_save(step)
-
-    def preempted(self, step: int) -> bool:
-        """Whether the machine is being taken away and this is the step to stop at."""
-        return self._manager.reached_preemption(step)
+        """Whether a checkpoint is due at this step."""
+        return any(step % period == 0 for period in self._periods)
 
     def save(
         self, step: int, state: Any, data: bytes, info: Mapping[str, Any] | None = None
@@ -110,9 +113,11 @@ class Checkpoints:
                 mesh, say where the arrays go.
 
         Raises:
-            ProtlmError: the checkpoint is missing, unreadable, or holds something else.
+            DamagedCheckpoint: it is not as it was written.
+            ProtlmError: the checkpoint is missing, or holds something else.
         """
         path = self.directory / str(step)
+        _require_whole(path)
         self.info(step)
         with _reading(path):
             stored = _stored_tree(path / "state")
@@ -134,7 +139,30 @@ class Checkpoints:
         """
         with self._failures("could not be written"):
             self._manager.wait_until_finished()
+            if self._saving is not None and leads():
+                _note_files(self.directory / str(self._saving))
         self._saving = None
+
+    def set_aside(self, step: int, error: DamagedCheckpoint) -> str:
+        """Moves a damaged checkpoint to `damaged/` beside the folder; returns a line for people.
+
+        Called by all hosts.
+
+        Raises:
+            ProtlmError: there is no older one to go on from.
+        """
+        older = [s for s in saved_steps(self.directory) if s < step]
+        if not older:
+            raise ProtlmError(f"{error}. There is no older one") from error
+        agreed(step)  # everybody has looked
+        aside = self.directory.parent / "damaged" / str(step)
+        if leads():
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(aside)
+        agreed(step)  # it is gone
+        self._manager.reload()
+        return f"WARNING: {error}. It was moved to {aside}; going on from step {older[-1]} instead"
 
     def close(self) -> None:
         """Waits for the last save and lets go of the folder; raises like `wait`."""
@@ -257,12 +285,41 @@ def _require_same_arrays(path: Path, stored: dict[str, str], wanted: dict[str, s
             )
 
 
+def _note_files(path: Path) -> None:
+    """Writes down how large the files of a complete checkpoint are."""
+    if path.is_dir() and not (path / FILES).exists():
+        sizes = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
+        write_atomically(path / FILES, json.dumps(sizes, indent=0, sort_keys=True) + "\n")
+
+
+def _require_whole(path: Path) -> None:
+    """Compares a checkpoint's files with what was noted; nothing to do where nothing was.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, or has another size.
+    """
+    if not (path / FILES).exists():
+        return
+    try:
+        sizes: dict[str, int] = json.loads((path / FILES).read_text())
+    except ValueError as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged: {FILES} is not JSON") from error
+    for name, size in sizes.items():
+        file = path / name
+        found = file.stat().st_size if file.exists() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise DamagedCheckpoint(f"checkpoint {path} is damaged: {name} {what}")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ProtlmError(
+        # Of several hosts the others may have read their parts well: they cannot turn back.
+        kind = DamagedCheckpoint if jax.process_count() == 1 else ProtlmError
+        raise kind(
             f"checkpoint {path} cannot be read: {_first_line(error)}. If it is damaged, remove "
             f"this folder to continue from an older one"
         ) from error

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +21,18 @@ from protlm_jax import models, partitioning
 from protlm_jax.configuration import RunConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import Split, training_frequencies
-from protlm_jax.errors import ProtlmError
+from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.files import write_atomically
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.training.assembly import assemble
-from protlm_jax.training.checkpoints import Checkpoints
+from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
+from protlm_jax.training.distributed import Farewell, leads, say
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, continue_from
 from protlm_jax.training.metrics import (
     MetricsWriter,
+    NoMetrics,
     ProgressReporter,
     Throughput,
     require_finite,
@@ -74,6 +75,7 @@ def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
 
     Raises:
         ProtlmError: a folder of another config, bad data, a loss that is not finite, a full disk.
+        Stopped: the process was told to end (SIGTERM) and has saved.
     """
     claim_workdir(config, workdir)
     run = Run(config, workdir, load)
@@ -103,10 +105,11 @@ class Run:
             pieces = self._open("heldout")
             self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
         self.state, self.start = self._initial_state()
-        self.writer = MetricsWriter(workdir, resume_step=self.start)
+        self.writer = MetricsWriter(workdir, self.start) if leads() else NoMetrics()
         self.parameters = models.parameter_count(parts.abstract.params)
-        info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
-        write_atomically(workdir / "model-info.txt", info)
+        if leads():
+            info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
+            write_atomically(workdir / "model-info.txt", info)
         self.throughput = Throughput(
             training_flops_per_token(
                 config.model, config.data.length, self.parts.objective.queries(config.data.length)
@@ -119,21 +122,27 @@ class Run:
         train = self.config.train
         if self.start >= train.steps:
             return 0
-        print(self._opening(), file=sys.stderr, flush=True)
+        say(self._opening())
         pending: Pending | None = None
-        with ProgressReporter(train.steps, self.start, train.log_every) as progress:
+        progress = ProgressReporter(train.steps, self.start, train.log_every, shown=leads())
+        with progress, Farewell() as farewell:
             for step in range(self.start, train.steps + 1):
+                told = farewell.due(step)
                 if step > self.start or step == 0:
                     if self._due(step, train.evaluate_every):
                         self._read(pending, progress)
                         pending = None
                         self._evaluate(step, progress)
-                    if step > 0 and (step == train.steps or self.checkpoints.should_save(step)):
+                    due = step == train.steps or self.checkpoints.should_save(step)
+                    if step > 0 and (due or told):
                         self._read(pending, progress)
                         pending = None
                         self._save(step)
                 if step == train.steps:
                     break
+                if told:
+                    kept = f"step {step} is saved" if step else "nothing was trained yet"
+                    raise Stopped(f"told to end; {kept}: the same command goes on from there")
                 batch = next(self.batches)
                 tokens = self._all_hosts(count_tokens(batch))
                 self.state, metrics = self.parts.update(self.state, self._put(batch))
@@ -191,11 +200,19 @@ class Run:
         return count * self.config.train.batch_size // len(self.local_rows)
 
     def _initial_state(self) -> tuple[TrainState, int]:
-        """The newest checkpoint's state, or a first one: fresh, or another model's."""
-        parts, latest = self.parts, self.checkpoints.latest_step()
-        if latest is None:
-            state = parts.first_state(jax.random.key(self.config.train.seed))
-            return self._continued(state, parts.layout, parts.axes), 0
+        """The newest whole checkpoint's state, or a first one: fresh, or another model's."""
+        parts = self.parts
+        while (latest := self.checkpoints.latest_step()) is not None:
+            try:
+                return self._restored(latest), latest
+            except DamagedCheckpoint as error:
+                say(self.checkpoints.set_aside(latest, error))
+        state = parts.first_state(jax.random.key(self.config.train.seed))
+        return self._continued(state, parts.layout, parts.axes), 0
+
+    def _restored(self, step: int) -> TrainState:
+        """The state of a checkpoint, and the data from there on."""
+        parts = self.parts
         abstract, layout = parts.abstract, parts.layout
         forget = self.config.train.carry == "reset"
         if forget:
@@ -205,20 +222,21 @@ class Run:
             abstract,
             layout,
         )
-        state, data = self.checkpoints.restore(latest, target)
+        state, data = self.checkpoints.restore(step, target)
         self.batches.restore(state_of_this(data))
         if forget:
             state = dataclasses.replace(state, carry=parts.empty_carry())
-        return state, latest
+        return state
 
     def _continued(self, fresh: TrainState, layout: TrainState, axes: Any) -> TrainState:
         if self.config.init_from is None:
             return fresh
         assert self.load is not None, "a run that starts from a model needs to be told how"
         state, report = continue_from(self.config, fresh, layout, axes, self.load)
-        print("\n".join(report.lines()), file=sys.stderr, flush=True)
-        content = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-        write_atomically(self.workdir / "init.json", content)
+        say("\n".join(report.lines()))
+        if leads():
+            content = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+            write_atomically(self.workdir / "init.json", content)
         return state
 
     def _due(self, step: int, every: int) -> bool:

@@ -127,6 +127,19 @@ class MetricsWriter:
             ) from error
 
 
+class NoMetrics:
+    """In place of a `MetricsWriter` on the hosts that do not write."""
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _summary(arrays: Mapping[str, np.ndarray]) -> Any:
     """TensorBoard's form of one line: a curve per scalar, and per layer of an array."""
     from tensorboardX.proto.summary_pb2 import Summary
@@ -228,14 +241,22 @@ class ProgressReporter:
         start: the step it goes on from.
         every: steps between lines in a log.
         stream: where to; standard error unless told.
+        shown: False on the hosts that say nothing.
     """
 
-    def __init__(self, total: int, start: int, every: int, stream: TextIO | None = None) -> None:
-        self.total, self.start, self.every = total, start, every
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        every: int,
+        stream: TextIO | None = None,
+        shown: bool = True,
+    ) -> None:
+        self.total, self.start, self.every, self.shown = total, start, every, shown
         self.stream = stream or sys.stderr
         self._begin = time.monotonic()
         self._bar: Any = None
-        if self.stream.isatty():
+        if shown and self.stream.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -270,7 +291,8 @@ class ProgressReporter:
             self._print(numbers, step)
 
     def _print(self, text: str, step: int) -> None:
-        print(f"step {step}/{self.total}: {text}", file=self.stream, flush=True)
+        if self.shown:
+            print(f"step {step}/{self.total}: {text}", file=self.stream, flush=True)
 
     def _eta(self, step: int) -> str:
         seconds = (time.monotonic() - self._begin) / (step - self.start) * (self.total - step)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from protlm_jax.files import write_atomically
 from protlm_jax.recipes import Phase
 from protlm_jax.run_folders import PHASES
 from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.training.distributed import leads, say
 from protlm_jax.training.initial import Load
 from protlm_jax.training.loop import Run, train
 from protlm_jax.workdir import claim_workdir, has_begun
@@ -122,7 +122,7 @@ def _say(headline: str, losses: dict[str, dict[str, float]]) -> None:
         shown = {n.removeprefix("heldout/"): v for n, v in numbers.items() if n.endswith("nll")}
         text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         lines.append(f"  held out of {source}: {text}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    say("\n".join(lines))
 
 
 def _is_complete(phase: Phase) -> bool:
@@ -164,4 +164,5 @@ def _records(phases: list[Phase], workdir: Path) -> list[Record]:
 
 
 def _save(records: list[Record], workdir: Path) -> None:
-    write_atomically(workdir / PHASES, json.dumps({"phases": records}, indent=1) + "\n")
+    if leads():
+        write_atomically(workdir / PHASES, json.dumps({"phases": records}, indent=1) + "\n")

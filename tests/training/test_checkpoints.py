@@ -21,7 +21,13 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.training.checkpoints import Checkpoints, latest_step, restore_params, saved_steps
+from protlm_jax.training.checkpoints import (
+    Checkpoints,
+    DamagedCheckpoint,
+    latest_step,
+    restore_params,
+    saved_steps,
+)
 
 DATA = bytes(range(256)) * 3
 
@@ -120,7 +126,6 @@ def test_the_newest_are_kept_and_some_for_good(checkpoints: Checkpoints) -> None
         checkpoints.save(step, state, DATA)
         checkpoints.wait()
     assert saved_steps(checkpoints.directory) == [25, 50, 75, 80]
-    assert not checkpoints.should_save(80)  # it is there already
     checkpoints.save(80, {"x": jnp.ones(3)}, DATA)
     assert not checkpoints.restore(80, abstract(state))[0]["x"].any()
 
@@ -175,9 +180,35 @@ def test_a_damaged_checkpoint_is_named(checkpoints: Checkpoints) -> None:
     info.write_text(json.dumps({"format": 1}))
     largest = max((path / "state").rglob("*"), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
-    for read in (lambda: restore_params(path), lambda: checkpoints.restore(10, abstract(state))):
-        with pytest.raises(ProtlmError, match=r"checkpoint .*/10 cannot be read: .*older one"):
-            read()
+    with pytest.raises(ProtlmError, match=r"checkpoint .*/10 cannot be read: .*older one"):
+        restore_params(path)
+    with pytest.raises(DamagedCheckpoint, match=r"/10 is damaged: state/.* has \d+ bytes instead"):
+        checkpoints.restore(10, abstract(state))
+    (path / "files.json").unlink()  # killed before it was written
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoint .*/10 cannot be read"):
+        checkpoints.restore(10, abstract(state))
+
+
+def test_a_damaged_checkpoint_is_set_aside_while_there_is_an_older_one(
+    checkpoints: Checkpoints,
+) -> None:
+    state = make_state()
+    for step in (10, 20):
+        checkpoints.save(step, state, DATA)
+    checkpoints.wait()
+    damaged = checkpoints.directory / "20"
+    next((damaged / "state").rglob("manifest.ocdbt")).unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"state/.*manifest.ocdbt is missing") as error:
+        checkpoints.restore(20, abstract(state))
+    assert "going on from step 10 instead" in checkpoints.set_aside(20, error.value)
+    assert checkpoints.latest_step() == 10 and not damaged.exists()
+    assert (checkpoints.directory.parent / "damaged" / "20" / "state").is_dir()
+    assert_equal(checkpoints.restore(10, abstract(state))[0], state)
+    checkpoints.save(20, state, DATA)  # the run comes by there again
+    checkpoints.wait()
+    assert_equal(checkpoints.restore(20, abstract(state))[0], state)
+    with pytest.raises(ProtlmError, match="There is no older one"):
+        checkpoints.set_aside(10, error.value)
 
 
 # --- in processes of their own -------------------------------------------------------------------
@@ -211,7 +242,7 @@ except ProtlmError as error:
 SAVE_FOR_EVER = """
 import sys
 import jax.numpy as jnp
-from protlm_jax.training.checkpoints import Checkpoints
+from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 
 checkpoints = Checkpoints(sys.argv[1] + "/checkpoints", every=1, keep=2)
 step = checkpoints.latest_step() or 0
