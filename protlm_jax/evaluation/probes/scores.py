@@ -1,0 +1,235 @@
+"""How right predictions are, with errors over proteins.
+
+Residues of one protein are not independent, so proteins are what is drawn again; all inputs are
+scored on the same draws, and differences are paired. Where several seeds were trained, a score is
+the mean over the seeds' scores, of the whole set and of every draw.
+
+Letters: S seeds, N inputs (layers), n scored items (residues or proteins), P proteins, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
+from protlm_jax.evaluation.statistics import (
+    Bootstrapped,
+    of_sums,
+    rank_correlation,
+    ratio,
+    spearman,
+)
+
+_MOST_IN_A_TABLE = 20  # classes of which a confusion matrix is kept
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a view counts of one target.
+
+    Attributes:
+        places: [n] where, among the items of all proteins end to end.
+        truth: [n] classes or numbers.
+        owners: [n] the protein of each, counted from 0 over those that have any; ascending.
+    """
+
+    places: np.ndarray
+    truth: np.ndarray
+    owners: np.ndarray
+
+    @property
+    def proteins(self) -> int:
+        """P."""
+        return int(self.owners[-1]) + 1
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """[..., P] of values [..., n]."""
+        starts = np.flatnonzero(np.r_[True, self.owners[1:] != self.owners[:-1]])
+        return np.asarray(np.add.reduceat(values.astype(np.float64), starts, axis=-1))
+
+
+def asked(
+    proteins: Sequence[LabelledProtein], level: str, target: Target, mark: str = ""
+) -> Asked | None:
+    """The labels of a target where a mark is True ("": everywhere); None where there is none.
+
+    Raises:
+        KeyError: a protein lacks the mark.
+    """
+    places, truth, owners = [], [], []
+    start = counted = 0
+    for protein in proteins:
+        size = len(protein.sequence) if level == "residue" else 1
+        if (labels := protein.labels.get(target.name)) is not None:
+            labels = np.ravel(labels)
+            counts = labels != UNKNOWN if target.kind == "classes" else np.isfinite(labels)
+            if mark:
+                counts = counts & protein.marks[mark]
+            index = np.flatnonzero(counts)
+            if index.size:
+                places.append(start + index)
+                truth.append(labels[index])
+                owners.append(np.full(index.size, counted))
+                counted += 1
+        start += size
+    if not counted:
+        return None
+    return Asked(np.concatenate(places), np.concatenate(truth), np.concatenate(owners))
+
+
+def primary(predicted: np.ndarray, of: Asked, target: Target, seed: int) -> Bootstrapped | None:
+    """Accuracy over all items, or Spearman's correlation; None where it is not defined.
+
+    Args:
+        predicted: [S, items], classes or numbers.
+        of: what is counted.
+        target: decides the score.
+        seed: of the draws.
+    """
+    chosen = predicted[:, of.places]
+    if target.kind == "number":
+        found = [rank_correlation(one, of.truth, of.owners, seed=seed) for one in chosen]
+        return _mean([one for one in found if one is not None], len(found))
+    right = of.sums(chosen == of.truth)
+    sums = np.concatenate([right, of.sums(np.ones((1, len(of.truth))))]).T
+    return of_sums(sums, _accuracy, seed=seed)
+
+
+def full(predicted: np.ndarray, of: Asked, target: Target, level: str, seed: int) -> dict[str, Any]:
+    """All scores of one input on one view: a plain dict.
+
+    "pooled" is `primary`; "per_protein" the mean over proteins of each one's own score (None where
+    a protein is one item); "by_seed" the pooled score of each seed; for classes
+    "balanced_accuracy", "mcc" and the "confusion" matrix (rows are the truth; mean over seeds; None
+    for many classes); for numbers "pearson" and "mae".
+    """
+    classes = target.kind == "classes"
+    pooled = primary(predicted, of, target, seed)
+    each = _per_protein(predicted, of, target) if level == "residue" else np.zeros(0)
+    per_protein = ratio(each, np.ones_like(each), seed=seed).to_dict() if each.size else None
+    return {
+        "n": len(of.truth),
+        "proteins": of.proteins,
+        "pooled": estimated(pooled),
+        "per_protein": per_protein,
+        "by_seed": _by_seed(predicted[:, of.places], of, target),
+        **(_of_classes if classes else _of_numbers)(predicted[:, of.places], of, target, seed),
+    }
+
+
+def estimated(found: Bootstrapped | None) -> dict[str, float | int] | None:
+    """As a plain dict; None stays None."""
+    return None if found is None else found.estimate().to_dict()
+
+
+def _by_seed(chosen: np.ndarray, of: Asked, target: Target) -> list[float | None]:
+    if target.kind == "classes":
+        return [float(value) for value in (chosen == of.truth).mean(axis=1)]
+    return [spearman(values, of.truth) for values in chosen]
+
+
+def _of_classes(chosen: np.ndarray, of: Asked, target: Target, seed: int) -> dict[str, Any]:
+    count = len(target.classes)
+    true, right = _counts(of, of.truth, count), chosen == of.truth
+    parts = [(_counts(of, of.truth, count, r), true, _counts(of, c, count))
+             for c, r in zip(chosen, right, strict=True)]  # fmt: skip
+    sums = np.array(parts).transpose(2, 0, 1, 3)  # [P, S, 3, C]
+    confusion = None
+    if count <= _MOST_IN_A_TABLE:
+        pairs = np.bincount(
+            np.ravel(of.truth.astype(np.int64) * count + chosen), minlength=count**2
+        )
+        confusion = (pairs.reshape(count, count) / len(chosen)).round(2).tolist()
+    return {
+        "balanced_accuracy": estimated(of_sums(sums, _balanced, seed=seed)),
+        "mcc": estimated(of_sums(sums, _mcc, seed=seed)),
+        "confusion": confusion,
+    }
+
+
+def _of_numbers(chosen: np.ndarray, of: Asked, target: Target, seed: int) -> dict[str, Any]:
+    x, y = chosen.astype(np.float64), of.truth.astype(np.float64)
+    x, y = x - y.mean(), y - y.mean()  # digits are not lost in squares
+    one = np.ones_like(x)
+    moments = [of.sums(v) for v in (one, x, one * y, x * x, one * y * y, x * y)]
+    sums = np.array(moments).transpose(2, 1, 0)  # [P, S, 6]
+    errors = np.stack([of.sums(np.abs(x - y)), of.sums(one)]).transpose(2, 1, 0)
+    defined = bool((np.ptp(chosen, axis=1) > 0).all() and np.ptp(y) > 0)
+    return {
+        "pearson": estimated(of_sums(sums, _pearson, seed=seed)) if defined else None,
+        "mae": estimated(of_sums(errors, _mean_error, seed=seed)),
+    }
+
+
+def _per_protein(predicted: np.ndarray, of: Asked, target: Target) -> np.ndarray:
+    """Each protein's own score, mean over seeds; numbers: of proteins that have a correlation."""
+    chosen = predicted[:, of.places]
+    if target.kind == "classes":
+        counts = of.sums(np.ones(len(of.truth)))
+        return np.asarray((of.sums(chosen == of.truth) / counts).mean(axis=0))
+    cuts = np.flatnonzero(np.diff(of.owners)) + 1
+    truths = np.split(of.truth, cuts)
+    found = [
+        [spearman(values, truth) for values in part]
+        for part, truth in zip(np.split(chosen, cuts, axis=1), truths, strict=True)
+    ]
+    return np.array([np.mean(values) for values in found if None not in values], np.float64)  # type: ignore[arg-type]
+
+
+def _counts(
+    of: Asked, classes: np.ndarray, count: int, where: np.ndarray | None = None
+) -> np.ndarray:
+    """[P, C] how many items of each protein are of each class."""
+    index = of.owners * count + classes.astype(np.int64)
+    if where is not None:
+        index = index[where]
+    return np.bincount(index, minlength=of.proteins * count).reshape(of.proteins, count)
+
+
+def _accuracy(sums: np.ndarray) -> np.ndarray:
+    """[draws, S + 1], right by seed and the number of items -> [draws]."""
+    return np.asarray((sums[:, :-1] / sums[:, -1:]).mean(axis=1))
+
+
+def _balanced(sums: np.ndarray) -> np.ndarray:
+    """[draws, S, (right, true, predicted), C] -> [draws]: mean recall of the classes there are."""
+    right, true = sums[:, :, 0], sums[:, :, 1]
+    there = true > 0
+    recall = np.divide(right, true, out=np.zeros_like(right), where=there)
+    return np.asarray((recall.sum(axis=-1) / there.sum(axis=-1)).mean(axis=-1))
+
+
+def _mcc(sums: np.ndarray) -> np.ndarray:
+    """Matthews' correlation of several classes (Gorodkin 2004); 0 where one side is constant."""
+    right, true, predicted = (sums[:, :, i] for i in range(3))
+    total = true.sum(axis=-1)
+    covariance = right.sum(axis=-1) * total - (true * predicted).sum(axis=-1)
+    spread = [total**2 - (side**2).sum(axis=-1) for side in (true, predicted)]
+    norm = np.sqrt(np.maximum(spread[0] * spread[1], 0))
+    found = np.divide(covariance, norm, out=np.zeros_like(norm), where=norm > 0)
+    return np.asarray(found.mean(axis=-1))
+
+
+def _mean_error(sums: np.ndarray) -> np.ndarray:
+    """[draws, S, (errors, items)] -> [draws]."""
+    return np.asarray((sums[:, :, 0] / sums[:, :, 1]).mean(axis=-1))
+
+
+def _pearson(sums: np.ndarray) -> np.ndarray:
+    """[draws, S, (1, x, y, xx, yy, xy)] -> [draws]; nan where a draw is constant."""
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+    return np.asarray(found.mean(axis=-1))
+
+
+def _mean(found: Sequence[Bootstrapped], seeds: int) -> Bootstrapped | None:
+    """Over seeds; None where a seed has no score."""
+    if len(found) < seeds:
+        return None
+    value = float(np.mean([one.value for one in found]))
+    return Bootstrapped(value, np.mean([one.drawn for one in found], axis=0), found[0].proteins)
