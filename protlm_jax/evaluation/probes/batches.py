@@ -114,7 +114,7 @@ def shape(lengths: np.ndarray, rows: int = ROWS) -> tuple[int, int]:
         size = -(-total // -(-total // rows))
         return size, size
     size = max(min(rows, total), int(lengths.max()))
-    return size, -(-size * len(lengths) // total)
+    return size, -(-3 * size * len(lengths) // (2 * total))
 
 
 def packed(lengths: np.ndarray, order: np.ndarray, rows: int, slots: int) -> Iterator[np.ndarray]:

@@ -19,6 +19,9 @@ import jax.numpy as jnp
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
 
+CHANNELS = 32
+DROPOUT = 0.25
+
 Answers = dict[str, jax.Array]
 """Target -> logits [T or P, C], or standardised numbers [T or P, 1]."""
 
@@ -58,6 +61,109 @@ class Linear(nn.Module):
         return Readout(self.targets, nn.initializers.zeros_init(), name="readout")(x)
 
 
+class Convolution(nn.Module):
+    """x [T, D] -> [T, channels], each row from its neighbours in its own protein, zeros beyond.
+
+    One matrix product for all places of the kernel, then shifted sums: D is much larger than the
+    number of channels.
+    """
+
+    channels: int
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, protein: jax.Array) -> jax.Array:
+        shape = (x.shape[1], self.width, self.channels)
+        init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.channels,))
+        reach = self.width // 2
+        products = (x @ kernel.reshape(x.shape[1], -1)).reshape(len(x), self.width, -1)
+        products = jnp.pad(products, ((reach, reach), (0, 0), (0, 0)))
+        owner = jnp.pad(protein, (reach, reach), constant_values=-1)
+        total = jnp.broadcast_to(bias[None, :], (len(x), self.channels))
+        for place in range(self.width):
+            at = slice(place, place + len(x))
+            same = (owner[at] == protein)[:, None]
+            total += jnp.where(same, products[at, place], 0.0)
+        return total
+
+
+class Cnn(nn.Module):
+    """The ProtTrans paper's head for residues (Elnaggar 2021, doi:10.1109/TPAMI.2021.3095381).
+
+    A convolution of width 7 to 32 channels, ReLU, dropout 0.25, then one of width 7 for each target
+    side by side.
+    """
+
+    targets: tuple[Target, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, protein: jax.Array, slots: int, train: bool) -> Answers:
+        hidden = nn.relu(Convolution(CHANNELS, 7, name="shared")(x, protein))
+        hidden = nn.Dropout(DROPOUT)(hidden, deterministic=not train)
+        return {
+            target.name: Convolution(outputs(target), 7, name=target.name)(hidden, protein)
+            for target in self.targets
+        }
+
+
+class Squeeze(nn.Module):
+    """x [rows, D] -> {target: [rows, C]}: to 32, dropout 0.25, ReLU, BatchNorm, outputs.
+
+    Statistics are of rows that are there alone; running ones move by a tenth, as in PyTorch.
+    """
+
+    targets: tuple[Target, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, there: jax.Array, train: bool) -> Answers:
+        hidden = nn.Dense(CHANNELS, name="hidden")(x)
+        hidden = nn.relu(nn.Dropout(DROPOUT)(hidden, deterministic=not train))
+        norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name="norm")
+        return Readout(self.targets, name="readout")(norm(hidden, mask=there[:, None]))
+
+
+class Fnn(nn.Module):
+    """The ProtTrans paper's head for proteins, on features pooled over residues."""
+
+    targets: tuple[Target, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, protein: jax.Array, slots: int, train: bool) -> Answers:
+        return Squeeze(self.targets, name="squeeze")(x, protein >= 0, train)
+
+
+class LightAttention(nn.Module):
+    """Light Attention (Stärk et al. 2021, doi:10.1093/bioadv/vbab035): residues to proteins.
+
+    Two convolutions of width 9 that keep the number of features: values, with dropout 0.25, and
+    attention, a softmax over the residues of a protein in each channel. The weighted sum and the
+    maximum of the values go through the paper's perceptron, whose middle is that of the FNN.
+    """
+
+    targets: tuple[Target, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, protein: jax.Array, slots: int, train: bool) -> Answers:
+        values = Convolution(x.shape[1], 9, name="values")(x, protein)
+        values = nn.Dropout(DROPOUT)(values, deterministic=not train)
+        attention = Convolution(x.shape[1], 9, name="attention")(x, protein)
+        owner = jnp.where(protein >= 0, protein, slots)  # rows of no protein: one slot more
+
+        def pool(reduce: Callable[..., jax.Array], rows: jax.Array) -> jax.Array:
+            return reduce(rows, owner, slots + 1)
+
+        top = jax.lax.stop_gradient(pool(jax.ops.segment_max, attention))
+        weights = jnp.exp(attention - top[owner])
+        total = pool(jax.ops.segment_sum, weights * values)[:slots]
+        mean = total / jnp.maximum(pool(jax.ops.segment_sum, weights)[:slots], 1e-30)
+        there = pool(jax.ops.segment_sum, jnp.ones_like(owner))[:slots] > 0
+        highest = jnp.where(there[:, None], pool(jax.ops.segment_max, values)[:slots], 0.0)
+        pooled = jnp.concatenate([mean, highest], axis=1)
+        return Squeeze(self.targets, name="squeeze")(pooled, there, train)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of head and how it is trained unless told otherwise.
@@ -65,23 +171,23 @@ class Kind:
     Attributes:
         module: targets -> the network; called with x [T, D] (0 where there is no protein),
             protein [T], slots P and train (dropout, statistics of the batch).
+        learning_rate: of Adam.
+        max_epochs: passes over the training proteins at most.
+        patience: passes without a better validation score after which a head stops.
         pools: whether it reads a protein's rows and answers for slots, not for rows.
         seeded: whether it has random parts; if not, one seed stands for all.
         whitened: whether the features' covariance shapes its steps (linear heads only).
         penalty: L2, half of which times the squared kernels is added to the loss.
-        learning_rate: of Adam.
-        max_epochs: passes over the training proteins at most.
-        patience: passes without a better validation score after which a head stops.
     """
 
     module: Callable[[tuple[Target, ...]], Any]
-    pools: bool
-    seeded: bool
-    whitened: bool
-    penalty: float
     learning_rate: float
     max_epochs: int
     patience: int
+    pools: bool = False
+    seeded: bool = True
+    whitened: bool = False
+    penalty: float = 0.0
 
 
 KINDS = {
@@ -94,6 +200,11 @@ KINDS = {
         learning_rate=3e-3,
         max_epochs=20,
         patience=3,
+    ),
+    "cnn": Kind(Cnn, learning_rate=1e-3, max_epochs=20, patience=3),
+    "fnn": Kind(Fnn, learning_rate=1e-3, max_epochs=100, patience=10),
+    "light_attention": Kind(
+        LightAttention, pools=True, learning_rate=1e-4, max_epochs=50, patience=8
     ),
 }
 NAMES = tuple(KINDS)

@@ -9,50 +9,20 @@ Letters: S seeds, N inputs, T rows, D features, P protein slots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads
 from protlm_jax.evaluation.probes.batches import Batch, FeatureSource
 from protlm_jax.evaluation.probes.choosing import Race, score
-from protlm_jax.evaluation.probes.moments import Moments, Standard, measure
+from protlm_jax.evaluation.probes.learning import Fixed, Rows, State, all_plain, start, step
+from protlm_jax.evaluation.probes.moments import Moments, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads
-
-_ADAM = optax.scale_by_adam()
-
-
-class State(NamedTuple):
-    """All heads as they learn; every array [S, N, ...]."""
-
-    params: Any
-    statistics: Any
-    adam: Any
-
-
-class Fixed(NamedTuple):
-    """What does not change while heads learn."""
-
-    standard: Standard
-    labelled: Mapping[str, Any]
-    basis: Any
-    penalty: float
-    rate: float
-
-
-class Rows(NamedTuple):
-    """A batch as the program takes it: `Batch` with a label of every target, numbers in units."""
-
-    features: Any
-    protein: Any
-    labels: Mapping[str, Any]
 
 
 def train(
@@ -92,21 +62,23 @@ def train(
     moments = measure(source, targets, seeds[0], covariance=kind.whitened)
     basis = _basis(moments, kind.penalty) if kind.whitened else None
     rate = kind.learning_rate if learning_rate is None else learning_rate
-    fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rate)
-    state = _start(module, seeds, source)
+    state, keys = start(module, seeds, source.num_inputs, source.width)
+    fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rate, keys)
     race = Race(*_judged(module, state, fixed, valid), patience or kind.patience)
-    step = 0
+    count = 0
     epochs = range(1, (max_epochs or kind.max_epochs) + 1)
     for epoch in tqdm(epochs, head, disable=None if progress else True):
-        losses = []
+        loss = np.zeros(())
         for batch in source.batches(_order(seeds[0], epoch)):
             rows = _rows(batch, targets, moments, kind.pools)
-            keys = _keys(seeds, step)
-            state, loss = _step(module, batch.slots, state, race.running, fixed, rows, keys)
-            losses.append(loss)
-            step += 1
-        if not np.isfinite(np.sum(losses)):
-            raise ProtlmError(f"the loss of a {head} head is not finite; lower the learning rate")
+            jax.block_until_ready(loss)  # one batch at work, one in the making, no more in memory
+            state, loss = step(module, batch.slots, state, race.running, fixed, rows, count)
+            count += 1
+        if not np.isfinite(loss).all():
+            raise ProtlmError(
+                f"the loss of a {head} head is not finite: features of training proteins are not, "
+                "or the learning rate is too high"
+            )
         race.judge(*_judged(module, state, fixed, valid), epoch)
         if not race.running.any():
             break
@@ -121,20 +93,6 @@ def train(
         best_epoch=race.best_epoch,
         valid=race.valid,
     )
-
-
-def _start(module: Any, seeds: Sequence[int], source: FeatureSource) -> State:
-    def one(key: jax.Array) -> Any:
-        x = jnp.zeros((8, source.width))
-        return module.init(key, x, jnp.arange(8), 8, False)
-
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-    variables = jax.jit(jax.vmap(one))(keys)
-    variables = jax.tree.map(
-        lambda x: np.repeat(np.asarray(x)[:, None], source.num_inputs, axis=1), variables
-    )
-    adam = jax.vmap(jax.vmap(_ADAM.init))(variables["params"])
-    return State(variables["params"], variables.get("batch_stats", {}), adam)
 
 
 def _basis(moments: Moments, penalty: float) -> np.ndarray:
@@ -173,89 +131,10 @@ def _rows(batch: Batch, targets: Sequence[Target], moments: Moments, pools: bool
     return Rows(batch.features, batch.protein, labels)
 
 
-def _keys(seeds: Sequence[int], step: int) -> jax.Array:
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), step))(jnp.asarray(seeds))
-
-
-def _plain(params: Any, basis: jax.Array | None) -> Any:
-    """Parameters as the network takes them, of one head."""
-    if basis is None:
-        return params
-    return jax.tree.map(lambda p: basis @ p if p.ndim == 2 else p, params)
-
-
-@partial(jax.jit, static_argnames=("module", "slots"), donate_argnames="state")
-def _step(
-    module: Any,
-    slots: int,
-    state: State,
-    running: jax.Array,
-    fixed: Fixed,
-    rows: Rows,
-    keys: jax.Array,
-) -> tuple[State, jax.Array]:
-    """One batch for all heads; -> the new state and losses [S, N]."""
-    x = fixed.standard.apply(rows.features, rows.protein)
-
-    def loss(
-        params: Any, statistics: Any, x: jax.Array, basis: jax.Array | None, key: jax.Array
-    ) -> tuple[jax.Array, Any]:
-        variables = {"params": _plain(params, basis), "batch_stats": statistics}
-        answers, changed = module.apply(
-            variables, x, rows.protein, slots, True, mutable="batch_stats", rngs={"dropout": key}
-        )
-        value = _loss(module.targets, answers, rows.labels, fixed.labelled)
-        squares = sum(jnp.sum(p**2) for p in jax.tree.leaves(variables["params"]) if p.ndim == 2)
-        return value + 0.5 * fixed.penalty * squares, changed.get("batch_stats", {})
-
-    def one(
-        state: State, runs: jax.Array, x: jax.Array, basis: jax.Array | None, key: jax.Array
-    ) -> tuple[State, jax.Array]:
-        (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.statistics, x, basis, key
-        )
-        update, adam = _ADAM.update(gradient, state.adam)
-        params = jax.tree.map(lambda p, u: p - fixed.rate * u, state.params, update)
-        new = State(params, statistics, adam)
-        return jax.tree.map(lambda n, o: jnp.where(runs, n, o), new, state), value
-
-    over_inputs = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
-    over_seeds = jax.vmap(over_inputs, in_axes=(0, 0, None, None, 0))
-    return over_seeds(state, running, x, fixed.basis, keys)
-
-
-def _loss(
-    targets: Sequence[Target],
-    answers: heads.Answers,
-    labels: Mapping[str, jax.Array],
-    labelled: Mapping[str, jax.Array],
-) -> jax.Array:
-    """Sum over targets of the mean over labels, taken as sums over a batch's expected number: so
-    that an epoch's mean is the mean over all labels, however they fall into batches."""
-    total = jnp.zeros(())
-    for target in targets:
-        answer, truth = answers[target.name], labels[target.name]
-        if target.kind == "classes":
-            asked = truth >= 0
-            each = optax.softmax_cross_entropy_with_integer_labels(answer, jnp.maximum(truth, 0))
-        else:
-            asked = jnp.isfinite(truth)
-            each = jnp.square(answer[:, 0] - jnp.where(asked, truth, 0.0))
-        total += jnp.sum(jnp.where(asked, each, 0.0)) / labelled[target.name]
-    return total
-
-
-@partial(jax.jit, static_argnames="whitened")
-def _unwhitened(params: Any, basis: jax.Array | None, whitened: bool) -> Any:
-    if not whitened:
-        return params
-    return jax.vmap(jax.vmap(_plain), in_axes=(0, None))(params, basis)
-
-
 def _judged(
     module: Any, state: State, fixed: Fixed, valid: FeatureSource
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Variables as the network takes them, on the host, and their validation scores."""
-    params = _unwhitened(state.params, fixed.basis, fixed.basis is not None)
+    params = state.params if fixed.basis is None else all_plain(state.params, fixed.basis)
     variables = jax.tree.map(np.asarray, {"params": params, "batch_stats": state.statistics})
     return variables, score(module, variables, fixed.standard, valid)
