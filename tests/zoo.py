@@ -25,6 +25,7 @@ from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.esm2 import esm2_config
+from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -80,6 +81,11 @@ ZOO: dict[str, Specimen] = {
         "tokens",
     ),
     "esm2": Specimen(esm2_config(**SIZES, initializer_range=0.3), "masked", "tokens"),
+    "gpt2": Specimen(
+        gpt2_config(**SIZES, max_positions=64, dropout_rate=0.0, initializer_range=0.3),
+        "causal",
+        "tokens",
+    ),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
         "denoising",

@@ -252,6 +252,9 @@ def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
             f"{file}: model_type {fields['model_type']!r} cannot be read; only "
             f"{', '.join(types)} can"
         )
+    if marked := [exchange for exchange in known if exchange.mark in fields]:
+        return marked[0]
+    known = [exchange for exchange in known if not exchange.mark]
     named = fields.get("architectures") or []
     if len(known) > 1:
         known = [exchange for exchange in known if exchange.architecture in named]

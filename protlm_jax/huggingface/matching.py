@@ -67,9 +67,10 @@ def matched(
             )
         else:
             notes.append(f"{copy} (equals {original})")
-    for name in exchange.unused.keys() & stored.keys():
-        stored.pop(name)
-        notes.append(f"{name} ({exchange.unused[name]})")
+    for pattern, reason in exchange.unused.items():
+        for name in fnmatch.filter(stored, pattern):
+            stored.pop(name)
+            notes.append(f"{name} ({reason})")
     for name in exchange.constants.keys() & stored.keys():
         _require_constant(stored.pop(name), name, exchange.constants[name](config))
         notes.append(f"{name} (follows from config.json)")

@@ -35,6 +35,9 @@ _SPELLINGS = {
     "eos_token": ("</s>", "<eos>"),
 }
 
+# Models that are trained on text without spaces, where longer pieces are what they read.
+_UNSPACED = ("gpt2",)
+
 # What the tokenizer classes of these models put before and after a text (transformers 5.23).
 _AROUND = {
     "bert": (("cls_token",), ("sep_token",)),
@@ -76,6 +79,14 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabulary:
     ids = {token: i for i, token in enumerate(tokens)}
+    joined = [t for t in tokens if len(t) > 1 and set(t) <= set(RESIDUES)]
+    if joined and _model_type(folder) in _UNSPACED:
+        raise ProtlmError(
+            f"it joins residues into {len(joined)} longer pieces ({', '.join(joined[:3])}...), and "
+            f"its model, as ProtGPT2, was trained on these: it has no distribution over single "
+            f"residues that could be embedded, scored or measured here. What is missing is a "
+            f"tokenizer of one token a residue, with a model trained on it"
+        )
     roles = _roles(folder, ids)
     unknown = ids.get(stored.unknown or "", roles.get("unk_token"))
     if unknown is None:
@@ -92,7 +103,7 @@ def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabular
         prefix_ids=before,
         suffix_ids=after,
     )
-    if joined := [t for t in tokens if len(t) > 1 and set(t) <= set(RESIDUES)]:
+    if joined:
         log.warning(
             "%s joins residues into %d longer pieces (%s...); here every residue is one token",
             stored.file,

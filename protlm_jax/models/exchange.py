@@ -66,12 +66,14 @@ class Exchange:
         aliases: further names of tensors of the table, mapped to the table's name; a "*" stands for
             anything. Tensors that are one by their aliases must be equal.
         defaults: tensors of the table that a folder need not hold, computed from our config then.
-        unused: names of tensors that our model has no use for, mapped to the reason.
+        unused: names of tensors that our model has no use for, mapped to the reason; a "*" stands
+            for anything.
         constants: tensors that their files hold and that no parameter of ours stands for, computed
             from our config; a file that holds other values is refused, unless `unused` names it.
         closing_type: of the last special token, where the model takes `token_type_ids`.
         files: further files of an export by name, such as the code of a class that `transformers`
             does not have (its `auto_map` comes from `to_config`), as text made from our config.
+        mark: a field that config.json has in this family and in none that shares its class.
     """
 
     model_type: str
@@ -89,6 +91,7 @@ class Exchange:
     constants: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
     closing_type: int = 0
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
+    mark: str = ""
 
     @property
     def loads_as(self) -> str:

@@ -20,6 +20,8 @@ from protlm_jax.models.families import (
     electra_keys,
     esm2,
     esm2_keys,
+    gpt2,
+    gpt2_keys,
     t5,
     t5_keys,
     transformer_xl,
@@ -52,6 +54,7 @@ FAMILIES: dict[str, Family] = {
     "electra_discriminator": Family(electra.ElectraDiscriminator, electra_keys.DISCRIMINATOR, {}),
     "electra_generator": Family(electra.ElectraGenerator, electra_keys.GENERATOR, {}),
     "esm2": Family(esm2.Esm2, esm2_keys.EXCHANGE, esm2.PRESETS),
+    "gpt2": Family(gpt2.Gpt2, gpt2_keys.EXCHANGE, gpt2.PRESETS),
     "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
     "transformer_xl": Family(
         transformer_xl.TransformerXL, transformer_xl_keys.EXCHANGE, transformer_xl.PRESETS

@@ -1,4 +1,5 @@
-"""Next-token prediction over streams of proteins, as ProtTXL was trained.
+"""Next-token prediction: over streams of proteins, as ProtTXL was trained, or over rows of whole
+ones, as GPT-2 and ProGen2 are.
 
 Each position predicts the token after it in the same protein: the residues and the closing token,
 also where the next token stands in the next batch. The token that opens a protein is predicted by
@@ -14,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives.base import (
     Batch,
     Objective,
@@ -25,22 +27,32 @@ from protlm_jax.objectives.base import (
 
 @dataclasses.dataclass(frozen=True)
 class CausalObjective(Objective):
-    """Cross-entropy of `target_tokens`, weighted by `target_weights`.
+    """Cross-entropy of the token after each one.
 
-    "hidden" residues are all of the 20 but the first of each protein, which is M nearly always: a
-    causal model sees none of what it predicts.
+    A stream says it in `target_tokens` and `target_weights`; in a row of clean tokens it is the
+    next one of the same protein. "hidden" residues are all of the 20 but the first of each protein,
+    which is M nearly always: a causal model sees none of what it predicts.
 
     Attributes:
         across_proteins: let attention and memory reach from a protein into those before it in its
-            stream, as the original Transformer-XL does with articles; False keeps it inside.
+            row, as the original Transformer-XL does with articles; False keeps it inside.
         same_length: in evaluation every token sees as many before it, the model's memory_length
             with itself, as the paper measures; False shows the later ones of a row more.
+        reversed_rate: share of the proteins of a row that are read from their last token to their
+            first, in evaluation too (ProGen2: half of them). A stream has no such proteins.
     """
 
     across_proteins: bool = False
     same_length: bool = False
+    reversed_rate: float = 0.0
 
-    tasks: ClassVar[tuple[str, ...]] = ("stream",)
+    tasks: ClassVar[tuple[str, ...]] = ("tokens", "stream")
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.reversed_rate <= 1.0:
+            raise ProtlmError(
+                f"objective.reversed_rate is {self.reversed_rate}; it must be in [0, 1]"
+            )
 
     def __call__(
         self,
@@ -54,6 +66,10 @@ class CausalObjective(Objective):
     ) -> Score:
         if evaluation and self.same_length:
             model = model.clone(config=model.config.replace(same_length=True))
+        if self.reversed_rate:
+            rng, turning = jax.random.split(rng)
+            batch = reversed_proteins(batch, turning, self.reversed_rate)
+        batch = batch if "target_tokens" in batch else with_targets(batch)
         segments, targets = batch["segment_ids"], batch["target_tokens"]
         if self.across_proteins:
             segments = (segments > 0).astype(segments.dtype)
@@ -79,3 +95,44 @@ class CausalObjective(Objective):
             },
             carry=carry,
         )
+
+
+def with_targets(batch: Batch) -> Batch:
+    """A row of clean tokens as a stream has it: with the token after each, where there is one."""
+    tokens, segments = batch["input_tokens"], batch["segment_ids"]
+    follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    after = ((0, 0), (0, 1))
+    return {
+        **batch,
+        "target_tokens": jnp.pad(tokens[:, 1:], after),
+        "target_weights": jnp.pad(follows.astype(jnp.int32), after),
+    }
+
+
+def reversed_proteins(batch: Batch, rng: jax.Array, rate: float) -> Batch:
+    """The batch with some of its proteins turned round, special tokens included.
+
+    Args:
+        batch: rows of whole proteins; `input_tokens`, `segment_ids` and `positions`, int32 [B, L].
+        rng: decides which.
+        rate: the probability of each protein.
+
+    Raises:
+        ProtlmError: the rows are streams, in which a protein may lie in several batches.
+    """
+    if "target_tokens" in batch:
+        raise ProtlmError(
+            "objective.reversed_rate turns whole proteins round, and a stream cuts them: set "
+            "data.task='tokens', or objective.reversed_rate=0"
+        )
+    tokens, segments = batch["input_tokens"], batch["segment_ids"]
+    rows, length = tokens.shape
+    ones = jnp.ones_like(segments)
+    sizes = jax.vmap(lambda s, n: jnp.zeros(length + 1, jnp.int32).at[s].add(n))(segments, ones)
+    size = jnp.take_along_axis(sizes, segments, axis=1)
+    turned = jax.random.bernoulli(rng, rate, (rows, length + 1))
+    turned = jnp.take_along_axis(turned, segments, axis=1) & (segments > 0)
+    here = jnp.arange(length)[None, :]
+    mirrored = here + size - 1 - 2 * batch["positions"]
+    places = jnp.where(turned, mirrored, here)
+    return {**batch, "input_tokens": jnp.take_along_axis(tokens, places, axis=1)}

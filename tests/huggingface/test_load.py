@@ -163,7 +163,7 @@ def test_damaged_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' cannot be read; only albert, bert, "),
+        ({"model_type": "opt"}, "model_type 'opt' cannot be read; only albert, bert, "),
         (
             {"hidden_act": "mish", "feed_forward_proj": "gated-mish"},
             "activation 'mish'",

@@ -12,8 +12,10 @@ import pytest
 import zoo
 
 from protlm_jax import models
+from protlm_jax.errors import ProtlmError
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.objectives import build_objective
+from protlm_jax.objectives.causal import CausalObjective, reversed_proteins, with_targets
 from protlm_jax.vocabularies import PROT_TXL
 
 CONFIG = zoo.ZOO["transformer_xl"].config
@@ -197,3 +199,60 @@ def test_dropout_follows_the_key() -> None:
     objective = build_objective("causal", PROT_TXL)
     run = jax.jit(lambda seed: objective(model, params, batch, jax.random.key(seed), {}).loss_sum)
     assert run(0) == run(0) != run(1)
+
+
+def clean_rows() -> dict[str, Any]:
+    """Rows of two proteins and some padding, as the task "tokens" makes them."""
+    return zoo.training_batch("gpt2", seed=3)
+
+
+def test_rows_of_clean_tokens_ask_for_the_next_one_of_the_same_protein() -> None:
+    batch = clean_rows()
+    made = {name: np.asarray(x) for name, x in with_targets(batch).items()}
+    tokens, segments = batch["input_tokens"], batch["segment_ids"]
+    asked = 0
+    for row in range(len(tokens)):
+        for at in range(tokens.shape[1]):
+            last = at + 1 == tokens.shape[1]
+            same = not last and 0 < segments[row, at] == segments[row, at + 1]
+            assert made["target_weights"][row, at] == same
+            if same:
+                assert made["target_tokens"][row, at] == tokens[row, at + 1]
+                asked += 1
+    assert asked == (segments > 0).sum() - 2 * len(tokens)
+
+
+def test_proteins_are_turned_round_whole_at_their_rate() -> None:
+    batch = clean_rows()
+    tokens, segments = batch["input_tokens"], batch["segment_ids"]
+    whole = reversed_proteins(batch, jax.random.key(0), 1.0)
+    some = np.asarray(reversed_proteins(batch, jax.random.key(0), 0.5)["input_tokens"])
+    turned = 0
+    for row in range(len(tokens)):
+        for segment in (1, 2):
+            own = segments[row] == segment
+            np.testing.assert_array_equal(whole["input_tokens"][row][own], tokens[row][own][::-1])
+            ways = [np.array_equal(some[row][own], tokens[row][own][::step]) for step in (1, -1)]
+            assert any(ways)
+            turned += ways[1]
+        assert (some[row][segments[row] == 0] == PROT_TXL.pad_id).all()
+    assert 2 < turned < 14
+    stream = {**batch, "target_tokens": tokens}
+    with pytest.raises(ProtlmError, match="a stream cuts them"):
+        reversed_proteins(stream, jax.random.key(0), 0.5)
+    with pytest.raises(ProtlmError, match=r"objective.reversed_rate is 1.5"):
+        CausalObjective(PROT_TXL, reversed_rate=1.5)
+
+
+def test_a_reversed_rate_changes_what_is_asked_and_nothing_else() -> None:
+    """At rate one the loss is that of the reversed proteins, read forwards."""
+    loaded, batch = zoo.loaded("gpt2"), clean_rows()
+    turned = reversed_proteins(batch, jax.random.key(0), 1.0)
+    key = jax.random.key(1)
+
+    def loss(rate: float, rows: dict[str, Any]) -> float:
+        objective = CausalObjective(PROT_TXL, reversed_rate=rate)
+        return float(objective(loaded.model, loaded.params, rows, key, evaluation=True).loss_sum)
+
+    assert loss(1.0, batch) == pytest.approx(loss(0.0, turned), rel=1e-6)
+    assert abs(loss(0.0, batch) - loss(0.0, turned)) > 1e-3

@@ -1,0 +1,106 @@
+"""GPT-2's folders: buffers of old files, what is refused, and pieces of several residues."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import zoo
+from safetensors.numpy import load_file, save_file
+
+from protlm_jax import models
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface import export, load_model
+from protlm_jax.huggingface.convert import EXCHANGES
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(zoo.loaded("gpt2"), tmp_path_factory.mktemp("gpt2") / "hf")
+
+
+@pytest.fixture
+def folder(exported_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_once, tmp_path / "model"))
+
+
+def rewrite(folder: Path, **changes: np.ndarray | None) -> None:
+    """Adds tensors, or (None) removes them."""
+    tensors = load_file(folder / "model.safetensors") | changes
+    kept = {name: x for name, x in tensors.items() if x is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def reconfigure(folder: Path, **fields: object) -> None:
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_masks_that_old_files_hold_are_left(folder: Path) -> None:
+    mask = np.tril(np.ones((1, 1, 64, 64), np.float32))
+    buffers = {f"transformer.h.{i}.attn.bias": mask for i in range(2)}
+    rewrite(folder, **buffers, **{"transformer.h.1.attn.masked_bias": np.array(-1e4, np.float32)})
+    loaded = load_model(folder)
+    jax.tree.map(np.testing.assert_array_equal, zoo.loaded("gpt2").params, loaded.params)
+    assert len(loaded.left) == 3 and "the causal mask" in loaded.left[0]
+
+
+def test_a_fused_tensor_that_is_missing_or_of_another_size_is_named(folder: Path) -> None:
+    name = "transformer.h.1.attn.c_attn.weight"
+    rewrite(folder, **{name: np.zeros((48, 16), np.float32)})
+    message = rf"tensor {name} has shape \[48, 16\], config.json asks for \[16, 48\]"
+    with pytest.raises(ProtlmError, match=message):
+        load_model(folder)
+    rewrite(folder, **{name: None})
+    with pytest.raises(ProtlmError, match=rf"tensor {name} of shape \[16, 48\] is missing"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale_attn_by_inverse_layer_idx": True}, "'scale_attn_by_inverse_layer_idx' is True"),
+        ({"scale_attn_weights": False}, "'scale_attn_weights' is False"),
+        ({"add_cross_attention": True}, "'add_cross_attention' is True"),
+        ({"tie_word_embeddings": False}, "'tie_word_embeddings' is False"),
+        ({"activation_function": "mish"}, "activation 'mish' is not supported"),
+    ],
+)
+def test_other_models_of_the_type_are_refused(folder: Path, fields: Any, message: str) -> None:
+    reconfigure(folder, **fields)
+    with pytest.raises(ProtlmError, match=message):
+        load_model(folder)
+
+
+def test_pieces_of_several_residues_are_refused(folder: Path) -> None:
+    """As ProtGPT2's: every letter is a token as well, but not one that the model was shown."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocab = content["model"]["vocab"]
+    pieces = {piece: len(vocab) + i for i, piece in enumerate(("MK", "LA", "LAG"))}
+    content["model"] = {"type": "BPE", "vocab": vocab | pieces, "merges": ["M K", "L A", "LA G"]}
+    file.write_text(json.dumps(content))
+    reconfigure(folder, vocab_size=32)
+    with pytest.raises(ProtlmError) as error:
+        load_model(folder)
+    message = str(error.value)
+    assert str(file) in message and "3 longer pieces (MK, LA, LAG...)" in message
+    assert "a tokenizer of one token a residue" in message
+
+
+def test_the_preset_has_the_size_of_gpt2_large() -> None:
+    """774.0 million with its table of 50,257 pieces, as transformers counts them."""
+    config = models.preset("prot_gpt2").replace(vocab_size=50_257)
+    total = models.parameter_count(models.abstract_params(models.build(config)))
+    with torch.device("meta"):
+        fields = EXCHANGES["gpt2"].to_config(config)
+        theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**fields))
+    assert total == sum(p.numel() for p in theirs.parameters()) == 774_030_080
