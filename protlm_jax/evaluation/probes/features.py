@@ -1,10 +1,9 @@
-"""What heads read: the layers of a frozen model, or a table of residues, in batches of one shape.
+"""What heads read: the features of a split, in batches of one shape.
 
-A `Reader` turns sequences into features, all layers in one pass of the model. A `Store` holds the
-features of one split as far as they fit in its share of memory; the rest is computed again whenever
-it is read, once in an epoch for all layers and seeds together. A `Source` lays proteins into
-batches. What is in a batch depends on lengths and the epoch's seed alone, so the numbers are the
-same whether features were kept or not.
+A `Store` holds the features of one split as far as they fit in its share of memory; the rest is
+computed again whenever it is read, once in an epoch for all layers and seeds together. A `Source`
+lays proteins into batches. What is in a batch depends on lengths and the epoch's seed alone, so the
+numbers are the same whether features were kept or not.
 
 Letters: N inputs (layers), T rows of a batch, D features, P proteins of a batch.
 """
@@ -12,19 +11,16 @@ Letters: N inputs (layers), T rows of a batch, D features, P proteins of a batch
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
-from protlm_jax.evaluation.embedding.engine import Arrays, Engine, for_reading
-from protlm_jax.evaluation.embedding.sequences import make_engine
-from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted
+from protlm_jax.evaluation.embedding.engine import Arrays
+from protlm_jax.evaluation.embedding.wanted import Vectors
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
 from protlm_jax.evaluation.probes.batches import Batch, packed, shape
-from protlm_jax.evaluation.probes.controls import TABLES, rows_of
-from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.evaluation.probes.readers import Reader
 
 _SHARE = 0.25  # of the machine's memory
 _BYTES = 4
@@ -35,81 +31,6 @@ def memory_budget() -> int:
     return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-class Reader(Protocol):
-    """Turns sequences into features.
-
-    Attributes:
-        num_inputs: N.
-        width: D.
-        vectors: which arrays it gives of a protein, "residues" or "mean" or both.
-    """
-
-    num_inputs: int
-    width: int
-    vectors: tuple[Vectors, ...]
-
-    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-        """(index, {"residues": [N, residues, D], "mean": [N, D]} float32), in any order."""
-        ...
-
-
-@dataclass
-class ModelReader:
-    """All asked layers of a model, in one pass; long proteins through windows."""
-
-    engine: Engine
-
-    def __post_init__(self) -> None:
-        self.num_inputs = len(self.engine.wanted.layers)
-        self.width = self.engine.loaded.config.d_model
-        self.vectors = self.engine.wanted.vectors
-
-    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-        for complete in self.engine.embed(sequences):
-            for index, arrays in complete:
-                if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
-                    arrays = {name: values[None] for name, values in arrays.items()}
-                yield index, arrays
-
-
-def model_reader(
-    loaded: LoadedModel,
-    layers: tuple[int, ...],
-    vectors: tuple[Vectors, ...],
-    residues: Sequence[int],
-    window: int | None,
-    compute: Dtype = "float32",
-) -> ModelReader:
-    """A reader whose batches have shapes that suit proteins of these lengths.
-
-    Raises:
-        ProtlmError: for a window that does not fit the model.
-    """
-    wanted = Wanted(layers, vectors)
-    lengths = np.asarray(residues, np.int64)
-    return ModelReader(
-        make_engine(for_reading(loaded, compute), wanted, lengths, window, None, None)
-    )
-
-
-@dataclass
-class TableReader:
-    """Rows of a table of residues, which know nothing of their neighbours."""
-
-    kind: str
-    vectors: tuple[Vectors, ...]
-
-    def __post_init__(self) -> None:
-        self.num_inputs = 1
-        self.width = TABLES[self.kind].shape[1]
-
-    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-        for index, sequence in enumerate(sequences):
-            rows = rows_of(sequence, TABLES[self.kind])
-            found = {"residues": rows[None], "mean": rows.mean(axis=0)[None]}
-            yield index, {name: found[name] for name in self.vectors}
-
-
 @dataclass
 class Store:
     """The features of one split.
@@ -117,7 +38,7 @@ class Store:
     Attributes:
         reader: where they come from.
         proteins: of the split.
-        keep: bytes that may stay in memory between passes.
+        keep: bytes that may stay in memory between passes; means come first.
         hold: bytes computed together of what does not stay; the more, the better it is sorted.
         progress: draw a bar on a terminal while it computes.
         computed: residues that went through the reader so far.
@@ -133,13 +54,15 @@ class Store:
 
     def __post_init__(self) -> None:
         self.lengths = np.array([len(p.sequence) for p in self.proteins], np.int64)
-        rows = self.lengths * ("residues" in self.reader.vectors) + ("mean" in self.reader.vectors)
-        self.bytes = rows * self.reader.num_inputs * self.reader.width * _BYTES
+        each = self.reader.num_inputs * self.reader.width * _BYTES
+        rows = {"mean": np.ones_like(self.lengths), "residues": self.lengths}
+        kinds: tuple[Vectors, ...] = ("mean", "residues")
+        self.bytes = {v: rows[v] * each for v in kinds if v in self.reader.vectors}
 
     @property
     def total_bytes(self) -> int:
         """Of all its features."""
-        return int(self.bytes.sum())
+        return int(sum(each.sum() for each in self.bytes.values()))
 
     @property
     def passes(self) -> float:
@@ -147,35 +70,55 @@ class Store:
         return self.computed / max(1, int(self.lengths.sum()))
 
     def groups(
-        self, batches: Sequence[np.ndarray]
+        self, batches: Sequence[np.ndarray], vectors: Vectors
     ) -> Iterator[tuple[Sequence[np.ndarray], dict[int, Arrays]]]:
         """Consecutive batches of members, and the features of all that are in them."""
         kept = self._keep()
+
+        def missing(members: np.ndarray) -> list[int]:
+            return [i for i in members.tolist() if vectors not in kept.get(i, {})]
+
+        for part in self._parts(batches, missing):
+            found = self._compute([i for members in part for i in missing(members)])
+            yield part, kept | found
+
+    def _parts(
+        self, batches: Sequence[np.ndarray], missing: Callable[[np.ndarray], list[int]]
+    ) -> Iterator[Sequence[np.ndarray]]:
+        """Cuts a sequence of batches where what must be computed for them is too much at once."""
+        each = np.sum(list(self.bytes.values()), axis=0)
         first, held = 0, 0
         for last, members in enumerate(batches):
-            more = sum(int(self.bytes[i]) for i in members.tolist() if i not in kept)
+            more = int(np.sum(each[missing(members)]))
             if held and held + more > self.hold:
-                yield batches[first:last], kept | self._compute(batches[first:last], kept)
+                yield batches[first:last]
                 first, held = last, 0
             held += more
-        if first < len(batches):
-            yield batches[first:], kept | self._compute(batches[first:], kept)
+        yield batches[first:]
 
     def _keep(self) -> dict[int, Arrays]:
-        """What stays in memory: the first proteins, as many as fit; computed when first asked."""
+        """What stays in memory, of as many proteins as fit; computed when first asked for."""
         if self._kept is None:
-            fitting = int(np.searchsorted(np.cumsum(self.bytes), self.keep, side="right"))
-            self._kept = self._compute([np.arange(fitting)], {})
+            room = self.keep
+            fitting: dict[Vectors, int] = {}
+            for vectors, each in self.bytes.items():
+                fitting[vectors] = int(np.searchsorted(np.cumsum(each), room, side="right"))
+                room -= int(each[: fitting[vectors]].sum())
+            whole, partly = min(fitting.values()), max(fitting.values())
+            self._kept = self._compute(list(range(whole)))
+            rest = [np.array([i]) for i in range(whole, partly)]
+            for part in self._parts(rest, np.ndarray.tolist) if rest else ():
+                for i, arrays in self._compute(np.concatenate(part).tolist()).items():
+                    self._kept[i] = {v: arrays[v] for v in fitting if i < fitting[v]}
         return self._kept
 
-    def _compute(self, batches: Sequence[np.ndarray], kept: dict[int, Arrays]) -> dict[int, Arrays]:
-        """The features of the members that are not kept."""
+    def _compute(self, missing: Sequence[int]) -> dict[int, Arrays]:
+        """The features of these proteins."""
         from tqdm import tqdm
 
-        missing = [i for members in batches for i in members.tolist() if i not in kept]
-        total = int(self.lengths[missing].sum())
         if not missing:
             return {}
+        total = int(self.lengths[missing].sum())
         self.computed += total
         sequences = [self.proteins[i].sequence for i in missing]
         found: dict[int, Arrays] = {}
@@ -237,7 +180,7 @@ class Source:
         if epoch_seed is not None:
             order = np.random.default_rng(epoch_seed).permutation(count)
         batches = list(packed(self.sizes, order, self.rows, self.slots))
-        for together, features in self.store.groups(batches):
+        for together, features in self.store.groups(batches, self.vectors):
             for members in together:
                 yield self._lay(members, features)
 
@@ -277,9 +220,3 @@ def shares(train: int, valid: int, budget: int) -> tuple[int, int, int]:
     hold = budget // 4
     kept = min(valid, budget - hold)
     return budget - hold - kept, kept, hold
-
-
-def compiled_shapes(readers: Sequence[Reader]) -> int:
-    """How many shapes of batches were compiled for these readers, equal ones counted once."""
-    used = [r.engine.used for r in readers if isinstance(r, ModelReader)]
-    return len(set().union(*used))

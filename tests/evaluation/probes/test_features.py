@@ -12,14 +12,12 @@ from zoo import loaded
 from protlm_jax.evaluation.embedding.engine import Engine
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
-from protlm_jax.evaluation.probes.features import (
+from protlm_jax.evaluation.probes.features import Source, Store, shares
+from protlm_jax.evaluation.probes.readers import (
     ModelReader,
-    Source,
-    Store,
     TableReader,
     compiled_shapes,
     model_reader,
-    shares,
 )
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -111,11 +109,11 @@ def test_streamed_features_are_those_kept_and_cost_one_pass_an_epoch(
     monkeypatch.setattr(
         "protlm_jax.evaluation.probes.features.shape", lambda sizes: (48, 6)
     )  # several batches
-    each = 2 * 17 * 16 * 4  # bytes of 16 residues and their mean
+    each = 2 * 16 * 4  # bytes of one residue
     stores = {
         "kept": Store(reader, proteins, keep=1 << 30),
-        "streamed": Store(reader, proteins, keep=0, hold=each),
-        "in part": Store(reader, proteins, keep=4 * each, hold=2 * each),
+        "streamed": Store(reader, proteins, keep=0, hold=20 * each),
+        "in part": Store(reader, proteins, keep=60 * each, hold=40 * each),
     }
     found = {}
     for name, store in stores.items():
@@ -128,10 +126,14 @@ def test_streamed_features_are_those_kept_and_cost_one_pass_an_epoch(
             np.testing.assert_array_equal(other.protein, kept.protein)
             np.testing.assert_array_equal(other.labels["state"], kept.labels["state"])
     assert [stores[n].passes for n in ("kept", "streamed")] == [1, 3]
-    assert 1 < stores["in part"].passes < 3
-    assert stores["in part"].computed == 157 * 3 - 2 * (5 + 30 + 14)
+    # The means of all proteins stay, from one pass, and the residues of the first three.
     counts = [forwards.count(p.sequence) for p in proteins]
-    assert counts == [1 + 3 + (1 if i < 3 else 3) for i in range(8)]
+    assert counts == [1 + 3 + (1 if i < 3 else 4) for i in range(8)]
+    means = Source(stores["in part"], (SIZE,), "protein", "mean")
+    kept = Source(stores["kept"], (SIZE,), "protein", "mean")
+    for other, one in zip(means.batches(0), kept.batches(0), strict=True):
+        assert_close(other.features, one.features, 1e-5)
+    assert [forwards.count(p.sequence) for p in proteins] == counts
 
 
 def test_long_proteins_go_through_windows(assert_close: Callable[..., None]) -> None:

@@ -1,0 +1,99 @@
+"""Where features come from: the layers of a frozen model in one pass, or a table of residues.
+
+Letters: N inputs (layers), D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from protlm_jax.evaluation.embedding.engine import Arrays, Engine, for_reading
+from protlm_jax.evaluation.embedding.sequences import make_engine
+from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted
+from protlm_jax.evaluation.probes.controls import TABLES, rows_of
+from protlm_jax.models.loaded import LoadedModel
+
+
+class Reader(Protocol):
+    """Turns sequences into features.
+
+    Attributes:
+        num_inputs: N.
+        width: D.
+        vectors: which arrays it gives of a protein, "residues" or "mean" or both.
+    """
+
+    num_inputs: int
+    width: int
+    vectors: tuple[Vectors, ...]
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        """(index, {"residues": [N, residues, D], "mean": [N, D]} float32), in any order."""
+        ...
+
+
+@dataclass
+class ModelReader:
+    """All asked layers of a model, in one pass; long proteins through windows."""
+
+    engine: Engine
+
+    def __post_init__(self) -> None:
+        self.num_inputs = len(self.engine.wanted.layers)
+        self.width = self.engine.loaded.config.d_model
+        self.vectors = self.engine.wanted.vectors
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        for complete in self.engine.embed(sequences):
+            for index, arrays in complete:
+                if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
+                    arrays = {name: values[None] for name, values in arrays.items()}
+                yield index, arrays
+
+
+def model_reader(
+    loaded: LoadedModel,
+    layers: tuple[int, ...],
+    vectors: tuple[Vectors, ...],
+    residues: Sequence[int],
+    window: int | None,
+    compute: Dtype = "float32",
+) -> ModelReader:
+    """A reader whose batches have shapes that suit proteins of these lengths.
+
+    Raises:
+        ProtlmError: for a window that does not fit the model.
+    """
+    wanted = Wanted(layers, vectors)
+    lengths = np.asarray(residues, np.int64)
+    return ModelReader(
+        make_engine(for_reading(loaded, compute), wanted, lengths, window, None, None)
+    )
+
+
+@dataclass
+class TableReader:
+    """Rows of a table of residues, which know nothing of their neighbours."""
+
+    kind: str
+    vectors: tuple[Vectors, ...]
+
+    def __post_init__(self) -> None:
+        self.num_inputs = 1
+        self.width = TABLES[self.kind].shape[1]
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        for index, sequence in enumerate(sequences):
+            rows = rows_of(sequence, TABLES[self.kind])
+            found = {"residues": rows[None], "mean": rows.mean(axis=0)[None]}
+            yield index, {name: found[name] for name in self.vectors}
+
+
+def compiled_shapes(readers: Sequence[Reader]) -> int:
+    """How many shapes of batches were compiled for these readers, equal ones counted once."""
+    used = [r.engine.used for r in readers if isinstance(r, ModelReader)]
+    return len(set().union(*used))
