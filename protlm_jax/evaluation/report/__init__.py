@@ -7,6 +7,7 @@ The results are plain dicts, every section optional:
               "layers/<stack>/grad_norm" as a list, one number a layer)
     heldout   result of evaluation.heldout.evaluate
     probe     result of evaluation.probes.run
+    maps      result of evaluation.maps.draw
     depth     result of evaluation.depth.run
     export    free-form: what was checked on the exported folder
 """
@@ -20,6 +21,8 @@ from typing import Any
 from protlm_jax.evaluation.report import sections
 from protlm_jax.evaluation.report.depth import depth
 from protlm_jax.evaluation.report.page import page
+from protlm_jax.evaluation.report.probe import probe
+from protlm_jax.evaluation.report.verdict import leads
 from protlm_jax.files import write_atomically
 
 
@@ -46,7 +49,7 @@ def render(results: Mapping[str, Any]) -> str:
         parts.append(sections.training(lines, scored.get("entropy_of_training_frequencies")))
     for key, draw in (
         ("heldout", sections.heldout),
-        ("probe", sections.probe),
+        ("probe", _probe),
         ("depth", depth),
         ("export", sections.export),
         ("run", sections.run),
@@ -55,6 +58,10 @@ def render(results: Mapping[str, Any]) -> str:
             parts.append(draw(result))
     title = about.get("title") or about.get("command") or "Protein language model"
     return page(str(title), _lead(results), _figures(results), "".join(parts))
+
+
+def _probe(result: Mapping[str, Any]) -> str:
+    return probe(result) if "benchmark" in result else sections.probe(result)
 
 
 def _lead(results: Mapping[str, Any]) -> str:
@@ -76,6 +83,8 @@ def _figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         lead = scored["model_minus"]["own_composition"]["value"]
         figures.append((f"{lead:+.3f}", "nats against the protein's own composition"))
     if probed := results.get("probe"):
+        if "benchmark" in probed:
+            return figures + leads(probed)
         for head, outcome in probed["heads"].items():
             test, by_q = next(iter(outcome["model_minus"]["random"].items()))
             words = f"Q3 points over random weights, {sections.name(head)}, {sections.name(test)}"

@@ -64,6 +64,7 @@ svg text.letter { font-size: 30px !important; font-weight: 600; }
 .empty { fill: none; }
 .legend { display: flex; flex-wrap: wrap; justify-content: center; gap: .2rem 1.1rem;
   font-size: .82rem; color: var(--soft); margin: .3rem 0 1rem; }
+.pair svg:not(.tight) text { font-size: 14px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr));
   gap: .4rem 1rem; }
 .maps { display: grid; gap: .9rem .8rem; grid-template-columns: repeat(2, 1fr); }
@@ -86,6 +87,8 @@ th, td { padding: .38rem .7rem; border-bottom: 1px solid var(--line); }
 tr.strong td { font-weight: 600; }
 tr.apart td { border-top: 1px solid var(--soft); }
 td small { color: var(--soft); font-weight: 400; font-size: .92em; }
+table.views th { white-space: normal; vertical-align: bottom; line-height: 1.25; }
+table.views th, table.views td { padding: .38rem .4rem; }
 table.views td:first-child, table.views th:first-child { position: sticky; left: 0;
   background: var(--paper); }
 td.text, th.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
@@ -100,7 +103,9 @@ footer { margin-top: 4rem; font-size: .88rem; }
 @media (max-width: 24rem) { .pair { grid-template-columns: 1fr; } }
 @media (max-width: 34rem) { main { padding-top: 2rem; } h1 { font-size: 1.7rem; }
   svg text { font-size: 14px !important; } svg text.small { font-size: 11.5px !important; }
-  svg text.name { font-size: 13px !important; } svg text.value { font-size: 11.5px !important; } }
+  svg text.name { font-size: 13px !important; }
+  svg.tight text { font-size: 11.5px !important; }
+  svg text.value { font-size: 11.5px !important; } }
 @media print { h2 { break-after: avoid; } svg { break-inside: avoid; } }
 """
 _HUES = [*(f"k{i}" for i in range(10)), *(f"s{i}" for i in range(5)), "kx"]

@@ -78,18 +78,19 @@ def dot_chart(rows: Sequence[tuple[str, str]], series: Sequence[Series], *, x_la
 
 def confusion(counts: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
     """A square of percentages of each row: what is there, by what was read; counts on hover."""
-    size = len(classes)
-    left = min(150.0, 14 + 6.1 * max(map(len, classes)))
-    cell = min(58.0, (WIDTH - left - 8) / size)
-    head = 14 + (0.0 if cell > 6.3 * max(map(len, classes)) else 0.7 * left)
-    start = (WIDTH - left - cell * size) / 2 + left
+    size, longest = len(classes), max(map(len, classes))
+    left = 14 + 6.0 * longest
+    cell = 58.0 if size <= 4 else 44.0 if size <= 8 else 34.0
+    slanted = cell < 6.6 * longest
+    head = 16 + (0.74 * left if slanted else 0.0)
+    width = left + cell * size + (0.74 * left if slanted else 6.0)
     parts = []
     for r, (row, truth) in enumerate(zip(counts, classes, strict=True)):
         total, y = sum(row), head + r * cell
-        parts.append(text_at(start - 7, y + cell / 2 + 4, escape(truth), "end"))
-        parts.append(_column_name(start + (r + 0.5) * cell, head - 5, truth, head > 14))
+        parts.append(text_at(left - 7, y + cell / 2 + 4, escape(truth), "end"))
+        parts.append(_column_name(left + (r + 0.5) * cell, head - 5, truth, slanted))
         for c, count in enumerate(row):
-            x, share = start + c * cell, count / total if total else 0.0
+            x, share = left + c * cell, count / total if total else 0.0
             words = f"{truth} read as {classes[c]}: {count:,.0f} of {total:,.0f}"
             place = f'x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}"'
             opacity = 0.05 + 0.95 * share
@@ -97,11 +98,14 @@ def confusion(counts: Sequence[Sequence[float]], classes: Sequence[str]) -> str:
                 f'<rect class="cell" {place} style="fill-opacity:{opacity:.3f}">'
                 f"<title>{escape(words)} ({100 * share:.1f} %)</title></rect>"
             )
-            if cell >= 24 and total:
+            if total:
                 ink = "value on" if share > 0.55 else "value off"
                 parts.append(text_at(x + cell / 2, y + cell / 2 + 4, f"{100 * share:.0f}", ink))
-    height = int(head + cell * size + 8)
-    return figure("".join(parts), height, "confusion matrix, percent of each row", ())
+    return (
+        f'<svg class="tight" style="max-width:{1.25 * width:.0f}px" '
+        f'viewBox="0 0 {width:.0f} {head + cell * size + 4:.0f}" role="img" '
+        f'aria-label="confusion matrix, percent of each row">{"".join(parts)}</svg>'
+    )
 
 
 def scatter(
