@@ -1,4 +1,4 @@
-"""Amino-acid alphabets: 30 tokens of ProtBert, 128 ids of ProtT5, 33 of ESM-2, our own three.
+"""Amino-acid alphabets of ProtBert, ProtT5, ESM-2, ESM-C and ProGen2, and three of our own.
 
 A protein goes through two doors. `normalise` takes whatever the user wrote (spaced or not, lower
 case, rare residues) and returns plain upper-case letters, or says precisely what it cannot take.
@@ -9,7 +9,9 @@ Pure Python and NumPy; the seqio wrapper lives in `data/seqio_vocabulary.py`.
 
 Source of the ids: the published `vocab.txt` of Rostlab/prot_bert and `spiece.model` of
 Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381), and the published
-`vocab.txt` of facebook/esm2_t6_8M_UR50D, the same for all sizes. Nobody here has seen the tokenizer
+`vocab.txt` of facebook/esm2_t6_8M_UR50D, the same for all sizes; `tokenizer.json` of ProGen2, where
+a protein stands between its ends "1" and "2" and nothing is unknown (<|bos|> serves as that).
+Nobody here has seen the tokenizer
 files of Rostlab/prot_albert and Rostlab/prot_xlnet, and ProtTXL was never released: `prot_albert`,
 `prot_xlnet` and `prot_txl` are layouts of our own, with the special tokens that each family needs
 before the 25 letters, and claim no compatibility with any published file.
@@ -39,6 +41,7 @@ _RESIDUE_SET = frozenset(RESIDUES)
 _PROT_BERT_RESIDUES = "LAGVESIKRDTPNQFYMHCWXUBZO"
 _PROT_T5_RESIDUES = "ALGVSREDTIPKFQNYMHWCXBOUZ"
 _ESM2_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
+_PROGEN2_RESIDUES = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
 _T5_SENTINELS = 100
 
 _STANDARD = re.compile(f"[{AMINO_ACIDS}X]+").fullmatch
@@ -327,7 +330,17 @@ ESM2 = Vocabulary(
     suffix_ids=(2,),
 )
 
-BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2)
+PROGEN2 = Vocabulary(
+    name="progen2",
+    tokens=("<|pad|>", "<|bos|>", "<|eos|>", "1", "2", *_PROGEN2_RESIDUES),
+    pad_id=0,
+    unk_id=1,
+    mask_id=None,
+    prefix_ids=(3,),
+    suffix_ids=(4,),
+)
+
+BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, PROGEN2)
 
 VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
 """All that this process knows by name: ours, and those that came with a loaded model."""

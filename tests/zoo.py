@@ -26,6 +26,7 @@ from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.gpt2 import gpt2_config
+from protlm_jax.models.families.progen2 import progen2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -85,6 +86,18 @@ ZOO: dict[str, Specimen] = {
         gpt2_config(**SIZES, max_positions=64, dropout_rate=0.0, initializer_range=0.3),
         "causal",
         "tokens",
+    ),
+    "progen2": Specimen(
+        # Its files hold heads in groups of eight.
+        progen2_config(
+            **{**SIZES, "d_model": 32, "num_heads": 8, "head_dim": 4},
+            rotary_dim=2,
+            max_positions=64,
+            initializer_range=0.2,
+        ),
+        "causal",
+        "tokens",
+        {"reversed_rate": 0.5},
     ),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),

@@ -40,6 +40,7 @@ class Question:
         stop: the residue after the last one in the row.
         hidden: residues that the model must not see.
         asked: residues whose distribution is read.
+        backwards: the row is read from its last token to its first.
     """
 
     protein: int
@@ -47,6 +48,7 @@ class Question:
     stop: int
     hidden: Sequence[int]
     asked: Sequence[int]
+    backwards: bool = False
 
 
 def ask(
@@ -134,8 +136,12 @@ def _rows(
     for row, q in enumerate(questions):
         tokens.append(np.concatenate([prefix, proteins[q.protein][q.start : q.stop], suffix]))
         shift = len(prefix) - q.start
-        hidden[row, np.asarray(q.hidden, np.int32) + shift] = True
-        columns[row, : len(q.asked)] = np.asarray(q.asked) + shift
+        places = [np.asarray(residues, np.int32) + shift for residues in (q.hidden, q.asked)]
+        if q.backwards:
+            places = [len(tokens[-1]) - 1 - at for at in places]
+            tokens[-1] = tokens[-1][::-1]
+        hidden[row, places[0]] = True
+        columns[row, : len(q.asked)] = places[1]
     return clean_features(loaded, tokens, group), hidden, columns
 
 

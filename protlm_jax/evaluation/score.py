@@ -9,8 +9,11 @@ What that means is decided by what the model was trained to answer, its readout:
 - denoising (T5): each residue is hidden alone in an encoder input of its own, since an encoder that
   sees the protein would let the decoder copy it; the decoder is fed the true residues before it,
   which it so sees twice. Not comparable with pseudo-perplexities.
-- causal (Transformer-XL): each residue from those before it, one row a protein whatever its length:
-  the sum is the exact log-likelihood.
+- causal (Transformer-XL, GPT-2): each residue from those before it, one row a protein whatever its
+  length: the sum is the exact log-likelihood.
+- causal in both directions (ProGen2): each residue from those before it, and again from those after
+  it, in a row that is read backwards; the mean of the two logarithms, so that the sum is the mean
+  of both log-likelihoods.
 
 The 20 standard amino acids are scored; X stays in its place as context.
 """
@@ -122,6 +125,16 @@ def kind_of(loaded: LoadedModel) -> str:
     return readout.kind
 
 
+def method_of(loaded: LoadedModel) -> str:
+    """What a score of the model is, in words.
+
+    Raises:
+        ProtlmError: the model predicts no residues.
+    """
+    both_ways = ", the mean of both directions" if loaded.model.readouts[0].both_ways else ""
+    return METHODS[kind_of(loaded)] + both_ways
+
+
 def residue_limit(loaded: LoadedModel, length: int | None) -> int | None:
     """Residues in a row of at most `length` tokens; None for a causal model: it reads on.
 
@@ -166,7 +179,8 @@ def questions_of(
         )
     if not loaded.vocabulary.prefix_ids:  # nothing stands before the first residue
         asked = [i for i in asked if i]
-    return [Question(protein, 0, residues, (), asked)] if asked else []
+    ways = (False, True) if loaded.model.readouts[0].both_ways else (False,)
+    return [Question(protein, 0, residues, (), asked, way) for way in ways] if asked else []
 
 
 def _stream(
@@ -179,7 +193,8 @@ def _stream(
 ) -> Iterator[Likelihood]:
     from tqdm import tqdm
 
-    total = sum(map(len, sequences))
+    ways = 1 + loaded.model.readouts[0].both_ways
+    total = ways * sum(map(len, sequences))
     with tqdm(
         total=total, unit="aa", unit_scale=True, desc="score", disable=None if progress else True
     ) as bar:
@@ -195,7 +210,8 @@ def _stream(
                 sequence = part[question.protein]
                 columns = [COLUMN[sequence[i]] for i in question.asked]
                 at = np.asarray(question.asked)
-                arrays[question.protein][at] = answer[np.arange(len(at)), columns]
+                own = answer[np.arange(len(at)), columns] / ways
+                arrays[question.protein][at] = np.nan_to_num(arrays[question.protein][at]) + own
                 bar.update(len(question.asked))
             for sequence, array in zip(part, arrays, strict=True):
                 yield Likelihood(array, min(len(sequence), limit or len(sequence)))

@@ -20,10 +20,10 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.questions import Softmax
 from protlm_jax.evaluation.score import (
-    METHODS,
     Likelihood,
     kind_of,
     likelihoods,
+    method_of,
     questions_of,
     residue_limit,
 )
@@ -98,7 +98,7 @@ def _score_proteins(
     softmax: Softmax,
     progress: bool,
 ) -> Outcome:
-    limit, method = residue_limit(loaded, length), METHODS[kind_of(loaded)]
+    limit, method = residue_limit(loaded, length), method_of(loaded)
     errors = [_protein_error(loaded, record, limit) for record in records]
     good = [r for r, e in zip(records, errors, strict=True) if isinstance(r, Record) and not e]
     sequences = [record.sequence for record in good]

@@ -27,7 +27,7 @@ _T5_SENTINELS = 100
 
 # How a role's token is spelled when no file says it.
 _SPELLINGS = {
-    "pad_token": ("[PAD]", "<pad>"),
+    "pad_token": ("[PAD]", "<pad>", "<|pad|>"),
     "unk_token": ("[UNK]", "<unk>"),
     "mask_token": ("[MASK]", "<mask>", "<extra_id_0>"),
     "cls_token": ("[CLS]", "<cls>"),
@@ -37,6 +37,9 @@ _SPELLINGS = {
 
 # Models that are trained on text without spaces, where longer pieces are what they read.
 _UNSPACED = ("gpt2",)
+
+# Tokens of a protein's two ends, which users of these models write themselves.
+_ENDS = {"progen": ("1", "2")}
 
 # What the tokenizer classes of these models put before and after a text (transformers 5.23).
 _AROUND = {
@@ -88,10 +91,15 @@ def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabular
             f"tokenizer of one token a residue, with a model trained on it"
         )
     roles = _roles(folder, ids)
+    ends = _ENDS.get(_model_type(folder))
     unknown = ids.get(stored.unknown or "", roles.get("unk_token"))
+    if unknown is None and ends:  # their tokenizer refuses what it does not know
+        unknown = roles.get("pad_token")
     if unknown is None:
         raise ProtlmError("no unknown token: name it as unk_token in special_tokens_map.json")
-    if stored.around is not None:
+    if ends and set(ends) <= ids.keys():
+        before, after = [ids[ends[0]]], [ids[ends[1]]]
+    elif stored.around is not None:
         before, after = stored.around
     else:
         before, after = _around(folder, roles)

@@ -50,7 +50,7 @@ class ModelConfig:
     parallel_block: bool = False  # ProGen2: attention and MLP read one norm of the same stream
     residual_divisor: float = 1.0  # ESM-C: what a sublayer adds is divided by it
     positions: Positions = "learned"
-    max_positions: int = 0  # rows of the learned table; 0 where positions have no limit
+    max_positions: int = 0  # rows of the learned table, or the longest row; 0 for no limit
     position_init: PositionInit = "normal"  # what a learned table starts from
     rotary_dim: int = 0  # leading entries of each head that are turned; 0 for all
     rotary_pairs: RotaryPairs = "halves"  # an entry's partner: across the halves, or beside it

@@ -24,10 +24,13 @@ class Readout:
             query stream, which knows the position alone), "causal" (the next residue), or
             "detection" (whether a residue was replaced: no distribution over residues).
         stack: the stack whose stream `head` reads; a logit lens is defined on this stack alone.
+        both_ways: whether a causal model also reads proteins from their last token to their first;
+            a score is then the mean of both.
     """
 
     kind: Kind
     stack: str
+    both_ways: bool = False
 
     @property
     def predicts_residues(self) -> bool:

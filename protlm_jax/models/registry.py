@@ -22,6 +22,8 @@ from protlm_jax.models.families import (
     esm2_keys,
     gpt2,
     gpt2_keys,
+    progen2,
+    progen2_keys,
     t5,
     t5_keys,
     transformer_xl,
@@ -55,6 +57,7 @@ FAMILIES: dict[str, Family] = {
     "electra_generator": Family(electra.ElectraGenerator, electra_keys.GENERATOR, {}),
     "esm2": Family(esm2.Esm2, esm2_keys.EXCHANGE, esm2.PRESETS),
     "gpt2": Family(gpt2.Gpt2, gpt2_keys.EXCHANGE, gpt2.PRESETS),
+    "progen2": Family(progen2.ProGen2, progen2_keys.EXCHANGE, progen2.PRESETS),
     "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
     "transformer_xl": Family(
         transformer_xl.TransformerXL, transformer_xl_keys.EXCHANGE, transformer_xl.PRESETS

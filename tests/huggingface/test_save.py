@@ -99,13 +99,13 @@ def test_a_full_disk_loses_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
 
-@pytest.mark.parametrize("name", ["norm_placement", "use_bias"])
+@pytest.mark.parametrize("name", ["norm", "use_bias"])
 def test_what_they_cannot_express_is_refused(
     loaded: LoadedModel, tmp_path: Path, name: str
 ) -> None:
     config = loaded.config
     other = {
-        "norm_placement": "pre" if config.norm_placement == "post" else "post",
+        "norm": "rms_norm" if config.norm == "layer_norm" else "layer_norm",
         "use_bias": not config.use_bias,
     }
     changed = dataclasses.replace(loaded, model=models.build(config.replace(**{name: other[name]})))
