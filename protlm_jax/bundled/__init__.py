@@ -1,7 +1,7 @@
 """Small real data that ships with the package; sources and licences are in LICENCES.md.
 
 `path("pretraining")` is a FASTA file for `data/fasta.py`; the two secondary-structure files are
-read by `secondary_structure`.
+read by `secondary_structure`, all that is labelled by `evaluation/probe_data`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from protlm_jax.errors import ProtlmError
 FILES = {
     "pretraining": "uniprot2014_nr50_sample20k.fasta.xz",
     "secondary_structure": "netsurfp2_q3_q8.jsonl.xz",
-    "secondary_structure_tests": "cb513_ts115_casp12_q3_q8.jsonl.xz",
+    "secondary_structure_tests": "cb513_ts115_casp_q3_q8.jsonl.xz",
+    "localization": "deeploc.csv.xz",
+    "gb1": "gb1.csv.xz",
+    "contacts": "pdb_contacts.jsonl.xz",
 }
-SPLITS = ("train", "valid", "test_new364", "cb513", "ts115", "casp12")
+_NETSURFP = ("train", "valid", "test_new364")
+SPLITS = (*_NETSURFP, "cb513", "ts115", "casp12", "casp13", "casp14")
 
 
 def path(name: str) -> Path:
@@ -44,7 +48,9 @@ class LabelledChain:
     q3: H (helix), E (strand), C (other) at each residue.
     q8: the eight DSSP states G H I E B S T C, "-" where unknown; None if unknown throughout.
     mask: "1" where the residue is resolved in the structure and so has a label, else "0".
-    cb513_mask: the stricter mask published with CB513 (equal to "1" everywhere elsewhere), or None.
+    cb513_mask: the domain that is meant, of CB513's whole chains; None for other sets.
+    identity: of the nearest training or validation chain in percent, see LICENCES.md; 0 without a
+        near one, None where it was not computed.
     """
 
     id: str
@@ -54,18 +60,22 @@ class LabelledChain:
     q8: str | None
     mask: str
     cb513_mask: str | None = None
+    identity: float | None = None
 
 
 def secondary_structure(*splits: str) -> Iterator[LabelledChain]:
     """The chains of the named splits (names in `SPLITS`), in the order of the files.
 
     `train`, `valid` and `test_new364` are NetSurfP-2.0's training set as FLIP splits it and its
-    NEW364 test set; `cb513`, `ts115` and `casp12` the test sets of the ProtTrans paper.
+    NEW364 test set; `cb513`, `ts115` and `casp12` the test sets of the ProtTrans paper; `casp13`
+    and `casp14` newer ones.
     """
     unknown = set(splits) - set(SPLITS)
     if unknown:
         raise ProtlmError(f"no secondary-structure split {unknown}; there is {', '.join(SPLITS)}")
-    for name in ("secondary_structure", "secondary_structure_tests"):
+    first = {"secondary_structure"} if set(splits) & set(_NETSURFP) else set()
+    second = {"secondary_structure_tests"} if set(splits) - set(_NETSURFP) else set()
+    for name in sorted(first | second):
         with lzma.open(path(name), "rt", encoding="ascii") as lines:
             chains = (LabelledChain(**json.loads(line)) for line in lines)
             yield from (chain for chain in chains if chain.split in splits)

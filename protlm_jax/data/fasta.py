@@ -82,7 +82,7 @@ def read_every_record(
     Raises:
       ProtlmError: the file as a whole is missing, empty, truncated, damaged, or not FASTA.
     """
-    for start, header, lines in _entries(str(path)):
+    for start, header, lines in entries(str(path)):
         try:
             yield record_of(str(path), start, header, lines, policy)
         except ProtlmError as error:
@@ -91,12 +91,18 @@ def read_every_record(
 
 def _read_one(path: str, policy: ResiduePolicy) -> Iterator[Record]:
     """The records of one file, names not yet compared."""
-    for start, header, lines in _entries(path):
+    for start, header, lines in entries(path):
         yield record_of(path, start, header, lines, policy)
 
 
-def _entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
-    """Line of the header, header, and sequence lines with their numbers, of each record."""
+def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
+    """Line of the header, header, and the lines below it with their numbers, of each record.
+
+    What stands there need not be residues.
+
+    Raises:
+      ProtlmError: the file is missing, empty, truncated, damaged, or not FASTA.
+    """
     header = ""
     start = 0
     lines: list[tuple[int, str]] = []

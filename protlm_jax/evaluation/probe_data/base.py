@@ -23,11 +23,13 @@ class Target:
         name: as it stands in tables, "q3".
         kind: "classes" (scored by accuracy) or "number" (scored by Spearman's correlation).
         classes: their names, spelled for people, in the order of the labels' numbers.
+        letters: one for each class, where a protein's classes are written as a string.
     """
 
     name: str
     kind: Kind
     classes: tuple[str, ...] = ()
+    letters: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,17 @@ class Benchmark:
     source: str
     notes: tuple[str, ...]
     paper: tuple[PaperRow, ...] = ()
+
+
+def known(target: Target, labels: np.ndarray) -> np.ndarray:
+    """Bool, of the labels' shape: where there is one."""
+    return ~np.isnan(labels) if target.kind == "number" else labels != UNKNOWN
+
+
+def scored(protein: LabelledProtein, target: Target, view: View) -> np.ndarray:
+    """Bool, of the labels' shape: what a view counts of a protein."""
+    there = known(target, protein.labels[target.name])
+    return there & protein.marks[view.mark] if view.mark else there
 
 
 def subset(
