@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains on one node of an LSF cluster that starts programs with jsrun, as Summit did, with all GPUs
-# of the node. Hand it to bsub, in the folder of the repository, with an environment active that has
+# Trains on the nodes of an LSF cluster that starts programs with jsrun, as Summit did, with all GPUs
+# of each node. Hand it to bsub, in the folder of the repository, with an environment active that has
 # `protlm` and JAX for the cluster's GPUs:
 #
 #   bsub -nnodes 1 -W 120 -P PROJECT tpu_scripts/lsf.sh WORKDIR ARGUMENT...
 #   bsub -nnodes 1 -W 120 -P PROJECT tpu_scripts/lsf.sh runs/bert --config configs/tiny.py:bert
 #   tpu_scripts/lsf.sh --dry_run runs/bert --config configs/tiny.py:bert        prints the command
 #
-# Arguments are those of `protlm train`. One process drives all GPUs of the node, so JAX needs no
-# distributed set-up. Several nodes are refused: protlm train does not run on them as one program
-# yet. The same command again continues from the last checkpoint, for which WORKDIR has to lie on a
-# disk that all nodes share.
+# Arguments are those of `protlm train`. One process drives all GPUs of a node; of several nodes
+# (bsub -nnodes 4 ...) the processes train as one, and WORKDIR has to lie on a disk that all share.
+# The same command again continues from the last checkpoint. `bsub -wa TERM -wt 2 -Q 75` saves two
+# minutes before the time is up, and queues the job again by itself.
 set -euo pipefail
 
 fail() {
@@ -28,16 +28,22 @@ esac
 [[ -n ${LSB_MCPU_HOSTS-} || $dry_run == yes ]] || fail "this is no LSF job: bsub -nnodes 1 $0 ..."
 
 # LSB_MCPU_HOSTS holds "host slots host slots ..."; a host named batch* only runs this script.
-nodes=0
+nodes=()
 read -ra words <<<"${LSB_MCPU_HOSTS-}"
 for ((i = 0; i < ${#words[@]}; i += 2)); do
-  [[ ${words[i]} == batch* ]] || nodes=$((nodes + 1))
+  [[ ${words[i]} == batch* ]] || nodes+=("${words[i]}")
 done
-((nodes <= 1)) ||
-  fail "the job has $nodes nodes, and protlm train does not run on several yet: bsub -nnodes 1"
 
-command=(jsrun --nrs 1 --tasks_per_rs 1 --cpu_per_rs ALL_CPUS --gpu_per_rs ALL_GPUS --bind rs
-  protlm train --workdir "$1" "${@:2}")
+command=(jsrun --nrs $((${#nodes[@]} > 1 ? ${#nodes[@]} : 1)) --tasks_per_rs 1 --cpu_per_rs ALL_CPUS
+  --gpu_per_rs ALL_GPUS --bind rs)
+if ((${#nodes[@]} > 1)); then
+  port=$((20000 + ${LSB_JOBID:-0} % 20000)) # another for each job that may share the node
+  # shellcheck disable=SC2016 # only the node knows which it is
+  command+=(bash -c 'exec protlm train "$@" --host "$PMIX_RANK"' protlm
+    --coordinator "${nodes[0]}:$port" --hosts "${#nodes[@]}" --workdir "$1" "${@:2}")
+else
+  command+=(protlm train --workdir "$1" "${@:2}")
+fi
 if [[ $dry_run == yes ]]; then
   printf '+%s\n' "$(printf ' %q' "${command[@]}")"
 else

@@ -57,7 +57,10 @@ def joined(hosts: Hosts | None) -> Iterator[None]:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            *(hosts.coordinator, hosts.count, hosts.index), heartbeat_timeout_seconds=HEARTBEAT
+            *(hosts.coordinator, hosts.count, hosts.index),
+            # A process that was told its place has all devices of its machine, also under SLURM.
+            cluster_detection_method="deactivate" if hosts.coordinator else None,
+            heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise ProtlmError(

@@ -318,8 +318,8 @@ def test_dry_run_and_help_call_nothing(cloud, script):
         ("launch", ("r",), {}, "no arguments for protlm train"),
         ("delete", ("--force",), {}, "unknown option --force"),
         ("logs", ("3",), {}, "1 worker(s)"),
-        ("slurm", ("w", "--config", "c"), {"SLURM_JOB_NUM_NODES": "2"}, "2 nodes"),
-        ("lsf", ("w", "--config", "c"), {"LSB_MCPU_HOSTS": "batch1 1 a 42 b 42"}, "2 nodes"),
+        ("slurm", ("w", "--config", "c"), {}, "this is no SLURM job"),
+        ("lsf", ("w", "--config", "c"), {}, "this is no LSF job"),
     ],
 )
 def test_refusals_in_one_line(cloud, script, words, settings, message):
@@ -340,6 +340,39 @@ def test_clusters(cloud, script, launcher, settings):
     Cloud._tool(cloud.fake / "bin" / launcher, echo)
     argv = json.loads(cloud(script, "a folder", *AWKWARD, **settings))
     assert argv[argv.index("protlm") :] == ["protlm", "train", "--workdir", "a folder", *AWKWARD]
+
+
+NODES = r"""#!/usr/bin/env bash
+# Stands for srun and jsrun: drops their own options, and starts one task a node.
+while [[ $1 == -* ]]; do case $1 in *=*) shift ;; *) shift 2 ;; esac; done
+for rank in 0 1 2; do SLURM_PROCID=$rank PMIX_RANK=$rank "$@"; done
+exit "${FAKE_STATUS:-0}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "launcher", "settings"),
+    [
+        ("slurm", "srun", {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "a,b,c"}),
+        ("lsf", "jsrun", {"LSB_MCPU_HOSTS": "batch1 1 a 42 b 42 c 42", "LSB_JOBID": "20007"}),
+    ],
+)
+def test_clusters_of_several_nodes(cloud, script, launcher, settings):
+    echo = f"#!{sys.executable} -IS\nimport json, sys\nprint(json.dumps(sys.argv))"
+    Cloud._tool(cloud.fake / "bin" / launcher, NODES)
+    Cloud._tool(cloud.fake / "bin" / "protlm", echo)
+    show = '#!/usr/bin/env bash\n[[ $1 == show ]] && tr , "\\n" <<<"$3" || echo "[\\"$*\\"]"'
+    Cloud._tool(cloud.fake / "bin" / "scontrol", show)
+    settings = {"SLURM_JOB_ID": "20007", **settings}
+    said = cloud(script, "a folder", *AWKWARD, **settings).splitlines()
+    for host, line in enumerate(said):
+        words = json.loads(line)[1:]
+        assert words[:5] == ["train", "--coordinator", "a:20007", "--hosts", "3"]
+        assert words[5:-2] == ["--workdir", "a folder", *AWKWARD]
+        assert words[-2:] == ["--host", str(host)]
+    assert len(said) == 3
+    again = cloud(script, "w", "--config", "c", code=75, FAKE_STATUS="75", **settings)
+    assert ("requeue 20007" in again) == (script == "slurm")
 
 
 def test_shellcheck_finds_nothing():

@@ -1,0 +1,234 @@
+"""How runs end from outside, and several hosts as real processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prepared_data import proteins, write_prepared
+from zoo import ZOO
+
+from protlm_jax.configuration import RunConfig
+from protlm_jax.errors import ProtlmError, Stopped
+from protlm_jax.training import loop
+from protlm_jax.training.checkpoints import restore_params, saved_steps
+from protlm_jax.training.distributed import Hosts, joined
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lengths = np.random.default_rng(0).integers(8, 40, 120).tolist()
+    return write_prepared(tmp_path_factory.mktemp("data") / "prepared", proteins(lengths))
+
+
+def sections(data: Path, steps: int = STEPS) -> dict[str, Any]:
+    """Config of a short run without dropout, whose numbers do not depend on the devices' count."""
+    bert = ZOO["bert"]
+    return {
+        "model": bert.config.to_dict(),
+        "objective": {"name": bert.objective, **bert.options},
+        "data": {"prepared": str(data), "length": 32, "task": bert.task, "heldout_percent": 25.0},
+        "optimizer": {"name": "adamw"},
+        "schedule": {"name": "constant", "learning_rate": 1e-3},
+        "train": {
+            "steps": steps,
+            "batch_size": 8,
+            "log_every": 1,
+            "checkpoint_every": max(3, steps // 10),
+            "evaluate_every": max(4, steps // 5),
+            "evaluate_batches": 2,
+        },
+        "mesh": {"data": 2, "fsdp": 2},
+    }
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Lines without their timings."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: every logged number and the last parameters."""
+    assert metrics(one) == metrics(other)
+    last = saved_steps(one / "checkpoints")[-1]
+    trees = [restore_params(run / "checkpoints" / str(last)) for run in (one, other)]
+    for a, b in zip(*map(_leaves, trees), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_same_losses(one: Path, other: Path, after: int = 0, steps: int = 20) -> None:
+    """To 1e-5 over some steps: later the roundings of another order of sums have grown."""
+    found = [
+        {
+            (line["step"], name): line[name]
+            for line in metrics(run)
+            for name in ("loss", "heldout/nll")
+            if name in line and after < line["step"] <= after + steps
+        }
+        for run in (one, other)
+    ]
+    assert found[0].keys() == found[1].keys() and len(found[0]) >= steps
+    for key, value in found[0].items():
+        assert abs(found[1][key] - value) <= 1e-5 * value, key
+
+
+def _leaves(tree: Any) -> list[np.ndarray]:
+    if isinstance(tree, dict):
+        return [leaf for key in sorted(tree) for leaf in _leaves(tree[key])]
+    return [tree]
+
+
+main_thread = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="signals reach the main thread only",
+)
+
+
+@main_thread
+def test_told_to_end_a_run_saves_and_goes_on_bit_for_bit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunConfig.from_dict(sections(data))
+    loop.train(run, tmp_path / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        counts, counted = iter(range(100)), loop.count_tokens
+
+        def tell(batch: Any) -> int:
+            if next(counts) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return counted(batch)
+
+        patch.setattr(loop, "count_tokens", tell)
+        with pytest.raises(Stopped, match="step 5 is saved: the same command goes on"):
+            loop.train(run, tmp_path / "parts")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert saved_steps(tmp_path / "parts" / "checkpoints") == [3, 5]
+    assert loop.train(run, tmp_path / "parts") == STEPS - 5
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+    # The newest checkpoint breaks: the run goes back to the one before, says so, and ends the same.
+    broken = tmp_path / "whole" / "checkpoints" / str(STEPS)
+    state = max((broken / "state").rglob("*"), key=lambda file: file.stat().st_size)
+    os.truncate(state, state.stat().st_size // 2)
+    assert loop.train(run, tmp_path / "whole") == STEPS - 6
+    assert (tmp_path / "whole" / "damaged" / str(STEPS)).is_dir()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_hosts_that_do_not_find_each_other_are_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    message = "address should be defined.*--coordinator HOST:PORT"
+    with pytest.raises(ProtlmError, match=message), joined(Hosts()):
+        pass
+
+
+# --- in processes of their own -------------------------------------------------------------------
+
+
+class Run:
+    """`protlm train` on some hosts; together they have four devices."""
+
+    def __init__(self, config: Path, workdir: Path, hosts: int) -> None:
+        self.workdir = workdir
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": str(4 // hosts),
+            # A program from the cache may be another than the one that is compiled.
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        }
+        command = [sys.executable, "-m", "protlm_jax.cli", "train", "--config", str(config)]
+        command += ["--workdir", str(workdir)]
+        self.hosts = []
+        for host in range(hosts):
+            words = ["--coordinator", address, "--hosts", str(hosts), "--host", str(host)]
+            self.hosts.append(
+                subprocess.Popen(
+                    command + (words if hosts > 1 else []),
+                    env=environment,
+                    stderr=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+
+    def reach(self, step: int) -> None:
+        """Returns when a step is logged."""
+        while not (log := self.workdir / "metrics.jsonl").exists() or step not in [
+            json.loads(line)["step"] for line in log.read_text().splitlines() if line.endswith("}")
+        ]:
+            assert all(host.poll() is None for host in self.hosts), self.end()
+            time.sleep(0.05)
+
+    def end(self) -> tuple[list[int], list[str]]:
+        """Exit codes, and what was said."""
+        said = ["".join(host.communicate(timeout=400)) for host in self.hosts]
+        return [host.returncode for host in self.hosts], said
+
+
+@pytest.mark.slow
+def test_several_hosts_train_stop_and_go_on_as_one(data: Path, tmp_path: Path) -> None:
+    steps = 100
+    config = tmp_path / "run.py"
+    tree = json.dumps(sections(data, steps))
+    config.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict(json.loads({tree!r}))\n"
+    )
+
+    def train(name: str, hosts: int) -> Path:
+        codes, said = Run(config, tmp_path / name, hosts).end()
+        assert codes == [0] * hosts, said
+        assert f"done: {steps} steps" in said[0] and not any("done" in text for text in said[1:])
+        return tmp_path / name
+
+    one, two = train("one", 1), train("two", 2)
+    assert_same_losses(one, two)
+
+    # SIGTERM to one of two hosts: both save the same step and end with the code for "again".
+    told = Run(config, tmp_path / "told", 2)
+    told.reach(10)
+    told.hosts[1].send_signal(signal.SIGTERM)
+    codes, said = told.end()
+    assert codes == [Stopped.EXIT_CODE] * 2, said
+    stopped = saved_steps(tmp_path / "told" / "checkpoints")[-1]
+    assert 10 <= stopped < steps and all(f"step {stopped} is saved" in text for text in said)
+    for name in ("on one", "on four"):
+        shutil.copytree(tmp_path / "told", tmp_path / name)
+    assert_same_run(two, train("told", 2))
+    assert_same_losses(two, train("on one", 1), after=stopped)
+    assert_same_losses(two, train("on four", 4), after=stopped)
+
+    # SIGKILL of one: the other ends within a minute, with the reason, and the run goes on.
+    lost = Run(config, tmp_path / "lost", 2)
+    lost.reach(10)
+    lost.hosts[1].kill()
+    began = time.monotonic()
+    codes, said = lost.end()
+    assert time.monotonic() - began < 60
+    assert codes == [Stopped.EXIT_CODE, -signal.SIGKILL]
+    assert "another host is gone" in said[0]
+    assert_same_run(two, train("lost", 2))
