@@ -171,12 +171,12 @@ class Kind:
     Attributes:
         module: targets -> the network; called with x [T, D] (0 where there is no protein),
             protein [T], slots P and train (dropout, statistics of the batch).
-        learning_rate: of Adam.
+        learning_rate: of the steps.
         max_epochs: passes over the training proteins at most.
         patience: passes without a better validation score after which a head stops.
         pools: whether it reads a protein's rows and answers for slots, not for rows.
         seeded: whether it has random parts; if not, one seed stands for all.
-        whitened: whether the features' covariance shapes its steps (linear heads only).
+        linear: whether its loss is convex, and it learns as linear heads do.
         penalty: L2, half of which times the squared kernels is added to the loss.
     """
 
@@ -186,7 +186,7 @@ class Kind:
     patience: int
     pools: bool = False
     seeded: bool = True
-    whitened: bool = False
+    linear: bool = False
     penalty: float = 0.0
 
 
@@ -195,11 +195,11 @@ KINDS = {
         Linear,
         pools=False,
         seeded=False,
-        whitened=True,
+        linear=True,
         penalty=1e-4,
-        learning_rate=3e-3,
-        max_epochs=20,
-        patience=3,
+        learning_rate=0.3,
+        max_epochs=50,
+        patience=2,
     ),
     "cnn": Kind(Cnn, learning_rate=1e-3, max_epochs=20, patience=3),
     "fnn": Kind(Fnn, learning_rate=1e-3, max_epochs=100, patience=10),

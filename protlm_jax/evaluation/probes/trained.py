@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class TrainedHeads:
         best_epoch: [S, N] int, the pass whose parameters these are, counted from 1 (0: none was
             better than the start).
         valid: target -> [S, N] float, accuracy or Spearman's correlation on validation proteins.
+        penalties: target -> [S, N] float, L2 chosen on validation proteins, where it was.
     """
 
     head: str
@@ -49,6 +50,7 @@ class TrainedHeads:
     epochs: np.ndarray
     best_epoch: np.ndarray
     valid: Mapping[str, np.ndarray]
+    penalties: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def predict(self, batch: Batch) -> dict[str, np.ndarray]:
         """target -> probabilities [S, N, T or P, C], or numbers [S, N, T or P, 1], float32.
@@ -76,6 +78,19 @@ class TrainedHeads:
             epochs=self.epochs[:, at],
             best_epoch=self.best_epoch[:, at],
             valid={name: values[:, at] for name, values in self.valid.items()},
+            penalties={name: values[:, at] for name, values in self.penalties.items()},
+        )
+
+    def joined(self, other: TrainedHeads) -> TrainedHeads:
+        """Linear heads for the targets of both, trained on the same features."""
+        readout = {**self.variables["params"]["readout"], **other.variables["params"]["readout"]}
+        return dataclasses.replace(
+            self,
+            targets=self.targets + other.targets,
+            variables={"params": {"readout": readout}},
+            units={**self.units, **other.units},
+            valid={**self.valid, **other.valid},
+            penalties={**self.penalties, **other.penalties},
         )
 
     def save(self, folder: Path) -> None:
@@ -86,6 +101,7 @@ class TrainedHeads:
         """
         arrays = {f"variables/{k}": v for k, v in flatten_dict(self.variables, sep="/").items()}
         arrays |= {f"valid/{name}": values for name, values in self.valid.items()}
+        arrays |= {f"penalties/{name}": values for name, values in self.penalties.items()}
         arrays |= {"mean": self.standard.mean, "scale": self.standard.scale}
         arrays |= {"epochs": self.epochs, "best_epoch": self.best_epoch}
         file = io.BytesIO()
@@ -122,6 +138,7 @@ def load(folder: Path) -> TrainedHeads:
             epochs=tree["epochs"],
             best_epoch=tree["best_epoch"],
             valid=tree["valid"],
+            penalties=tree.get("penalties", {}),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProtlmError(

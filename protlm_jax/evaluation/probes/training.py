@@ -17,10 +17,10 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
-from protlm_jax.evaluation.probes import heads
+from protlm_jax.evaluation.probes import heads, ridge
 from protlm_jax.evaluation.probes.batches import Batch, FeatureSource
 from protlm_jax.evaluation.probes.choosing import Race, score
-from protlm_jax.evaluation.probes.learning import Fixed, Rows, State, all_plain, start, step
+from protlm_jax.evaluation.probes.learning import Fixed, Rows, epoch_mean, start, step
 from protlm_jax.evaluation.probes.moments import Moments, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 
@@ -39,6 +39,8 @@ def train(
 ) -> TrainedHeads:
     """Trains on `source`, choosing each head's epoch on `valid`.
 
+    Numbers under the linear head are fitted in closed form, see `ridge`, and their penalty chosen.
+
     Args:
         head: of `heads.NAMES`.
         targets: read together; losses are added up.
@@ -47,44 +49,26 @@ def train(
         seeds: of initialisation and dropout; the first also of the order of proteins.
         max_epochs: passes over the training proteins at most; None: the head's own.
         patience: passes without a better score after which a head stops; None: the head's own.
-        learning_rate: of Adam; None: the head's own.
+        learning_rate: of the steps; None: the head's own.
         progress: draw a progress bar on a terminal.
 
     Raises:
         ProtlmError: for an unknown head, a target without labels, features or losses that are not
             finite.
     """
-    from tqdm import tqdm
-
-    kind = heads.kind(head)
-    module = kind.module(tuple(targets))
+    kind, targets = heads.kind(head), tuple(targets)
     seeds = tuple(seeds) if kind.seeded else tuple(seeds)[:1]
-    moments = measure(source, targets, seeds[0], covariance=kind.whitened)
-    basis = _basis(moments, kind.penalty) if kind.whitened else None
-    rate = kind.learning_rate if learning_rate is None else learning_rate
-    state, keys = start(module, seeds, source.num_inputs, source.width)
-    fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rate, keys)
-    race = Race(*_judged(module, state, fixed, valid), patience or kind.patience)
-    count = 0
-    epochs = range(1, (max_epochs or kind.max_epochs) + 1)
-    for epoch in tqdm(epochs, head, disable=None if progress else True):
-        loss = np.zeros(())
-        for batch in source.batches(_order(seeds[0], epoch)):
-            rows = _rows(batch, targets, moments, kind.pools)
-            jax.block_until_ready(loss)  # one batch at work, one in the making, no more in memory
-            state, loss = step(module, batch.slots, state, race.running, fixed, rows, count)
-            count += 1
-        if not np.isfinite(loss).all():
-            raise ProtlmError(
-                f"the loss of a {head} head is not finite: features of training proteins are not, "
-                "or the learning rate is too high"
-            )
-        race.judge(*_judged(module, state, fixed, valid), epoch)
-        if not race.running.any():
-            break
-    return TrainedHeads(
+    moments = measure(source, targets, seeds[0], covariance=kind.linear)
+    numbers = tuple(t for t in targets if t.kind == "number" and kind.linear)
+    others = tuple(t for t in targets if t not in numbers)
+    if not others:
+        return ridge.fit(numbers, source, valid, moments, seeds)
+    course = _Course(kind, others, moments, seeds, source, learning_rate)
+    race = Race(*course.judged(valid), patience or kind.patience)
+    _run(course, race, source, valid, max_epochs or kind.max_epochs, head if progress else "")
+    learned = TrainedHeads(
         head=head,
-        targets=tuple(targets),
+        targets=others,
         seeds=seeds,
         variables=race.best,
         standard=moments.standard,
@@ -93,48 +77,111 @@ def train(
         best_epoch=race.best_epoch,
         valid=race.valid,
     )
+    if not numbers:
+        return learned
+    return learned.joined(ridge.fit(numbers, source, valid, moments, seeds))
 
 
-def _basis(moments: Moments, penalty: float) -> np.ndarray:
-    """[N, D, D] float32: directions in which a linear head's loss has about unit curvature.
+def _run(
+    course: _Course,
+    race: Race,
+    source: FeatureSource,
+    valid: FeatureSource,
+    max_epochs: int,
+    title: str,
+) -> None:
+    """Until all heads have stopped."""
+    from tqdm import tqdm
 
-    With H the curvature and H = L L', kernels are L'^-1 times what Adam sees: the optimum is that
-    of the plain problem, reached in a few passes where correlated features would take hundreds.
-    """
-    assert moments.covariance is not None
-    # p (1 - p) of a few classes is about 0.2; the floor keeps dead directions still.
-    curvature = 0.2 * moments.covariance + (penalty + 1e-6) * np.eye(moments.covariance.shape[1])
-    lower = np.linalg.cholesky(curvature)
-    return np.swapaxes(np.linalg.inv(lower), 1, 2).astype(np.float32)
+    for epoch in tqdm(range(1, max_epochs + 1), title, disable=None if title else True):
+        course.epoch(source, _order(course.seeds[0], epoch), race.running)
+        race.judge(*course.judged(valid), epoch)
+        if not race.running.any():
+            break
 
 
 def _order(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def _rows(batch: Batch, targets: Sequence[Target], moments: Moments, pools: bool) -> Rows:
-    size = batch.slots if pools else len(batch.protein)
-    labels = {}
-    for target in targets:
-        classes = target.kind == "classes"
-        found = batch.labels.get(target.name)
-        if found is None:
-            found = np.full(size, -1 if classes else np.nan)
-        if len(found) != size:
-            raise ProtlmError(
-                f"{len(found)} labels of {target.name!r} for {size} answers: a head that reads "
-                "single rows needs a label for each, or pooled features"
+class _Course:
+    """The heads as they learn, and all that they need for it."""
+
+    def __init__(
+        self,
+        kind: heads.Kind,
+        targets: tuple[Target, ...],
+        moments: Moments,
+        seeds: tuple[int, ...],
+        source: FeatureSource,
+        rate: float | None,
+    ) -> None:
+        self.kind, self.targets, self.moments, self.seeds = kind, targets, moments, seeds
+        self.module = kind.module(targets)
+        rate = kind.learning_rate if rate is None else rate
+        basis = None
+        if kind.linear:
+            basis = _basis(moments, kind.penalty)
+            # A batch of fewer labels than features overrates its own directions.
+            rate /= 1 + source.width / min(moments.labelled.values())
+        self.state, keys = start(self.module, seeds, source.num_inputs, source.width, kind.linear)
+        self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rate, keys)
+        self.params = self.state.params
+        self.count = 0
+
+    def epoch(self, source: FeatureSource, order: int, running: np.ndarray) -> None:
+        """Learns from all training proteins once."""
+        loss: Any = np.zeros(())
+        before = self.count
+        for batch in source.batches(order):
+            rows = self._rows(batch)
+            jax.block_until_ready(loss)  # one batch at work, one in the making, no more in memory
+            self.state, loss = step(
+                self.module, batch.slots, self.state, running, self.fixed, rows, self.count
             )
-        mean, deviation = moments.units[target.name]
-        units = found if classes else (found - mean) / deviation
-        labels[target.name] = units.astype(np.int32 if classes else np.float32)
-    return Rows(batch.features, batch.protein, labels)
+            self.count += 1
+        if not np.isfinite(loss).all():
+            raise ProtlmError(
+                "the loss of heads is not finite: features of training proteins are not, or the "
+                "learning rate is too high"
+            )
+        self.params = self.state.params
+        if self.kind.linear:
+            steps = self.count - before
+            self.state, self.params = epoch_mean(self.state, self.fixed.basis, steps)
+
+    def judged(self, valid: FeatureSource) -> tuple[Any, dict[str, np.ndarray]]:
+        """Variables as the network takes them, on the host, and their validation scores."""
+        variables = {"params": self.params, "batch_stats": self.state.statistics}
+        variables = jax.tree.map(np.asarray, variables)
+        return variables, score(self.module, variables, self.fixed.standard, valid)
+
+    def _rows(self, batch: Batch) -> Rows:
+        size = batch.slots if self.kind.pools else len(batch.protein)
+        labels = {}
+        for target in self.targets:
+            classes = target.kind == "classes"
+            found = batch.labels.get(target.name)
+            if found is None:
+                found = np.full(size, -1 if classes else np.nan)
+            if len(found) != size:
+                raise ProtlmError(
+                    f"{len(found)} labels of {target.name!r} for {size} answers: a head that reads "
+                    "single rows needs a label for each, or pooled features"
+                )
+            mean, deviation = self.moments.units[target.name]
+            units = found if classes else (found - mean) / deviation
+            labels[target.name] = units.astype(np.int32 if classes else np.float32)
+        return Rows(batch.features, batch.protein, labels)
 
 
-def _judged(
-    module: Any, state: State, fixed: Fixed, valid: FeatureSource
-) -> tuple[Any, dict[str, np.ndarray]]:
-    """Variables as the network takes them, on the host, and their validation scores."""
-    params = state.params if fixed.basis is None else all_plain(state.params, fixed.basis)
-    variables = jax.tree.map(np.asarray, {"params": params, "batch_stats": state.statistics})
-    return variables, score(module, variables, fixed.standard, valid)
+def _basis(moments: Moments, penalty: float) -> np.ndarray:
+    """[N, D, D] float32: directions in which a linear head's loss has about unit curvature.
+
+    With the curvature H = L L' it is L'^-1.
+    """
+    assert moments.covariance is not None
+    # p (1 - p) of a few classes is about 0.2; the floor keeps dead directions still.
+    curvature = 0.2 * moments.covariance + (penalty + 1e-6) * np.eye(moments.covariance.shape[1])
+    lower = np.linalg.cholesky(curvature)
+    return np.swapaxes(np.linalg.inv(lower), 1, 2).astype(np.float32)
