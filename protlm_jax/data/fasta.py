@@ -161,8 +161,8 @@ def line_of(position: int, lines: list[tuple[int, str]]) -> int:
     raise AssertionError("the position is not in these lines")
 
 
-def text_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Lines of a file, decompressed and stripped, with their 1-based numbers.
+def text_lines(path: str, strip: str = whitespace) -> Iterator[tuple[int, str]]:
+    """Lines of a file, decompressed and stripped of these characters, with 1-based numbers.
 
     Raises:
       ProtlmError: the file is missing, empty, truncated, damaged, or not text.
@@ -178,7 +178,7 @@ def text_lines(path: str) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(text, start=1):
             if "\0" in line:
                 raise not_text(path, number)
-            yield number, line.strip(whitespace)
+            yield number, line.strip(strip)
 
 
 def not_text(path: str, line: int) -> ProtlmError:

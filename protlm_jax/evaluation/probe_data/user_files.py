@@ -50,7 +50,7 @@ def read_table(path: Path) -> tuple[list[str], list[Entry]]:
         ProtlmError: a column is missing or there twice, a row is too long or short, a sequence is
             none, or an id is there twice.
     """
-    lines = text_lines(str(path))
+    lines = text_lines(str(path), strip="\r\n")  # empty cells at the end stay
     _, header = next(lines, (0, ""))
     separator = "\t" if "\t" in header else ","
     columns = [cell.strip() for cell in next(csv.reader([header], delimiter=separator), [])]

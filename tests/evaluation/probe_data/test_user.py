@@ -1,0 +1,220 @@
+"""The user's own files: what is written is what is read, and what is wrong is named."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probe_data import Benchmark, describe, read_own
+from protlm_jax.evaluation.probe_data.user import fraction
+
+SPLITS = ("train", "valid", "test", "test_far")
+rows_of_table = st.lists(
+    st.tuples(
+        st.text("ACDEFGHIKLMNPQRSTVWY", min_size=1, max_size=12),
+        st.sampled_from(SPLITS),
+        st.one_of(st.none(), st.floats(-1e6, 1e6, width=32)),
+        st.sampled_from(["", "in, side", 'out "side"', "Zelle ä"]),
+    ),
+    max_size=8,
+)
+NEEDED = [
+    ("MKV", split, 0.5, place) for split, place in zip(SPLITS, ("in, side", "a") * 2, strict=True)
+]
+
+
+def write(path: Path, *rows: tuple[object, ...], separator: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    return path
+
+
+def everything(benchmark: Benchmark) -> dict[str, tuple[str, dict[str, object]]]:
+    """id -> split and labels, spelled as in the file."""
+    found = {}
+    for split, read in benchmark.splits.items():
+        for p in read():
+            labels: dict[str, object] = {}
+            for t in benchmark.targets:
+                value = p.labels[t.name][()]
+                labels[t.name] = float(value) if t.kind == "number" else (*t.classes, "")[value]
+            found[p.id] = split, {"sequence": p.sequence, **labels}
+    return found
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rows=rows_of_table, separator=st.sampled_from(",\t"))
+def test_a_table_is_read_as_it_was_written(
+    tmp_path: Path, rows: list[tuple[str, str, float | None, str]], separator: str
+) -> None:
+    rows = [*NEEDED, *rows]
+    lines = [
+        (f"p{i}", s, split, "" if n is None else repr(n), c)
+        for i, (s, split, n, c) in enumerate(rows)
+    ]
+    header = ("id", "sequence", "split", "dose:number", "place")
+    benchmark = read_own(write(tmp_path / "mine.csv", header, *lines, separator=separator))
+    found = everything(benchmark)
+    assert list(benchmark.splits) == list(SPLITS) and list(benchmark.views) == ["test", "test_far"]
+    assert len(found) == len(rows)
+    for i, (sequence, split, number, place) in enumerate(rows):
+        where, labels = found[f"p{i}"]
+        assert (where, labels["sequence"], labels["place"]) == (split, sequence, place)
+        dose = labels["dose"]
+        assert isinstance(dose, float)
+        assert math.isnan(dose) if number is None else dose == np.float32(number)
+
+
+def test_numbers_and_classes_are_recognised_or_stated(tmp_path: Path) -> None:
+    header = ("sequence", "split", "grade", "melting", "count:number", "level:classes")
+    body = [("MK" + "A" * i, s, i % 3, 40 + i / 2, i, i % 2) for i, s in enumerate(SPLITS * 4)]
+    benchmark = read_own(write(tmp_path / "x.csv", header, *body))
+    assert {t.name: (t.kind, t.classes) for t in benchmark.targets} == {
+        "grade": ("classes", ("0", "1", "2")),
+        "melting": ("number", ()),
+        "count": ("number", ()),
+        "level": ("classes", ("0", "1")),
+    }
+    assert any("grade: 3 different whole numbers" in note for note in benchmark.notes)
+    assert "grade: 0, 1, 2" in describe(benchmark)
+
+
+def test_without_a_split_the_sequence_decides(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    drawn = ["".join(rng.choice(list("ACDEFGHIKL"), 20)) for _ in range(300)]
+    table = write(tmp_path / "x.csv", ("sequence", "y"), *((s, i / 7) for i, s in enumerate(drawn)))
+    benchmark = read_own(table)
+    sizes = {name: len(read()) for name, read in benchmark.splits.items()}
+    assert sum(sizes.values()) == 300 and 15 < sizes["valid"] < 48 and 15 < sizes["test"] < 48
+    where = {p.sequence: n for n, read in benchmark.splits.items() for p in read()}
+    again = [*reversed(drawn), "MKVMKV", drawn[0].lower()]
+    table = write(tmp_path / "y.csv", ("sequence", "y"), *((s, i / 7) for i, s in enumerate(again)))
+    later = read_own(table)
+    assert {p.sequence: n for n, r in later.splits.items() for p in r()}.items() >= where.items()
+    assert "Relatives fall on both sides" in " ".join(later.notes)
+
+
+def test_validation_is_taken_from_training_where_there_is_none(tmp_path: Path) -> None:
+    body = [("MK" + "ACDEFG"[i % 6] * i, "test" if i < 5 else "train", i / 3) for i in range(99)]
+    benchmark = read_own(write(tmp_path / "x.csv", ("sequence", "split", "y"), *body))
+    taken = {p.sequence for p in benchmark.splits["valid"]()}
+    assert taken == {s for s, split, _ in body if split == "train" and fraction(s, "valid") < 0.1}
+    assert len(benchmark.splits["test"]()) == 5 and "no validation" in " ".join(benchmark.notes)
+
+
+def test_what_is_odd_is_said(tmp_path: Path) -> None:
+    body = [("MKV", "train", "a"), ("MKA", "valid", "b"), ("MKV", "test", "c"), ("M", "test", "")]
+    body += [("MKL", "train", "b")]
+    notes = " ".join(read_own(write(tmp_path / "x.csv", ("sequence", "split", "y"), *body)).notes)
+    assert "1 test sequences stand in training" in notes
+    assert "y: 1 proteins have no label" in notes and "y: never in training: c." in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,split,y\nMK,train,1\n", "line 1: no column 'sequence' among 'name'"),
+        ("sequence,split\nMK,train\n", "line 1: no column holds labels"),
+        ("sequence,y,y\nMK,1,1\n", "line 1: two columns are called 'y'"),
+        ("sequence,\nMK,1\n", "line 1: a column has no name"),
+        ("sequence,y\n", "holds no proteins below its header"),
+        ("sequence,y\nMK,1\n\nM*,2\n", "line 4, column 'sequence':.*position 2.*stop sign"),
+        ("sequence,y\nMK,1,2\n", "line 2: 3 cells under 2 columns"),
+        ("id,sequence,y\na,MK,1\na,MV,2\n", "line 3: the id 'a' was used in line 2"),
+        ("id,sequence,y\n,MK,1\n", "line 2, column 'id': empty"),
+        ("sequence,split,y\nMK,train,1\nMK,,1\n", "line 3, column 'split': empty"),
+        ("sequence,split,y\nMK,train,1\nMK,dev,1\n", "line 3, column 'split': 'dev' is no split"),
+        ("sequence,split,y\nMK,train,1\nMV,valid,2\n", "none of its 2 proteins is in split 'test'"),
+        (
+            "sequence,split,y:number\nMK,train,1\nMV,valid,x\nMA,test,2\n",
+            "line 3, column 'y:number': 'x' is no finite number",
+        ),
+        ("sequence,split,y\nMK,train,a\nMV,valid,a\nMA,test,a\n", "column 'y': 1 classes in 3"),
+        (
+            "sequence,split,y\nMK,train,\nMV,valid,\nMA,test,\n",
+            "column 'y': no protein has a label",
+        ),
+        ('sequence,y\nMK,"open\nMV,2\n', "line 2: .*close the quotes"),
+    ],
+)
+def test_faults_of_a_table_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text(text)
+    with pytest.raises(ProtlmError, match=message) as error:
+        read_own(file)
+    assert "mine.csv" in str(error.value)
+
+
+def fasta(path: Path, *entries: str) -> Path:
+    path.write_text("".join(f">{entry}\n" for entry in entries))
+    return path
+
+
+def test_residues_from_a_pair_of_files_and_a_mask(tmp_path: Path) -> None:
+    proteins = fasta(tmp_path / "s.fasta", "a\nMK\nVA", "b\nmku", "c\nMKV")
+    labels = fasta(
+        tmp_path / "l.fasta",
+        "c SET=test\nHEH",
+        "a SET=train VALIDATION=False\nHE\n?H",
+        "b SET=train VALIDATION=True\nEEH",
+    )
+    mask = fasta(tmp_path / "m.fasta", "a\n0111", "b\n111", "c\n110")
+    benchmark = read_own(proteins, labels, mask)
+    assert benchmark.level == "residue" and benchmark.targets[0].classes == ("E", "H")
+    found = {n: [(p.sequence, p.labels["label"].tolist()) for p in read()]
+             for n, read in benchmark.splits.items()}  # fmt: skip
+    assert found == {
+        "train": [("MKVA", [-1, 0, -1, 1])],
+        "valid": [("MKX", [0, 0, 1])],
+        "test": [("MKV", [1, 0, -1])],
+    }
+
+
+def test_proteins_whose_headers_hold_the_label(tmp_path: Path) -> None:
+    file = fasta(
+        tmp_path / "s.fasta",
+        "a TARGET=in SET=train\nMK",
+        "b TARGET=out SET=val\nMV",
+        "c TARGET=in SET=test\nMA",
+    )
+    found = everything(read_own(file))
+    assert {k: (s, v["target"]) for k, (s, v) in found.items()} == {
+        "a": ("train", "in"),
+        "b": ("valid", "out"),
+        "c": ("test", "in"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "mask", "message"),
+    [
+        (["a\nHE"], None, "'b' has no labels in .*l.fasta"),
+        (["a\nH", "b\nEE"], None, "line 1: 'a' has 1 letters for 2 residues"),
+        (["a\nHE", "b\nEE", "c\nE"], None, "'c' has no sequence"),
+        (["a\nHE", "a\nEE"], None, "line 3: the name 'a' a second time"),
+        (["a\nHE", "b\nEE"], ["a\n11"], "'b' has no mask"),
+        (["a\nHE", "b\nEE"], ["a\n11", "b\n12"], "line 3: a mask of other signs"),
+        (["a SET=train\nHE", "b\nEE"], None, "'b' has no split, others have"),
+    ],
+)
+def test_faults_of_a_pair_are_named(
+    tmp_path: Path, labels: list[str], mask: list[str] | None, message: str
+) -> None:
+    proteins = fasta(tmp_path / "s.fasta", "a\nMK", "b\nMV")
+    with pytest.raises(ProtlmError, match=message):
+        read_own(
+            proteins,
+            fasta(tmp_path / "l.fasta", *labels),
+            fasta(tmp_path / "m.fasta", *mask) if mask else None,
+        )
+    with pytest.raises(ProtlmError, match="s.fasta, line 1: 'a' has no label: write TARGET"):
+        read_own(proteins)
