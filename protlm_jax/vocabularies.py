@@ -9,7 +9,8 @@ Pure Python and NumPy; the seqio wrapper lives in `data/seqio_vocabulary.py`.
 
 Source of the ids: the published `vocab.txt` of Rostlab/prot_bert and `spiece.model` of
 Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381), and the published
-`vocab.txt` of facebook/esm2_t6_8M_UR50D, the same for all sizes; `tokenizer.json` of ProGen2, where
+`vocab.txt` of facebook/esm2_t6_8M_UR50D, the same for all sizes; `EsmcTokenizer` of
+transformers, which has ESM-2's with a mark between chains; `tokenizer.json` of ProGen2, where
 a protein stands between its ends "1" and "2" and nothing is unknown (<|bos|> serves as that).
 Nobody here has seen the tokenizer
 files of Rostlab/prot_albert and Rostlab/prot_xlnet, and ProtTXL was never released: `prot_albert`,
@@ -22,7 +23,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -330,6 +331,8 @@ ESM2 = Vocabulary(
     suffix_ids=(2,),
 )
 
+ESMC = replace(ESM2, name="esmc", tokens=tuple("|" if t == "<null_1>" else t for t in ESM2.tokens))
+
 PROGEN2 = Vocabulary(
     name="progen2",
     tokens=("<|pad|>", "<|bos|>", "<|eos|>", "1", "2", *_PROGEN2_RESIDUES),
@@ -340,7 +343,7 @@ PROGEN2 = Vocabulary(
     suffix_ids=(4,),
 )
 
-BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, PROGEN2)
+BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, ESMC, PROGEN2)
 
 VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
 """All that this process knows by name: ours, and those that came with a loaded model."""

@@ -84,7 +84,7 @@ def test_every_vocabulary_is_whole(vocabulary):
     assert len(set(vocabulary.tokens)) == vocabulary.size
     assert set(RESIDUES) <= set(vocabulary.tokens) and len(vocabulary.residue_ids) == 25
     assert vocabulary.tokens[vocabulary.pad_id] in ("[PAD]", "<pad>", "<|pad|>")
-    assert vocabulary.pad_id == 0 or vocabulary.name == "esm2"  # whose <cls> comes first
+    assert vocabulary.pad_id == 0 or vocabulary.name in ("esm2", "esmc")  # whose <cls> comes first
     specials = {*vocabulary.prefix_ids, *vocabulary.suffix_ids, vocabulary.unk_id}
     assert not specials & {vocabulary.pad_id, *vocabulary.residue_ids.tolist()}
     assert vocabulary.encode("MK").tolist() == [

@@ -25,6 +25,7 @@ from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.esm2 import esm2_config
+from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.progen2 import progen2_config
 from protlm_jax.models.families.t5 import t5_config
@@ -82,6 +83,7 @@ ZOO: dict[str, Specimen] = {
         "tokens",
     ),
     "esm2": Specimen(esm2_config(**SIZES, initializer_range=0.3), "masked", "tokens"),
+    "esmc": Specimen(esmc_config(**SIZES, initializer_range=0.3), "masked", "tokens"),
     "gpt2": Specimen(
         gpt2_config(**SIZES, max_positions=64, dropout_rate=0.0, initializer_range=0.3),
         "causal",

@@ -47,6 +47,7 @@ _AROUND = {
     "electra": (("cls_token",), ("sep_token",)),
     "albert": (("cls_token",), ("sep_token",)),
     "esm": (("cls_token",), ("eos_token",)),
+    "esmc": (("cls_token",), ("eos_token",)),
     "xlnet": ((), ("sep_token", "cls_token")),
     "t5": ((), ("eos_token",)),
 }

@@ -87,6 +87,7 @@ def test_specials_keep_their_ids(tokenizer: Any, vocabulary: Vocabulary) -> None
         "prot_albert": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
         "prot_xlnet": {"cls_token_id": 2, "sep_token_id": 3, "mask_token_id": 4},
         "prot_txl": {"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": None},
+        "esmc": {"cls_token_id": 0, "eos_token_id": 2, "mask_token_id": 32},
         "progen2": {"bos_token_id": 3, "eos_token_id": 4, "mask_token_id": None},
         "esm2": {"cls_token_id": 0, "eos_token_id": 2, "mask_token_id": 32},
     }[vocabulary.name]

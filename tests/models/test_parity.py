@@ -23,6 +23,7 @@ from protlm_jax.models.families.electra import (
     generator_config,
 )
 from protlm_jax.models.families.esm2 import esm2_config
+from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.objectives.base import cross_entropy
@@ -39,6 +40,7 @@ CONFIGS = {
     "electra_discriminator": discriminator_config(ELECTRA),
     "electra_generator": generator_config(ELECTRA),
     "esm2": esm2_config(**SIZES, initializer_range=0.2),
+    "esmc": esmc_config(**SIZES, initializer_range=0.2),
     "gpt2": gpt2_config(**SIZES, max_positions=16, initializer_range=0.2),
     "t5": t5_config(**{**SIZES, "head_dim": 16}, num_decoder_layers=3),
 }
@@ -51,6 +53,7 @@ BLOCKS = {
     "electra_discriminator": {"encoder": lambda network: network.electra.encoder.layer},
     "electra_generator": {"encoder": lambda network: network.electra.encoder.layer},
     "esm2": {"encoder": lambda network: network.esm.encoder.layer},
+    "esmc": {"encoder": lambda network: network.esmc.layers},
     "gpt2": {"encoder": lambda network: network.transformer.h},
     "t5": {
         "encoder": lambda network: network.encoder.block,
