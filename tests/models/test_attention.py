@@ -57,7 +57,8 @@ def value_and_gradients(backend: str, segments: np.ndarray, biased: bool, causal
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_few_queries_at_a_time_are_the_same(case, assert_close, monkeypatch) -> None:
-    monkeypatch.setattr(attention, "chunk_of", lambda length, scores: 2)
+    monkeypatch.setattr(attention, "chunk_of", lambda length, heads: 2)
+    monkeypatch.setattr(attention, "_TILE", 3)
     segments, biased, causal = CASES[case]
     q, k, v, bias, _ = inputs()
     allowed = np.ones((1, L, M), bool)
@@ -68,9 +69,9 @@ def test_a_few_queries_at_a_time_are_the_same(case, assert_close, monkeypatch) -
 
 def test_chunks_divide_a_row() -> None:
     for length in (1, 16, 240, 509, 1216, 4096):
-        for scores in (1, 10**4, 10**6):
-            assert length % attention.chunk_of(length, scores) == 0
-    assert attention.chunk_of(4096, 20 * 4096) == 8
+        for heads in (1, 20, 128):
+            assert length % attention.chunk_of(length, heads) == 0
+    assert [attention.chunk_of(4096, heads) for heads in (20, 128)] == [128, 32]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,8 +97,10 @@ def test_rows_without_a_visible_key_stay_finite(backend: str) -> None:
         out = BACKENDS[backend](q, k, v, AttentionContext(queries, keys), lambda w: w)
         return jnp.sum(out**2)
 
-    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
-    assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
+    assert np.isfinite(total(q, k, v))
+    if backend != "chunked":  # which is for inference
+        gradients = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+        assert all(np.isfinite(g).all() for g in gradients)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
