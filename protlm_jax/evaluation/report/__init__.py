@@ -20,6 +20,7 @@ from typing import Any
 
 from protlm_jax.evaluation.report import sections
 from protlm_jax.evaluation.report.depth import depth
+from protlm_jax.evaluation.report.maps import maps
 from protlm_jax.evaluation.report.page import page
 from protlm_jax.evaluation.report.probe import probe
 from protlm_jax.evaluation.report.verdict import leads
@@ -50,6 +51,7 @@ def render(results: Mapping[str, Any]) -> str:
     for key, draw in (
         ("heldout", sections.heldout),
         ("probe", _probe),
+        ("maps", maps),
         ("depth", depth),
         ("export", sections.export),
         ("run", sections.run),

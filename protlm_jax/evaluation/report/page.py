@@ -68,6 +68,7 @@ svg text.letter { font-size: 30px !important; font-weight: 600; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr));
   gap: .4rem 1rem; }
 .maps { display: grid; gap: .9rem .8rem; grid-template-columns: repeat(2, 1fr); }
+.thirds { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); }
 figure { margin: 0; }
 .maps svg { margin-top: .1rem; }
 figcaption { font: .82rem/1.35 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto,
@@ -98,7 +99,8 @@ pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fon
   line-height: 1.5; background: var(--card); border-radius: .5rem; padding: 1rem;
   overflow-x: auto; }
 footer { margin-top: 4rem; font-size: .88rem; }
-@media (min-width: 44rem) { .maps.six { grid-auto-flow: column;
+@media (min-width: 44rem) { .maps.stack { grid-template-columns: 1fr; }
+  .maps.six { grid-auto-flow: column;
   grid-template: repeat(2, auto) / repeat(3, 1fr); } }
 @media (max-width: 24rem) { .pair { grid-template-columns: 1fr; } }
 @media (max-width: 34rem) { main { padding-top: 2rem; } h1 { font-size: 1.7rem; }

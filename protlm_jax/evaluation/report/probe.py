@@ -265,7 +265,7 @@ def _every_score(result: Results) -> str:
                     for target, scored in by_target.items() if scored
                 ]  # fmt: skip
     header = ("head", "input", "test set", "target", "pooled", "mean of proteins", "by seed")
-    return table((*header, "also", "n", "proteins"), rows)
+    return table((*header, "also", "n", "proteins"), rows, kind="views")
 
 
 def _training(result: Results) -> str:
@@ -287,7 +287,7 @@ def _training(result: Results) -> str:
                       _range(epochs, 1, 0), number(training.get("seconds"))))
             )  # fmt: skip
     header = ("head", "input", "layer", "validation, by seed", "best epoch, all heads", "seconds")
-    return table(header, rows)
+    return table(header, rows, kind="views")
 
 
 def upper(text: str) -> str:

@@ -101,7 +101,7 @@ def listed(words: Sequence[str]) -> str:
 
 def _read(result: Results, target: str, head: str, test: str, score: str) -> str:
     if is_classes(result, target):
-        found = f"{name(target)} is right for {score} % of the {result['benchmark']['level']}s"
+        found = f"{name(target)} is right for {score}\u00a0% of the {result['benchmark']['level']}s"
         return f"With the {name(head)}, {found} of {test}"
     return f"With the {name(head)}, {name(target)} of {test} has a rank correlation of {score}"
 

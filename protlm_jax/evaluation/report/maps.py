@@ -1,0 +1,172 @@
+"""The maps of the report: this model beside a re-initialised copy, in the same colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from protlm_jax.evaluation.report.page import (
+    caption,
+    folded,
+    grid,
+    heading,
+    headline,
+    legend,
+    section,
+    table,
+    titled,
+    unfolds,
+)
+from protlm_jax.evaluation.report.panels import class_name, scatter
+from protlm_jax.evaluation.report.sections import name
+from protlm_jax.evaluation.report.verdict import errors_apart, listed
+
+Results = Mapping[str, Any]
+
+_METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+_RARE = 0.01  # chance below which a correlation is called one
+
+
+def maps(result: Results) -> str:
+    """The parts that there are: "proteins" and "residues"."""
+    parts = [("proteins", _proteins), ("residues", _residues)]
+    return "".join(draw(result[key]) for key, draw in parts if result.get(key))
+
+
+def _proteins(result: Results) -> str:
+    shown, number = len(result["ids"]), result.get("of", len(result["ids"]))
+    which = f"{shown:,} proteins" if shown == number else f"{shown:,} of {number:,} proteins"
+    parts = [
+        headline(_neighbours(result)),
+        caption(
+            f"{which} of {result.get('set', 'the input')}, each the mean over its residues at "
+            f"layer {result['layer']} of {result['num_layers']}. Axes have no meaning of their "
+            "own, and t-SNE and UMAP can draw clusters where there are none: read the percentages "
+            "first, which are counted in the full space. Point at a class to see it alone. "
+            f"{result.get('left_out', '')}".strip()
+        ),
+    ]
+    for title, colour in result["colours"].items():
+        parts += [heading(f"Coloured by {name(title)}"), _coloured(result, colour)]
+    rows = [
+        ("", (name(title), *(_share(found[k]) for k in ("model", "random")),
+              _share(found["difference"], "+"), f"{100 * found['chance']:.1f}",
+              f"{found['model']['proteins']:,}"))
+        for title, found in result["neighbours"].items()
+    ]  # fmt: skip
+    header = ("neighbours alike, %", name("model"), name("random"), "difference", "by chance")
+    parts += [heading("Neighbours of one class"), table((*header, "proteins"), rows, kind="views")]
+    return section("Maps of proteins", *parts, folded("How they were made", result["protocol"]))
+
+
+def _neighbours(result: Results) -> str:
+    """What the nearest neighbours say, of all colours."""
+    words = []
+    for title, found in result["neighbours"].items():
+        apart = errors_apart(found["difference"])
+        side = "more" if apart >= 2 else "fewer" if apart <= -2 else "no more"
+        than = "as" if side == "no more" else "than"
+        words.append(
+            f"{_share(found['model'])} % share its {name(title)}, {side} {than} with random "
+            f"weights ({_share(found['random'])} %; by chance {100 * found['chance']:.0f} %)"
+        )
+    near = next(iter(result["neighbours"].values()))["neighbours"]
+    text = "; ".join(words).replace("no more as with", "about as many as with")
+    return f"Of a protein's {near} nearest neighbours, {text}.".replace(" %", "\u00a0%")
+
+
+def _coloured(result: Results, colour: Results) -> str:
+    """All methods in one colouring, with the legend that highlights."""
+    count, ordered = len(colour["classes"]), colour["ordered"]
+    entries = [
+        (class_name(i, count, ordered), label, f"{colour['counts'][i]:,}")
+        for i, label in enumerate(colour["classes"])
+    ]
+    if unknown := sum(value < 0 for value in colour["values"]):
+        entries.append(("kx", "unknown", f"{unknown:,}"))
+    panels = []
+    for method, by_kind in result["methods"].items():
+        for kind in ("model", "random"):
+            chart = scatter(by_kind[kind], colour["values"], colour["classes"], ordered=ordered)
+            panels.append(titled(_METHODS[method], _below(result, method, kind), chart))
+    kind = "maps six" if len(result["methods"]) == 3 else "maps"
+    return f'<div class="map-group">{legend(entries)}{grid(kind, panels)}</div>'
+
+
+def _below(result: Results, method: str, kind: str) -> str:
+    """Whose map it is; of PCA also how much of the variance it shows."""
+    if method != "pca":
+        return name(kind)
+    return f"{name(kind)}, {100 * sum(result['explained'][kind]):.0f} % of variance"
+
+
+def _residues(result: Results) -> str:
+    properties = result["properties"]
+    first, *others = result["methods"]
+    rows = [
+        ("", (title, *(_correlation(about["agreement"][k]) for k in ("model", "random")),
+              about["unit"], about["source"]))
+        for title, about in properties.items()
+    ]  # fmt: skip
+    header = ("property", name("model"), name("random"), "unit", "source")
+    return section(
+        "Map of the residues",
+        headline(_mantel(properties)),
+        _by_property(result, first),
+        caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0)."),
+        *(unfolds(f"The same by {_METHODS[m]}", _by_property(result, m)) for m in others),
+        table(header, rows, text=True),
+        caption("Correlation of distance with difference in the property, over 190 pairs; p: how "
+                "often residues under other names would correlate as much."),
+        folded("How it was made", result["protocol"]),
+    )  # fmt: skip
+
+
+def _mantel(properties: Results) -> str:
+    """Which properties the distances between residues go with."""
+    words = {}
+    for kind in ("model", "random"):
+        found = [
+            f"{title} ({agreement['correlation']:+.2f}, p {agreement['p']:.2g})"
+            for title, about in properties.items()
+            if (agreement := about["agreement"][kind])["p"] is not None and agreement["p"] <= _RARE
+        ]
+        words[kind] = listed(found) or "none of the properties"
+    return (
+        f"In this model, residues lie apart by {words['model']}; with random weights by "
+        f"{words['random']}."
+    )
+
+
+def _by_property(result: Results, method: str) -> str:
+    """A column for each property: the model's map above its copy's."""
+    columns = []
+    for title, about in result["properties"].items():
+        classes = about["classes"]
+        entries = [
+            (class_name(i, len(classes), True), label, str(about["groups"].count(i)))
+            for i, label in enumerate(classes)
+        ]
+        panels = [
+            titled(title, name(kind), scatter(
+                result["methods"][method][kind], about["groups"], classes, ordered=True,
+                letters=result["residues"],
+            ))
+            for kind in ("model", "random")
+        ]  # fmt: skip
+        columns.append(
+            f'<div class="map-group">{legend(entries)}{grid("maps stack", panels)}</div>'
+        )
+    return grid("thirds", columns)
+
+
+def _share(estimate: Results, sign: str = "") -> str:
+    value, error = 100 * estimate["value"], 100 * estimate["standard_error"]
+    return f"{value:{sign}.1f} ± {error:.1f}"
+
+
+def _correlation(agreement: Mapping[str, float | None]) -> str:
+    correlation, chance = agreement["correlation"], agreement["p"]
+    if correlation is None or chance is None:
+        return "-"
+    return f"{correlation:+.2f} (p {chance:.2g})"
