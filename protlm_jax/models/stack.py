@@ -16,6 +16,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
@@ -72,7 +73,7 @@ class LayerProgram:
 
     def repeat(self, step: int, times: int = 2) -> LayerProgram:
         """One step runs so many times in a row; the program grows by `times` - 1 steps."""
-        rows = jnp.repeat(jnp.arange(self.steps), jnp.ones(self.steps, int).at[step].set(times))
+        rows = np.repeat(np.arange(self.steps), np.where(np.arange(self.steps) == step, times, 1))
         return jax.tree.map(lambda field: field[rows], self)
 
     def reverse(self, start: int, stop: int) -> LayerProgram:

@@ -1,26 +1,16 @@
-"""Depth analysis of a model: how much each layer adds, and what is lost without it."""
+"""Depth analysis as a plain dict: what the report draws and the terminal shows."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import Group, max_residues
-from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.heldout import even_pieces, hidden_batch, hide
-from protlm_jax.models.build import count_tokens
-from protlm_jax.models.flops import forward_flops_per_token
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.results import Analysis, Measured
+from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import normalise
-
-# What the model is shown, the true tokens, and where they are hidden.
-Hidden = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 # Which positions are measured, by the kind of a family's readout.
 POSITIONS = {
@@ -33,8 +23,8 @@ POSITIONS = {
     "detection": "chosen residues, all in sight; the model gives no distribution over residues, so "
     "that effects on the answer are not defined",
 }
-LONGEST = 256
-ROWS = 8
+LENS = ("l2", "kl", "js", "top1_agreement", "top3_overlap", "rank_correlation", "nll", "accuracy")
+OUTPUT = ("l2", "kl", "kl_reverse", "top1_agreement")
 
 
 def run(
@@ -45,141 +35,110 @@ def run(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Measures every stack of a model on some proteins.
-
-    Args:
-        loaded: the model.
-        sequences: id -> sequence; proteins longer than a row are cut into even pieces.
-        length: tokens in a row, special tokens included; None takes the position table's size, or
-            LONGEST where positions have no limit.
-        seed: of the choice of hidden residues.
-        progress: draw a progress bar on a terminal.
+    """The default measurements of every stack; arguments as in `analyse`.
 
     Returns:
-        A plain dict: "stacks" -> name -> "relative_contribution" and "cosine" (None for a layer
-        before which the stream is zero wherever it is looked at: ESM-2's first), "stream_norm",
-        "skip_map" (rows: skipped layer; columns: later layer; None where nothing is skipped),
-        "skip_output" and "base_nll" (None where the stream gives no distribution over residues),
-        "logit_lens" (None where `head` does not read the stack) and "depth_score".
+        `summary` of the analysis.
 
     Raises:
         ProtlmError: when no protein has a residue to hide.
     """
-    began = time.perf_counter()
-    batches = _batches(loaded, sequences, length, seed)
-    totals = _totals(loaded, batches, progress)
-    tokens = sum(count_tokens(batch) for batch, _, _ in batches)
-    hidden_residues = int(next(iter(totals.values()))["count"])
-    flops = forward_flops_per_token(loaded.config, batches[0][1].shape[1])
+    found = analyse(loaded, sequences, length=length, seed=seed, progress=progress)
+    return summary(found, POSITIONS[loaded.model.readouts[0].kind])
+
+
+def summary(found: Analysis, positions: str) -> dict[str, Any]:
+    """A plain dict, ready for JSON.
+
+    Returns:
+        "stacks" -> name -> "relative_contribution" and "cosine" by part (None for a layer before
+        which the stream is zero wherever it is looked at: ESM-2's first), "stream_norm",
+        "block_influence", "angular_distance", "skip_map" (rows: skipped layer; columns: later
+        layer; None where nothing is skipped) and "skip_map_largest", "sublayer_skip_map" by part,
+        "local_map", "skip_output", "sublayer_skip_output" and "swap_output", "base_nll",
+        "logit_lens", "exit_depth", "depth_score", "cka", "effective_rank", "intrinsic_dimension",
+        and "undefined": why what is None is not defined.
+    """
+    first = next(iter(found.stacks.values()))
+    counts: Any = first["stream_norm"]
     return {
-        "model": loaded.name,
-        "stacks": {stack: _means(sums) for stack, sums in totals.items()},
-        "positions": POSITIONS[loaded.model.readouts[0].kind],
-        "proteins": len(sequences),
-        "hidden_residues": hidden_residues,
-        "cost": {
-            "seconds": time.perf_counter() - began,
-            "tokens": tokens,
-            "one_forward_flops": flops * tokens,
-        },
+        "model": found.model,
+        "stacks": {name: _stack(measured) for name, measured in found.stacks.items()},
+        "positions": positions,
+        "proteins": len(found.proteins),
+        "hidden_residues": int(counts.counts[0].sum()),
+        "cost": found.cost,
     }
 
 
-def _totals(loaded: LoadedModel, batches: list[Hidden], progress: bool) -> dict[str, Any]:
-    """Sums over all batches, by stack."""
-    from tqdm import tqdm
-
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    work = [(stack, batch) for stack in loaded.model.stack_names for batch in batches]
-    totals: dict[str, Any] = {}
-    for stack, batch in tqdm(work, desc="depth", disable=None if progress else True):
-        sums = measure(loaded.model, loaded.params, *batch, amino_acids, stack=stack)
-        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
-        before = totals.get(stack)
-        totals[stack] = sums if before is None else jax.tree.map(np.add, before, sums)
-    return totals
-
-
-def _batches(
-    loaded: LoadedModel, sequences: Mapping[str, str], length: int | None, seed: int
-) -> list[Hidden]:
-    """Batches of one shape: (what is shown, true tokens, where they are hidden)."""
-    plain = [normalise(s, record=name) for name, s in sequences.items()]
-    proteins = [h for h in (hide(s, seed) for s in plain) if len(h.targets)]
-    if not proteins:
-        raise ProtlmError("depth analysis needs proteins with at least two standard residues")
-    specials = loaded.vocabulary.num_specials
-    limit = max_residues(loaded, None if length is None else length - specials)
-    limit = min(limit or LONGEST - specials, max(len(p.sequence) for p in proteins))
-    pieces = [
-        (i, start, stop)
-        for i, protein in enumerate(proteins)
-        for start, stop in even_pieces(len(protein.sequence), limit)
-    ]
-    batches = []
-    for first in range(0, len(pieces), ROWS):
-        members = pieces[first : first + ROWS]
-        group = Group(list(range(len(members))), ROWS, limit + specials)
-        asked = hidden_batch(loaded, proteins, members, group)
-        # A model whose answer is not read from the stream is looked at with everything in sight.
-        features = {name: x for name, x in asked.features.items() if name != "hidden"}
-        batches.append((features, asked.true, asked.hidden))
-    return batches
-
-
-def _means(sums: dict[str, Any]) -> dict[str, Any]:
-    """Sums over positions as what people read."""
-    means = jax.tree.map(lambda x: x / sums["count"], sums)
-    num_layers = len(means["skip_map"])
-    later = np.triu(np.ones((num_layers, num_layers), bool), k=1)
-    effect = np.where(later, means["skip_map"], 0.0)
-    result = {
-        "relative_contribution": _where_defined(sums, "relative_contribution"),
-        "cosine": _where_defined(sums, "cosine"),
-        "stream_norm": means["stream_norm"].tolist(),
-        "skip_map": [
-            [float(x) if after else None for x, after in zip(row, mask, strict=True)]
-            for row, mask in zip(effect, later, strict=True)
-        ],
-        "skip_output": None,
-        "logit_lens": None,
-        "base_nll": None,
-        "depth_score": _depth_score(effect),
+def _stack(measured: Measured) -> dict[str, Any]:
+    parts, sublayers = measured.coords["part"], measured.coords["sublayer"]
+    skip = measured["skip_effect"].values
+    result: dict[str, Any] = {
+        name: dict(zip(parts, plain(measured.values(name)), strict=True))
+        for name in ("relative_contribution", "cosine")
     }
-    if "skip_output" in means:
-        result["base_nll"] = float(means["base_nll"])
-        result["skip_output"] = _output(means["skip_output"], result["base_nll"])
-    if "logit_lens" in means:
-        result["logit_lens"] = _lists(means["logit_lens"])
+    for name in ("stream_norm", "block_influence", "angular_distance"):
+        result[name] = plain(measured.values(name))
+    for name in ("cka", "effective_rank", "intrinsic_dimension"):
+        result[name] = plain(measured.values(name))
+    largest: Any = measured["skip_effect"]
+    result["skip_map"] = _later(skip)
+    result["skip_map_largest"] = _later(largest.largest)
+    result["local_map"] = _later(measured.values("local_effect"))
+    by_sublayer = measured["sublayer_skip_effect"].values
+    result["sublayer_skip_map"] = {
+        part: _later(x) for part, x in zip(sublayers, by_sublayer, strict=True)
+    }
+    result |= _answers(measured)
+    result["depth_score"] = depth_score(per_layer_effect(skip))
+    result["undefined"] = measured.undefined
     return result
 
 
-def _where_defined(sums: dict[str, Any], name: str) -> dict[str, list[float | None]]:
-    """Means over the positions that have a stream to compare with; None where none has."""
-    return {
-        key: [float(x / n) if n else None for x, n in zip(total, sums["defined"][key], strict=True)]
-        for key, total in sums[name].items()
-    }
+def _answers(measured: Measured) -> dict[str, Any]:
+    """What needs an answer, None where there is none."""
+    if "skip_nll" not in measured:
+        names = ("skip_output", "sublayer_skip_output", "swap_output", "logit_lens", "exit_depth")
+        return dict.fromkeys((*names, "base_nll", "output_depth_score"))
+    base = measured["base_nll"].values
+    result: dict[str, Any] = {"base_nll": float(base)}
+    for key, prefix in (("skip_output", "skip"), ("swap_output", "swap")):
+        result[key] = _output(measured, prefix, base)
+    parts = [
+        {k: v[i] for k, v in _output(measured, "sublayer_skip", base).items()}
+        for i in range(len(measured.coords["sublayer"]))
+    ]
+    result["sublayer_skip_output"] = dict(zip(measured.coords["sublayer"], parts, strict=True))
+    result["output_depth_score"] = depth_score(measured["skip_l2"].values)
+    lens = {name: measured.values(f"lens_{name}") for name in LENS}
+    result["logit_lens"] = result["exit_depth"] = None
+    if lens["nll"] is not None and lens["accuracy"] is not None:
+        result["logit_lens"] = {name: plain(x) for name, x in lens.items()}
+        result["exit_depth"] = {
+            "accuracy": exit_depth(lens["accuracy"]),
+            "nll": exit_depth(np.log(20) - lens["nll"]),
+        }
+    return result
 
 
-def _output(means: dict[str, np.ndarray], base_nll: float) -> dict[str, list[float]]:
-    lists = _lists({name: value for name, value in means.items() if name != "nll"})
-    return {**lists, "delta_nll": (means["nll"] - base_nll).tolist()}
+def _output(measured: Measured, prefix: str, base: np.ndarray) -> Any:
+    if f"{prefix}_nll" not in measured:
+        return None
+    found = {name: plain(measured.values(f"{prefix}_{name}")) for name in OUTPUT}
+    return {**found, "delta_nll": plain(measured[f"{prefix}_nll"].values - base)}
 
 
-def _depth_score(effect: np.ndarray) -> dict[str, float | None]:
-    """Centre of mass of the layers' effects on later layers (Csordás et al. 2025), in layers.
-
-    The last layer has no later one, so that it does not count.
-    """
-    num_layers = len(effect)
-    later = np.maximum(num_layers - 1 - np.arange(num_layers), 1)
-    per_layer = effect.sum(axis=1) / later
-    if num_layers < 2 or not per_layer.sum():
-        return {"layers": None, "relative": None}
-    centre = float((np.arange(num_layers) * per_layer).sum() / per_layer.sum())
-    return {"layers": centre, "relative": centre / (num_layers - 1)}
+def _later(effects: np.ndarray | None) -> Any:
+    """A map whose entries that are not above the diagonal say nothing."""
+    if effects is None:
+        return None
+    above = np.triu(np.ones(effects.shape, bool), k=1)
+    return plain(np.where(above, effects, np.nan))
 
 
-def _lists(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    return {name: np.asarray(value).tolist() for name, value in arrays.items()}
+def plain(x: np.ndarray | None) -> Any:
+    """Nested lists, with None for nan."""
+    if x is None:
+        return None
+    return np.where(np.isnan(x), np.array(None), x.astype(object)).tolist() if x.ndim else float(x)

@@ -10,8 +10,9 @@ from zoo import ZOO
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import run
+from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.depth.run import _batches, _depth_score
+from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
@@ -42,9 +43,17 @@ def test_every_stack_is_measured_with_one_compilation(family: str, small_model) 
         # With two layers all effects are those of the first.
         assert stack["depth_score"] == {"layers": 0.0, "relative": 0.0}
         if read.reads_stream:
-            assert set(stack["skip_output"]) == {"l2", "kl", "top1_agreement", "delta_nll"}
+            names = {"l2", "kl", "kl_reverse", "top1_agreement", "delta_nll"}
+            assert set(stack["skip_output"]) == set(stack["swap_output"]) == names
+            assert set(stack["sublayer_skip_output"]) == set(stack["sublayer_skip_map"])
         else:
-            assert stack["skip_output"] is stack["base_nll"] is None
+            assert stack["skip_output"] is stack["base_nll"] is stack["swap_output"] is None
+            assert "residues" in stack["undefined"]["swaps"]
+        sums = loaded.config.norm_placement == "pre"
+        assert (
+            (stack["local_map"] is not None) == sums == ("local_effects" not in stack["undefined"])
+        )
+        assert stack["cka"][1][1] == pytest.approx(1) and stack["effective_rank"][1] > 1
     specials = loaded.vocabulary.num_specials
     # Encoder and decoder rows are counted as pairs of tokens.
     assert result["cost"]["tokens"] == 20 * (21 + specials)
@@ -68,10 +77,11 @@ def test_a_protein_counts_the_same_in_any_company(small_model, assert_close) -> 
 def test_long_proteins_are_cut_and_keep_every_hidden_residue(small_model) -> None:
     """61 residues through rows of 16 tokens: what is asked is decided before the cut."""
     loaded = small_model("bert", max_positions=16)
-    batches = _batches(loaded, proteins(1, 61), None, seed=0)
-    asked = sum(int(hidden.sum()) for _, _, hidden in batches)
+    made = prepare(loaded, proteins(1, 61), None, seed=0)
+    batches = list(made.all_batches(loaded))
+    asked = sum(int(batch.hidden.sum()) for batch in batches)
     assert asked == round(0.15 * 60)
-    for batch, targets, hidden in batches:
+    for batch, targets, hidden, *_ in batches:
         assert batch["input_tokens"].shape == targets.shape == hidden.shape == (8, 16)
         real = (batch["segment_ids"] > 0) & ~hidden
         residues = real & np.isin(batch["input_tokens"], loaded.vocabulary.amino_acid_ids)
@@ -82,7 +92,7 @@ def test_long_proteins_are_cut_and_keep_every_hidden_residue(small_model) -> Non
 def test_the_seed_chooses_what_is_hidden(small_model) -> None:
     loaded = small_model("bert")
     first, again, other = (
-        _batches(loaded, proteins(2, 50), None, seed)[0][2] for seed in (0, 0, 1)
+        prepare(loaded, proteins(2, 50), None, seed).batch(loaded, 0).hidden for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -95,12 +105,20 @@ def test_proteins_without_a_residue_to_hide_are_refused(small_model) -> None:
 
 
 def test_the_depth_score_is_the_centre_of_mass_of_effects_on_later_layers() -> None:
-    effect = np.array([[0, 0.2, 0.4], [0, 0, 0.6], [0, 0, 0]])
+    effect = np.array([[0.9, 0.2, 0.4], [0.9, 0.9, 0.6], [0.9, 0.9, 0.9]])
     # Mean effect on later layers: 0.3 of layer 0, 0.6 of layer 1; the last has none.
-    score = _depth_score(effect)
+    mean = per_layer_effect(effect)
+    assert mean == pytest.approx([0.3, 0.6, 0])
+    score = depth_score(mean)
     assert score["layers"] == pytest.approx(0.6 / 0.9)
     assert score["relative"] == pytest.approx(0.6 / 0.9 / 2)
-    only_first = np.where(np.arange(3)[:, None] == 0, effect, 0)
-    assert _depth_score(only_first) == {"layers": 0.0, "relative": 0.0}
-    for nothing in (np.zeros((3, 3)), np.zeros((1, 1))):
-        assert _depth_score(nothing) == {"layers": None, "relative": None}
+    assert depth_score(np.array([1.0, 0, 0])) == {"layers": 0.0, "relative": 0.0}
+    for nothing in (np.zeros(3), np.zeros(1)):
+        assert depth_score(nothing) == {"layers": None, "relative": None}
+
+
+def test_the_exit_depth_is_from_where_on_the_lens_is_good_enough() -> None:
+    assert exit_depth(np.array([0.1, 0.96, 0.5, 0.95, 1.0])) == 3
+    assert exit_depth(np.array([1.0, 1.0, 1.0])) == 0
+    assert exit_depth(np.array([0.1, np.nan, 1.0])) == 2
+    assert exit_depth(np.array([0.5, -0.1])) is None

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import zoo
 
 from protlm_jax.evaluation import summaries
-from protlm_jax.evaluation.depth import run
-from protlm_jax.evaluation.depth.measure import TINY, measure
+from protlm_jax.evaluation.depth import analyse, run
+from protlm_jax.evaluation.depth.subject import TINY
 
 PROTEINS = {"a": "MKTAYIAKQRQISFV", "b": "QLEERLGLIEVQ"}
 
@@ -31,35 +28,16 @@ def test_layers_before_which_the_stream_is_zero_say_nothing(small_model) -> None
     assert first_row[:3] == ["0", "-", "-"]
 
 
-def test_other_positions_count_beside_them(assert_close) -> None:
-    """Of masked and visible residues together the mean is that of the visible ones."""
-    loaded = zoo.loaded("esm2")
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    batch = {k: jnp.asarray(v) for k, v in zoo.row("esm2", [1], 9).items()}
-    masked = jnp.zeros((1, 9), bool).at[0, 2:5].set(True)
-    shown = batch | {
-        "input_tokens": jnp.where(masked, loaded.vocabulary.hiding_id, batch["input_tokens"])
-    }
-
-    def sums(asked: jax.Array) -> dict[str, np.ndarray]:
-        found = measure(
-            loaded.model,
-            loaded.params,
-            shown,
-            batch["input_tokens"],
-            asked,
-            amino_acids,
-            stack="encoder",
-        )
-        return jax.device_get(found)
-
-    everywhere, visible = sums(jnp.ones((1, 9), bool)), sums(~masked)
-    for part in ("layer", "attention"):
-        assert everywhere["defined"][part].tolist() == [6, 9]
-        for key in ("relative_contribution", "cosine"):
-            assert_close(everywhere[key][part][0], visible[key][part][0], 1e-5, part)
-    assert everywhere["count"] == 9
-    assert everywhere["relative_contribution"]["layer"][0] < 1 / TINY**0.5
+def test_other_positions_count_beside_them() -> None:
+    """Of all residues together, <mask> and visible, the mean at layer 0 is of the visible ones."""
+    found = analyse(zoo.loaded("esm2"), PROTEINS, metrics=["contributions"], positions="all")
+    relative = found.stacks["encoder"]["relative_contribution"]
+    residues, masked = sum(map(len, PROTEINS.values())), 2 + 2
+    parts = found.stacks["encoder"].coords["part"]
+    counts = dict(zip(parts, relative.counts.sum(axis=-1).tolist(), strict=True))
+    assert counts["layer"] == counts["attention"] == [residues - masked, residues]
+    assert counts["mlp"] == [residues, residues]
+    assert relative.values[0, 0] < 1 / TINY**0.5
 
 
 def test_without_token_dropout_every_position_counts() -> None:

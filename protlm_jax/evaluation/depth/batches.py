@@ -1,0 +1,121 @@
+"""From proteins to batches of one shape with residues that the model cannot see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.batching import Group, max_residues
+from protlm_jax.evaluation.depth.positions import Positions, PositionSet, position_set
+from protlm_jax.evaluation.heldout import HiddenProtein, even_pieces, hidden_batch, hide
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.readouts import Readout
+from protlm_jax.vocabularies import normalise
+
+LONGEST = 256
+ROWS = 8
+
+
+class Asked(NamedTuple):
+    """A batch, and what is asked of it.
+
+    Attributes:
+        features: what the model is shown.
+        true: [B, L] int32, the tokens as they are.
+        hidden: [B, L] bool, whose residue is asked.
+        residues: [B, L] bool, tokens that are amino acids.
+        protein: [B, L] int32, which of `owners` a token belongs to; -1 for padding.
+        owners: index of each protein of the batch among all proteins that are measured.
+    """
+
+    features: dict[str, Any]
+    true: np.ndarray
+    hidden: np.ndarray
+    residues: np.ndarray
+    protein: np.ndarray
+    owners: Sequence[int]
+
+    def positions(self, name: PositionSet, readout: Readout, slots: int = ROWS) -> Positions:
+        """The named position set, placed where the model answers."""
+        asked, residues = (
+            np.asarray(readout.positions(jnp.asarray(x))) for x in (self.hidden, self.residues)
+        )
+        return position_set(name, asked, residues, self.protein, slots)
+
+
+@dataclass(frozen=True)
+class Proteins:
+    """Proteins with their hidden residues, cut to what one row holds.
+
+    Attributes:
+        names: of the proteins that have a residue to hide, in their order.
+        pieces: (protein, first residue, residue after the last) of each row to come.
+        length: tokens in a row.
+    """
+
+    names: list[str]
+    hidden: list[HiddenProtein]
+    pieces: list[tuple[int, int, int]]
+    length: int
+
+    @property
+    def batches(self) -> int:
+        return -(-len(self.pieces) // ROWS)
+
+    def batch(self, loaded: LoadedModel, index: int) -> Asked:
+        """Batch `index`, of ROWS rows; those beyond the last piece are padding."""
+        members = self.pieces[index * ROWS : (index + 1) * ROWS]
+        asked = hidden_batch(
+            loaded, self.hidden, members, Group(list(range(len(members))), ROWS, self.length)
+        )
+        # A model whose answer is not read from the stream is looked at with everything in sight.
+        features = {name: x for name, x in asked.features.items() if name != "hidden"}
+        specials = loaded.vocabulary.num_specials
+        sizes = np.array([stop - start + specials for _, start, stop in members])
+        sizes = np.pad(sizes, (0, ROWS - len(members)))
+        real = np.arange(self.length)[None] < sizes[:, None]
+        return Asked(
+            features,
+            asked.true,
+            asked.hidden,
+            np.isin(asked.true, loaded.vocabulary.amino_acid_ids) & real,
+            np.where(real, np.arange(ROWS, dtype=np.int32)[:, None], -1),
+            [protein for protein, _, _ in members],
+        )
+
+    def all_batches(self, loaded: LoadedModel) -> Iterator[Asked]:
+        return (self.batch(loaded, index) for index in range(self.batches))
+
+
+def prepare(
+    loaded: LoadedModel, sequences: Mapping[str, str], length: int | None, seed: int
+) -> Proteins:
+    """Chooses what is hidden and cuts what is too long.
+
+    Args:
+        sequences: id -> sequence; proteins longer than a row are cut into even pieces.
+        length: tokens in a row, special tokens included; None takes the position table's size, or
+            LONGEST where positions have no limit.
+        seed: of the choice of hidden residues.
+
+    Raises:
+        ProtlmError: when no protein has a residue to hide.
+    """
+    plain = {name: hide(normalise(s, record=name), seed) for name, s in sequences.items()}
+    kept = {name: protein for name, protein in plain.items() if len(protein.targets)}
+    if not kept:
+        raise ProtlmError("depth analysis needs proteins with at least two standard residues")
+    specials = loaded.vocabulary.num_specials
+    limit = max_residues(loaded, None if length is None else length - specials)
+    limit = min(limit or LONGEST - specials, max(len(p.sequence) for p in kept.values()))
+    pieces = [
+        (i, start, stop)
+        for i, protein in enumerate(kept.values())
+        for start, stop in even_pieces(len(protein.sequence), limit)
+    ]
+    return Proteins(list(kept), list(kept.values()), pieces, limit + specials)

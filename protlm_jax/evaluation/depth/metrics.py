@@ -1,0 +1,102 @@
+"""What can be measured, what it costs, and where it is not defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.depth import answers, contributions, programs, skips
+from protlm_jax.evaluation.depth.positions import Stat
+from protlm_jax.evaluation.depth.subject import Subject
+from protlm_jax.models.stacked import Stacked
+
+Needs = Literal["streams", "sum", "answer", "lens"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One kind of measurement.
+
+    Attributes:
+        measure: subject -> quantities; None for what `measure.measure` sees to itself.
+        forwards: (layers, sublayers) -> its cost beside the base pass, in forwards of the stack.
+        needs: "streams" alone, a stream that is a "sum" (no norm behind the addition), an "answer"
+            read from a stream, or the stack that `head` reads ("lens").
+        layers: the least number that it makes sense for.
+    """
+
+    measure: Callable[[Subject], dict[str, Stat]] | None
+    forwards: Callable[[int, int], float]
+    needs: Needs = "streams"
+    layers: int = 1
+
+
+METRICS: dict[str, Metric] = {
+    "contributions": Metric(contributions.contributions, lambda n, k: 0.0),
+    "angles": Metric(contributions.angles, lambda n, k: 0.0),
+    "similarity": Metric(None, lambda n, k: 0.0),
+    "logit_lens": Metric(answers.logit_lens, lambda n, k: 0.1, "lens"),
+    "skips": Metric(None, lambda n, k: (n - 1) / 2),
+    "sublayer_skips": Metric(None, lambda n, k: k * (n + 1) / 2 - 1),
+    "local_effects": Metric(skips.local_effects, lambda n, k: (n - 1) / 2, "sum", layers=2),
+    "swaps": Metric(programs.swaps, lambda n, k: (n + 1) / 2, "answer", layers=2),
+    "repeats": Metric(programs.repeats, lambda n, k: (n + 3) / 2, "answer"),
+    "block_deletions": Metric(
+        programs.block_deletions,
+        lambda n, k: sum((n - size) ** 2 / (2 * n) for size in programs.block_sizes(n)),
+        "answer",
+        layers=3,
+    ),
+    "reversals": Metric(
+        programs.reversals,
+        lambda n, k: sum((n * n - size * size) / (2 * n) for size in programs.block_sizes(n)),
+        "answer",
+        layers=3,
+    ),
+}
+DEFAULT = (
+    *("contributions", "angles", "similarity", "logit_lens"),
+    *("skips", "sublayer_skips", "local_effects", "swaps"),
+)
+
+
+def resolve(wanted: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of metrics: of "default", "all", or a list.
+
+    Raises:
+        ProtlmError: for a name that does not exist.
+    """
+    if wanted == "default":
+        return DEFAULT
+    if wanted == "all":
+        return tuple(METRICS)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if name not in METRICS:
+            raise ProtlmError(
+                f"there is no depth metric {name!r}; choose default, all, or some of "
+                f"{', '.join(METRICS)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def why_not(name: str, model: Stacked, stack: str, num_layers: int) -> str | None:
+    """Why a metric is not defined on a stack of a model; None where it is."""
+    metric, read = METRICS[name], model.readouts[0]
+    if num_layers < metric.layers:
+        return f"needs {metric.layers} layers, and there are {num_layers}"
+    if metric.needs == "sum" and model.config.norm_placement != "pre":
+        return (
+            "a norm stands behind what each layer adds, so that the stream is no sum of what "
+            "earlier layers wrote"
+        )
+    if metric.needs in ("answer", "lens"):
+        if not read.predicts_residues:
+            return "the model tells replaced residues from true ones and predicts none"
+        if not read.reads_stream:
+            return "residues are predicted from the query stream, not from the one that is measured"
+    if metric.needs == "lens" and stack != read.stack:
+        return f"`head` reads the {read.stack}, not the {stack}"
+    return None

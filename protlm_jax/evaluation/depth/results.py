@@ -1,0 +1,162 @@
+"""What was measured, as arrays with named dimensions and a sum for each protein."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.evaluation.depth.positions import Stat
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A mean over positions, with what each protein adds to it.
+
+    Attributes:
+        dims: names of the axes of `values`.
+        totals: [*shape, proteins] float64, sums over positions.
+        counts: [*shape, proteins] float64, positions at which it is defined.
+        peaks: [*shape, proteins] float64, the largest value; None where that says nothing.
+    """
+
+    dims: tuple[str, ...]
+    totals: np.ndarray
+    counts: np.ndarray
+    peaks: np.ndarray | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """The mean over all positions of all proteins, [*shape]; nan where nothing counts."""
+        return _ratio(self.totals.sum(axis=-1), self.counts.sum(axis=-1))
+
+    @property
+    def largest(self) -> np.ndarray:
+        """The largest value at any position, [*shape], as Csordás et al. draw their maps.
+
+        Raises:
+            ValueError: of a quantity whose largest value says nothing.
+        """
+        if self.peaks is None:
+            raise ValueError("largest values were not kept of this quantity")
+        return self.peaks.max(axis=-1)
+
+    def drawn(self, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+        """The mean over proteins drawn with replacement, [draws, *shape]."""
+        proteins = self.totals.shape[-1]
+        generator = np.random.default_rng(seed)
+        weights = generator.multinomial(proteins, np.full(proteins, 1 / proteins), draws)
+        totals, counts = (
+            np.moveaxis(x @ weights.T.astype(np.float64), -1, 0) for x in (self.totals, self.counts)
+        )
+        return _ratio(totals, counts)
+
+    def interval(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The 2.5 and 97.5 % quantiles of `drawn`, [*shape] each; nan where a draw has no value."""
+        low, high = np.quantile(self.drawn(seed), [0.025, 0.975], axis=0)
+        return low, high
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity that is no mean over positions, such as a similarity of all points.
+
+    Attributes:
+        dims: names of the axes.
+        values: [*shape] float64.
+    """
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One stack of one model.
+
+    Attributes:
+        stack: its name.
+        num_layers: N.
+        quantities: by name; index the object itself for them.
+        coords: labels of the entries of those dimensions that are no layer or depth.
+        undefined: metric -> why it is not defined here.
+    """
+
+    stack: str
+    num_layers: int
+    quantities: dict[str, Quantity | Estimate]
+    coords: dict[str, tuple[Any, ...]]
+    undefined: dict[str, str]
+
+    def __getitem__(self, name: str) -> Quantity | Estimate:
+        return self.quantities[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.quantities
+
+    def values(self, name: str) -> np.ndarray | None:
+        """Means by name; None where they were not measured or are not defined."""
+        return self.quantities[name].values if name in self.quantities else None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyse` found.
+
+    Attributes:
+        model: its name.
+        positions: which positions were edited and read, in words.
+        proteins: their names, in the order of the last axis of sums.
+        stacks: by name.
+        cost: seconds, tokens, and operations of one forward over them.
+    """
+
+    model: str
+    positions: str
+    proteins: list[str]
+    stacks: dict[str, Measured]
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+class Totals:
+    """Sums of all proteins while batches come in."""
+
+    def __init__(self, proteins: int) -> None:
+        self.proteins = proteins
+        self.quantities: dict[str, Quantity] = {}
+
+    def add(self, found: dict[str, Stat], owners: list[int] | np.ndarray) -> None:
+        """Adds a batch's sums to their proteins; slots beyond the owners hold nothing.
+
+        Args:
+            owners: index of the protein in each slot of the last axis; one may occur twice.
+        """
+        for name, stat in found.items():
+            if name not in self.quantities:
+                self.quantities[name] = self._empty(stat)
+            mine = self.quantities[name]
+            places: Any = (..., np.asarray(owners, int))
+            used = len(owners)
+            np.add.at(mine.totals, places, np.asarray(stat.total, np.float64)[..., :used])
+            np.add.at(mine.counts, places, np.asarray(stat.count, np.float64)[..., :used])
+            if mine.peaks is not None:
+                np.maximum.at(mine.peaks, places, np.asarray(stat.peak, np.float64)[..., :used])
+
+    def _empty(self, stat: Stat) -> Quantity:
+        shape = (*stat.total.shape[:-1], self.proteins)
+        peaks = None if stat.peak is None else np.zeros(shape)
+        return Quantity(stat.dims, np.zeros(shape), np.zeros(shape), peaks)
+
+
+def minus(first: Quantity, second: Quantity) -> Quantity:
+    """The difference of two quantities of the same positions, protein by protein."""
+    return dataclasses.replace(first, totals=first.totals - second.totals, peaks=None)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(bottom > 0, top / bottom, np.nan)

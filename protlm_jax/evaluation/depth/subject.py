@@ -1,0 +1,134 @@
+"""One pass of a model over a batch, and everything that measurements ask of it.
+
+Letters: N layers, B rows, L tokens, D d_model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.evaluation.depth.positions import Positions
+from protlm_jax.models.stack import LayerProgram
+
+TINY = 1e-6  # smallest norm that is divided by, as in Csordás et al. 2025
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A stack of a model with a batch in it, as measurements see it while they are traced.
+
+    Attributes:
+        run: the model's `apply`, with its parameters: run(*inputs, method="stack").
+        stack: which of the model's stacks is measured.
+        read: the stack whose stream `head` reads.
+        streams: [N + 1, B, L, D], before each layer and after the last, before any final norm.
+        taps: by name of the sublayer what each added, [N, B, L, D], and "<name>_onto".
+        start: the streams before each stack's first block.
+        context: of every stack, with what flows from one stack to another.
+        positions: where layers are edited and effects read.
+        true: [B, L, 20] float32, one-hot of the amino acid that belongs to each answer.
+        amino_acids: [20] int32 ids.
+        pre_norm: whether a block adds to its stream and leaves it otherwise alone.
+    """
+
+    run: Any
+    stack: str
+    read: str
+    streams: jax.Array
+    taps: dict[str, jax.Array]
+    start: dict[str, jax.Array]
+    context: dict[str, Any]
+    positions: Positions
+    true: jax.Array
+    amino_acids: jax.Array
+    pre_norm: bool
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.streams) - 1
+
+    @property
+    def sublayers(self) -> tuple[str, ...]:
+        """In the order of a block's gate."""
+        return tuple(name for name in self.taps if f"{name}_onto" in self.taps)
+
+    def added(self, layer: jax.Array | int) -> jax.Array:
+        """c_l = h_{l+1} - h_l: [B, L, D]."""
+        return self.streams[layer + 1] - self.streams[layer]
+
+    def layer(self, index: jax.Array | int, h: jax.Array, gate: jax.Array | None = None) -> Any:
+        """The stream after one layer, run on any stream."""
+        context = self.context[self.stack]
+        return self.run(self.stack, index, h, context, gate, method="layer")[0]
+
+    def resume(
+        self, h: jax.Array, start: jax.Array, visit: Any, carry: Any, program: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """The last stream and what `visit` carried, from step `start` on; see `resume_stack`."""
+        context = self.context[self.stack]
+        return self.run(self.stack, h, context, start, visit, carry, program, method="resume")
+
+    def execute(self, h: jax.Array, program: LayerProgram) -> jax.Array:
+        """The stream after a program run from its first step; has a gradient."""
+        return self.run(self.stack, h, self.context[self.stack], program, method="run")[0]
+
+    def answer(self, final: jax.Array) -> jax.Array:
+        """Log-probabilities [B, L, 20] if the stack ended in this stream [B, L, D].
+
+        Where another stack is read, as of an encoder, it goes through the decoder that it feeds.
+        """
+        if self.stack != self.read:
+            after = self.run({self.stack: final}, self.context, method="connect")[self.read]
+            final, _ = self.run(self.read, self.start[self.read], after, method="run")
+        logits = self.run({self.read: final}, method="head")[..., self.amino_acids]
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+
+def observe(
+    model: nn.Module,
+    params: Any,
+    features: dict[str, jax.Array],
+    true: jax.Array,
+    positions: Positions,
+    amino_acids: jax.Array,
+    stack: str,
+) -> Subject:
+    """Runs the model once, and keeps its streams and what its sublayers added (traceable).
+
+    Args:
+        features: what the model is shown.
+        true: [B, L] int32, the tokens as they are.
+        positions: as the answers are placed: a causal model's before the residues they are about.
+        amino_acids: [20] int32 ids.
+        stack: which of the model's stacks is measured.
+    """
+    run = functools.partial(model.apply, {"params": params})
+    h, context = run(features, method="embed")
+    out, taps = run(h, context, method="stack")
+    context = run(out, context, method="connect")
+    asked = model.readouts[0]
+    correct = asked.positions(true)[..., None] == amino_acids[None, None, :]
+    return Subject(
+        run=run,
+        stack=stack,
+        read=asked.stack,
+        streams=jnp.concatenate([taps[stack]["stream"], out[stack][None]]),
+        taps=taps[stack],
+        start=h,
+        context=context,
+        positions=positions,
+        true=correct.astype(jnp.float32),
+        amino_acids=amino_acids,
+        pre_norm=model.config.norm_placement == "pre",
+    )
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """Euclidean length over the last axis, in float32."""
+    return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1))
