@@ -33,7 +33,8 @@ typical use:
       --output data/uniref50 --tokens
   protlm plan --config configs/prot_t5_xxl_bfd.py --topology v3:16x32
   protlm evaluate --model runs/bert
-  protlm probe --model runs/bert
+  protlm probe --model runs/bert --layers all --output probes/bert
+  protlm predict --probe probes/bert --model runs/bert --input new.fasta --output states.fasta
   protlm depth --model runs/bert
   protlm embed --model runs/bert --input proteins.fasta --output embeddings.h5
   protlm score --model runs/bert --input proteins.fasta --output scores.csv
@@ -97,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"protlm_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     for add in (
-        *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_depth),
-        *(_add_embed, _add_score, _add_export, _add_import, _add_quickstart),
+        *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_predict),
+        *(_add_depth, _add_embed, _add_score, _add_export, _add_import, _add_quickstart),
     ):
         add(verbs)
     return parser
@@ -161,11 +162,19 @@ def _add_evaluate(verbs: Verbs) -> None:
 
 
 def _add_probe(verbs: Verbs) -> None:
+    from protlm_jax.evaluation.probes import verb as probe
+
     verb = _verb(
-        verbs, _probe, "probe", "predict secondary structure from frozen embeddings, with controls"
+        verbs, _probe, "probe", "see what heads read from frozen embeddings, with controls"
     )
-    _takes_model(verb)
-    verb.add_argument("--train_proteins", type=_positive, default=2500, help="default: 2500")
+    probe.add_probe_arguments(verb, MODEL_HELP)
+
+
+def _add_predict(verbs: Verbs) -> None:
+    from protlm_jax.evaluation.probes import verb as probe
+
+    verb = _verb(verbs, _predict, "predict", "apply a probe's heads to new proteins")
+    probe.add_predict_arguments(verb, MODEL_HELP)
 
 
 def _add_depth(verbs: Verbs) -> None:
@@ -291,11 +300,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
-    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.probes import verb
     from protlm_jax.huggingface import load_model
 
-    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
-    _finish(verbs.probe(loaded, data, arguments.train_proteins), arguments.output)
+    verb.run_probe(arguments, load_model)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from protlm_jax.evaluation.probes import verb
+    from protlm_jax.huggingface import load_model
+
+    return verb.run_predict(arguments, load_model)
 
 
 def _depth(arguments: argparse.Namespace) -> None:

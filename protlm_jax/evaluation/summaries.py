@@ -47,20 +47,6 @@ def _differences(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def probe(result: dict[str, Any]) -> str:
-    """Q3 in percent by head, input and test set."""
-    lines = []
-    for head, outcome in result["heads"].items():
-        tests = list(outcome["scores"]["model"])
-        rows = []
-        for kind, by_test in outcome["scores"].items():
-            rows.append((kind, *(_percent(by_test[test]["q3"]) for test in tests)))
-        for control, by_test in outcome["model_minus"].items():
-            rows.append((f"model - {control}", *(_percent(by_test[t]["q3"]) for t in tests)))
-        lines += [f"Q3 in percent, {head} head", *_table(("input", *tests), rows), ""]
-    return "\n".join([*lines, result["protocol"]])
-
-
 def depth(result: dict[str, Any]) -> str:
     """Per layer: what it adds, and what is lost without it."""
     lines = [f"{result['hidden_residues']:,} hidden residues of {result['proteins']:,} proteins"]
@@ -90,10 +76,6 @@ def depth(result: dict[str, Any]) -> str:
 
 def _error(estimate: dict[str, float]) -> str:
     return f"{estimate['value']:.4f} ± {estimate['standard_error']:.4f}"
-
-
-def _percent(estimate: dict[str, float]) -> str:
-    return f"{100 * estimate['value']:.1f} ± {100 * estimate['standard_error']:.1f}"
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -15,11 +15,14 @@ from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import depth as depth_analysis
-from protlm_jax.evaluation import detection, heldout, probes, summaries
+from protlm_jax.evaluation import detection, heldout, probe_data, summaries
+from protlm_jax.evaluation.probes import run as run_probe
+from protlm_jax.evaluation.probes import table
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.run_folders import newest_run
 
 SEED = 0
+PROBE_VIEWS = ("cb513", "ts115", "casp12")
 
 
 def data_of(path: str | Path) -> DataConfig:
@@ -91,13 +94,25 @@ def evaluate(
     return {**result, "model_name": loaded.name, "detection": found, "summary": summary}
 
 
+def recorded_window(loaded: LoadedModel, path: str | Path) -> int | None:
+    """Residues that fit a row of a run's training; None for anything that is not a run."""
+    if not is_run(path):
+        return None
+    return trained_length(loaded, data_of(path)) - loaded.vocabulary.num_specials
+
+
 def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[str, Any]:
-    """Secondary structure from frozen embeddings, with controls."""
-    window = trained_length(loaded, data) - loaded.vocabulary.num_specials
-    result = probes.run(
-        loaded, train_proteins=train_proteins, window=window, seed=SEED, progress=True
+    """Secondary structure from the last layer of a run, on the paper's first test sets."""
+    probed = run_probe.run(
+        loaded,
+        probe_data.load("secondary_structure"),
+        train_proteins=train_proteins,
+        views=PROBE_VIEWS,
+        window=trained_length(loaded, data) - loaded.vocabulary.num_specials,
+        seed=SEED,
+        progress=True,
     )
-    return {**result, "summary": summaries.probe(result)}
+    return {**probed.result, "summary": table.summary(probed.result)}
 
 
 def depth(

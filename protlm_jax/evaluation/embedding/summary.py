@@ -29,7 +29,7 @@ def outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outco
             f"{trained} tokens: what it says beyond was never trained"
         )
     long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in made["windowed"]]
-    lines += _listed(
+    lines += listed(
         long,
         f"longer than {window:,} residues, read through windows that overlap by half, each residue "
         "taken where it is farthest from a cut",
@@ -37,14 +37,14 @@ def outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outco
     failures = [
         f"line {f['line']}, {f['id'] or 'without a name'}: {f['reason']}" for f in made["failures"]
     ]
-    lines += _listed(failures, "not embedded")
+    lines += listed(failures, "not embedded")
     names = ", ".join(str(output.with_name(name)) for name in made["files"])
     said = "they are in" if again else "wrote"
     lines.append(f"{said} {names} and {output.with_name(output.name + '.json')}")
     return Outcome("\n".join(lines), len(failures))
 
 
-def _listed(items: Sequence[str], what: str) -> list[str]:
+def listed(items: Sequence[str], what: str) -> list[str]:
     """A count, and the first items, one a line."""
     if not items:
         return []

@@ -1,7 +1,11 @@
-"""What can be read from frozen representations, and what the same heads read from controls."""
+"""What can be read from frozen representations, and what the same heads read from controls.
 
-from __future__ import annotations
+    from protlm_jax.evaluation.probes import predicting, run, saved, table
 
-from protlm_jax.evaluation.probes.secondary_structure import run
+    probed = run.probe(loaded, "secondary_structure", layers="all")
+    print(table.summary(probed.result))
+    saved.save(probed, loaded, Path("probes/mine"))
 
-__all__ = ["run"]
+    for name, found in predicting.predict(loaded, saved.load(folder), {"P1": "MKTAYIAKQR"}):
+        print(name, found["q3"].shape)  # probabilities [residues, classes]
+"""

@@ -50,7 +50,11 @@ _BLOSUM62 = """
 BLOSUM62 = np.array(_BLOSUM62.split(), np.float32).reshape(21, 20)
 """[21, 20] float32: a residue's scores against the 20 amino acids; row 20 is X."""
 
-TABLES = {"one_hot": np.eye(21, dtype=np.float32), "blosum62": BLOSUM62}
+# Of equal width, so that heads of both are one program; what never varies is left out by heads.
+TABLES = {
+    "one_hot": np.eye(21, dtype=np.float32),
+    "blosum62": np.pad(BLOSUM62, ((0, 0), (0, 1))),
+}
 TABLES["composition"] = TABLES["one_hot"]
 
 _ROWS = np.full(256, 20, np.int8)

@@ -167,6 +167,8 @@ class Source:
         lengths = self.store.lengths
         self.sizes = np.ones_like(lengths) if self.vectors == "mean" else lengths
         self.rows, self.slots = shape(self.sizes)
+        if self.vectors == "residues":  # the same for splits of like lengths: one program
+            self.slots = 1 << (self.slots - 1).bit_length()
 
     def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
         """One epoch, proteins in an order of the seed; None: in the order of the split."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.wanted import Dtype, resolve_layers
-from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, subset
+from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, resolve_layers
+from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, load, subset
 from protlm_jax.evaluation.probes import results
 from protlm_jax.evaluation.probes.features import memory_budget
 from protlm_jax.evaluation.probes.outcome import Outcome, Plan, of_control, of_features
@@ -29,13 +30,13 @@ class Probed:
     Attributes:
         result: a plain dict, see `run`.
         heads: head -> the model's trained heads at the layer that validation chose (one input).
-        window: residues that went through the model at once.
+        rows: head -> what a row is to it, "residues" or "mean".
         compute: dtype in which the model computed.
     """
 
     result: dict[str, Any]
     heads: dict[str, TrainedHeads]
-    window: int
+    rows: dict[str, Vectors]
     compute: Dtype
 
 
@@ -110,7 +111,25 @@ def run(
         outcomes[kind] = of_control(kind, loaded, plan)
     result = results.assemble(loaded, plan, outcomes)
     result["cost"]["seconds"] = round(time.perf_counter() - began, 1)
-    return Probed(result, _at_best_layer(outcomes["model"]), result["window"], compute)
+    rows = {head: plan.rows(head) for head in names}
+    return Probed(result, _at_best_layer(outcomes["model"]), rows, compute)
+
+
+def probe(
+    loaded: LoadedModel, benchmark: str, *, data_dir: Path | None = None, **options: Any
+) -> Probed:
+    """`run` on a benchmark by its name.
+
+    Args:
+        loaded: the model.
+        benchmark: of `probe_data.NAMES`.
+        data_dir: where the files of those lie that do not ship with the package.
+        **options: of `run`.
+
+    Raises:
+        ProtlmError: as `run` and `probe_data.load`.
+    """
+    return run(loaded, load(benchmark, data_dir), **options)
 
 
 def _at_best_layer(outcome: Outcome) -> dict[str, TrainedHeads]:

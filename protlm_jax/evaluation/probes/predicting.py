@@ -1,0 +1,209 @@
+"""`protlm predict`: a FASTA file in, what a trained probe says of its proteins out.
+
+Records that cannot be read keep their row, with the reason in the column `error`. Probabilities and
+numbers are means over the seeds that the probe was trained with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protlm_jax.data.fasta import BadRecord, read_every_record
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding.input import Survey, survey_file, together
+from protlm_jax.evaluation.embedding.summary import listed
+from protlm_jax.evaluation.probe_data import LabelledProtein, Target
+from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
+from protlm_jax.evaluation.probes.predictions import by_protein
+from protlm_jax.evaluation.probes.readers import model_reader
+from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
+from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.files import write_atomically
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import ResiduePolicy
+
+TABLES, STRINGS = (".csv",), (".fasta", ".fa")
+_MOST_COLUMNS = 50  # classes whose probabilities are all written
+
+Predicted = dict[str, np.ndarray]
+"""target -> [items, classes] probabilities, or [items] numbers; float32."""
+
+
+def predict(
+    loaded: LoadedModel, probe: SavedProbe, sequences: Mapping[str, str], *, progress: bool = False
+) -> Iterator[tuple[str, Predicted]]:
+    """What the probe says: (id, target -> values), in the order of the sequences.
+
+    Args:
+        loaded: the model that the probe was trained on.
+        probe: of `saved.load`.
+        sequences: id -> normalised residues.
+        progress: draw a progress bar on a terminal.
+
+    Yields:
+        Of classes their probabilities, [residues, classes] or [1, classes]; of numbers [residues]
+        or [1].
+
+    Raises:
+        ProtlmError: the model is another one.
+    """
+    require_model(probe, loaded)
+    names, about = list(sequences), probe.about
+    proteins = [LabelledProtein(name, sequence, {}) for name, sequence in sequences.items()]
+    if not proteins:
+        return
+    rows, lengths = about["rows"], [len(s) for s in sequences.values()]
+    reader = model_reader(
+        loaded, (about["layer"],), (rows,), lengths, about["window"], about["compute"]
+    )
+    store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
+    source = Source(store, probe.heads.targets, about["level"], rows)
+    for member, found in by_protein(source, {"probe": probe.heads}):
+        values = {name: array[:, 0].mean(axis=0) for name, array in found["probe"].items()}
+        yield (
+            names[member],
+            {
+                t.name: values[t.name] if t.kind == "classes" else values[t.name][:, 0]
+                for t in probe.heads.targets
+            },
+        )
+
+
+def predict_file(
+    loaded: LoadedModel,
+    probe: SavedProbe,
+    path: Path,
+    output: Path,
+    *,
+    policy: ResiduePolicy = ResiduePolicy(),
+    progress: bool = False,
+) -> Outcome:
+    """Predicts for the proteins of a FASTA file, in the order of the file.
+
+    Args:
+        loaded: the model that the probe was trained on.
+        probe: of `saved.load`.
+        path: FASTA, plain or compressed.
+        output: .csv, or .fasta for residue classes that have letters.
+        policy: what to do with rare residues and lower case.
+        progress: draw a progress bar on a terminal.
+
+    Raises:
+        ProtlmError: the model is another one, the input as a whole cannot be read, or the output
+            not be written.
+    """
+    targets = _written(probe, output)
+    require_model(probe, loaded)
+    survey = survey_file(loaded, path, probe.about["window"], policy)
+    cells: dict[int, list[Any]] = {}
+    for places, records in together(path, policy, survey.residues):
+        asked = {str(place): record.sequence for place, record in zip(places, records, strict=True)}
+        for place, found in predict(loaded, probe, asked, progress=progress):
+            cells[int(place)] = [
+                cell for t in targets for cell in _cells(t, found[t.name], probe.about["level"])
+            ]
+    write = _table if output.suffix in TABLES else _strings
+    write_atomically(output, write(probe, targets, path, policy, survey, cells))
+    return _outcome(probe, survey, output)
+
+
+def columns(target: Target, level: str) -> list[str]:
+    """Of one target: its value; of a protein's class its probability and those of all classes."""
+    if level == "residue" or target.kind == "number":
+        return [target.name]
+    named = [f"{target.name}: {name}" for name in target.classes]
+    return [target.name, f"{target.name} probability", *named[:_MOST_COLUMNS]]
+
+
+def _cells(target: Target, found: np.ndarray, level: str) -> list[Any]:
+    if target.kind == "number":
+        numbers = [f"{value:.6g}" for value in found]
+        return [" ".join(numbers)]
+    best = found.argmax(axis=-1)
+    if level == "residue":
+        if target.letters:
+            return ["".join(target.letters[i] for i in best)]
+        return ["; ".join(target.classes[i] for i in best)]
+    (probabilities,), (index,) = found, best
+    every = [f"{p:.6f}" for p in probabilities[:_MOST_COLUMNS]]
+    return [target.classes[index], f"{probabilities[index]:.6f}", *every]
+
+
+def _written(probe: SavedProbe, output: Path) -> list[Target]:
+    """The targets that this kind of file holds.
+
+    Raises:
+        ProtlmError: none, or a suffix that says nothing.
+    """
+    targets = list(probe.heads.targets)
+    if output.suffix in TABLES:
+        return targets
+    if output.suffix not in STRINGS:
+        known = ", ".join((*TABLES, *STRINGS))
+        raise ProtlmError(f"{output}: the suffix says what to write; choose one of {known}")
+    lettered = [t for t in targets if t.kind == "classes" and t.letters]
+    if probe.about["level"] != "residue" or not lettered:
+        raise ProtlmError(
+            f"{output}: strings are of residues whose classes have letters; write a .csv file"
+        )
+    return lettered
+
+
+def _table(
+    probe: SavedProbe,
+    targets: list[Target],
+    path: Path,
+    policy: ResiduePolicy,
+    survey: Survey,
+    cells: dict[int, list[Any]],
+) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    named = [name for target in targets for name in columns(target, probe.about["level"])]
+    writer.writerow(["id", "residues", *named, "error"])
+    reasons = {failure.record: failure.reason for failure in survey.failures}
+    for place, record in enumerate(read_every_record(path, policy)):
+        residues = int(survey.residues[place]) or ""
+        found = cells.get(place, [""] * len(named))
+        writer.writerow([record.id, residues, *found, reasons.get(place, "")])
+    return text.getvalue()
+
+
+def _strings(
+    probe: SavedProbe,
+    targets: list[Target],
+    path: Path,
+    policy: ResiduePolicy,
+    survey: Survey,
+    cells: dict[int, list[Any]],
+) -> str:
+    """Of each protein one record for each target: >id target, and its letters."""
+    lines = []
+    for place, record in enumerate(read_every_record(path, policy)):
+        if isinstance(record, BadRecord) or place not in cells:
+            continue
+        for target, letters in zip(targets, cells[place], strict=True):
+            lines.append(f">{record.id} {target.name}\n{letters}\n")
+    return "".join(lines)
+
+
+def _outcome(probe: SavedProbe, survey: Survey, output: Path) -> Outcome:
+    about, failed = probe.about, len(survey.failures)
+    names = ", ".join(target.name for target in probe.heads.targets)
+    lines = [
+        f"{len(survey.residues) - failed:,} of {len(survey.residues):,} proteins: {names}, "
+        f"{probe.heads.head} head on layer {about['layer']} of {about['num_layers']} of "
+        f"{about['model']}, trained on {about['train_proteins']:,} proteins of "
+        f"{about['benchmark']}"
+    ]
+    long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in survey.windowed]
+    lines += listed(long, f"longer than {about['window']:,} residues, read through windows")
+    failures = [f"line {f.line}, {f.id or 'without a name'}: {f.reason}" for f in survey.failures]
+    lines += listed(failures, "not predicted")
+    return Outcome("\n".join([*lines, f"wrote {output}"]), failed)

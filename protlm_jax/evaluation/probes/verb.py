@@ -1,0 +1,200 @@
+"""The verbs `protlm probe` and `protlm predict`: their arguments, and what they print and write."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protlm_jax.evaluation.probe_data import Benchmark
+    from protlm_jax.evaluation.probes.run import Probed
+    from protlm_jax.models import LoadedModel
+
+PROBE_EPILOG = """\
+typical use:
+  protlm probe --model runs/mine
+  protlm probe --model hf/esm2 --layers all --output probes/esm2
+  protlm probe --model hf/esm2 --benchmark localization --output probes/where
+  protlm probe --model hf/esm2 --input mine.csv --output probes/mine
+
+benchmarks: secondary_structure, localization, gb1_two_vs_rest and its kin, and contacts come
+  with the package; stability, remote_homology and conservation are read from --data_dir. Each
+  prints its counts, licence and sources.
+
+your own: a table (.csv or .tsv) with a column `sequence`, one or more columns of labels
+  (numbers or classes), and, if you like, `id` and `split` (train, valid, test, test_NAME); or a
+  FASTA file with --labels, a second one that has a letter for each residue (and --mask, 1 where
+  it counts).
+
+heads: of residues linear and cnn, the ProtTrans head; of proteins linear and fnn, the
+  ProtTrans head, on the mean over residues, and light_attention, on the residues.
+
+layers: the model runs once for all of them, and the heads of all layers and seeds are trained
+  together. Validation proteins choose each head's epoch and the layer; tests are scored once.
+
+Beside the model stand a re-initialised copy of it, the same heads on residues without context,
+and the most frequent class. DIR gets results.json, scores.csv, report.html with pictures and the
+numbers behind them, and probe/, which `protlm predict` applies to new proteins.
+"""
+
+PREDICT_EPILOG = """\
+typical use:
+  protlm predict --probe probes/esm2 --model hf/esm2 --input new.fasta --output states.fasta
+  protlm predict --probe probes/where --model hf/esm2 --input new.fasta --output where.csv
+
+The probe is what `protlm probe --output` wrote; of several heads the best on validation is
+applied, or name one: probes/esm2/probe/cnn. A model other than the probe's own is refused.
+
+.csv has a row for each record: of proteins the class, its probability and those of all
+  classes, or the number; of residues a string with a letter for each, or numbers. .fasta has
+  strings alone. Long proteins are read through windows of the length that the probe was trained
+  with, and listed. Records that cannot be read keep their row, with the reason in the column
+  `error`; exit code 3 says that there are some.
+"""
+
+
+def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
+    """Gives `protlm probe` its arguments."""
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.epilog = PROBE_EPILOG
+    verb.add_argument("--model", required=True, help=model_help)
+    data = verb.add_mutually_exclusive_group()
+    data.add_argument(
+        "--benchmark", default="secondary_structure", help="default: secondary_structure"
+    )
+    data.add_argument("--input", type=Path, metavar="FILE", help="your own labelled proteins")
+    verb.add_argument("--labels", type=Path, metavar="FILE", help="of the residues of a FASTA file")
+    verb.add_argument("--mask", type=Path, metavar="FILE", help="which of these labels count")
+    verb.add_argument("--data_dir", type=Path, metavar="DIR", help="where benchmarks' files lie")
+    verb.add_argument("--heads", type=_words, metavar="A,B", help="default: the first two below")
+    verb.add_argument(
+        "--layers", type=_layers, default="last", metavar="N,N",
+        help="last (default), all, or numbers",
+    )  # fmt: skip
+    verb.add_argument("--seeds", type=_positive, default=3, metavar="N", help="default: 3")
+    verb.add_argument(
+        "--train_proteins", type=_count, default=2500, metavar="N", help="default: 2500; or all"
+    )
+    verb.add_argument(
+        "--window", type=_positive, metavar="N", help="residues that go through the model at once"
+    )
+    verb.add_argument("--output", type=Path, metavar="DIR", help="folder to write everything into")
+
+
+def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
+    """Gives `protlm predict` its arguments."""
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.epilog = PREDICT_EPILOG
+    verb.add_argument("--probe", required=True, type=Path, metavar="DIR", help="of `protlm probe`")
+    verb.add_argument("--model", required=True, help=model_help)
+    verb.add_argument("--input", required=True, type=Path, metavar="FILE", help="FASTA")
+    verb.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="FILE.csv or FILE.fasta"
+    )
+
+
+def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
+    """Probes the model that `load` reads, prints the numbers and writes them."""
+    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.probes import table
+    from protlm_jax.evaluation.probes.run import run
+
+    benchmark = _benchmark(arguments)
+    loaded = load(arguments.model)
+    window = arguments.window or verbs.recorded_window(loaded, arguments.model)
+    probed = run(
+        loaded,
+        benchmark,
+        heads=arguments.heads,
+        layers=arguments.layers,
+        seeds=arguments.seeds,
+        train_proteins=arguments.train_proteins,
+        window=window,
+        seed=verbs.SEED,
+        say=lambda line: print(line, flush=True),
+        progress=True,
+    )
+    print(table.summary(probed.result))
+    if arguments.output is not None:
+        _write(probed, loaded, benchmark, arguments)
+
+
+def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
+    """Applies a probe, prints what was done, and returns the exit code."""
+    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.probes import saved
+    from protlm_jax.evaluation.probes.predicting import predict_file
+    from protlm_jax.vocabularies import ResiduePolicy
+
+    probe = saved.load(arguments.probe)
+    loaded = load(arguments.model)
+    policy = ResiduePolicy(rare=verbs.data_of(arguments.model).rare_residues)
+    outcome = predict_file(
+        loaded, probe, arguments.input, arguments.output, policy=policy, progress=True
+    )
+    print(outcome.summary)
+    return 3 if outcome.failed else 0
+
+
+def _benchmark(arguments: argparse.Namespace) -> Benchmark:
+    from protlm_jax.errors import ProtlmError
+    from protlm_jax.evaluation import probe_data
+
+    if arguments.input is not None:
+        return probe_data.read_own(arguments.input, arguments.labels, arguments.mask)
+    if arguments.labels or arguments.mask:
+        raise ProtlmError("--labels and --mask belong to a FASTA file: name it with --input")
+    return probe_data.load(arguments.benchmark, arguments.data_dir)
+
+
+def _write(
+    probed: Probed, loaded: LoadedModel, benchmark: Benchmark, arguments: argparse.Namespace
+) -> None:
+    """The folder: numbers and heads first, then what is drawn from them."""
+    import json
+
+    from protlm_jax.evaluation import maps, report
+    from protlm_jax.evaluation.probes import saved, table
+    from protlm_jax.files import write_atomically
+
+    folder, result = arguments.output, probed.result
+    write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")
+    write_atomically(folder / "scores.csv", table.scores_csv(result))
+    saved.save(probed, loaded, folder / "probe")
+    print("drawing maps", flush=True)
+    drawn: Mapping[str, Any] = maps.draw(loaded, benchmark, window=result["window"], progress=True)
+    maps.write_tables(folder / "maps", drawn)
+    about = {
+        "title": f"{benchmark.title}, read from {loaded.name}",
+        "command": f"protlm probe --model {arguments.model}",
+        "seconds": result["cost"]["seconds"],
+    }
+    report.write(folder / "report.html", {"run": about, "probe": result, "maps": drawn})
+    print(f"wrote {folder}: report.html, results.json, scores.csv, maps/, probe/")
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _layers(text: str) -> str | list[int]:
+    if text in ("last", "all"):
+        return text
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write last, all, or numbers such as 0,6,12"
+        ) from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _count(text: str) -> int | None:
+    return None if text == "all" else _positive(text)
