@@ -20,19 +20,26 @@ def score(
     """target -> accuracy or Spearman's correlation [S, N] over all validation labels.
 
     Raises:
-        ProtlmError: when a target has no validation label.
+        ProtlmError: when a target has no validation label, or proteins have them and the head
+            answers for residues.
     """
     found: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
     truth: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
     for batch in valid.batches(None):
         answers = answer(module, variables, standard, batch.features, batch.protein, batch.slots)
         for target in module.targets:
-            if (labels := batch.labels.get(target.name)) is not None:
-                asked = known(target, labels)
-                values = np.asarray(answers[target.name])[:, :, asked]
-                best = values.argmax(-1) if target.kind == "classes" else values[..., 0]
-                found[target.name].append(best)
-                truth[target.name].append(labels[asked])
+            if (labels := batch.labels.get(target.name)) is None:
+                continue
+            asked, values = known(target, labels), np.asarray(answers[target.name])
+            if len(asked) != values.shape[2]:
+                raise ProtlmError(
+                    f"{len(asked)} labels of {target.name!r} for {values.shape[2]} answers: a head "
+                    "that reads single rows needs a label for each, or pooled features"
+                )
+            values = values[:, :, asked]
+            best = values.argmax(-1) if target.kind == "classes" else values[..., 0]
+            found[target.name].append(best)
+            truth[target.name].append(labels[asked])
     scores = {}
     for target in module.targets:
         labels = np.concatenate([np.empty(0), *truth[target.name]])

@@ -31,6 +31,10 @@ def outputs(target: Target) -> int:
     return len(target.classes) if target.kind == "classes" else 1
 
 
+PARTS = ("kernel", "bias")
+"""Of a target in a `Readout`: q3_kernel, q3_bias."""
+
+
 class Readout(nn.Module):
     """x [rows, D] -> {target: [rows, C]}: one matrix for each target, in one product."""
 

@@ -50,7 +50,7 @@ class Fixed(NamedTuple):
         basis: [N, D, D] float32 of linear heads, else None: what parameters of kernels stand for is
             `basis` times them.
         penalty: L2 on kernels.
-        rate: of the steps.
+        rates: of the steps, for each parameter.
         keys: [S] of dropout.
     """
 
@@ -58,7 +58,7 @@ class Fixed(NamedTuple):
     labelled: Mapping[str, Any]
     basis: Any
     penalty: float
-    rate: float
+    rates: Any
     keys: jax.Array
 
 
@@ -134,7 +134,7 @@ def step(
         update, adam = gradient, None
         if state.adam is not None:
             update, adam = _ADAM.update(gradient, state.adam)
-        params = jax.tree.map(lambda p, u: p - fixed.rate * u, state.params, update)
+        params = jax.tree.map(lambda p, u, r: p - r * u, state.params, update, fixed.rates)
         total = None
         if state.total is not None:
             total = jax.tree.map(jnp.add, state.total, params)

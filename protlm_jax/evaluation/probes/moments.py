@@ -110,7 +110,8 @@ def measure(
 
 def _first_mean(batch: Batch) -> np.ndarray:
     """[N, D] near the mean, so that squares of what is left lose no digits."""
-    return batch.features[:, batch.protein >= 0].mean(axis=1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # what is not finite is told of at the end
+        return batch.features[:, batch.protein >= 0].mean(axis=1, dtype=np.float64)
 
 
 @partial(jax.jit, static_argnames="covariance")

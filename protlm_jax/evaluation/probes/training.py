@@ -20,6 +20,7 @@ from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads, ridge
 from protlm_jax.evaluation.probes.batches import Batch, FeatureSource
 from protlm_jax.evaluation.probes.choosing import Race, score
+from protlm_jax.evaluation.probes.heads import PARTS
 from protlm_jax.evaluation.probes.learning import Fixed, Rows, epoch_mean, start, step
 from protlm_jax.evaluation.probes.moments import Moments, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads
@@ -118,14 +119,17 @@ class _Course:
     ) -> None:
         self.kind, self.targets, self.moments, self.seeds = kind, targets, moments, seeds
         self.module = kind.module(targets)
+        self.state, keys = start(self.module, seeds, source.num_inputs, source.width, kind.linear)
         rate = kind.learning_rate if rate is None else rate
+        rates = jax.tree.map(lambda _: rate, self.state.params)
         basis = None
         if kind.linear:
             basis = _basis(moments, kind.penalty)
             # A batch of fewer labels than features overrates its own directions.
-            rate /= 1 + source.width / min(moments.labelled.values())
-        self.state, keys = start(self.module, seeds, source.num_inputs, source.width, kind.linear)
-        self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rate, keys)
+            shares = {t: rate / (1 + source.width / n) for t, n in moments.labelled.items()}
+            readout = {f"{t.name}_{part}": shares[t.name] for t in targets for part in PARTS}
+            rates = {"readout": readout}
+        self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rates, keys)
         self.params = self.state.params
         self.count = 0
 
@@ -164,11 +168,6 @@ class _Course:
             found = batch.labels.get(target.name)
             if found is None:
                 found = np.full(size, -1 if classes else np.nan)
-            if len(found) != size:
-                raise ProtlmError(
-                    f"{len(found)} labels of {target.name!r} for {size} answers: a head that reads "
-                    "single rows needs a label for each, or pooled features"
-                )
             mean, deviation = self.moments.units[target.name]
             units = found if classes else (found - mean) / deviation
             labels[target.name] = units.astype(np.int32 if classes else np.float32)

@@ -1,0 +1,253 @@
+"""Training: the optimum where there is one, chance where there is nothing, and no influence of
+masked rows, of gaps, or of the other heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probe_data.base import Target
+from protlm_jax.evaluation.probes import learning
+from protlm_jax.evaluation.probes.batches import Batch, InMemory
+from protlm_jax.evaluation.probes.trained import TrainedHeads, load
+from protlm_jax.evaluation.probes.training import train
+
+Q3 = Target("q3", "classes", ("H", "E", "C"))
+Q8 = Target("q8", "classes", tuple("GHIBESTC"))
+WIDTH = 8
+
+
+def made(seed: int, proteins: int = 60, rows: int = 1024) -> InMemory:
+    """Three inputs: noise; features that decide Q3 and Q8; the same, mixed and far from zero."""
+    generator = np.random.default_rng(seed)
+    offsets = np.cumsum([0, *generator.integers(20, 100, proteins)])
+    x = generator.normal(size=(3, offsets[-1], WIDTH)).astype(np.float32)
+    fixed = np.random.default_rng(99)
+    mix = fixed.normal(size=(WIDTH, WIDTH)) * np.logspace(0, -1.5, WIDTH)[:, None]
+    x[2] = 3.0 + x[1] @ mix
+    labels = {}
+    for target, unknown in ((Q3, 10), (Q8, 7)):
+        scores = x[1] @ fixed.normal(size=(WIDTH, len(target.classes)))
+        y = np.argmax(scores + generator.gumbel(size=scores.shape), axis=1).astype(np.int8)
+        y[::unknown] = -1
+        labels[target.name] = y
+    return InMemory(x, offsets, labels, "residue", rows)
+
+
+@pytest.fixture(scope="module")
+def source() -> InMemory:
+    return made(0)
+
+
+@pytest.fixture(scope="module")
+def valid() -> InMemory:
+    return made(1, 20)
+
+
+@pytest.fixture(scope="module")
+def linear(source: InMemory) -> TrainedHeads:
+    """Until it is done; chosen on what it learned from, so that both look for one optimum."""
+    return train("linear", (Q3, Q8), source, source, max_epochs=25, patience=25, seeds=(3, 4))
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_linear_heads_reach_the_optimum_of_scikit_learn(
+    linear: TrainedHeads, source: InMemory, index: int
+) -> None:
+    x = source.features[index]
+    x = (x - x.mean(0)) / x.std(0)
+    for target in (Q3, Q8):
+        y = source.labels[target.name]
+        x_known, y_known = x[y >= 0], y[y >= 0]
+        model = LogisticRegression(C=1 / (1e-4 * len(y_known)), max_iter=5000, tol=1e-8)
+        model.fit(x_known, y_known)
+        best = np.log(model.predict_proba(x_known)[np.arange(len(y_known)), y_known]).mean()
+        answers = np.concatenate([p[target.name] for p in predictions(linear, source)], axis=2)
+        ours = answers[0, index][y >= 0]
+        loss = np.log(ours[np.arange(len(y_known)), y_known]).mean()
+        assert loss == pytest.approx(best, rel=0.01)
+        right = np.mean(ours.argmax(1) == y_known)
+        assert right == pytest.approx(model.score(x_known, y_known), abs=0.005)
+        assert linear.valid[target.name][0, index] == pytest.approx(right, abs=1e-6)
+    assert linear.seeds == (3,)  # another seed has the same optimum
+
+
+def predictions(heads: TrainedHeads, source: InMemory) -> Iterator[dict[str, np.ndarray]]:
+    """Answers for the rows of proteins, batch by batch in order."""
+    for batch in source.batches(None):
+        there = batch.protein >= 0
+        yield {name: values[:, :, there] for name, values in heads.predict(batch).items()}
+
+
+def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: InMemory) -> None:
+    answers = np.concatenate([p["q3"] for p in predictions(linear, valid)], axis=2)
+    np.testing.assert_allclose(answers.sum(-1), 1.0, atol=1e-5)
+    y = valid.labels["q3"]
+    noise, *signals = np.mean((answers[0].argmax(-1) == y)[:, y >= 0], axis=1)
+    majority = np.bincount(y[y >= 0]).max() / (y >= 0).sum()
+    assert noise < majority + 0.03 and min(signals) > majority + 0.2
+
+
+def test_shuffled_labels_score_at_chance(source: InMemory, valid: InMemory) -> None:
+    generator = np.random.default_rng(5)
+
+    def shuffled(s: InMemory) -> InMemory:
+        labels = generator.integers(0, 3, s.offsets[-1]).astype(np.int8)
+        return dataclasses.replace(s, labels={"q3": labels})
+
+    found = train("cnn", (Q3,), shuffled(source), shuffled(valid), max_epochs=3)
+    assert (np.abs(found.valid["q3"] - 1 / 3) < 0.06).all()  # four standard errors of 1,200
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoiled:
+    """A source with anything at all where there is no protein, and labels missing altogether."""
+
+    source: InMemory
+    without: str = ""
+
+    @property
+    def num_inputs(self) -> int:
+        return self.source.num_inputs
+
+    @property
+    def width(self) -> int:
+        return self.source.width
+
+    def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
+        for number, batch in enumerate(self.source.batches(epoch_seed)):
+            features, labels = batch.features.copy(), dict(batch.labels)
+            features[:, batch.protein < 0] = np.nan
+            if self.without and number % 2:
+                del labels[self.without]
+            yield dataclasses.replace(batch, features=features, labels=labels)
+
+
+@pytest.fixture(scope="module")
+def cnn(source: InMemory, valid: InMemory) -> TrainedHeads:
+    return train("cnn", (Q3, Q8), source, valid, seeds=(0, 1), max_epochs=3)
+
+
+def test_what_is_not_a_protein_changes_nothing(
+    cnn: TrainedHeads, source: InMemory, valid: InMemory
+) -> None:
+    again = train("cnn", (Q3, Q8), Spoiled(source), Spoiled(valid), seeds=(0, 1), max_epochs=3)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, cnn.variables)
+    jax.tree.map(np.testing.assert_array_equal, dict(again.valid), dict(cnn.valid))
+
+
+def test_seeds_differ(cnn: TrainedHeads) -> None:
+    first, second = cnn.variables["params"]["shared"]["kernel"]
+    assert not np.allclose(first, second)
+
+
+def test_a_head_does_not_depend_on_its_company(
+    cnn: TrainedHeads, source: InMemory, valid: InMemory
+) -> None:
+    one, two = (dataclasses.replace(s, features=s.features[1:2]) for s in (source, valid))
+    alone = train("cnn", (Q3, Q8), one, two, seeds=(0,), max_epochs=3)
+    ours = cnn.select(1)
+    assert alone.best_epoch[0, 0] == ours.best_epoch[0, 0]
+    for a, b in zip(jax.tree.leaves(alone.variables), jax.tree.leaves(ours.variables), strict=True):
+        np.testing.assert_allclose(a[0, 0], b[0, 0], atol=1e-4)
+
+
+def test_masks_of_targets_are_their_own(source: InMemory, valid: InMemory) -> None:
+    few = np.full(source.offsets[-1], -1, np.int8)
+    few[5:50] = source.labels["q8"][5:50]
+    masked = dataclasses.replace(source, labels={"q3": source.labels["q3"], "q8": few})
+    both, changed = (
+        train("linear", (Q3, Q8), s, valid, max_epochs=1, learning_rate=0.1)
+        for s in (Spoiled(source, without="q8"), masked)
+    )
+    for part in ("q3_kernel", "q3_bias"):
+        first, second = (h.variables["params"]["readout"][part] for h in (both, changed))
+        np.testing.assert_allclose(first, second, atol=1e-4 * np.abs(first).max())
+    q8 = [h.variables["params"]["readout"]["q8_kernel"] for h in (both, changed)]
+    assert not np.allclose(*q8, atol=1e-2)
+
+
+def test_what_is_not_labelled_adds_nothing_to_the_loss() -> None:
+    targets = (Q3, Target("depth", "number"))
+    generator = np.random.default_rng(0)
+    answers = {"q3": generator.normal(size=(6, 3)), "depth": generator.normal(size=(6, 1))}
+    labels = {
+        "q3": jnp.array([0, -1, 2, -1, 1, 1]),
+        "depth": jnp.array([np.nan, 0.5, np.nan, -1.0, 2.0, np.nan]),
+    }
+    slope = jax.grad(lambda a: learning.losses(targets, a, labels, {"q3": 4.0, "depth": 3.0}))
+    for name, unknown in (("q3", [1, 3]), ("depth", [0, 2, 5])):
+        found = np.asarray(slope(answers)[name])
+        assert np.isfinite(found).all() and (found[unknown] == 0).all()
+        assert (np.delete(found, unknown, axis=0) != 0).all()
+
+
+def test_a_stopped_head_keeps_its_parameters(source: InMemory, valid: InMemory) -> None:
+    found = train("linear", (Q3,), source, valid, max_epochs=30, patience=1)
+    assert (found.epochs - found.best_epoch == 1).all()
+    assert len(set(found.epochs[0])) > 1  # they did not stop together
+
+
+def pooled(seed: int, count: int) -> InMemory:
+    """Proteins with a number far from zero, and a membrane where it is high."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(1, count, WIDTH)).astype(np.float32)
+    number = (50 + 10 * x[0, :, 0]).astype(np.float32)
+    number[::5] = np.nan
+    membrane = (x[0, :, 0] > 0).astype(np.int8)
+    labels = {"melting": number, "membrane": membrane}
+    return InMemory(x, np.arange(count + 1), labels, "protein", rows=128)
+
+
+def test_numbers_come_in_their_own_units(tmp_path: Path) -> None:
+    targets = (Target("melting", "number"), Target("membrane", "classes", ("no", "yes")))
+    source, valid = pooled(0, 600), pooled(1, 100)
+    found = train("fnn", targets, source, valid, max_epochs=30, learning_rate=1e-2)
+    batch = next(valid.batches(None))
+    answers = found.predict(batch)
+    assert answers["melting"].shape == (1, 1, 100, 1)
+    known = np.isfinite(batch.labels["melting"])
+    error = np.abs(answers["melting"][0, 0, :, 0] - batch.labels["melting"])[known]
+    assert error.mean() < 4.0 and found.valid["melting"][0, 0] > 0.9
+    assert found.valid["membrane"][0, 0] > 0.85
+    found.save(tmp_path)
+    again = load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.predict(batch), answers)
+    assert again.targets == targets and again.seeds == (0,) and again.units == found.units
+    np.testing.assert_array_equal(again.best_epoch, found.best_epoch)
+    (tmp_path / "heads.npz").unlink()
+    with pytest.raises(ProtlmError, match="cannot read trained heads"):
+        load(tmp_path)
+
+
+def test_what_cannot_be_learned_is_an_error(source: InMemory, valid: InMemory) -> None:
+    with pytest.raises(ProtlmError, match="no training label of 'fold'"):
+        train("linear", (Target("fold", "classes", ("a", "b")),), source, valid)
+    unlabelled = dataclasses.replace(valid, labels={"q3": valid.labels["q3"] * 0 - 1})
+    with pytest.raises(ProtlmError, match="no validation label of 'q3'"):
+        train("linear", (Q3,), source, unlabelled)
+    wrong = dataclasses.replace(source, features=source.features * np.float32(np.inf))
+    with pytest.raises(ProtlmError, match=r"input\(s\) \[0, 1, 2\] are not finite"):
+        train("linear", (Q3,), wrong, valid)
+    of_proteins = pooled(0, 50)
+    residues = dataclasses.replace(of_proteins, offsets=np.arange(0, 51, 2))
+    residues.labels["membrane"][25:] = -1
+    per_protein = dataclasses.replace(
+        residues, labels={"membrane": residues.labels["membrane"][:25]}
+    )
+    with pytest.raises(ProtlmError, match="reads single rows needs a label for each"):
+        train(
+            "linear",
+            (Target("membrane", "classes", ("no", "yes")),),
+            per_protein,
+            per_protein,
+            max_epochs=1,
+        )
