@@ -23,6 +23,7 @@ from protlm_jax.data.streams import StreamIterator
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.dplm import dplm_config
 from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.esmc import esmc_config
@@ -75,6 +76,9 @@ ZOO: dict[str, Specimen] = {
     ),
     "bert": Specimen(
         bert_config(**SIZES, max_positions=64, initializer_range=0.3), "masked", "tokens"
+    ),
+    "dplm": Specimen(
+        dplm_config(**SIZES, initializer_range=0.3), "diffusion", "tokens", {"steps": 20}
     ),
     "electra": Specimen(
         # The generator keeps a width of 8, the least of which a norm leaves something.

@@ -128,7 +128,7 @@ def evaluate(
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")
     budget = tokens_per_batch or default_tokens_per_batch()
-    losses, hits = _model_scores(loaded, hidden, length, budget, progress)
+    losses, hits = model_scores(loaded, hidden, length, budget, progress)
     unigram = [-np.log(frequencies[h.columns[h.targets]]) for h in hidden]
     baselines = {"training_frequencies": unigram}
     for name, count in PSEUDO_COUNTS.items():
@@ -208,14 +208,24 @@ def _compared(
     }
 
 
-def _model_scores(
+def model_scores(
     loaded: LoadedModel,
     hidden: list[HiddenProtein],
     length: int | None,
     tokens_per_batch: int,
     progress: bool,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Loss [targets] float64 and hit [targets] bool of each protein."""
+    """How well a model predicts the residues that are hidden from it.
+
+    Args:
+        loaded: a model that predicts residues.
+        hidden: proteins, and which residues are asked.
+        length, tokens_per_batch, progress: as of `evaluate`.
+
+    Returns:
+        Of each protein its losses [targets] float64, in nats among the 20 amino acids, and hits
+        [targets] bool.
+    """
     from tqdm import tqdm
 
     limit = max_residues(

@@ -9,7 +9,7 @@ from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.electra import discriminator_config, generator_config
 
 # Families with a dense layer between the stream and the tied token table.
-_DENSE_HEADS = ("albert", "bert", "electra_generator", "esm2", "esmc")
+_DENSE_HEADS = ("albert", "bert", "dplm", "electra_generator", "esm2", "esmc")
 
 
 def forward_flops_per_token(config: ModelConfig, length: int, queries: int = 0) -> int:

@@ -16,6 +16,8 @@ from protlm_jax.models.families import (
     albert_keys,
     bert,
     bert_keys,
+    dplm,
+    dplm_keys,
     electra,
     electra_keys,
     esm2,
@@ -54,6 +56,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "albert": Family(albert.Albert, albert_keys.EXCHANGE, albert.PRESETS),
     "bert": Family(bert.Bert, bert_keys.EXCHANGE, bert.PRESETS),
+    "dplm": Family(dplm.Dplm, dplm_keys.EXCHANGE, dplm.PRESETS),
     "electra": Family(electra.Electra, electra_keys.JOINT, electra.PRESETS),
     "electra_discriminator": Family(electra.ElectraDiscriminator, electra_keys.DISCRIMINATOR, {}),
     "electra_generator": Family(electra.ElectraGenerator, electra_keys.GENERATOR, {}),

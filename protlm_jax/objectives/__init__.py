@@ -7,6 +7,7 @@ from typing import Any
 from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives.base import Objective, Score
 from protlm_jax.objectives.causal import CausalObjective
+from protlm_jax.objectives.diffusion import DiffusionObjective
 from protlm_jax.objectives.masked import MaskedObjective
 from protlm_jax.objectives.permutation import PermutationObjective
 from protlm_jax.objectives.replaced_token import ReplacedTokenObjective
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "denoising": DenoisingObjective,
     "causal": CausalObjective,
     "permutation": PermutationObjective,
+    "diffusion": DiffusionObjective,
     "replaced_token": ReplacedTokenObjective,
 }
 

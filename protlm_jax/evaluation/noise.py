@@ -1,0 +1,166 @@
+"""Models that undo noise: how well they do at each level of it, and proteins that they generate.
+
+Both ask for residues shown as <mask>, any share of them. They work on every masked model; one that
+was trained on 15 % alone is asked for what it never saw, which is the comparison that a diffusion
+model (DPLM) is made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import statistics
+from protlm_jax.evaluation.batching import (
+    clean_features,
+    default_tokens_per_batch,
+    grouped,
+    max_residues,
+    padded,
+)
+from protlm_jax.evaluation.heldout import hide, model_scores
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.objectives.diffusion import denoise
+from protlm_jax.vocabularies import normalise
+
+OPEN = "_"  # in a template, a residue that is to be made
+STEPS = 500
+
+
+def by_noise_level(
+    loaded: LoadedModel,
+    sequences: Mapping[str, str],
+    seed: int,
+    *,
+    levels: int = 10,
+    length: int | None = None,
+    tokens_per_batch: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Scores a model at residues hidden at even levels of noise: 1 / levels, ..., all of them.
+
+    A level k / levels hides that share of each protein's standard residues but the first, chosen
+    from the sequence and the seed; each is read at its place, all others of them hidden too, and
+    softmax is over the 20 amino acids.
+
+    Args:
+        loaded: a masked model.
+        sequences: id -> sequence.
+        seed: of the choice of residues and of the bootstrap over proteins.
+        levels: how many.
+        length: tokens in a row, as in `heldout.evaluate`; longer proteins are cut into even pieces.
+        tokens_per_batch: budget of one batch; None suits the device.
+        progress: draw a progress bar on a terminal.
+
+    Returns:
+        "levels": for each "noise" (the share hidden), "residues", and estimates of "nll" (nats per
+        hidden residue) and "accuracy"; and "bound", the mean of "nll" over levels: an estimate of
+        the nats per residue that describing a protein costs at most, in the mean over orders in
+        which its residues may be uncovered (Hoogeboom et al. 2022, arXiv:2110.02037). It is the
+        closer the more levels there are, from above where more noise is harder.
+
+    Raises:
+        ProtlmError: the model is not asked by masks, or no protein has a residue to hide.
+    """
+    _require_masked(loaded)
+    plain = [normalise(s, record=name) for name, s in sequences.items()]
+    budget = tokens_per_batch or default_tokens_per_batch()
+    rows, losses = [], []
+    for level in range(1, levels + 1):
+        hidden = [h for h in (hide(s, seed, level / levels) for s in plain) if len(h.targets)]
+        if not hidden:
+            raise ProtlmError("no protein has a standard residue after its first one")
+        nll, hits = model_scores(loaded, hidden, length, budget, progress)
+        asked = np.array([len(h.targets) for h in hidden])
+        losses.append(np.array([loss.mean() for loss in nll]))
+        total, correct = ([x.sum() for x in each] for each in (nll, hits))
+        rows.append(
+            {
+                "noise": level / levels,
+                "residues": int(asked.sum()),
+                "nll": statistics.ratio(total, asked, seed=seed).to_dict(),
+                "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
+            }
+        )
+    means = np.mean(losses, axis=0)
+    bound = statistics.ratio(means * asked, asked, seed=seed)  # `asked`: all residues, at level 1
+    return {"levels": rows, "bound": bound.to_dict(), "proteins": len(plain), "seed": seed}
+
+
+def generate(
+    loaded: LoadedModel,
+    templates: Sequence[str],
+    *,
+    steps: int = STEPS,
+    temperature: float = 1.0,
+    seed: int = 0,
+    tokens_per_batch: int | None = None,
+) -> list[str]:
+    """Fills the open places of templates with residues, from all masks to none.
+
+    Args:
+        loaded: a masked model.
+        templates: residues, and `_` at each place that is to be filled: "_" * 100 for a new protein
+            of 100 residues.
+        steps: forward passes of each batch; more than the longest template has open places serve
+            nothing.
+        temperature: of the draws; 0 takes the likeliest residue each time.
+        seed: of the draws. They also depend on the templates that share a batch.
+        tokens_per_batch: budget of one batch; None suits the device.
+
+    Returns:
+        The proteins, in the order of the templates.
+
+    Raises:
+        ProtlmError: the model is not asked by masks, a template is longer than it reads at once, or
+            a number is out of range.
+    """
+    _require_masked(loaded)
+    if steps < 1 or temperature < 0:
+        raise ProtlmError(f"steps {steps} must be at least 1, temperature {temperature} at least 0")
+    vocabulary, limit = loaded.vocabulary, max_residues(loaded)
+    rows, places = [], []
+    before, after = len(vocabulary.prefix_ids), len(vocabulary.suffix_ids)
+    for number, template in enumerate(templates, start=1):
+        if limit is not None and len(template) > limit:
+            raise ProtlmError(
+                f"template {number} has {len(template)} places; {loaded.name} reads {limit} at once"
+            )
+        filled = normalise(template.replace(OPEN, "X"), record=f"template {number}")
+        if len(filled) != len(template):
+            raise ProtlmError(f"template {number} has spaces: write residues and {OPEN!r} alone")
+        rows.append(vocabulary.encode(filled))
+        open_places = np.array([letter == OPEN for letter in template])
+        places.append(np.pad(open_places, (before, after)).astype(np.int32))
+    made = [""] * len(rows)
+    budget = tokens_per_batch or default_tokens_per_batch()
+    cap = loaded.config.max_positions or None
+    for number, group in enumerate(grouped([len(row) for row in rows], budget, cap)):
+        tokens = denoise(
+            loaded.model,
+            loaded.params,
+            clean_features(loaded, [rows[i] for i in group.members], group),
+            jnp.asarray(padded([places[i] for i in group.members], group) > 0),
+            jax.random.fold_in(jax.random.key(seed), number),
+            jnp.float32(temperature),
+            mask_id=vocabulary.hiding_id,
+            amino_acids=jnp.asarray(vocabulary.amino_acid_ids),
+            steps=steps,
+        )
+        for i, row in zip(group.members, np.asarray(tokens), strict=False):
+            made[i] = vocabulary.decode(row[before : before + len(templates[i])])
+    return made
+
+
+def _require_masked(loaded: LoadedModel) -> None:
+    kind = loaded.model.readouts[0].kind
+    if kind != "masked":
+        raise ProtlmError(
+            f"{loaded.name} is not asked by masks in its input (its readout is {kind}): noise that "
+            "hides residues is defined for masked models and for DPLM"
+        )

@@ -1,0 +1,168 @@
+"""Absorbing diffusion over residues, as DPLM was trained (Wang et al. 2024, arXiv:2402.18567).
+
+Of each protein a time t of 1 to T is drawn, and each of its residues is shown as <mask> with
+probability t / T: noise is a state that nothing leaves. The model gives the residues back, and its
+losses are weighted by how little is hidden, (T - t + 1) / T, or all the same. Generation goes the
+other way: from all masks, in steps after which ever fewer of the residues that the model is least
+sure of are hidden again (Zheng et al. 2023, arXiv:2302.05737, reparameterised sampling).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.objectives.base import (
+    Batch,
+    Objective,
+    Score,
+    among,
+    cross_entropy,
+    hidden_residue_metrics,
+)
+
+Weighting = Literal["linear", "constant"]
+
+LEVELS = ((0, 25), (25, 50), (50, 75), (75, 100))
+"""Bands of noise, in percent of residues hidden, that are reported apart: above the first number,
+up to the second."""
+
+
+class Noised(NamedTuple):
+    """tokens: [B, L] int32 as shown; hidden: [B, L] bool; time: [B, L] int32, of its protein."""
+
+    tokens: jax.Array
+    hidden: jax.Array
+    time: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionObjective(Objective):
+    """Cross-entropy at hidden residues, each protein at a noise level of its own.
+
+    Evaluation hides as training does. Beside "hidden", the 20 residues at all levels without their
+    weights, the log has the bands of LEVELS, as "noise_25_50".
+
+    Attributes:
+        steps: T, how many levels there are.
+        weighting: of a residue's loss: "linear" (T - t + 1) / T, or "constant" 1.
+    """
+
+    steps: int = 500
+    weighting: Weighting = "linear"
+
+    tasks: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ProtlmError(f"objective.steps is {self.steps}; it must be at least 1")
+        if self.weighting not in get_args(Weighting):
+            choices = " or ".join(map(repr, get_args(Weighting)))
+            raise ProtlmError(f"objective.weighting is {self.weighting!r}; choose {choices}")
+
+    def corrupt(self, tokens: jax.Array, segments: jax.Array, rng: jax.Array) -> Noised:
+        """Hides residues: [B, L] int32 tokens and segments -> Noised."""
+        when, which = jax.random.split(rng)
+        rows, length = tokens.shape
+        drawn = jax.random.randint(when, (rows, length + 1), 1, self.steps + 1)
+        time = jnp.take_along_axis(drawn, segments, axis=1)  # a segment's number is at most L
+        residue = among(tokens, jnp.asarray(self.vocabulary.residue_ids)) & (segments > 0)
+        hidden = residue & (jax.random.uniform(which, tokens.shape) < time / self.steps)
+        return Noised(jnp.where(hidden, self.vocabulary.hiding_id, tokens), hidden, time)
+
+    def weights(self, noised: Noised) -> jax.Array:
+        """Of each residue's loss: [B, L] float32, zero where it is in sight."""
+        if self.weighting == "constant":
+            return noised.hidden.astype(jnp.float32)
+        return noised.hidden * (self.steps - noised.time + 1) / self.steps
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: Batch,
+        rng: jax.Array,
+        carry: Any = None,
+        *,
+        evaluation: bool = False,
+    ) -> Score:
+        tokens = batch["input_tokens"]
+        corrupt_rng, dropout_rng = jax.random.split(rng)
+        noised = self.corrupt(tokens, batch["segment_ids"], corrupt_rng)
+        logits = model.apply(
+            {"params": params},
+            {**batch, "input_tokens": noised.tokens},
+            deterministic=evaluation,
+            rngs={"dropout": dropout_rng},
+        )
+        amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
+        metrics = hidden_residue_metrics(logits, tokens, noised.hidden, amino_acids)
+        percent = 100 * noised.time / self.steps
+        for low, high in LEVELS:
+            at = noised.hidden & (percent > low) & (percent <= high)
+            band = hidden_residue_metrics(logits, tokens, at, amino_acids)
+            metrics |= {n.replace("hidden/", f"noise_{low}_{high}/"): x for n, x in band.items()}
+        return Score(
+            loss_sum=jnp.sum(cross_entropy(logits, tokens) * self.weights(noised)),
+            weight_sum=jnp.sum(noised.hidden.astype(jnp.float32)),
+            metrics=metrics,
+            carry=carry,
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mask_id", "steps"))
+def denoise(
+    model: nn.Module,
+    params: Any,
+    batch: Batch,
+    open_places: jax.Array,
+    rng: jax.Array,
+    temperature: jax.Array,
+    *,
+    mask_id: int,
+    amino_acids: jax.Array,
+    steps: int,
+) -> jax.Array:
+    """Draws residues at open places, from all masks to none.
+
+    In each step every open place gets a residue, drawn by the Gumbel-max trick, and a score, its
+    log-probability under the noise of the draw. The share 1 - step / steps of the places that has
+    the lowest scores is hidden again; a hidden place that is not among them takes its residue, and
+    a residue that was there already stays.
+
+    Args:
+        model, params: of a family that predicts residues shown as <mask>.
+        batch: one protein a row; what stands at open places has no meaning.
+        open_places: [B, L] bool.
+        rng: of the draws.
+        temperature: of the noise; 0 takes the likeliest residues.
+        mask_id: the token that hides a residue.
+        amino_acids: [20] ids, the only ones that are drawn.
+        steps: forward passes.
+
+    Returns:
+        Tokens [B, L] int32, those outside of open places as they were.
+    """
+    count = jnp.sum(open_places, axis=1, keepdims=True)
+
+    def step(state: tuple[jax.Array, jax.Array], k: jax.Array) -> tuple[Any, None]:
+        tokens, hidden = state
+        logits = model.apply({"params": params}, {**batch, "input_tokens": tokens})
+        noise = jax.random.gumbel(jax.random.fold_in(rng, k), (*tokens.shape, len(amino_acids)))
+        chances = jax.nn.log_softmax(logits[..., amino_acids] + temperature * noise, axis=-1)
+        drawn = jnp.take(amino_acids, jnp.argmax(chances, axis=-1))
+        score = jnp.where(open_places, jnp.max(chances, axis=-1), jnp.inf)
+        rank = jnp.argsort(jnp.argsort(score, axis=1), axis=1)
+        again = open_places & (rank < count * (steps - k) // steps)
+        tokens = jnp.where(hidden & ~again, drawn, tokens)
+        return (jnp.where(again, mask_id, tokens), again), None
+
+    start = jnp.where(open_places, mask_id, batch["input_tokens"]), open_places
+    (tokens, _), _ = jax.lax.scan(step, start, jnp.arange(1, steps + 1))
+    return tokens
