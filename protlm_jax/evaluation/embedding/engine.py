@@ -1,13 +1,18 @@
 """Runs proteins through a frozen model and hands back what was asked for, protein by protein.
 
 Data parallel over the devices of a mesh: every device has the parameters, and its share of a
-batch's rows. What a row gives does not depend on the other rows, so neither does an embedding.
+batch's rows. A CPU runs as many batches at once as it has cores: within one batch they wait for
+each other half of the time. What a protein gives does not depend on the others of its row or batch,
+so neither does an embedding.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +23,23 @@ from jax.sharding import Mesh
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import Group, encoder_features
-from protlm_jax.evaluation.embedding.plan import Shape, Window, batches, windows
+from protlm_jax.evaluation.embedding import memory
+from protlm_jax.evaluation.embedding.plan import (
+    Batch,
+    Shape,
+    Window,
+    packed,
+    packs,
+    padded,
+    windows,
+)
+from protlm_jax.evaluation.embedding.rows import Spot, filled
 from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted, cls_place
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.partitioning import batch_sharding, make_mesh, on_mesh, replicated
+from protlm_jax.partitioning import batch_sharding, make_mesh, replicated
 
 Arrays = dict[str, np.ndarray]
+Piece = tuple[int, Window]
 
 
 def for_reading(loaded: LoadedModel, dtype: Dtype | None = None) -> LoadedModel:
@@ -46,7 +61,8 @@ class Engine:
         loaded: the model.
         wanted: what is computed.
         limit: residues that go through the model at once; None without a limit.
-        shapes: of the batches, as `choose_shapes` found them for all proteins to come.
+        shapes: of the batches, as `packed_shapes` or `choose_shapes` found them for all proteins to
+            come.
         mesh: devices that share the rows of a batch.
     """
 
@@ -78,114 +94,164 @@ class Engine:
         pieces = [(i, w) for i, s in enumerate(sequences) for w in windows(len(s), self.limit)]
         specials = self.loaded.vocabulary.num_specials
         lengths = [w.stop - w.start + specials for _, w in pieces]
-        groups = [
-            group
-            for group in batches(lengths, self.shapes)
-            if any(pieces[m][0] not in done for m in group.members)
+        batches = [
+            batch
+            for batch in (packed if self.packs else padded)(lengths, self.shapes)
+            if any(pieces[m][0] not in done for m in batch.members)
         ]
         begun: dict[int, _Joined] = {}
-        for group, arrays in self._forward(groups, sequences, pieces):
+        for members, spots, arrays in self._forward(batches, sequences, pieces):
             complete = []
-            for row, member in enumerate(group.members):
+            for member, spot in zip(members, spots, strict=True):
                 protein, window = pieces[member]
                 if protein in done:
                     continue
                 if protein not in begun:
-                    begun[protein] = _Joined(self.wanted, len(sequences[protein]), self._before)
-                begun[protein].add(window, {name: a[row] for name, a in arrays.items()})
+                    begun[protein] = _Joined(self.wanted, len(sequences[protein]))
+                begun[protein].add(window, _of_piece(self.wanted, arrays, spot))
                 if begun[protein].left == 0:
                     complete.append((protein, begun.pop(protein).finish()))
             yield complete
 
     @property
-    def _before(self) -> int:
-        return len(self.loaded.vocabulary.prefix_ids)
+    def packs(self) -> bool:
+        """Whether a row has several proteins."""
+        return packs(self.loaded.config)
+
+    @property
+    def at_once(self) -> int:
+        """How many batches are computed at the same time: one for each core that a device has."""
+        if jax.default_backend() != "cpu":
+            return 1
+        cores = (os.cpu_count() or 1) // self.mesh.size
+        largest = memory.batch_bytes(self.loaded, self.wanted, self.shapes, self.mesh.size)
+        return max(1, min(cores, memory.activation_budget(self.loaded) // largest))
 
     def _forward(
-        self, groups: list[Group], sequences: Sequence[str], pieces: list[tuple[int, Window]]
-    ) -> Iterator[tuple[Group, Arrays]]:
-        """Runs all groups; a batch is fetched only after the next one is under way."""
-        waiting: tuple[Group, dict[str, jax.Array]] | None = None
-        for group in groups:
-            members = [pieces[m] for m in group.members]
-            with _enough_memory(group):
-                started = (group, self._start(group, sequences, members))
-            if waiting is not None:
-                yield waiting[0], _fetch(*waiting)
-            waiting = started
-        if waiting is not None:
-            yield waiting[0], _fetch(*waiting)
+        self, batches: list[Batch], sequences: Sequence[str], pieces: list[Piece]
+    ) -> Iterator[tuple[list[int], list[Spot], Arrays]]:
+        """Runs all batches, in order; one is fetched while the next ones are under way."""
+        if not batches:
+            return
+        count = self.at_once
+        waiting: deque[tuple[Batch, Future[tuple[list[Spot], dict[str, jax.Array]]]]] = deque()
+        with ThreadPoolExecutor(count) as pool:
+
+            def fetched() -> tuple[list[int], list[Spot], Arrays]:
+                batch, started = waiting.popleft()
+                with _enough_memory(batch.shape):
+                    spots, arrays = started.result()
+                    return batch.members, spots, {k: np.asarray(a) for k, a in arrays.items()}
+
+            for batch in batches:
+                own = [(sequences[i], w) for i, w in (pieces[m] for m in batch.members)]
+                waiting.append((batch, pool.submit(self._start, batch, own, count > 1)))
+                if len(waiting) > count:
+                    yield fetched()
+            while waiting:
+                yield fetched()
 
     def _start(
-        self, group: Group, sequences: Sequence[str], members: list[tuple[int, Window]]
-    ) -> dict[str, jax.Array]:
-        """Sends a batch on its way."""
-        vocabulary = self.loaded.vocabulary
-        tokens = [vocabulary.encode(sequences[i][w.start : w.stop]) for i, w in members]
-        kept = np.zeros((group.rows, group.length), bool)
-        places = np.zeros((group.rows, 1), np.int32)
-        for row, (_, w) in enumerate(members):
-            first = self._before + w.keep_start - w.start
-            kept[row, first : first + w.keep_stop - w.keep_start] = True
-            if "cls" in self.wanted.vectors:
-                places[row] = cls_place(vocabulary, len(tokens[row]))
-        features = encoder_features(self.loaded, tokens, group)
-        inputs = jax.device_put((features, kept, places), batch_sharding(self.mesh, group.rows))
-        self.used.add(Shape(group.rows, group.length))
-        with on_mesh(self.mesh):
-            return _run(self.loaded.model, self.wanted, self._params, *inputs)
+        self, batch: Batch, members: list[tuple[str, Window]], wait: bool
+    ) -> tuple[list[Spot], dict[str, jax.Array]]:
+        """Sends a batch on its way, and, with `wait`, sees it there."""
+        shape = batch.shape
+        features, spots = filled(self.loaded, [len(row) for row in batch.rows], members, shape)
+        kept = np.zeros((shape.rows, shape.length), bool)
+        places = np.zeros((shape.rows, 1), np.int32)
+        for spot in spots:
+            kept[spot.row, spot.start : spot.stop] = True
+            places[spot.row] = spot.cls
+        inputs = jax.device_put((features, kept, places), batch_sharding(self.mesh, shape.rows))
+        self.used.add(shape)
+        found = _run(self.loaded.model, self.wanted, self.packs, self.mesh, self._params, *inputs)
+        return spots, jax.block_until_ready(found) if wait else found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run(
-    model: Any,
-    wanted: Wanted,
-    params: Any,
-    batch: dict[str, jax.Array],
-    kept: jax.Array,
-    places: jax.Array,
+    model: Any, wanted: Wanted, packed: bool, mesh: Mesh, params: Any, *inputs: Any
 ) -> dict[str, jax.Array]:
-    """Of each row: "residues" [rows, layers, length, d_model], and sums, maxima and the
-    classification token [rows, layers, d_model] float32."""
+    """`_streams` and, where a row is one piece, what is asked of it, on every device for its rows.
+
+    Args:
+        inputs: features, which tokens are kept [rows, length], and the place of the classification
+            token [rows, 1].
+
+    Returns:
+        Of each row: "residues" [rows, layers, length, d_model], and sums, maxima and the
+        classification token [rows, layers, d_model] float32; of packed rows "residues" float32
+        alone, from which the host takes the rest.
+    """
+
+    def of_rows(params: Any, features: Any, kept: jax.Array, places: jax.Array) -> Any:
+        streams = _streams(model, wanted, params, features)
+        wide = streams.astype(jnp.float32)
+        if packed:
+            return {"residues": wide}
+        here = kept[:, None, :, None]
+        found = {}
+        if "residues" in wanted.vectors:
+            found["residues"] = streams.astype(wanted.dtype)
+        if "mean" in wanted.vectors:
+            found["mean"] = jnp.sum(jnp.where(here, wide, 0.0), axis=2)
+        if "max" in wanted.vectors:
+            found["max"] = jnp.max(jnp.where(here, wide, -jnp.inf), axis=2)
+        if "cls" in wanted.vectors:
+            found["cls"] = jnp.take_along_axis(wide, places[:, :, None, None], axis=2)[:, :, 0]
+        return found
+
+    rows = batch_sharding(mesh, inputs[1].shape[0]).spec
+    whole = jax.sharding.PartitionSpec()
+    specs = (whole, rows, rows, rows)
+    return jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
+        params, *inputs
+    )
+
+
+def _streams(model: Any, wanted: Wanted, params: Any, features: Any) -> jax.Array:
+    """The layers that are asked for: [rows, layers, length, d_model]."""
     if wanted.layers == (model.config.num_layers,):
-        streams = model.apply({"params": params}, batch, method="hidden")[:, None]
-    else:
-        streams = model.apply({"params": params}, batch, method="every_layer")
-        streams = jnp.swapaxes(streams[jnp.asarray(wanted.layers)], 0, 1)
-    wide = streams.astype(jnp.float32)
-    here = kept[:, None, :, None]
-    found = {}
-    if "residues" in wanted.vectors:
-        found["residues"] = streams.astype(wanted.dtype)
-    if "mean" in wanted.vectors:
-        found["mean"] = jnp.sum(jnp.where(here, wide, 0.0), axis=2)
-    if "max" in wanted.vectors:
-        found["max"] = jnp.max(jnp.where(here, wide, -jnp.inf), axis=2)
-    if "cls" in wanted.vectors:
-        found["cls"] = jnp.take_along_axis(wide, places[:, :, None, None], axis=2)[:, :, 0]
-    return found
+        return model.apply({"params": params}, features, method="hidden")[:, None]
+    streams = model.apply({"params": params}, features, method="every_layer")
+    return jnp.swapaxes(streams[jnp.asarray(wanted.layers)], 0, 1)
+
+
+def _of_piece(wanted: Wanted, found: Arrays, spot: Spot) -> Arrays:
+    """What one piece has of a batch: "residues" [layers, kept, d_model], and sums, maxima and the
+    classification token [layers, d_model]."""
+    taken = {name: values[spot.row] for name, values in found.items() if name != "residues"}
+    if "residues" not in found:
+        return taken
+    row = found["residues"][spot.row]
+    own = row[:, spot.start : spot.stop]
+    ways = {
+        "residues": lambda: own,
+        "mean": lambda: own.sum(axis=1, dtype=np.float64).astype(np.float32),
+        "max": lambda: own.max(axis=1),
+        "cls": lambda: row[:, spot.cls],
+    }
+    return {name: taken[name] if name in taken else ways[name]() for name in wanted.vectors}
 
 
 class _Joined:
     """The arrays of one protein, put together from its windows."""
 
-    def __init__(self, wanted: Wanted, residues: int, before: int) -> None:
-        self.wanted, self.residues, self.before = wanted, residues, before
+    def __init__(self, wanted: Wanted, residues: int) -> None:
+        self.wanted, self.residues = wanted, residues
         self.left = residues
         self.arrays: Arrays = {}
 
-    def add(self, window: Window, row: Arrays) -> None:
+    def add(self, window: Window, taken: Arrays) -> None:
         """Takes the kept residues of one window."""
         kept = window.keep_stop - window.keep_start
         self.left -= kept
-        for name, values in row.items():
+        for name, values in taken.items():
             if name == "residues":
-                first = self.before + window.keep_start - window.start
                 if name not in self.arrays:
                     shape = (values.shape[0], self.residues, values.shape[2])
                     self.arrays[name] = np.empty(shape, values.dtype)
-                part = self.arrays[name][:, window.keep_start : window.keep_stop]
-                part[...] = values[:, first : first + kept]
+                self.arrays[name][:, window.keep_start : window.keep_stop] = values
             elif name not in self.arrays:
                 self.arrays[name] = values * kept if name == "cls" else values.copy()
             elif name == "max":
@@ -222,8 +288,8 @@ def device_mesh(devices: int | None) -> Mesh:
 class _enough_memory:
     """Says what to do when a batch does not fit; what was written stays."""
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
 
     def __enter__(self) -> None:
         return None
@@ -231,12 +297,7 @@ class _enough_memory:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
             raise ProtlmError(
-                f"the device has too little memory for a batch of {self.group.rows} rows of "
-                f"{self.group.length} tokens: choose fewer tokens per batch or a shorter window; "
+                f"the device has too little memory for a batch of {self.shape.rows} rows of "
+                f"{self.shape.length} tokens: choose fewer tokens per batch or a shorter window; "
                 "what is done is kept"
             ) from error
-
-
-def _fetch(group: Group, arrays: dict[str, jax.Array]) -> Arrays:
-    with _enough_memory(group):
-        return {name: np.asarray(values) for name, values in arrays.items()}

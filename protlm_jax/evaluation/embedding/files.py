@@ -196,7 +196,7 @@ def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
             f"{memory.size(output)} and as much again while they are put together: "
             "choose another disk, fewer layers, fp16, or vectors of proteins"
         )
-    found = memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output)
+    found = memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output, engine.at_once)
     return found.lines(free)
 
 

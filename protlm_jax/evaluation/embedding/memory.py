@@ -28,8 +28,8 @@ def row_bytes(config: ModelConfig, length: int, layers: int) -> int:
     """What one row of a batch takes while it is computed, results of `layers` layers included."""
     pairs = _SCORES.get(config.positions, 2) * config.num_heads * length**2
     if config.attention_backend == "chunked":
-        pairs -= 2 * config.num_heads * length**2  # of which some queries' are there at a time
-        pairs += 2 * config.num_heads * length * min(length, 256)
+        pairs -= 2 * config.num_heads * length**2  # of which a tile is there at a time
+        pairs += 2 * config.num_heads * min(length, 128) ** 2
     streams = length * (4 * config.d_model + config.d_ff)
     kept = config.num_layers + 1 if layers > 1 else 1
     # Results of the batch before are fetched while this one runs.
@@ -69,38 +69,50 @@ def longest_row(config: ModelConfig, budget: int, layers: int) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes: of the parameters and the largest batch on each device, and of the results."""
+    """Bytes: of the parameters and the batches on each device at once, and of the results."""
 
     parameters: int
     batch: int
     output: int
     largest: Shape
     devices: int
+    at_once: int
 
     def lines(self, free: int) -> list[str]:
         """For people."""
         return [
             f"needs about {size(self.parameters + self.batch)} of memory on each of "
             f"{self.devices} device(s): {size(self.parameters)} of parameters, {size(self.batch)} "
-            f"for {self.largest.rows} rows of {self.largest.length} tokens",
+            f"for {self.at_once} x {self.largest.rows} rows of {self.largest.length} tokens",
             f"needs {size(2 * self.output)} of disk while it runs ({size(free)} are free), and "
             f"{size(self.output)} for the result",
         ]
 
 
 def estimate(
-    loaded: LoadedModel, wanted: Wanted, shapes: Sequence[Shape], devices: int, output: int
+    loaded: LoadedModel,
+    wanted: Wanted,
+    shapes: Sequence[Shape],
+    devices: int,
+    output: int,
+    at_once: int = 1,
 ) -> Estimate:
-    """What batches of these shapes take; `output` are bytes of all results."""
+    """What `at_once` batches of these shapes take; `output` are bytes of all results."""
+    largest = max(shapes, key=lambda shape: batch_bytes(loaded, wanted, [shape], devices))
+    parameters = _BYTES * parameter_count(loaded.params)
+    batches = at_once * batch_bytes(loaded, wanted, shapes, devices)
+    return Estimate(parameters, batches, output, largest, devices, at_once)
+
+
+def batch_bytes(loaded: LoadedModel, wanted: Wanted, shapes: Sequence[Shape], devices: int) -> int:
+    """Of the largest batch on each device."""
 
     def batch(shape: Shape) -> int:
         rows = -(-shape.rows // devices)
         each = row_bytes(loaded.config, shape.length, len(wanted.layers))
         return rows * each + shared_bytes(loaded.config, shape.length)
 
-    largest = max(shapes, key=batch)
-    parameters = _BYTES * parameter_count(loaded.params)
-    return Estimate(parameters, batch(largest), output, largest, devices)
+    return max(map(batch, shapes))
 
 
 def result_bytes(loaded: LoadedModel, wanted: Wanted, proteins: int, residues: int) -> int:

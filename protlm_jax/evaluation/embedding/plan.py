@@ -1,21 +1,26 @@
 """How proteins of all lengths go through a model: windows, a few static shapes, full batches.
 
-XLA compiles once per shape. So the shapes are chosen once for all proteins, from their lengths: at
-most eight, those that waste the fewest computations on padding, and fewer where compiling one more
-would cost more than it saves.
+XLA compiles once per shape. Where attention asks no key of another protein (`packs`), rows of one
+or two lengths are filled with proteins, and a few in a hundred tokens are padding. Elsewhere each
+protein has a row, and the shapes are chosen once for all proteins, from their lengths: at most
+eight, those that waste the fewest computations on padding, and fewer where compiling one more would
+cost more than it saves.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from protlm_jax.evaluation.batching import Group, bucket
+from protlm_jax.evaluation.batching import bucket
+from protlm_jax.models.config import ModelConfig
 
 MOST_SHAPES = 8
+_STEP = 128  # packed rows are multiples of it, as attention's tiles are
 _CANDIDATES = 16  # lengths of rows to choose from, between one power of two and the next
 
 
@@ -60,6 +65,75 @@ class Shape:
 
     rows: int
     length: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are run together.
+
+    Attributes:
+        rows: what stands in each row, in order: indices into the list of pieces that was batched.
+            There may be fewer than the shape has.
+        shape: of the batch.
+    """
+
+    rows: list[list[int]]
+    shape: Shape
+
+    @property
+    def members(self) -> list[int]:
+        return [member for row in self.rows for member in row]
+
+
+def packs(config: ModelConfig) -> bool:
+    """Whether several proteins share a row.
+
+    They do where attention skips the keys of others, which is the `chunked` backend. Attention by
+    relative distance (XLNet, Transformer-XL) scores all pairs of a row before it attends: there
+    each protein has a row of its own.
+    """
+    return config.attention_backend == "chunked" and config.positions != "relative_xl"
+
+
+def packed_shapes(tokens: np.ndarray, budget: int, devices: int) -> list[Shape]:
+    """The shapes of packed batches, one row a device: of the budget, and of what is longer.
+
+    Args:
+        tokens: of each piece, special ones included; at least one.
+        budget: tokens of a row.
+        devices: that share a batch.
+    """
+    longest, share = int(tokens.max()), -(-int(tokens.sum()) // devices)
+    short = min(budget, max(longest, share))
+    lengths = sorted({-(-length // _STEP) * _STEP for length in (short, max(short, longest))})
+    return [Shape(devices, length) for length in lengths]
+
+
+def packed(tokens: Sequence[int], shapes: Sequence[Shape]) -> Iterator[Batch]:
+    """Batches of packed rows, longest pieces first, each in the fullest row with room for it.
+
+    Args:
+        tokens: of each piece; members are indices into it.
+        shapes: of `packed_shapes`; the longest holds every piece.
+    """
+    order = np.argsort(-np.asarray(tokens, np.int64), kind="stable").tolist()
+    lengths = [shape.length for shape in shapes]
+    rows: dict[Shape, list[list[int]]] = {shape: [] for shape in shapes}
+    room: list[tuple[int, int, Shape]] = []  # tokens left in a row, its place, its shape
+    for member in order:
+        size = tokens[member]
+        at = bisect.bisect_left(room, (size, -1), key=lambda left: left[:2])
+        if at < len(room):
+            left, row, shape = room.pop(at)
+            rows[shape][row].append(member)
+        else:
+            shape = shapes[bisect.bisect_left(lengths, size)]
+            left, row = shape.length, len(rows[shape])
+            rows[shape].append([member])
+        bisect.insort(room, (left - size, row, shape), key=lambda left: left[:2])
+    for shape in reversed(shapes):
+        for first in range(0, len(rows[shape]), shape.rows):
+            yield Batch(rows[shape][first : first + shape.rows], shape)
 
 
 def choose_shapes(
@@ -121,8 +195,8 @@ def _cheapest(counts: np.ndarray, work: np.ndarray, compilation: float) -> list[
     return chosen[::-1]
 
 
-def batches(tokens: Sequence[int], shapes: Sequence[Shape]) -> Iterator[Group]:
-    """Batches of rows, longest first; all full but perhaps the last.
+def padded(tokens: Sequence[int], shapes: Sequence[Shape]) -> Iterator[Batch]:
+    """Batches of one piece a row, longest first; all full but perhaps the last.
 
     Rows that a batch has left over are filled with shorter proteins, which costs nothing.
 
@@ -136,5 +210,5 @@ def batches(tokens: Sequence[int], shapes: Sequence[Shape]) -> Iterator[Group]:
     while first < len(order):
         shape = shapes[int(np.searchsorted(lengths, tokens[order[first]]))]
         members = order[first : first + shape.rows]
-        yield Group(members, shape.rows, shape.length)
+        yield Batch([[member] for member in members], shape)
         first += len(members)

@@ -23,7 +23,13 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.engine import Engine, device_mesh, for_reading
-from protlm_jax.evaluation.embedding.plan import Shape, choose_shapes, window_counts
+from protlm_jax.evaluation.embedding.plan import (
+    Shape,
+    choose_shapes,
+    packed_shapes,
+    packs,
+    window_counts,
+)
 from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy, normalise
@@ -161,27 +167,35 @@ def make_engine(
     limit = resolve_window(loaded, window, len(wanted.layers))
     shapes: list[Shape] = []
     if len(residues):
-        budget, room = (
-            tokens_per_batch or default_tokens_per_batch(),
-            memory.activation_budget(loaded),
-        )
-
-        def rows_of(length: int) -> int:
-            each = memory.row_bytes(loaded.config, length, len(wanted.layers))
-            fitting = (room - memory.shared_bytes(loaded.config, length)) // each
-            return mesh.size * max(1, min(budget // length, fitting))
-
-        counts = window_counts(residues, limit)
         longest = residues if limit is None else np.minimum(residues, limit)
-        shapes = choose_shapes(
-            np.repeat(longest, counts) + loaded.vocabulary.num_specials,
-            rows_of=rows_of,
-            width=loaded.config.d_model,
-            compilation=_COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE),
-            cap=loaded.config.max_positions or None,
-            multiple=mesh.size,
-        )
+        tokens = np.repeat(longest, window_counts(residues, limit)) + loaded.vocabulary.num_specials
+        budget = tokens_per_batch or default_tokens_per_batch()
+        shapes = _shapes(loaded, tokens, len(wanted.layers), budget, mesh.size)
     return Engine(loaded, wanted, limit, shapes, mesh)
+
+
+def _shapes(
+    loaded: LoadedModel, tokens: np.ndarray, layers: int, budget: int, devices: int
+) -> list[Shape]:
+    """The shapes of the batches of pieces of so many tokens each."""
+    config, room = loaded.config, memory.activation_budget(loaded)
+    if packs(config):
+        fitting = memory.longest_row(config, room, layers)
+        return packed_shapes(tokens, min(budget, fitting), devices)
+
+    def rows_of(length: int) -> int:
+        each = memory.row_bytes(config, length, layers)
+        fitting = (room - memory.shared_bytes(config, length)) // each
+        return devices * max(1, min(budget // length, fitting))
+
+    return choose_shapes(
+        tokens,
+        rows_of=rows_of,
+        width=config.d_model,
+        compilation=_COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE),
+        cap=config.max_positions or None,
+        multiple=devices,
+    )
 
 
 def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> int:

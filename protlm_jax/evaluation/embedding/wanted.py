@@ -83,6 +83,12 @@ def resolve_layers(loaded: LoadedModel, asked: str | Sequence[int]) -> tuple[int
     return layers
 
 
+def has_cls(vocabulary: Vocabulary) -> bool:
+    """Whether the vocabulary puts a classification token around a protein."""
+    ids = (*vocabulary.prefix_ids, *vocabulary.suffix_ids)
+    return any("cls" in vocabulary.tokens[token].lower() for token in ids)
+
+
 def cls_place(vocabulary: Vocabulary, tokens: int) -> int:
     """Where a row of so many tokens has its classification token.
 

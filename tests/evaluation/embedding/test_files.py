@@ -21,9 +21,10 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import embed_sequences, parts
+from protlm_jax.evaluation.embedding import parts
 from protlm_jax.evaluation.embedding.engine import Engine
 from protlm_jax.evaluation.embedding.files import embed_file
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.wanted import Wanted
 from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.models import LoadedModel

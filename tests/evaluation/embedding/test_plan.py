@@ -13,8 +13,10 @@ from protlm_jax.evaluation.embedding.plan import (
     MOST_SHAPES,
     Shape,
     _cheapest,
-    batches,
     choose_shapes,
+    packed,
+    packed_shapes,
+    padded,
     window_counts,
     windows,
 )
@@ -36,22 +38,46 @@ def test_every_row_is_in_one_batch_that_holds_it(
         cap=3000,
         multiple=devices,
     )
-    groups = list(batches(tokens, shapes))
+    groups = list(padded(tokens, shapes))
     assert sorted(m for g in groups for m in g.members) == list(range(len(tokens)))
     assert len(shapes) <= MOST_SHAPES
     for group in groups:
-        assert Shape(group.rows, group.length) in shapes and group.length <= 3000
-        assert len(group.members) <= group.rows and group.rows % devices == 0
-        assert max(tokens[m] for m in group.members) <= group.length
-        assert group.rows * group.length <= max(devices * budget, devices * group.length)
-    assert all(len(g.members) == g.rows for g in groups[:-1])
+        rows, length = group.shape.rows, group.shape.length
+        assert group.shape in shapes and length <= 3000
+        assert len(group.members) <= rows and rows % devices == 0
+        assert max(tokens[m] for m in group.members) <= length
+        assert rows * length <= max(devices * budget, devices * length)
+    assert all(len(g.members) == g.shape.rows for g in groups[:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(2, 3000), min_size=1, max_size=200),
+    st.sampled_from([64, 2048, 4096]),
+    st.sampled_from([1, 8]),
+)
+def test_packed_rows_hold_every_piece_once(tokens: list[int], budget: int, devices: int) -> None:
+    shapes = packed_shapes(np.array(tokens), budget, devices)
+    made = list(packed(tokens, shapes))
+    assert sorted(m for batch in made for m in batch.members) == list(range(len(tokens)))
+    assert len(shapes) <= 2
+    for batch in made:
+        assert batch.shape in shapes and 0 < len(batch.rows) <= batch.shape.rows == devices
+        assert all(sum(tokens[m] for m in row) <= batch.shape.length for row in batch.rows)
+        assert batch.shape.length < max(budget, *tokens) + 128
+
+
+def test_packed_rows_are_nearly_full() -> None:
+    tokens = np.random.default_rng(0).integers(40, 1000, 2000)
+    made = list(packed(tokens.tolist(), packed_shapes(tokens, 2048, 1)))
+    assert tokens.sum() > 0.98 * sum(batch.shape.length for batch in made)
 
 
 def test_a_long_tail_costs_little_padding() -> None:
     rng = np.random.default_rng(0)
     tokens = np.concatenate([rng.integers(40, 1000, 20_000), [35_000]])
     shapes = choose_shapes(tokens, rows_of=lambda n: max(1, 2048 // n), width=320)
-    computed = sum(g.rows * g.length for g in batches(tokens.tolist(), shapes))
+    computed = sum(g.shape.rows * g.shape.length for g in padded(tokens.tolist(), shapes))
     assert computed < 1.15 * tokens.sum()
     # A handful of proteins is not worth a compilation each.
     few = choose_shapes(np.array([40, 90, 200]), rows_of=lambda n: max(1, 2048 // n), width=320)
