@@ -15,8 +15,12 @@ from ml_collections import ConfigDict
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.families.dplm import dplm_config
 from protlm_jax.models.families.electra import electra_config
 from protlm_jax.models.families.esm2 import esm2_config
+from protlm_jax.models.families.esmc import esmc_config
+from protlm_jax.models.families.gpt2 import gpt2_config
+from protlm_jax.models.families.progen2 import progen2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -62,6 +66,40 @@ VARIANTS = {
     "esm2": Variant(
         esm2_config(**WIDTH, num_layers=4, initializer_range=0.05),
         {"name": "masked"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "esmc": Variant(
+        esmc_config(**{**WIDTH, "d_ff": 256}, num_layers=4, initializer_range=0.05),
+        {"name": "masked"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "dplm": Variant(
+        dplm_config(**WIDTH, num_layers=4, initializer_range=0.05),
+        {"name": "diffusion"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "gpt2": Variant(
+        gpt2_config(**WIDTH, **LEARNED, num_layers=4, dropout_rate=0.0),
+        {"name": "causal"},
+        "tokens",
+        256,
+        1000,
+    ),
+    "progen2": Variant(
+        # Its files hold heads in groups of eight.
+        progen2_config(
+            **{**WIDTH, "num_heads": 8, "head_dim": 12},
+            num_layers=4,
+            rotary_dim=6,
+            initializer_range=0.05,
+        ),
+        {"name": "causal", "reversed_rate": 0.5},
         "tokens",
         256,
         1000,

@@ -20,6 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 # (steps, rows, tokens a row, rate at the first step, after the warmup, at the end).
 RSQRT = 1 / math.sqrt(1e4)
 EXPECTED = {
+    "dplm_uniref50": (651.0, [(500_000, 1024, 1024, 0, 4e-5, 1e-5)]),
     "esm2_uniref50": (651.0, [(500_000, 2048, 1024, 0, 4e-4, 0)]),
     "prot_albert": (
         207.6,  # the released file holds a pooler of 16.8 million beside

@@ -18,6 +18,9 @@ from protlm_jax.models.families.electra import (
     generator_config,
 )
 from protlm_jax.models.families.esm2 import esm2_config
+from protlm_jax.models.families.esmc import esmc_config
+from protlm_jax.models.families.gpt2 import gpt2_config
+from protlm_jax.models.families.progen2 import progen2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -181,6 +184,9 @@ SIZES = {"d_model": 64, "num_layers": 2, "num_heads": 4, "head_dim": 16, "d_ff":
             electra_config(**SIZES, generator_shrink=1, embedding_size=32, max_positions=64)
         ),
         esm2_config(**SIZES),
+        esmc_config(**SIZES),
+        gpt2_config(**SIZES, max_positions=64),
+        progen2_config(**SIZES, rotary_dim=8),
         t5_config(**SIZES, num_decoder_layers=2),
         transformer_xl_config(**SIZES, memory_length=0),
         xlnet_config(**SIZES),

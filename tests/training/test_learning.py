@@ -32,6 +32,10 @@ VARIANTS: dict[str, list[str]] = {
     "t5": ["--config.model.num_decoder_layers=2"],
     "albert": [],
     "esm2": [],
+    "esmc": [],
+    "dplm": [],
+    "gpt2": [],
+    "progen2": [],
     "xlnet": [],
     "txl": ["--config.data.length=128", "--config.model.memory_length=128"],
 }
