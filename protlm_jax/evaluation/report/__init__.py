@@ -50,7 +50,7 @@ def render(results: Mapping[str, Any]) -> str:
         parts.append(sections.training(lines, scored.get("entropy_of_training_frequencies")))
     for key, draw in (
         ("heldout", sections.heldout),
-        ("probe", _probe),
+        ("probe", probe),
         ("maps", maps),
         ("depth", depth),
         ("export", sections.export),
@@ -60,10 +60,6 @@ def render(results: Mapping[str, Any]) -> str:
             parts.append(draw(result))
     title = about.get("title") or about.get("command") or "Protein language model"
     return page(str(title), _lead(results), _figures(results), "".join(parts))
-
-
-def _probe(result: Mapping[str, Any]) -> str:
-    return probe(result) if "benchmark" in result else sections.probe(result)
 
 
 def _lead(results: Mapping[str, Any]) -> str:
@@ -85,10 +81,5 @@ def _figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         lead = scored["model_minus"]["own_composition"]["value"]
         figures.append((f"{lead:+.3f}", "nats against the protein's own composition"))
     if probed := results.get("probe"):
-        if "benchmark" in probed:
-            return figures + leads(probed)
-        for head, outcome in probed["heads"].items():
-            test, by_q = next(iter(outcome["model_minus"]["random"].items()))
-            words = f"Q3 points over random weights, {sections.name(head)}, {sections.name(test)}"
-            figures.append((f"{100 * by_q['q3']['value']:+.1f}", words))
+        figures += leads(probed)
     return figures

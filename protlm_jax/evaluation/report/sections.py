@@ -117,47 +117,6 @@ def heldout(result: Results) -> str:
     )
 
 
-def probe(result: Results) -> str:
-    """Q3 (and Q8) of every head and input, and the paired differences."""
-    parts = [
-        caption(
-            "Share of residues whose secondary structure (helix, strand, other) is read correctly "
-            "from frozen embeddings, in percent. What the model has learned is its lead over the "
-            "same network with random weights; a CNN reads neighbouring residues by itself, so it "
-            "must also beat one-hot and BLOSUM62 inputs."
-        )
-    ]
-    for head, outcome in result["heads"].items():
-        for q in ("q3", "q8"):
-            tests = [t for t, by_q in outcome["scores"]["model"].items() if q in by_q]
-            if not tests:
-                continue
-            rows = [
-                ("strong" if kind == "model" else "",
-                 (name(kind), *(_percent(by_test[t][q]) for t in tests)))
-                for kind, by_test in outcome["scores"].items()
-            ]  # fmt: skip
-            rows += [
-                ("apart" if i == 0 else "",
-                 (f"minus {name(kind)}", *(_points(by_test[t][q]) for t in tests)))
-                for i, (kind, by_test) in enumerate(outcome["model_minus"].items())
-            ]  # fmt: skip
-            parts.append(heading(f"{q.upper()}, {name(head)}"))
-            parts.append(table(("input", *map(name, tests)), rows))
-    train = result["train"]
-    sizes = ", ".join(f"{name(t)} {c['proteins']}" for t, c in result["test_sets"].items())
-    parts.append(
-        caption(
-            "± one standard error over proteins; rows with minus are this model less that input, "
-            f"paired. Heads trained on {train['proteins']:,} proteins "
-            f"({train['resolved_residues']:,} residues); test proteins: {sizes}."
-        )
-    )
-    return section(
-        "Secondary structure", *parts, folded("How it was measured", result.get("protocol", ""))
-    )
-
-
 def export(result: Results) -> str:
     """What was checked after loading the exported folder back."""
     rows = [("", (name(key), _plain(value))) for key, value in result.items() if key != "summary"]

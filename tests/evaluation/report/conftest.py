@@ -1,4 +1,4 @@
-"""A probe's result with numbers that were made up, in the form of the real ones."""
+"""Results of a probe and of maps with numbers that were made up, in the form of real ones."""
 
 from __future__ import annotations
 
@@ -98,4 +98,61 @@ def probed() -> dict[str, Any]:
         ],
         "protocol": "Frozen features.",
         "cost": {"seconds": 80.0, "forward_passes": {"model": {"train": 1.0}}, "compilations": 4},
+    }
+
+
+@pytest.fixture
+def mapped() -> dict[str, Any]:
+    """Twelve proteins in three places, and the residues."""
+    points = np.random.default_rng(0).normal(size=(20, 2)).round(3).tolist()
+    both = {"model": points[:12], "random": points[8:]}
+    residues = {"model": points, "random": points[::-1]}
+    share = {**estimate(0.5, 0.01), "proteins": 11}
+    explained = {"model": [0.3, 0.1], "random": [0.5, 0.2]}
+    colour = {
+        "classes": ["Nucleus", "Cytoplasm", "Peroxisome"],
+        "counts": [5, 4, 2],
+        "values": [0] * 5 + [1] * 4 + [2, 2, -1],
+        "ordered": False,
+    }
+    charge = {
+        "values": [0.0] * 20,
+        "unit": "charges",
+        "source": "a table",
+        "classes": ["negative", "neutral", "positive"],
+        "groups": [1] * 16 + [0, 0, 2, 2],
+        "agreement": {
+            "model": {"correlation": 0.5, "p": 0.001},
+            "random": {"correlation": 0.1, "p": 0.2},
+        },
+    }
+    return {
+        "proteins": {
+            "layer": 6,
+            "num_layers": 6,
+            "ids": [f"p{i}" for i in range(12)],
+            "of": 2768,
+            "set": "DeepLoc",
+            "colours": {"location": colour},
+            "methods": {"pca": both, "tsne": both, "umap": both},
+            "explained": explained,
+            "neighbours": {
+                "location": {
+                    "model": share,
+                    "random": estimate(0.3, 0.01),
+                    "difference": estimate(0.2, 0.01),
+                    "chance": 0.25,
+                    "neighbours": 10,
+                }
+            },
+            "left_out": "",
+            "protocol": "Means over residues.",
+        },
+        "residues": {
+            "residues": "ACDEFGHIKLMNPQRSTVWY",
+            "methods": {"pca": residues, "tsne": residues},
+            "explained": explained,
+            "properties": {"charge": charge},
+            "protocol": "Layer 0.",
+        },
     }

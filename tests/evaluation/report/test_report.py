@@ -41,13 +41,10 @@ def stack(layers: int, lens: bool) -> dict[str, Any]:
 
 
 @pytest.fixture
-def results() -> dict[str, Any]:
-    by_test = {"casp12": {"q3": estimate(0.61)}}
-    outcome = {
-        "scores": dict.fromkeys(("model", "random", "one_hot", "blosum62"), by_test),
-        "model_minus": {"random": {"casp12": {"q3": estimate(0.0321)}}},
-    }
-    counts = {"proteins": 20, "residues": 6801, "resolved_residues": 6004}
+def results(probed: dict[str, Any], mapped: dict[str, Any]) -> dict[str, Any]:
+    probed["protocol"] = probed["benchmark"]["licence"] = probed["benchmark"]["title"] = NASTY
+    probed["benchmark"]["targets"]["q3"]["classes"][0] = NASTY
+    mapped["proteins"]["colours"]["location"]["classes"][0] = NASTY
     return {
         "run": {"command": NASTY, "config": {"name": NASTY}, "seconds": 300.0, NASTY: NASTY},
         "training": [
@@ -64,12 +61,8 @@ def results() -> dict[str, Any]:
             "model_minus": {"own_composition": estimate(-0.09)},
             "protocol": NASTY,
         },
-        "probe": {
-            "heads": {"linear": outcome},
-            "train": counts,
-            "test_sets": {"casp12": counts},
-            "protocol": NASTY,
-        },
+        "probe": probed,
+        "maps": mapped,
         "depth": {
             "stacks": {"encoder": stack(3, lens=False), "decoder": stack(2, lens=True)},
             "positions": NASTY,
@@ -105,7 +98,7 @@ def test_writes_a_whole_page(tmp_path: Path, results: dict[str, Any]) -> None:
     checker = Balance()
     checker.feed(text)
     assert not checker.open
-    for expected in ("2.750", "+3.2", "61.0", "Held-out proteins", "The decoder", "Logit lens"):
+    for expected in ("2.750", "+10.0", "73.0", "Held-out proteins", "The decoder", "Logit lens"):
         assert expected in text
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
@@ -116,7 +109,9 @@ def test_loads_nothing_and_escapes_everything(results: dict[str, Any]) -> None:
     assert not re.search(r"""(src|href)=|url\(|@import|https?://""", text)
 
 
-@pytest.mark.parametrize("left_out", ["run", "training", "heldout", "probe", "depth", "export"])
+@pytest.mark.parametrize(
+    "left_out", ["run", "training", "heldout", "probe", "maps", "depth", "export"]
+)
 def test_every_section_is_optional(results: dict[str, Any], left_out: str) -> None:
     del results[left_out]
     assert report.render(results).startswith("<!doctype html>")
