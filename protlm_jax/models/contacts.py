@@ -80,6 +80,43 @@ def over_attention_maps(
     return jax.lax.fori_loop(0, block.num_layers, body, (h, carry))[1]
 
 
+def contact_logits(
+    block: Block,
+    params: Params,
+    h: jax.Array,
+    context: BlockContext,
+    pairs: jax.Array,
+    kernel: jax.Array,
+) -> jax.Array:
+    """Weighted sum of the corrected maps: [B, L, L] float32, zero off the pairs.
+
+    Args:
+        block, params, h, context: the row of blocks, and the stream before the first.
+        pairs: [B, L, L] bool, see `pairs_of`.
+        kernel: [N, H], the weight of each head.
+    """
+
+    def visit(logits: jax.Array, layer: jax.Array, weights: jax.Array) -> jax.Array:
+        return logits + jnp.einsum("BHLM,H->BLM", corrected(weights, pairs), kernel[layer])
+
+    logits = jnp.zeros(pairs.shape, jnp.float32)
+    return over_attention_maps(block, params, h, context, visit, logits)
+
+
+def corrected_maps(
+    block: Block, params: Params, h: jax.Array, context: BlockContext, pairs: jax.Array
+) -> jax.Array:
+    """What a contact head weighs: [N, B, H, L, L] float32; arguments as of `contact_logits`."""
+
+    def visit(maps: jax.Array, layer: jax.Array, weights: jax.Array) -> jax.Array:
+        return maps.at[layer].set(corrected(weights, pairs))
+
+    heads = block.config.num_heads
+    batch, length, _ = pairs.shape
+    maps = jnp.zeros((block.num_layers, batch, heads, length, length), jnp.float32)
+    return over_attention_maps(block, params, h, context, visit, maps)
+
+
 class ContactHead(nn.Module):
     """Logistic regression over the corrected maps of all heads of all layers.
 
@@ -106,10 +143,5 @@ class ContactHead(nn.Module):
             (c.num_layers, c.num_heads),
         )
         bias = self.param("bias", named(nn.initializers.zeros_init(), "answers"), (1,))
-
-        def visit(logits: jax.Array, layer: jax.Array, weights: jax.Array) -> jax.Array:
-            return logits + jnp.einsum("BHLM,H->BLM", corrected(weights, pairs), kernel[layer])
-
-        logits = jnp.zeros(pairs.shape, jnp.float32)
-        logits = over_attention_maps(block, params, h, context, visit, logits)
+        logits = contact_logits(block, params, h, context, pairs, kernel)
         return jnp.where(pairs, jax.nn.sigmoid(logits + bias[None, None]), 0.0)

@@ -20,7 +20,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import BACKENDS, AttentionContext, visible
+from protlm_jax.models.attention import (
+    BACKENDS,
+    MAPS,
+    AttentionContext,
+    attention_weights,
+    visible,
+)
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Projection
@@ -114,11 +120,14 @@ class RelativeAttention(nn.Module):
         bias = constrain(bias, "batch", "heads", "length", None)
 
         dropout = nn.Dropout(c.dropout_rate)
+        asked, context = self._biased(q, "content_bias"), dataclasses.replace(context, bias=bias)
+        if self.is_mutable_collection(MAPS) and not self.is_initializing():
+            self.sow(MAPS, "weights", attention_weights(asked, k, context))
         mixed = BACKENDS[c.attention_backend](
-            self._biased(q, "content_bias"),
+            asked,
             k,
             v,
-            dataclasses.replace(context, bias=bias),
+            context,
             lambda weights: dropout(weights, deterministic=deterministic),
         )
         if context.allowed is not None:

@@ -85,6 +85,11 @@ class Stacked(nn.Module):
         """
         raise NotImplementedError
 
+    def before_blocks(self, batch: Batch) -> tuple[Stream, BlockContext]:
+        """What enters block 0 of the row that is embedded, which is called "encoder"."""
+        h, context = self.embed(batch)
+        return h["encoder"], context["encoder"]
+
     def initial_carry(self, batch_size: int) -> Batch:
         """What a recurrent family carries from batch to batch, before the first; {} elsewhere.
 

@@ -28,8 +28,8 @@ def load() -> Benchmark:
         source="400 unbroken chains of 60 to 300 residues from the structure database of ProMod3 "
         "(Studer et al. 2021, doi:10.1371/journal.pcbi.1008667)",
         notes=(
-            "Two residues touch where their C-beta atoms are less than 8 A apart; pairs fewer than 6 "
-            "residues apart are not asked. No two of the chains align significantly at 25 % "
+            "Two residues touch where their C-beta atoms are less than 8 A apart; pairs fewer than "
+            "6 residues apart are not asked. No two of the chains align significantly at 25 % "
             "identity or more (MMseqs2, sensitivity 7.5, E < 0.001).",
         ),
     )

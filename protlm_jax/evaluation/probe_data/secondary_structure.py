@@ -73,9 +73,15 @@ VIEWS = {
         "training or validation chain (MMseqs2, sensitivity 7.5, E < 0.001).",
     ),
     "ts115": View("ts115", "TS115"),
-    "casp12": View("casp12", "CASP12", note="CASP12 has 20 proteins: a difference of a point is noise."),
-    "casp13": View("casp13", "CASP13", note="CASP13 has 12 proteins: a difference of a point is noise."),
-    "casp14": View("casp14", "CASP14", note="CASP14 has 18 proteins: a difference of a point is noise."),
+    "casp12": View(
+        "casp12", "CASP12", note="CASP12 has 20 proteins: a difference of a point is noise."
+    ),
+    "casp13": View(
+        "casp13", "CASP13", note="CASP13 has 12 proteins: a difference of a point is noise."
+    ),
+    "casp14": View(
+        "casp14", "CASP14", note="CASP14 has 18 proteins: a difference of a point is noise."
+    ),
     "new364": View("new364", "NEW364", note="Eight states are not published with NEW364."),
 }
 _NOTES = (

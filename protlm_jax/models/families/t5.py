@@ -175,6 +175,10 @@ class T5(Stacked):
         out, taps = self.run("encoder", h, context)
         return jnp.concatenate([taps["stream"], self.encoder_norm(out)[None]])
 
+    def before_blocks(self, batch: Batch) -> tuple[jax.Array, BlockContext]:
+        """The encoder's; needs encoder features only."""
+        return self._embed_encoder(batch, deterministic=True)
+
     def _embed_encoder(self, batch: Batch, deterministic: bool) -> tuple[jax.Array, BlockContext]:
         tokens, segments = batch["encoder_input_tokens"], batch["encoder_segment_ids"]
         h = self.dropout(self.embedder(tokens), deterministic=deterministic)

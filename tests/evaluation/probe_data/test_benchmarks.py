@@ -52,12 +52,8 @@ def sequences(benchmark: Benchmark, split: str) -> set[str]:
     return {p.sequence for p in benchmark.splits[split]()}
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in probe_data.NAMES if n not in ("stability", "remote_homology")]
-)
-def test_every_benchmark_is_whole(name: str, tmp_path: Path) -> None:
-    if name == "conservation":
-        pytest.skip("does not ship")
+@pytest.mark.parametrize("name", ["secondary_structure", "localization", *GB1, "contacts"])
+def test_every_benchmark_is_whole(name: str) -> None:
     benchmark = probe_data.load(name)
     assert benchmark.name == name and {"train", "valid"} <= set(benchmark.splits)
     assert {v.split for v in benchmark.views.values()} <= set(benchmark.splits)

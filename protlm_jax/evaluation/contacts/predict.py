@@ -1,0 +1,150 @@
+"""Contacts predicted from a model's attention maps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.batching import (
+    default_tokens_per_batch,
+    encoder_features,
+    grouped,
+    max_residues,
+)
+from protlm_jax.models.block import Block, BlockContext
+from protlm_jax.models.contacts import contact_logits, corrected_maps, pairs_of
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.stacked import Batch, Stacked
+from protlm_jax.vocabularies import ResiduePolicy, normalise
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A logistic regression over the corrected maps of all heads.
+
+    Attributes:
+        kernel: [layers, heads] float32.
+        bias: the logit of a pair on which no head says anything.
+    """
+
+    kernel: np.ndarray
+    bias: float
+
+
+def own_head(loaded: LoadedModel) -> Weights:
+    """The weights of the contact head that came with the model.
+
+    Raises:
+        ProtlmError: it has none.
+    """
+    if not hasattr(loaded.model, "contacts"):
+        raise ProtlmError(
+            f"{loaded.name} has no contact head: the {loaded.config.family} family is trained "
+            f"without one; take an ESM-2 folder, or fit weights on chains of known structure"
+        )
+    head = loaded.params["contact_head"]
+    return Weights(np.asarray(head["kernel"]), float(np.asarray(head["bias"])[0]))
+
+
+def predict(
+    loaded: LoadedModel,
+    sequences: Mapping[str, str],
+    *,
+    weights: Weights | None = None,
+    tokens_per_batch: int | None = None,
+    policy: ResiduePolicy = ResiduePolicy(),
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The probability that two residues of a protein touch.
+
+    Args:
+        loaded: the model; of an encoder-decoder the encoder is read.
+        sequences: id -> sequence, spaced or not; read under `policy`.
+        weights: of its heads; None takes the model's own contact head (ESM-2).
+        tokens_per_batch: budget of one batch; None suits the device.
+        policy: what to do with rare residues and lower case.
+
+    Yields:
+        (id, [residues, residues] float32, symmetric), proteins of one length together, longest
+        first.
+
+    Raises:
+        ProtlmError: weights are not given and the model has no contact head, an unknown residue
+            turns up, or a protein is longer than its position table.
+    """
+    weights = own_head(loaded) if weights is None else weights
+    plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    limit = max_residues(loaded)
+    for name, sequence in plain.items():
+        if limit is not None and len(sequence) > limit:
+            raise ProtlmError(
+                f"{name!r} has {len(sequence)} residues, {loaded.name} takes {limit}: contacts "
+                f"across a cut are lost, so leave the protein out or cut out a domain"
+            )
+    return _stream(loaded, plain, weights, tokens_per_batch or default_tokens_per_batch())
+
+
+def _stream(
+    loaded: LoadedModel, sequences: Mapping[str, str], weights: Weights, budget: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    names, specials = list(sequences), _specials(loaded)
+    tokens = [loaded.vocabulary.encode(sequence) for sequence in sequences.values()]
+    before = len(loaded.vocabulary.prefix_ids)
+    for group in grouped([len(t) for t in tokens], budget, loaded.config.max_positions or None):
+        batch = encoder_features(loaded, [tokens[m] for m in group.members], group)
+        logits = _logits(loaded.model, specials, loaded.params, batch, weights.kernel)
+        found = np.asarray(jax.nn.sigmoid(logits + weights.bias))
+        for row, member in enumerate(group.members):
+            inside = slice(before, before + len(sequences[names[member]]))
+            yield names[member], found[row, inside, inside]
+
+
+def maps(loaded: LoadedModel, sequence: str) -> np.ndarray:
+    """The corrected maps of one protein: [layers, heads, residues, residues] float32."""
+    tokens = loaded.vocabulary.encode(sequence)
+    (group,) = grouped([len(tokens)], 1, loaded.config.max_positions or None)
+    batch = encoder_features(loaded, [tokens], group)
+    found = _maps(loaded.model, _specials(loaded), loaded.params, batch)
+    before = len(loaded.vocabulary.prefix_ids)
+    inside = slice(before, before + len(sequence))
+    return np.asarray(found)[:, 0, :, inside, inside]
+
+
+def _specials(loaded: LoadedModel) -> tuple[int, ...]:
+    return (*loaded.vocabulary.prefix_ids, *loaded.vocabulary.suffix_ids)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(
+    model: Any, specials: tuple[int, ...], params: Any, batch: Batch, kernel: jax.Array
+) -> jax.Array:
+    def weighed(module: Stacked) -> jax.Array:
+        return contact_logits(*_row(module, batch, specials), kernel=kernel)
+
+    return model.apply({"params": params}, method=weighed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _maps(model: Any, specials: tuple[int, ...], params: Any, batch: Batch) -> jax.Array:
+    def shown(module: Stacked) -> jax.Array:
+        return corrected_maps(*_row(module, batch, specials))
+
+    return model.apply({"params": params}, method=shown)
+
+
+def _row(
+    module: Stacked, batch: Batch, specials: tuple[int, ...]
+) -> tuple[Block, Any, Any, BlockContext, jax.Array]:
+    """Block, parameters, stream and context of the row that is read, and the pairs of residues."""
+    stream, context = module.before_blocks(batch)
+    block, params = module.rows("encoder")
+    prefix = "" if "input_tokens" in batch else "encoder_"
+    tokens, segments = batch[f"{prefix}input_tokens"], batch[f"{prefix}segment_ids"]
+    residues = (segments > 0) & ~jnp.isin(tokens, jnp.asarray(specials, jnp.int32))
+    return block, params, stream, context, pairs_of(residues, segments)

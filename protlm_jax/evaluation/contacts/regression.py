@@ -1,0 +1,151 @@
+"""Which heads know of contacts: a sparse logistic regression on a few chains of known structure.
+
+Rao et al. 2021 ("Transformer protein language models are unsupervised structure learners",
+doi:10.1101/2020.12.15.422761): over the corrected maps of all heads and all pairs of 20 chains that
+stand at least six residues apart, minimise |w|_1 + C sum(losses), the bias free, C = 0.15.
+
+Solved by proximal Newton steps (Lee, Sun & Saunders 2014, doi:10.1137/130921428), each a quadratic
+problem with an L1 penalty that coordinate descent solves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.contacts.precision import contact_map
+from protlm_jax.evaluation.contacts.predict import Weights, maps
+from protlm_jax.evaluation.probe_data import LabelledProtein
+from protlm_jax.evaluation.probe_data.pairs import NEAREST
+from protlm_jax.models.loaded import LoadedModel
+
+STRENGTH = 0.15  # C
+_STEPS = 50
+_SWEEPS = 200
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the regression found.
+
+    Attributes:
+        weights: of the heads.
+        spread: [layers, heads] standard deviation of each head's corrected map over the pairs.
+        pairs, contacts: how many pairs it was fitted on, and how many of them touch.
+        loss: mean cross-entropy on them, nats.
+    """
+
+    weights: Weights
+    spread: np.ndarray
+    pairs: int
+    contacts: int
+    loss: float
+
+
+def fit(
+    loaded: LoadedModel, proteins: Sequence[LabelledProtein], strength: float = STRENGTH
+) -> Fitted:
+    """Weights of a model's heads, from chains of known structure.
+
+    Args:
+        loaded: the model.
+        proteins: with the label "contact", [pairs, 2] counted from 0.
+        strength: C.
+
+    Raises:
+        ProtlmError: no two residues of the chains touch, or all do.
+    """
+    shape = (loaded.config.num_layers, loaded.config.num_heads)
+    features: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for p in proteins:
+        i, j = np.triu_indices(len(p.sequence), NEAREST)
+        found = maps(loaded, p.sequence)
+        features.append(found.reshape(-1, *found.shape[2:])[:, i, j].T)
+        labels.append(contact_map(p.labels["contact"], len(p.sequence), p.id)[i, j])
+    x, y = np.concatenate(features), np.concatenate(labels)
+    if y.all() or not y.any():
+        raise ProtlmError(
+            f"of the {len(y):,} pairs of {len(proteins)} chains {int(y.sum()):,} touch: there is "
+            f"nothing to tell apart; give chains with contacts"
+        )
+    spread = x.std(axis=0, dtype=np.float64)
+    kernel, bias, loss = sparse_logistic(x, y, strength)
+    weights = Weights(kernel.reshape(shape).astype(np.float32), bias)
+    return Fitted(weights, spread.reshape(shape), len(y), int(y.sum()), loss)
+
+
+def sparse_logistic(
+    x: np.ndarray, y: np.ndarray, strength: float
+) -> tuple[np.ndarray, float, float]:
+    """Minimises |w|_1 + strength * sum(cross-entropy of y given x w + bias).
+
+    Args:
+        x: [pairs, features] float32.
+        y: [pairs] bool.
+        strength: C.
+
+    Returns:
+        w [features] float64, the bias, and the mean cross-entropy at the optimum.
+    """
+    count = len(y)
+    scale = np.maximum(x.std(axis=0, dtype=np.float64), 1e-12)
+    # Scaled features make the problem round; the penalty on them is scaled to be on w still. The
+    # last column is the bias.
+    rows = np.concatenate([x / scale.astype(np.float32), np.ones((count, 1), np.float32)], axis=1)
+    penalty = np.append(1.0 / (strength * count * scale), 0.0)
+    w = np.zeros(rows.shape[1])
+    w[-1] = np.log(y.mean() / (1 - y.mean()))
+    loss, probability = _loss(rows, y, w)
+    for _ in range(_STEPS):
+        before = loss + penalty @ np.abs(w)
+        gradient = (rows.T @ (probability - y).astype(np.float32)).astype(np.float64) / count
+        curvature = probability * (1 - probability)
+        hessian = (rows.T @ (rows * curvature[:, None].astype(np.float32))).astype(np.float64)
+        hessian = hessian / count + 1e-10 * np.eye(len(w))
+        direction = _newton_direction(gradient, hessian, penalty, w)
+        size = 1.0
+        expected = gradient @ direction + penalty @ (np.abs(w + direction) - np.abs(w))
+        while True:
+            loss, probability = _loss(rows, y, w + size * direction)
+            after = loss + penalty @ np.abs(w + size * direction)
+            if after <= before + 1e-4 * size * expected or size < 1e-6:
+                break
+            size /= 2
+        w = w + size * direction
+        if before - after <= _TOLERANCE * before:
+            break
+    return w[:-1] / scale, float(w[-1]), float(loss)
+
+
+def _loss(rows: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean cross-entropy, and the probabilities [pairs]."""
+    logits = (rows @ w.astype(np.float32)).astype(np.float64)
+    losses = np.logaddexp(0.0, logits) - y * logits
+    return float(losses.mean()), 0.5 * (1.0 + np.tanh(0.5 * logits))
+
+
+def _newton_direction(
+    gradient: np.ndarray, hessian: np.ndarray, penalty: np.ndarray, w: np.ndarray
+) -> np.ndarray:
+    """d that minimises gradient . d + d . hessian d / 2 + penalty . |w + d|."""
+    d = np.zeros_like(w)
+    slope = gradient.copy()  # of the quadratic at d
+    for _ in range(_SWEEPS):
+        largest = 0.0
+        for k in range(len(w)):
+            curve = hessian[k, k]
+            target = w[k] + d[k] - slope[k] / curve
+            shrunk = np.sign(target) * max(abs(target) - penalty[k] / curve, 0.0)
+            change = shrunk - (w[k] + d[k])
+            if change:
+                d[k] += change
+                slope += change * hessian[:, k]
+                largest = max(largest, abs(change))
+        if largest < 1e-6:
+            break
+    return d
