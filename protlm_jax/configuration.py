@@ -78,6 +78,11 @@ class TrainConfig:
         carry: what becomes of a recurrent model's memory when a run is stopped: "save" keeps it in
             the checkpoints, and the run goes on exactly; "reset" makes them smaller, and the run
             goes on with an empty one.
+        skip_limit: how many updates in a row may be left out because loss or gradients are not
+            finite; one more, and the run stops. 0 stops it at the first.
+        skip_above: an update counts as such, too, when its gradient norm is more than this times
+            the median of the last 100; 0 for no such rule.
+        profile_steps: first and last step of a trace for TensorBoard or XProf; empty for none.
     """
 
     steps: int
@@ -91,12 +96,16 @@ class TrainConfig:
     keep: int = 2
     keep_every: int = 0
     carry: Literal["save", "reset"] = "save"
+    skip_limit: int = 0
+    skip_above: float = 0.0
+    profile_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for field, value in dataclasses.asdict(self).items():
-            if field == "carry":
+            if field in ("carry", "profile_steps"):
                 continue
-            least = int(field not in ("seed", "evaluate_every", "keep_every"))
+            may_be_0 = ("seed", "evaluate_every", "keep_every", "skip_limit", "skip_above")
+            least = int(field not in may_be_0)
             if value < least:
                 raise ProtlmError(f"train.{field} is {value}; it must be at least {least}")
         if self.batch_size % self.accumulate:
@@ -104,6 +113,11 @@ class TrainConfig:
                 f"train.batch_size {self.batch_size} does not divide into "
                 f"train.accumulate {self.accumulate} equal parts"
             )
+        if self.skip_above and not self.skip_limit:
+            raise ProtlmError("train.skip_above needs train.skip_limit: how many in a row, at most")
+        steps = self.profile_steps
+        if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
+            raise ProtlmError(f"train.profile_steps is {steps}; write two steps: 10,15")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.keep",
     "train.keep_every",
+    "train.profile_steps",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",

@@ -18,6 +18,7 @@ from protlm_jax import models, partitioning
 from protlm_jax.configuration import RunConfig
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
+from protlm_jax.training.guard import Rules
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, compile_init, state_layout
@@ -70,7 +71,9 @@ class Parts:
     @functools.cached_property
     def first_state(self) -> Callable[[jax.Array], TrainState]:
         """Makes a fresh state from a key."""
-        return compile_init(self.model, self.optimizer, self.layout, self.batch_size)
+        return compile_init(
+            self.model, self.optimizer, self.layout, self.batch_size, self.step.rules
+        )
 
 
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Parts:
@@ -92,8 +95,9 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
     objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
     schedule = build_schedule(config.schedule, train.steps)
     optimizer = build_optimizer(config.optimizer, schedule, axes)
-    abstract, layout = state_layout(model, optimizer, mesh, train.batch_size)
-    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate)
+    rules = Rules(config.model.dtype, train.skip_limit, train.skip_above)
+    abstract, layout = state_layout(model, optimizer, mesh, train.batch_size, rules)
+    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, rules)
     return Parts(
         *(mesh, rows, model, axes, objective, schedule, optimizer),
         *(abstract, layout, step, train.batch_size),

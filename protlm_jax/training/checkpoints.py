@@ -28,7 +28,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.training.distributed import agreed, leads
 
-FORMAT = 1  # of the folder's layout and of the names in the tree; raised when either changes
+FORMAT = 2  # of the folder's layout and of the names in the tree; raised when either changes
 FULL_DISK = {
     errno.ENOSPC: "no space left on device",
     errno.EFBIG: "file too large",
@@ -317,8 +317,12 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Of several hosts the others may have read their parts well: they cannot turn back.
-        kind = DamagedCheckpoint if jax.process_count() == 1 else ProtlmError
+        # Of several hosts the others may have read their parts well: they cannot turn back. And a
+        # disk that does not answer, or a tree of another program, is no damage.
+        cause = _root(error)
+        elsewhere = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        other = elsewhere or "structures do not match" in str(cause)
+        kind = ProtlmError if jax.process_count() > 1 or other else DamagedCheckpoint
         raise kind(
             f"checkpoint {path} cannot be read: {_first_line(error)}. If it is damaged, remove "
             f"this folder to continue from an older one"
@@ -334,9 +338,14 @@ def _cause(error: BaseException) -> str:
     return _first_line(error)
 
 
-def _first_line(error: BaseException) -> str:
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    error = _root(error)
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
 
 

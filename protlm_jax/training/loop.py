@@ -37,6 +37,7 @@ from protlm_jax.training.metrics import (
     Throughput,
     require_finite,
 )
+from protlm_jax.training.profile import Profile
 from protlm_jax.training.state import TrainState
 from protlm_jax.vocabularies import get_vocabulary
 from protlm_jax.workdir import claim_workdir
@@ -125,7 +126,8 @@ class Run:
         say(self._opening())
         pending: Pending | None = None
         progress = ProgressReporter(train.steps, self.start, train.log_every, shown=leads())
-        with progress, Farewell() as farewell:
+        profile = Profile(train.profile_steps, self.workdir)
+        with progress, profile, Farewell() as farewell:
             for step in range(self.start, train.steps + 1):
                 told = farewell.due(step)
                 if step > self.start or step == 0:
@@ -143,11 +145,13 @@ class Run:
                 if told:
                     kept = f"step {step} is saved" if step else "nothing was trained yet"
                     raise Stopped(f"told to end; {kept}: the same command goes on from there")
+                profile.before(step + 1)
                 batch = next(self.batches)
                 tokens = self._all_hosts(count_tokens(batch))
                 self.state, metrics = self.parts.update(self.state, self._put(batch))
                 self._read(pending, progress)
                 pending = Pending(step + 1, metrics, tokens)
+                profile.after(pending.step, self.state)
         return train.steps - self.start
 
     def _opening(self) -> str:
@@ -250,7 +254,9 @@ class Run:
         if pending is None:
             return
         metrics = jax.device_get(pending.metrics)
-        if not metrics.get("loss_scale/skipped"):  # such a step changed nothing
+        if metrics.get("skipped/now"):
+            self._left_out(pending.step, int(metrics.get("skipped/in_a_row", 0)))
+        else:
             for name in ("loss", "gradient_norm", "update_norm"):
                 require_finite(pending.step, float(metrics[name]), name)
         self.throughput.add(pending.tokens)
@@ -259,6 +265,19 @@ class Run:
             rate = float(self.parts.schedule(pending.step - 1))
             line = {**metrics, "learning_rate": rate, **self.throughput.read()}
             self.writer.write(pending.step, line)
+
+    def _left_out(self, step: int, in_a_row: int) -> None:
+        """An update was not made, which changed nothing; refuses the one that is too many."""
+        limit = self.config.train.skip_limit
+        if in_a_row > limit > 0:
+            raise ProtlmError(
+                f"training stopped: updates {step - limit} to {step} had losses or gradients that "
+                f"are not finite, or far too large, and train.skip_limit is {limit}. The last "
+                f"checkpoint is from before or amid them, with finite parameters; go on in a new "
+                f"workdir with a lower schedule.learning_rate, or with optimizer.clip_norm=1.0"
+            )
+        if in_a_row:
+            say(f"step {step}: the update was left out, {in_a_row} in a row")
 
     def _evaluate(self, step: int, progress: ProgressReporter) -> None:
         """Logs the held-out loss.

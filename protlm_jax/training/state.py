@@ -16,7 +16,7 @@ from protlm_jax import partitioning
 from protlm_jax.models import abstract_params, logical_axes
 from protlm_jax.models.build import init_unboxed
 from protlm_jax.models.stacked import Stacked
-from protlm_jax.training import loss_scale
+from protlm_jax.training.guard import Rules
 from protlm_jax.training.optimizers import opt_state_axes
 
 
@@ -30,14 +30,14 @@ class TrainState:
         opt_state: the optimizer's.
         carry: what a recurrent family carries from batch to batch, rows first, zeros for nothing;
             an empty dict elsewhere.
-        loss_scale: see `protlm_jax.training.loss_scale`; an empty dict unless computing in float16.
+        guard: see `protlm_jax.training.guard`; an empty dict without rules, unless in float16.
     """
 
     step: jax.Array
     params: Any
     opt_state: optax.OptState
     carry: Any
-    loss_scale: Any
+    guard: Any
 
 
 def make_state(
@@ -45,6 +45,7 @@ def make_state(
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
     batch_size: int,
+    rules: Rules | None = None,
 ) -> TrainState:
     """A fresh state (traceable); `batch_size` is how many rows a carry has."""
     params = init_unboxed(model, rng)
@@ -54,7 +55,7 @@ def make_state(
         params=params,
         opt_state=optimizer.init(params),
         carry=carry,
-        loss_scale=loss_scale.initial(model.config.dtype),
+        guard=(rules or Rules(model.config.dtype)).initial(),
     )
 
 
@@ -63,12 +64,13 @@ def state_layout(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     batch_size: int = 1,
+    rules: Rules | None = None,
 ) -> tuple[TrainState, TrainState]:
     """The state's shapes and its shardings on the mesh; nothing is allocated.
 
     A recurrent family's carry has `batch_size` rows, laid out as the rows of a batch are.
     """
-    make = functools.partial(make_state, model, optimizer, batch_size=batch_size)
+    make = functools.partial(make_state, model, optimizer, batch_size=batch_size, rules=rules)
     abstract = jax.eval_shape(make, jax.random.key(0))
     axes = logical_axes(model)
     opt_axes = opt_state_axes(abstract.opt_state, abstract_params(model), axes)
@@ -77,7 +79,7 @@ def state_layout(
         params=partitioning.shardings(abstract.params, axes, mesh),
         opt_state=partitioning.shardings(abstract.opt_state, opt_axes, mesh),
         carry=partitioning.shardings(abstract.carry, carry_axes(abstract.carry), mesh),
-        loss_scale=jax.tree.map(lambda _: partitioning.replicated(mesh), abstract.loss_scale),
+        guard=jax.tree.map(lambda _: partitioning.replicated(mesh), abstract.guard),
     )
     return abstract, layout
 
@@ -88,11 +90,15 @@ def carry_axes(carry: Any) -> Any:
 
 
 def compile_init(
-    model: Stacked, optimizer: optax.GradientTransformation, layout: TrainState, batch_size: int = 1
+    model: Stacked,
+    optimizer: optax.GradientTransformation,
+    layout: TrainState,
+    batch_size: int = 1,
+    rules: Rules | None = None,
 ) -> Callable[[jax.Array], TrainState]:
     """The jitted function from a key to a fresh state, each array made where it will live.
 
     Traced outside `set_mesh`: constraints inside the model would act on initial values too.
     """
-    make = functools.partial(make_state, model, optimizer, batch_size=batch_size)
+    make = functools.partial(make_state, model, optimizer, batch_size=batch_size, rules=rules)
     return jax.jit(make, out_shardings=layout)

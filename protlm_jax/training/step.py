@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from protlm_jax import partitioning
 from protlm_jax.objectives import Objective, Score
-from protlm_jax.training.loss_scale import Guard
+from protlm_jax.training.guard import Guard, Rules
 from protlm_jax.training.optimizers import layer_statistics
 from protlm_jax.training.state import TrainState
 
@@ -35,6 +35,7 @@ class TrainStep:
         axes: logical axes of the parameters.
         seed: of corruption and dropout; the key of step i is fold_in(key(seed), i).
         accumulate: how many equal parts a batch is computed in, one after the other.
+        rules: which updates are left out; None where it depends on the dtype alone.
     """
 
     model: nn.Module
@@ -43,15 +44,17 @@ class TrainStep:
     axes: Any
     seed: int
     accumulate: int = 1
+    rules: Rules | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        scale = state.loss_scale.get("scale")
+        scale = state.guard.get("scale")
         grads, score = self._gradients(state.params, batch, rng, state.carry, scale)
         weight = jnp.maximum(score.weight_sum, 1.0)
         loss = score.loss_sum / weight
         grads = jax.tree.map(lambda g: g / weight, grads)
-        guard = Guard.of(state.loss_scale, (loss, grads))
+        rules = self.rules or Rules(self.model.config.dtype)
+        guard = Guard.of(rules, state.guard, loss, grads)
         grads = guard.zeroed(grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         updates = guard.zeroed(updates)

@@ -82,7 +82,7 @@ def test_round_trip_is_exact(checkpoints: Checkpoints) -> None:
     restored, data = checkpoints.restore(10, abstract(state))
     assert_equal(restored, state)
     assert data == DATA
-    assert checkpoints.info(10) == {"format": 1, "config": "abc"}
+    assert checkpoints.info(10) == {"format": 2, "config": "abc"}
 
 
 def test_donated_buffers_do_not_reach_the_disk(checkpoints: Checkpoints) -> None:
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_named(checkpoints: Checkpoints) -> None:
     info.write_text(json.dumps({"format": 99}))
     with pytest.raises(ProtlmError, match="/10 has format 99"):
         restore_params(path)
-    info.write_text(json.dumps({"format": 1}))
+    info.write_text(json.dumps({"format": 2}))
     largest = max((path / "state").rglob("*"), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     with pytest.raises(ProtlmError, match=r"checkpoint .*/10 cannot be read: .*older one"):

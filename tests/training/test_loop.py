@@ -144,6 +144,22 @@ def test_a_diverged_run_stops_with_its_step_and_keeps_good_checkpoints(
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+def test_a_run_may_leave_out_updates_but_not_for_ever(
+    fasta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = config(fasta, steps=12, skip_limit=3, checkpoint_every=2, profile_steps=(2, 3))
+    schedule = dataclasses.replace(run.schedule, name="linear", learning_rate=1e16, warmup_steps=3)
+    with pytest.raises(ProtlmError, match=r"updates \d+ to \d+ had .* train.skip_limit is 3"):
+        loop.train(dataclasses.replace(run, schedule=schedule), tmp_path)
+    assert "the update was left out, 3 in a row" in capsys.readouterr().err
+    rows = [line["skipped/in_a_row"] for line in metrics(tmp_path) if "loss" in line]
+    assert rows[-3:] == [1, 2, 3] and not any(rows[:-3])
+    for step in saved_steps(tmp_path / "checkpoints"):
+        params = restore_params(tmp_path / "checkpoints" / str(step))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert list((tmp_path / "plugins" / "profile").rglob("*.xplane.pb"))
+
+
 def test_a_folder_of_another_config_is_refused_and_untouched(fasta: Path, tmp_path: Path) -> None:
     loop.train(config(fasta, steps=4), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}

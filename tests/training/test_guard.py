@@ -1,4 +1,4 @@
-"""Training in float16: the scale's rules, skipped steps, and nothing of it elsewhere."""
+"""Updates that are left out: the scale of float16, a run's own rules, and nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from zoo import ZOO, training_batch
 
 from protlm_jax import models, partitioning
-from protlm_jax.training import loss_scale
 from protlm_jax.training import step as steps
-from protlm_jax.training.loss_scale import Guard
+from protlm_jax.training.guard import HISTORY, Guard, Rules, State
 from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
 from protlm_jax.training.schedules import ScheduleConfig, build_schedule
 from protlm_jax.training.state import TrainState, compile_init, state_layout
@@ -44,10 +43,10 @@ def started(family: str, dtype: str, accumulate: int = 1) -> Step:
 
 
 def at_scale(state: TrainState, scale: float) -> TrainState:
-    return state.replace(loss_scale={**state.loss_scale, "scale": jnp.float32(scale)})
+    return state.replace(guard={**state.guard, "scale": jnp.float32(scale)})
 
 
-def scale_state(scale: float, finite_steps: int = 0) -> loss_scale.State:
+def scale_state(scale: float, finite_steps: int = 0) -> State:
     return {
         "scale": jnp.float32(scale),
         "finite_steps": jnp.int32(finite_steps),
@@ -69,8 +68,10 @@ def scale_state(scale: float, finite_steps: int = 0) -> loss_scale.State:
 def test_the_scale_follows_what_happened(
     scale: float, finite_steps: int, value: float, after: tuple[float, int, int]
 ) -> None:
-    guard = Guard.of(scale_state(scale, finite_steps), {"a": jnp.ones(3), "b": jnp.float32(value)})
-    assert tuple(float(x) for x in guard.after().values()) == after
+    state = scale_state(scale, finite_steps)
+    guard = Guard.of(Rules("float16"), state, jnp.float32(value), {"a": jnp.ones(3)})
+    found = guard.after()
+    assert tuple(float(found[name]) for name in state) == after
     assert bool(guard.skipped) == (after[2] == 4)
 
 
@@ -82,7 +83,7 @@ def test_float16_gives_the_gradients_of_float32(family: str) -> None:
     _, expected = compiled(state, batch)
     compiled, state = started(family, "float16")
     after, found = compiled(at_scale(state, 1024.0), batch)
-    assert not found["loss_scale/skipped"] and int(after.loss_scale["finite_steps"]) == 1
+    assert not found["skipped/now"] and int(after.guard["finite_steps"]) == 1
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=5e-3)
     np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=3e-2)
 
@@ -95,7 +96,7 @@ def test_an_overflow_changes_nothing_but_the_scale(accumulate: int) -> None:
     seen = []
     for seed in range(12):
         state, metrics = compiled(state, training_batch("bert", seed))
-        seen.append(bool(metrics["loss_scale/skipped"]))
+        seen.append(bool(metrics["skipped/now"]))
         assert np.isfinite([metrics[n] for n in ("loss", "gradient_norm", "update_norm")]).all()
         if seed == 0:
             assert seen[0] and metrics["update_norm"] == metrics["gradient_norm"] == 0
@@ -106,8 +107,8 @@ def test_an_overflow_changes_nothing_but_the_scale(accumulate: int) -> None:
             assert int(after.step) == int(after.opt_state[-1].count) == 1
     skipped = sum(seen)
     assert 0 < skipped < 12 and not seen[-1]
-    assert float(state.loss_scale["scale"]) == 2.0 ** (24 - skipped)
-    assert int(metrics["loss_scale/skipped_in_all"]) == skipped
+    assert float(state.guard["scale"]) == 2.0 ** (24 - skipped)
+    assert int(metrics["skipped/in_all"]) == skipped
     assert int(state.opt_state[0].count) == 12 - skipped, "Adam counts the updates it made"
 
 
@@ -115,11 +116,12 @@ def test_other_dtypes_know_nothing_of_it() -> None:
     checks = {}
     for dtype in ("float32", "bfloat16", "float16"):
         compiled, state = started("bert", dtype)
-        assert bool(state.loss_scale) == (dtype == "float16")
+        assert bool(state.guard) == (dtype == "float16")
         lowered = compiled.lower(state, training_batch("bert", 0))
         checks[dtype] = lowered.as_text().count("is_finite")
         metrics = lowered.out_info[1]
-        assert any(name.startswith("loss_scale") for name in metrics) == (dtype == "float16")
+        told = [name for name in metrics if name.startswith(("loss_scale", "skipped"))]
+        assert bool(told) == (dtype == "float16")
     arrays = len(jax.tree.leaves(state.params))
     assert checks["float32"] == checks["bfloat16"] == checks["float16"] - arrays - 1
 
@@ -130,5 +132,25 @@ def test_a_skipped_step_leaves_an_empty_memory() -> None:
     state, _ = step(state, training_batch("transformer_xl", 0))
     assert state.carry["past_segments"].any() and state.carry["past"].any()
     state, metrics = step(at_scale(state, np.inf), training_batch("transformer_xl", 1))
-    assert metrics["loss_scale/skipped"]
+    assert metrics["skipped/now"]
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.carry))
+
+
+def test_a_run_leaves_out_what_is_not_finite_or_far_too_large() -> None:
+    rules = Rules("bfloat16", limit=3, above=4.0)
+    state = rules.initial()
+    assert Rules("bfloat16").initial() == {} and "scale" not in state
+    seen = []
+    series = [50.0] * HISTORY + [199.0, 203.0, np.nan, 1.0, 1e6]
+    for norm in series:
+        guard = Guard.of(rules, state, jnp.float32(1.0), {"a": jnp.array([norm, 0.0])})
+        state = guard.after()
+        seen.append((bool(guard.skipped), int(state["in_a_row"])))
+    # Nothing is judged before there is a history; then the limit is 200.
+    assert seen[:HISTORY] == [(False, 0)] * HISTORY
+    assert seen[HISTORY:] == [(False, 0), (True, 1), (True, 2), (False, 0), (True, 1)]
+    assert int(state["skipped"]) == 3
+    assert np.isfinite(state["norms"]).all() and float(state["norms"][-1]) == 1e6
+    not_finite = Guard.of(rules, state, jnp.float32(np.inf), {"a": jnp.zeros(2)})
+    old, new = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}
+    np.testing.assert_array_equal(not_finite.kept(old, new)["w"], old["w"])
