@@ -106,9 +106,9 @@ def run(
         say=say,
     )
     known = tuple(dict.fromkeys(c for head in names for c in plan.controls(head)))
+    beside = _chosen("control", controls, known, known)
     outcomes = {"model": of_features("model", loaded, plan)}
-    for kind in _chosen("control", controls, known, known):
-        outcomes[kind] = of_control(kind, loaded, plan)
+    outcomes |= {kind: of_control(kind, loaded, plan) for kind in beside}
     result = results.assemble(loaded, plan, outcomes)
     result["cost"]["seconds"] = round(time.perf_counter() - began, 1)
     rows = {head: plan.rows(head) for head in names}

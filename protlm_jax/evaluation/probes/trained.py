@@ -127,7 +127,7 @@ def load(folder: Path) -> TrainedHeads:
         with np.load(folder / "heads.npz") as file:
             flat = {tuple(name.split("/")): file[name] for name in file.files}
         tree = unflatten_dict(flat)
-        targets = tuple(Target(t["name"], t["kind"], tuple(t["classes"])) for t in about["targets"])
+        targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in about["targets"])
         return TrainedHeads(
             head=about["head"],
             targets=targets,

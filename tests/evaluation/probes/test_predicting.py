@@ -1,0 +1,128 @@
+"""Saved heads say of new proteins what they said before, and belong to one model."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probe_benchmarks import benchmark
+from zoo import loaded
+
+from protlm_jax import cli, huggingface
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probes import saved
+from protlm_jax.evaluation.probes.predicting import predict, predict_file
+from protlm_jax.evaluation.probes.run import run
+from protlm_jax.models.loaded import LoadedModel
+
+SmallModel = Callable[..., LoadedModel]
+
+FASTA = """>b second
+MKDEKRAAGG
+>a\tfirst
+KKRRDDEE
+>bad
+MK*
+>b again
+DDDDKKKKAAAAGGGGDDDDKKKKAAAAGGGGDDDDKKKKAAAAGGGGDDDDKKKKAAAAGGGG
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Probes of residues and of proteins, trained as briefly as can be."""
+    made = {}
+    for level in ("residue", "protein"):
+        probed = run(
+            *(loaded("bert"), benchmark(level)), heads=["linear"], seeds=1, views=["test"],
+            controls=[], window=30,
+        )  # fmt: skip
+        made[level] = tmp_path_factory.mktemp(level)
+        saved.save(probed, loaded("bert"), made[level] / "probe")
+    return made
+
+
+def test_it_is_found_from_any_of_its_folders(folders: dict[str, Path]) -> None:
+    whole = folders["residue"]
+    for folder in (whole, whole / "probe", whole / "probe" / "linear"):
+        probe = saved.load(folder)
+        assert probe.about["layer"] == 2 and probe.about["window"] == 30
+        assert probe.heads.targets == benchmark("residue").targets
+    with pytest.raises(ProtlmError, match="holds no probe"):
+        saved.load(whole.parent / "nothing")
+
+
+def test_residues_get_probabilities_in_the_order_of_the_input(folders: dict[str, Path]) -> None:
+    probe = saved.load(folders["residue"])
+    proteins = benchmark("residue").splits["test"]()
+    found = list(predict(loaded("bert"), probe, {p.id: p.sequence for p in proteins}))
+    assert [name for name, _ in found] == [p.id for p in proteins]
+    right = asked = 0
+    for protein, (_, answer) in zip(proteins, found, strict=True):
+        probabilities = answer["where"]
+        assert probabilities.shape == (len(protein.sequence), 3)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        known = protein.labels["where"] >= 0
+        right += int((probabilities.argmax(1) == protein.labels["where"])[known].sum())
+        asked += int(known.sum())
+    assert right / asked > 0.7  # the most frequent class has 0.6
+    assert list(predict(loaded("bert"), probe, {})) == []
+
+
+def test_strings_of_residues(folders: dict[str, Path], tmp_path: Path) -> None:
+    probe, fasta = saved.load(folders["residue"]), tmp_path / "new.fasta"
+    fasta.write_text(FASTA)
+    outcome = predict_file(loaded("bert"), probe, fasta, tmp_path / "out.csv")
+    assert outcome.failed == 1 and "read through windows" in outcome.summary
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["b", "a", "bad", "b"]
+    assert [len(row["where"]) for row in rows] == [10, 8, 0, 64]
+    assert set("".join(row["where"] for row in rows)) <= set("-0+")
+    assert "position 3" in rows[2]["error"] and rows[2]["residues"] == ""
+    predict_file(loaded("bert"), probe, fasta, tmp_path / "out.fasta")
+    lines = (tmp_path / "out.fasta").read_text().splitlines()
+    assert lines[::2] == [">b where", ">a where", ">b where"]
+    assert lines[1::2] == [row["where"] for row in rows if row["where"]]
+    with pytest.raises(ProtlmError, match=r"out.txt: the suffix"):
+        predict_file(loaded("bert"), probe, fasta, tmp_path / "out.txt")
+
+
+def test_classes_and_numbers_of_proteins(folders: dict[str, Path], tmp_path: Path) -> None:
+    probe, fasta = saved.load(folders["protein"]), tmp_path / "new.fasta"
+    fasta.write_text(FASTA)
+    predict_file(loaded("bert"), probe, fasta, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open() as file:
+        row = next(iter(csv.DictReader(file)))
+    every = {name: float(row[f"where: {name}"]) for name in ("acid", "neutral", "basic")}
+    assert sum(every.values()) == pytest.approx(1, abs=1e-5)
+    assert row["where"] == max(every, key=lambda name: every[name])
+    assert float(row["where probability"]) == max(every.values())
+    ((_, found),) = predict(loaded("bert"), probe, {"b": "MKDEKRAAGG"})
+    assert float(row["share"]) == pytest.approx(float(found["share"][0]), rel=1e-4)
+    with pytest.raises(ProtlmError, match="classes have letters"):
+        predict_file(loaded("bert"), probe, fasta, tmp_path / "out.fasta")
+
+
+def test_another_model_is_refused(folders: dict[str, Path], small_model: SmallModel) -> None:
+    probe = saved.load(folders["residue"])
+    with pytest.raises(ProtlmError, match="features mean something else"):
+        next(predict(small_model("bert", seed=5), probe, {"a": "MK"}))
+
+
+def test_the_verb_ends_with_3_when_a_record_is_bad(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fasta = tmp_path / "new.fasta"
+    fasta.write_text(FASTA)
+    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    arguments = ["predict", "--model", str(tmp_path), "--probe", str(folders["protein"])]
+    arguments += ["--input", str(fasta), "--output", str(tmp_path / "out.csv")]
+    assert cli.main(arguments) == 3
+    assert "3 of 4 proteins: where, share" in capsys.readouterr().out
