@@ -78,9 +78,10 @@ class DiffusionObjective(Objective):
 
     def weights(self, noised: Noised) -> jax.Array:
         """Of each residue's loss: [B, L] float32, zero where it is in sight."""
+        hidden = noised.hidden.astype(jnp.float32)
         if self.weighting == "constant":
-            return noised.hidden.astype(jnp.float32)
-        return noised.hidden * (self.steps - noised.time + 1) / self.steps
+            return hidden
+        return hidden * (self.steps - noised.time + 1).astype(jnp.float32) / self.steps
 
     def __call__(
         self,
