@@ -24,6 +24,8 @@ from protlm_jax.evaluation.report.verdict import errors_apart, listed
 Results = Mapping[str, Any]
 
 _METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+_RANDOM = "random weights"
+_KINDS = {"model": name("model"), "random": _RANDOM}  # short enough for a third of the page
 _RARE = 0.01  # chance below which a correlation is called one
 
 
@@ -42,8 +44,8 @@ def _proteins(result: Results) -> str:
             f"{which} of {result.get('set', 'the input')}, each the mean over its residues at "
             f"layer {result['layer']} of {result['num_layers']}. Axes have no meaning of their "
             "own, and t-SNE and UMAP can draw clusters where there are none: read the percentages "
-            "first, which are counted in the full space. Point at a class to see it alone. "
-            f"{result.get('left_out', '')}".strip()
+            "first, which are counted in the full space. PCA: percent of variance. Point at a "
+            f"class to see it alone. {result.get('left_out', '')}".strip()
         ),
     ]
     for title, colour in result["colours"].items():
@@ -61,18 +63,22 @@ def _proteins(result: Results) -> str:
 
 def _neighbours(result: Results) -> str:
     """What the nearest neighbours say, of all colours."""
-    words = []
+    shares: list[str] = []
+    sides: dict[str, list[str]] = {"more": [], "fewer": [], "as many": []}
     for title, found in result["neighbours"].items():
-        apart = errors_apart(found["difference"])
-        side = "more" if apart >= 2 else "fewer" if apart <= -2 else "no more"
-        than = "as" if side == "no more" else "than"
-        words.append(
-            f"{_share(found['model'])} % share its {name(title)}, {side} {than} with random "
-            f"weights ({_share(found['random'])} %; by chance {100 * found['chance']:.0f} %)"
+        what = name(title)
+        fifth = "fifth of " if result["colours"][title]["ordered"] else ""
+        shares.append(
+            f"{_share(found['model'])} % share its {fifth}{what} ({_RANDOM} "
+            f"{_share(found['random'])} %, chance {100 * found['chance']:.0f} %)"
         )
+        apart = errors_apart(found["difference"])
+        sides["more" if apart >= 2 else "fewer" if apart <= -2 else "as many"].append(what)
     near = next(iter(result["neighbours"].values()))["neighbours"]
-    text = "; ".join(words).replace("no more as with", "about as many as with")
-    return f"Of a protein's {near} nearest neighbours, {text}.".replace(" %", "\u00a0%")
+    clauses = [f"{side} in {listed(found)}" for side, found in sides.items() if found]
+    text = f"Of a protein's {near} nearest neighbours, {listed(shares)}"
+    verdict = f"Beside {_RANDOM}, by two standard errors: {'; '.join(clauses)}"
+    return f"{text}. {verdict}.".replace(" %", "\u00a0%")
 
 
 def _coloured(result: Results, colour: Results) -> str:
@@ -94,10 +100,10 @@ def _coloured(result: Results, colour: Results) -> str:
 
 
 def _below(result: Results, method: str, kind: str) -> str:
-    """Whose map it is; of PCA also how much of the variance it shows."""
+    """Whose map it is; of PCA also how much of the variance."""
     if method != "pca":
-        return name(kind)
-    return f"{name(kind)}, {100 * sum(result['explained'][kind]):.0f} % of variance"
+        return _KINDS[kind]
+    return f"{_KINDS[kind]}, {100 * sum(result['explained'][kind]):.0f} %"
 
 
 def _residues(result: Results) -> str:
@@ -133,8 +139,8 @@ def _mantel(properties: Results) -> str:
         ]
         words[kind] = listed(found) or "none of the properties"
     return (
-        f"In this model, residues lie apart by {words['model']}; with random weights by "
-        f"{words['random']}."
+        f"In this model, distances between residues go with {words['model']}; with {_RANDOM}, "
+        f"with {words['random']}."
     )
 
 
@@ -148,7 +154,7 @@ def _by_property(result: Results, method: str) -> str:
             for i, label in enumerate(classes)
         ]
         panels = [
-            titled(title, name(kind), scatter(
+            titled(title, _KINDS[kind], scatter(
                 result["methods"][method][kind], about["groups"], classes, ordered=True,
                 letters=result["residues"],
             ))

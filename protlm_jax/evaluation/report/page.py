@@ -59,7 +59,8 @@ svg text.small { font-size: 10px; }
 svg text.start { text-anchor: start; }
 .frame { fill: none; stroke: var(--line); stroke-width: 2; }
 .dots { fill: none; stroke-linecap: round; stroke-opacity: .8; }
-svg text.letter { font-size: 30px !important; font-weight: 600; }
+svg text.letter { font-size: 30px !important; font-weight: 600;
+  stroke: var(--paper); stroke-width: 5px; paint-order: stroke; }
 .cell { fill: var(--c0); }
 .empty { fill: none; }
 .legend { display: flex; flex-wrap: wrap; justify-content: center; gap: .2rem 1.1rem;
@@ -67,7 +68,7 @@ svg text.letter { font-size: 30px !important; font-weight: 600; }
 .pair svg:not(.tight) text { font-size: 14px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr));
   gap: .4rem 1rem; }
-.maps { display: grid; gap: .9rem .8rem; grid-template-columns: repeat(2, 1fr); }
+.maps { display: grid; align-items: end; gap: .9rem .8rem; grid-template-columns: repeat(2, 1fr); }
 .thirds { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); }
 figure { margin: 0; }
 .maps svg { margin-top: .1rem; }
@@ -113,8 +114,8 @@ footer { margin-top: 4rem; font-size: .88rem; }
 _HUES = [*(f"k{i}" for i in range(10)), *(f"s{i}" for i in range(5)), "kx"]
 # Pointing at a class in a legend leaves only that class in the maps beside it.
 _STYLE += "".join(
-    f".{hue} {{ stroke: var(--{hue}); }} i.{hue} {{ background: var(--{hue}); }} "
-    f"svg text.{hue} {{ fill: var(--{hue}); stroke: none; }}\n"
+    f".dots.{hue} {{ stroke: var(--{hue}); }} i.{hue} {{ background: var(--{hue}); }} "
+    f"svg text.{hue} {{ fill: var(--{hue}); }}\n"
     f".map-group:has(.legend .{hue}:hover, .legend .{hue}:focus) .map :is(.dots, .letter)"
     f":not(.{hue}) {{ opacity: .07; }}\n"
     for hue in _HUES

@@ -23,7 +23,6 @@ from protlm_jax.evaluation.report.svg import (
 )
 
 _MAP = 400  # side of a map in its own units
-_EDGE = 18
 
 
 def dot_chart(rows: Sequence[tuple[str, str]], series: Sequence[Series], *, x_label: str) -> str:
@@ -125,7 +124,7 @@ def scatter(
         ordered: whether the classes are steps of one scale.
         letters: [n] drawn instead of dots.
     """
-    places = _fitted(points)
+    places = _fitted(points, 30 if letters else 18)
     members: dict[int, list[tuple[float, float, str]]] = {}
     for (x, y), group, letter in zip(places, groups, letters or " " * len(places), strict=True):
         members.setdefault(group, []).append((x, y, letter))
@@ -159,11 +158,11 @@ def class_name(group: int, classes: int, ordered: bool) -> str:
     return f"k{group % 10}"
 
 
-def _fitted(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+def _fitted(points: Sequence[Sequence[float]], edge: int) -> list[tuple[float, float]]:
     """Centred in the square, as large as it takes without stretching; y upwards."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0
-    scale = (_MAP - 2 * _EDGE) / span
+    scale = (_MAP - 2 * edge) / span
     middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     return [
         (_MAP / 2 + (x - middle_x) * scale, _MAP / 2 - (y - middle_y) * scale)

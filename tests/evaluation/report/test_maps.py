@@ -20,16 +20,17 @@ def test_each_part_is_optional(mapped: dict[str, Any]) -> None:
 
 def test_numbers_come_before_the_pictures(mapped: dict[str, Any]) -> None:
     text = maps(mapped).replace("\u00a0", " ")
-    assert text.index(
-        "50.0 ± 1.0 % share its location, more than with random weights"
-    ) < text.index("<svg")
-    assert "by chance 25 %" in text and "12 of 2,768 proteins of DeepLoc" in text
-    assert "residues lie apart by charge (+0.50, p 0.001); with random weights by none" in text
+    said = "50.0 ± 1.0 % share its location (random weights 30.0 ± 1.0 %, chance 25 %). Beside"
+    assert text.index(said) < text.index("<svg")
+    assert (
+        "standard errors: more in location." in text and "12 of 2,768 proteins of DeepLoc" in text
+    )
+    assert "residues go with charge (+0.50, p 0.001); with random weights, with none" in text
 
 
 def test_as_many_neighbours_is_not_more(mapped: dict[str, Any]) -> None:
     mapped["proteins"]["neighbours"]["location"]["difference"] |= {"value": 0.01}
-    assert "about as many as with random weights" in maps(mapped)
+    assert "two standard errors: as many in location." in maps(mapped).replace("\u00a0", " ")
 
 
 def test_every_map_has_every_protein(mapped: dict[str, Any]) -> None:
