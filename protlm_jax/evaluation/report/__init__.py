@@ -7,6 +7,7 @@ The results are plain dicts, every section optional:
               "layers/<stack>/grad_norm" as a list, one number a layer)
     heldout   result of evaluation.heldout.evaluate
     probe     result of evaluation.probes.run
+    contacts  result of evaluation.contacts.run.run
     maps      result of evaluation.maps.draw
     depth     result of evaluation.depth.run
     export    free-form: what was checked on the exported folder
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from protlm_jax.evaluation.report import sections
+from protlm_jax.evaluation.report.contacts import contacts
 from protlm_jax.evaluation.report.depth import depth
 from protlm_jax.evaluation.report.maps import maps
 from protlm_jax.evaluation.report.page import page
@@ -51,6 +53,7 @@ def render(results: Mapping[str, Any]) -> str:
     for key, draw in (
         ("heldout", sections.heldout),
         ("probe", probe),
+        ("contacts", contacts),
         ("maps", maps),
         ("depth", depth),
         ("export", sections.export),
