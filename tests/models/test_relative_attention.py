@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protlm_jax.models.attention import MASKED, AttentionContext, visible
+from protlm_jax.models.attention import MAPS, MASKED, AttentionContext, visible
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.relative_attention import RelativeAttention, relative_sinusoids
 
@@ -104,6 +104,18 @@ def test_equals_the_formula(params: dict, causal: bool, past: int, types: bool) 
     x, memory, context = inputs(past, causal=causal, types=types)
     ours = attend(params, x, memory, context)
     np.testing.assert_allclose(ours, by_hand(params, x, memory, context), atol=2e-5)
+
+
+def test_the_weights_that_it_shows_are_those_it_mixes_with(params: dict) -> None:
+    x, memory, context = inputs(PAST, causal=False, types=True)
+    module = RelativeAttention(CONFIG)
+    x, memory = (jnp.asarray(a, jnp.float32) for a in (x, memory))
+    out, left = module.apply({"params": params}, x, memory, context, True, mutable=[MAPS])
+    weights = left[MAPS]["weights"][0]
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    values = jnp.einsum("BMD,DHK->BMHK", memory, params["value"]["kernel"])
+    mixed = jnp.einsum("BHLM,BMHK,HKD->BLD", weights, values, params["out"]["kernel"])
+    np.testing.assert_allclose(out, mixed, atol=2e-5)
 
 
 @pytest.mark.parametrize("past", [0, PAST])

@@ -100,5 +100,20 @@ def test_what_cannot_be_evaluated_is_refused(small_model, tmp_path: Path) -> Non
         contacts.read_contacts(tmp_path / "gone.npz")
 
 
-def test_other_families_have_no_contact_head() -> None:
-    assert [name for name, f in FAMILIES.items() if hasattr(f.module, "contacts")] == ["esm2"]
+def test_only_families_like_esm2_have_a_contact_head() -> None:
+    with_head = {name for name, f in FAMILIES.items() if hasattr(f.module, "contacts")}
+    assert "esm2" in with_head and not with_head & {"bert", "t5", "xlnet", "transformer_xl"}
+
+
+def test_weights_given_by_hand_are_those_of_the_head(small_model, assert_close) -> None:
+    loaded = small_model("esm2")
+    own = contacts.own_head(loaded)
+    ((_, by_head),) = contacts.predict(loaded, {"a": PROTEINS["a"]})
+    weights = contacts.Weights(own.kernel, own.bias)
+    ((_, by_hand),) = contacts.predict(loaded, {"a": PROTEINS["a"]}, weights=weights)
+    tokens = loaded.vocabulary.encode(PROTEINS["a"])[None]
+    ones = np.ones_like(tokens)
+    batch = {"input_tokens": tokens, "segment_ids": ones, "positions": np.cumsum(ones, 1) - 1}
+    of_model = loaded.model.apply({"params": loaded.params}, batch, method="contacts")
+    assert_close(by_head, np.asarray(of_model)[0, 1:-1, 1:-1], 1e-5)
+    assert_close(by_hand, by_head, 1e-6)
