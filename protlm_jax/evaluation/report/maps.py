@@ -119,7 +119,8 @@ def _residues(result: Results) -> str:
         "Map of the residues",
         headline(_mantel(properties)),
         _by_property(result, first),
-        caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0)."),
+        caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0); "
+                "letters that would cover each other are moved apart."),
         *(unfolds(f"The same by {_METHODS[m]}", _by_property(result, m)) for m in others),
         table(header, rows, text=True),
         caption("Correlation of distance with difference in the property, over 190 pairs; p: how "

@@ -60,7 +60,7 @@ svg text.start { text-anchor: start; }
 .frame { fill: none; stroke: var(--line); stroke-width: 2; }
 .dots { fill: none; stroke-linecap: round; stroke-opacity: .8; }
 svg text.letter { font-size: 30px !important; font-weight: 600;
-  stroke: var(--paper); stroke-width: 5px; paint-order: stroke; }
+  stroke: var(--paper); stroke-width: 3px; paint-order: stroke; }
 .cell { fill: var(--c0); }
 .empty { fill: none; }
 .legend { display: flex; flex-wrap: wrap; justify-content: center; gap: .2rem 1.1rem;

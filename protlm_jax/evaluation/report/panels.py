@@ -6,6 +6,8 @@ the page's `--k0` to `--k9` (unordered, safe for colour-blind eyes) or `--s0` to
 
 from __future__ import annotations
 
+import cmath
+import itertools
 from collections.abc import Sequence
 from html import escape
 
@@ -122,14 +124,14 @@ def scatter(
         groups: [n] class of each; -1 is drawn pale, below the others.
         classes: their names; the commoner ones are drawn first, below the rarer.
         ordered: whether the classes are steps of one scale.
-        letters: [n] drawn instead of dots.
+        letters: [n] drawn instead of dots; those that would cover each other are moved apart.
     """
-    places = _fitted(points, 30 if letters else 18)
+    places = _apart(_fitted(points, 30)) if letters else _fitted(points, 18)
     members: dict[int, list[tuple[float, float, str]]] = {}
     for (x, y), group, letter in zip(places, groups, letters or " " * len(places), strict=True):
         members.setdefault(group, []).append((x, y, letter))
     order = sorted(members, key=lambda group: (group >= 0, -len(members[group]), group))
-    width = 15 if len(places) < 150 else 11 if len(places) < 700 else 8
+    width = 13 if len(places) < 150 else 10 if len(places) < 700 else 7
     parts = [f'<rect class="frame" x="1" y="1" width="{_MAP - 2}" height="{_MAP - 2}" rx="8"/>']
     for group in order:
         name = classes[group] if group >= 0 else "unknown"
@@ -168,6 +170,18 @@ def _fitted(points: Sequence[Sequence[float]], edge: int) -> list[tuple[float, f
         (_MAP / 2 + (x - middle_x) * scale, _MAP / 2 - (y - middle_y) * scale)
         for x, y in zip(xs, ys, strict=True)
     ]
+
+
+def _apart(places: list[tuple[float, float]], least: float = 25.0) -> list[tuple[float, float]]:
+    """Pushes points away from each other until each pair is so far apart, or nearly."""
+    moved = [complex(x, y) for x, y in places]
+    for _ in range(200):
+        for i, j in itertools.combinations(range(len(moved)), 2):
+            between = moved[j] - moved[i] or cmath.rect(0.1, i + j)
+            if (short := least - abs(between)) > 0:
+                step = between / abs(between) * short / 2
+                moved[i], moved[j] = moved[i] - step, moved[j] + step
+    return [(place.real, place.imag) for place in moved]
 
 
 def _column_name(x: float, y: float, name: str, slanted: bool) -> str:

@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protlm_jax.evaluation.report import panels
@@ -53,6 +54,14 @@ def test_letters_stand_for_residues(mapped: dict[str, Any]) -> None:
         letters = sorted(t.text or "" for t in chart.findall("text"))
         assert "".join(letters) == "ACDEFGHIKLMNPQRSTVWY"
     assert re.search(r'class="letter s0"[^>]*>T<title>T: negative', text)
+
+
+def test_letters_are_moved_apart_and_no_farther() -> None:
+    places = [(100.0, 100.0), (100.0, 100.0), (104.0, 100.0), (300.0, 300.0)]
+    moved = np.array(panels._apart(places))
+    gaps = np.linalg.norm(moved[:3, None] - moved[None, :3], axis=-1)[np.triu_indices(3, 1)]
+    assert gaps.min() > 24.9 and np.linalg.norm(moved[:3] - [101, 100], axis=1).max() < 26
+    assert tuple(moved[3]) == (300, 300)
 
 
 def test_shapes_are_not_stretched() -> None:
