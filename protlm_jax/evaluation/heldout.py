@@ -115,10 +115,7 @@ def evaluate(
             gives no distribution over residues.
     """
     if not loaded.model.readouts[0].predicts_residues:
-        raise ProtlmError(
-            f"{loaded.name} tells replaced residues from true ones and gives no distribution over "
-            f"residues: score its generator instead"
-        )
+        raise ProtlmError(f"{loaded.name} {loaded.model.readouts[0].silence}")
     frequencies = np.asarray(train_frequencies, np.float64)
     if frequencies.shape != (20,) or (frequencies <= 0).any():
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")

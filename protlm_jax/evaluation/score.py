@@ -118,10 +118,7 @@ def kind_of(loaded: LoadedModel) -> str:
     """
     readout = loaded.model.readouts[0]
     if not readout.predicts_residues:
-        raise ProtlmError(
-            f"{loaded.name} tells replaced residues from true ones and predicts none: the "
-            "likelihood of a protein is not defined; score the generator trained beside it"
-        )
+        raise ProtlmError(f"{loaded.name} {readout.silence}")
     return readout.kind
 
 

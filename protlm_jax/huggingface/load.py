@@ -256,9 +256,10 @@ def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
         return marked[0]
     known = [exchange for exchange in known if not exchange.mark]
     named = fields.get("architectures") or []
-    if len(known) > 1:
-        known = [exchange for exchange in known if exchange.architecture in named]
-    if not known:
+    known = [exchange for exchange in known if exchange.architecture in named] or [
+        exchange for exchange in known if not exchange.only_named
+    ]
+    if len(known) != 1:
         classes = [e.architecture for e in EXCHANGES.values()]
         raise ProtlmError(
             f"{file}: architectures {named!r} cannot be read; only {', '.join(sorted(classes))} can"

@@ -74,6 +74,8 @@ class Exchange:
         files: further files of an export by name, such as the code of a class that `transformers`
             does not have (its `auto_map` comes from `to_config`), as text made from our config.
         mark: a field that config.json has in this family and in none that shares its class.
+        only_named: whether a folder is of this family only if it names the class; of folders of one
+            type that name none, as old ones do, the other family is meant.
     """
 
     model_type: str
@@ -92,6 +94,7 @@ class Exchange:
     closing_type: int = 0
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
     mark: str = ""
+    only_named: bool = False
 
     @property
     def loads_as(self) -> str:

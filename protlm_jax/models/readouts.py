@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from protlm_jax.errors import ProtlmError
 
 Batch = dict[str, Any]
-Kind = Literal["masked", "denoising", "query", "causal", "detection"]
+Kind = Literal["masked", "denoising", "query", "causal", "detection", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Readout:
     Attributes:
         kind: "masked" (residues hidden in the input of a single stack), "denoising" (hidden in the
             encoder's input, read at the decoder under teacher forcing), "query" (kept from the
-            query stream, which knows the position alone), "causal" (the next residue), or
-            "detection" (whether a residue was replaced: no distribution over residues).
+            query stream, which knows the position alone), "causal" (the next residue),
+            "detection" (whether a residue was replaced: no distribution over residues), or "none"
+            (an encoder without a head).
         stack: the stack whose stream `head` reads; a logit lens is defined on this stack alone.
         both_ways: whether a causal model also reads proteins from their last token to their first;
             a score is then the mean of both.
@@ -35,7 +36,20 @@ class Readout:
     @property
     def predicts_residues(self) -> bool:
         """Whether the model can be asked for the residues that are kept from it."""
-        return self.kind != "detection"
+        return self.kind not in ("detection", "none")
+
+    @property
+    def silence(self) -> str:
+        """Why a model predicts no residues, as what is said after its name."""
+        if self.kind == "none":
+            return (
+                "has no head, and so gives no distribution over residues: embed or probe it, or "
+                "take the folder of the whole model, with its decoder"
+            )
+        return (
+            "tells replaced residues from true ones and gives no distribution over residues: "
+            "score its generator instead"
+        )
 
     @property
     def reads_stream(self) -> bool:
@@ -58,10 +72,7 @@ class Readout:
             ProtlmError: the model gives no distribution over residues.
         """
         if not self.predicts_residues:
-            raise ProtlmError(
-                "a model that detects replaced residues gives no distribution over residues: "
-                "score its generator instead"
-            )
+            raise ProtlmError(f"this model {self.silence}")
         if self.kind == "causal":  # it never sees what it predicts
             return batch
         if self.kind == "query":

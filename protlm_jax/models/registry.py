@@ -29,6 +29,7 @@ from protlm_jax.models.families import (
     progen2,
     progen2_keys,
     t5,
+    t5_encoder,
     t5_keys,
     transformer_xl,
     transformer_xl_keys,
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(gpt2.Gpt2, gpt2_keys.EXCHANGE, gpt2.PRESETS),
     "progen2": Family(progen2.ProGen2, progen2_keys.EXCHANGE, progen2.PRESETS),
     "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
+    "t5_encoder": Family(t5_encoder.T5Encoder, t5_keys.ENCODER, {}),
     "transformer_xl": Family(
         transformer_xl.TransformerXL, transformer_xl_keys.EXCHANGE, transformer_xl.PRESETS
     ),

@@ -13,7 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import heldout
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
+from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import VOCABULARIES
@@ -227,8 +229,37 @@ def test_t5_heads(
     assert_same(compare(again, "T5ForConditionalGeneration").params, loaded.params)
 
 
-def test_an_encoder_alone_is_refused(tmp_path: Path) -> None:
-    config = transformers.T5Config(d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
-    transformers.T5EncoderModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ProtlmError, match="T5EncoderModel, an encoder alone"):
-        load_model(tmp_path)
+def test_an_encoder_alone_is_embedded_and_predicts_nothing(tmp_path: Path) -> None:
+    """As prot_t5_xl_half_uniref50-enc is published: half precision, no tensor of a decoder."""
+    config = transformers.T5Config(
+        vocab_size=128, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2
+    )
+    model = randomise(transformers.T5EncoderModel(config)).half()
+    model.save_pretrained(tmp_path / "enc")
+    pieces = [(t, -1.0) for t in ("<pad>", "</s>", "<unk>")]
+    pieces += [("\u2581" + a, -2.0) for a in "AXYWVTSRQPNMLKIHGFEDCBUZO"]
+    tokenizer = transformers.T5Tokenizer(vocab=pieces, extra_ids=100)
+    tokenizer.save_pretrained(tmp_path / "enc")
+    stored = load_file(tmp_path / "enc" / "model.safetensors")
+    assert {x.dtype for x in stored.values()} == {np.dtype(np.float16)}
+    assert not any("decoder" in name for name in stored)
+
+    loaded = load_model(tmp_path / "enc")
+    again = load_model(export(loaded, tmp_path / "again"))
+    imported = load_model(import_model(tmp_path / "enc", tmp_path / "run"))
+    for one in (again, imported):
+        assert_same(one.params, loaded.params)
+    model = transformers.T5EncoderModel.from_pretrained(tmp_path / "again").float().eval()
+    for name, array in embed_sequences(loaded, PROTEINS):
+        batch = tokenizer(" ".join(PROTEINS[name]), return_tensors="pt")
+        with torch.inference_mode():
+            hidden = model(**batch).last_hidden_state[0, :-1].numpy()
+        np.testing.assert_allclose(array, hidden, atol=1e-5 * np.abs(hidden).max())
+
+    for refused in (
+        lambda: likelihoods(loaded, PROTEINS),
+        lambda: heldout.evaluate(loaded, PROTEINS, np.full(20, 0.05), 0),
+        lambda: loaded.model.head({}),
+    ):
+        with pytest.raises(ProtlmError, match="has no head"):
+            refused()

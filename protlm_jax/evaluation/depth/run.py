@@ -22,6 +22,8 @@ POSITIONS = {
     "query stream, so that effects on it are not defined here",
     "detection": "chosen residues, all in sight; the model gives no distribution over residues, so "
     "that effects on the answer are not defined",
+    "none": "chosen residues, all in sight; the model has no head, so that effects on the answer "
+    "are not defined",
 }
 LENS = ("l2", "kl", "js", "top1_agreement", "top3_overlap", "rank_correlation", "nll", "accuracy")
 OUTPUT = ("l2", "kl", "kl_reverse", "top1_agreement")

@@ -1,4 +1,4 @@
-"""T5 in Hugging Face's format: `T5ForConditionalGeneration`.
+"""T5 in Hugging Face's format: `T5ForConditionalGeneration`, and `T5EncoderModel` alone.
 
 Version 1.0, as Rostlab/prot_t5_xl, and 1.1, with a gated MLP and a head of its own.
 """
@@ -129,11 +129,6 @@ def _is_scaled(fields: Mapping[str, Any]) -> bool:
 
 
 def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    if "T5EncoderModel" in (fields.get("architectures") or []):
-        raise ProtlmError(
-            "'architectures' is T5EncoderModel, an encoder alone; only the whole model can be "
-            "read: take the folder that has the decoder too"
-        )
     # Padding and the decoder's first input are 0 wherever batches are made.
     refuse_unless(fields, "pad_token_id", 0)
     refuse_unless(fields, "decoder_start_token_id", 0)
@@ -178,4 +173,33 @@ hidden = encoder(**batch).last_hidden_state
         # Early T5 files hold a table that no version of the model ever read.
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": "never read",
     },
+)
+
+
+def _encoder_to_config(config: ModelConfig) -> dict[str, Any]:
+    # The class reads none of the decoder's fields, and its files have them.
+    return {**_to_config(config), "num_decoder_layers": config.num_layers}
+
+
+def _encoder_from_config(fields: Mapping[str, Any]) -> ModelConfig:
+    whole = _from_config(fields)
+    return whole.replace(
+        family="t5_encoder", num_decoder_layers=0, tie_embeddings=True, scale_tied_logits=True
+    )
+
+
+ENCODER = Exchange(
+    model_type="t5",
+    architecture="T5EncoderModel",
+    task="feature-extraction",
+    keys=(KEYS[0], *_stack("encoder", mlp=1)),
+    to_config=_encoder_to_config,
+    from_config=_encoder_from_config,
+    imports="T5EncoderModel",
+    usage="""\
+model = T5EncoderModel.from_pretrained("{title}")
+hidden = model(**batch).last_hidden_state
+""",
+    copies={"encoder.embed_tokens.weight": "shared.weight"},
+    only_named=True,
 )
