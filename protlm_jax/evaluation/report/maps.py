@@ -111,10 +111,11 @@ def _residues(result: Results) -> str:
     first, *others = result["methods"]
     rows = [
         ("", (title, *(_correlation(about["agreement"][k]) for k in ("model", "random")),
-              about["unit"], about["source"]))
+              about["unit"]))
         for title, about in properties.items()
     ]  # fmt: skip
-    header = ("property", name("model"), name("random"), "unit", "source")
+    header = ("property", name("model"), name("random"), "unit")
+    sources = "; ".join(f"{title}: {about['source']}" for title, about in properties.items())
     return section(
         "Map of the residues",
         headline(_mantel(properties)),
@@ -122,9 +123,9 @@ def _residues(result: Results) -> str:
         caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0); "
                 "letters that would cover each other are moved apart."),
         *(unfolds(f"The same by {_METHODS[m]}", _by_property(result, m)) for m in others),
-        table(header, rows, text=True),
+        table(header, rows, kind="views"),
         caption("Correlation of distance with difference in the property, over 190 pairs; p: how "
-                "often residues under other names would correlate as much."),
+                f"often residues under other names would correlate as much. From: {sources}."),
         folded("How it was made", result["protocol"]),
     )  # fmt: skip
 
