@@ -21,7 +21,7 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
 
-MODEL_HELP = "a run folder, one of its checkpoints, or a Hugging Face folder"
+MODEL_HELP = "a run folder, one of its checkpoints, a Hugging Face folder, or an id on its Hub"
 
 EPILOG = """\
 typical use:
@@ -178,10 +178,10 @@ def _add_predict(verbs: Verbs) -> None:
 
 
 def _add_depth(verbs: Verbs) -> None:
+    from protlm_jax.evaluation.depth import verb as depth
+
     verb = _verb(verbs, _depth, "depth", "measure what each layer contributes")
-    _takes_model(verb)
-    verb.add_argument("--proteins", type=_positive, default=64, help="default: 64")
-    verb.add_argument("--fasta", type=Path, help="proteins to use; default: bundled, held out")
+    depth.add_arguments(verb, MODEL_HELP)
 
 
 def _add_embed(verbs: Verbs) -> None:
@@ -314,11 +314,10 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _depth(arguments: argparse.Namespace) -> None:
-    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.depth import verb
     from protlm_jax.huggingface import load_model
 
-    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
-    _finish(verbs.depth(loaded, data, arguments.proteins, arguments.fasta), arguments.output)
+    verb.run(arguments, load_model)
 
 
 def _embed(arguments: argparse.Namespace) -> int:

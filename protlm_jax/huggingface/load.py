@@ -1,4 +1,4 @@
-"""A model from wherever it lies: a run, one of its checkpoints, or a Hugging Face folder."""
+"""A model from wherever it lies: a run, a checkpoint, a Hugging Face folder, or the Hub."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface import hub
 from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.matching import matched
@@ -36,7 +37,8 @@ def load_model(path: str | Path) -> LoadedModel:
 
     Args:
         path: a run's folder (its newest checkpoint is taken; of a run made in phases, the last
-            phase's), one checkpoint (`<run>/checkpoints/<step>`), or a Hugging Face folder.
+            phase's), one checkpoint (`<run>/checkpoints/<step>`), a Hugging Face folder, or a
+            model's id on the Hugging Face Hub (`org/name`).
 
     Raises:
         ProtlmError: the path is none of these, or something in it is missing, damaged or of
@@ -91,10 +93,12 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     A folder of the folders of a joint family (ELECTRA) comes back with {"joint": its parts}.
     """
     folder = Path(path)
+    if not folder.is_dir() and hub.is_id(path):
+        folder = hub.fetch(str(path))
     if not folder.is_dir():
         raise ProtlmError(
             f"{path} is not a folder on this machine: name a run's folder, one of its checkpoints, "
-            f"or a downloaded Hugging Face folder"
+            f"a Hugging Face folder, or a model's id on the Hugging Face Hub (org/name)"
         )
     folder = newest_run(folder.resolve())
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
@@ -229,7 +233,7 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
     with ExitStack() as stack:
         stored, left = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
         params = params_from(exchange, abstract, lambda name: stored[name].read())
-    return _loaded(config, params, vocabulary, folder.name, left)
+    return _loaded(config, params, vocabulary, hub.title(folder), left)
 
 
 def _load_joint(folder: Path, joint: Joint) -> LoadedModel:

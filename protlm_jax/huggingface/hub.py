@@ -1,0 +1,66 @@
+"""Models by their id on the Hugging Face Hub: fetched once, and then a folder like any other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from protlm_jax.errors import ProtlmError
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+
+
+def is_id(path: str | Path) -> bool:
+    """Whether it reads as `org/name` and can be nothing on this machine.
+
+    `runs/mine` is a folder, mistyped or not, where there is a folder `runs`.
+    """
+    return bool(_ID.fullmatch(str(path))) and not Path(path).parent.exists()
+
+
+def fetch(model: str) -> Path:
+    """The folder with a model's files, in the cache of `huggingface_hub`.
+
+    Its config, its tokenizer and one copy of the weights: safetensors where it has them. What was
+    fetched before is used without a network.
+
+    Raises:
+        ProtlmError: it is not in the cache and cannot be fetched; the message names the id and what
+            to do.
+    """
+    try:
+        from huggingface_hub import list_repo_files, snapshot_download
+    except ImportError as error:
+        raise ProtlmError(
+            f"{model} is no folder on this machine, and to fetch it from the Hugging Face Hub "
+            "takes huggingface_hub: pip install 'protlm-jax[hf]'"
+        ) from error
+    try:
+        return Path(snapshot_download(model, allow_patterns=needed(list_repo_files(model))))
+    except Exception as error:  # of the network, of the Hub, or of the disk
+        try:
+            return Path(snapshot_download(model, local_files_only=True))
+        except Exception:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ProtlmError(
+                f"{model} is no folder on this machine and could not be fetched from the Hugging "
+                f"Face Hub ({reason}): check the name and the network, log in where the model asks "
+                "for it (hf auth login), or download it elsewhere (hf download "
+                f"{model} --local-dir FOLDER) and name that folder"
+            ) from error
+
+
+def needed(names: list[str]) -> list[str]:
+    """Of a repository's files those that `load_model` reads."""
+    top = [name for name in names if "/" not in name]
+    weights = [name for name in top if name.endswith(".safetensors")]
+    weights = weights or [name for name in top if _PICKLES.fullmatch(name)]
+    return weights + [name for name in top if name.endswith((".json", ".txt", ".model"))]
+
+
+def title(folder: Path) -> str:
+    """What people call a model by its folder: its name, or the id of what was fetched."""
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    return folder.name
