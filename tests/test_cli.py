@@ -17,6 +17,7 @@ VERBS = (
     "train",
     "evaluate",
     "probe",
+    "predict",
     "depth",
     "score",
     "export",

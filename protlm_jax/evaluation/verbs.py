@@ -14,8 +14,8 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import depth as depth_analysis
 from protlm_jax.evaluation import detection, heldout, probe_data, summaries
+from protlm_jax.evaluation.depth import run as depth_analysis
 from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.evaluation.probes import table
 from protlm_jax.models.loaded import LoadedModel, parts_of
@@ -102,12 +102,13 @@ def recorded_window(loaded: LoadedModel, path: str | Path) -> int | None:
 
 
 def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[str, Any]:
-    """Secondary structure from the last layer of a run, on the paper's first test sets."""
+    """Secondary structure from the last layer of a run, one seed, on the paper's test sets."""
     probed = run_probe.run(
         loaded,
         probe_data.load("secondary_structure"),
         train_proteins=train_proteins,
         views=PROBE_VIEWS,
+        seeds=1,
         window=trained_length(loaded, data) - loaded.vocabulary.num_specials,
         seed=SEED,
         progress=True,
@@ -115,14 +116,17 @@ def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[st
     return {**probed.result, "summary": table.summary(probed.result)}
 
 
-def depth(
-    loaded: LoadedModel, data: DataConfig, proteins: int, fasta: Path | None = None
-) -> dict[str, Any]:
-    """Depth analysis on proteins drawn from a FASTA file, or from the held-out ones."""
-    require_answers(loaded, data)
+def drawn(data: DataConfig, proteins: int, fasta: Path | None = None) -> dict[str, str]:
+    """At most so many proteins, by id, drawn from a FASTA file, or from the held-out ones."""
     records = list(read_fasta(fasta)) if fasta else heldout_records(data)
-    drawn = random.Random(SEED).sample(records, min(proteins, len(records)))
-    sequences = {record.id: record.sequence for record in drawn}
+    chosen = random.Random(SEED).sample(records, min(proteins, len(records)))
+    return {record.id: record.sequence for record in chosen}
+
+
+def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any]:
+    """Depth analysis on some held-out proteins."""
+    require_answers(loaded, data)
+    sequences = drawn(data, proteins)
     length = trained_length(loaded, data)
     result = depth_analysis.run(loaded, sequences, length=length, seed=SEED, progress=True)
     return {**result, "summary": summaries.depth(result)}

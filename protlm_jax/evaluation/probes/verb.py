@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+_UNSAID = 0  # how many training proteins
+
 if TYPE_CHECKING:
     from protlm_jax.evaluation.probe_data import Benchmark
     from protlm_jax.evaluation.probes.run import Probed
@@ -75,7 +77,11 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     )  # fmt: skip
     verb.add_argument("--seeds", type=_positive, default=3, metavar="N", help="default: 3")
     verb.add_argument(
-        "--train_proteins", type=_count, default=2500, metavar="N", help="default: 2500; or all"
+        "--train_proteins",
+        type=_count,
+        default=_UNSAID,
+        metavar="N",
+        help="default: 2500 (contacts: 20 chains); or all",
     )
     verb.add_argument(
         "--window", type=_positive, metavar="N", help="residues that go through the model at once"
@@ -99,9 +105,12 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
     """Probes the model that `load` reads, prints the numbers and writes them."""
     from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.probes import table
-    from protlm_jax.evaluation.probes.run import run
+    from protlm_jax.evaluation.probes.run import TRAIN_PROTEINS, run
 
     benchmark = _benchmark(arguments)
+    if benchmark.level == "pair":
+        _run_contacts(arguments, benchmark, load)
+        return
     loaded = load(arguments.model)
     window = arguments.window or verbs.recorded_window(loaded, arguments.model)
     probed = run(
@@ -110,7 +119,7 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
         heads=arguments.heads,
         layers=arguments.layers,
         seeds=arguments.seeds,
-        train_proteins=arguments.train_proteins,
+        train_proteins=_said(arguments.train_proteins, TRAIN_PROTEINS),
         window=window,
         seed=verbs.SEED,
         say=lambda line: print(line, flush=True),
@@ -119,6 +128,33 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
     print(table.summary(probed.result))
     if arguments.output is not None:
         _write(probed, loaded, benchmark, arguments)
+
+
+def _run_contacts(
+    arguments: argparse.Namespace, benchmark: Benchmark, load: Callable[[str], LoadedModel]
+) -> None:
+    """Contacts are read from attention maps, by a road of their own."""
+    import json
+
+    from protlm_jax.errors import ProtlmError
+    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
+    from protlm_jax.files import write_atomically
+
+    if arguments.heads or arguments.window or arguments.layers != "last":
+        raise ProtlmError(
+            f"{benchmark.title} are read from all attention maps at once: leave out --heads, "
+            "--layers and --window"
+        )
+    train = _said(arguments.train_proteins, TRAIN_PROTEINS)
+    if train is None:
+        train = len(benchmark.splits["train"]())
+    result = run(load(arguments.model), benchmark, train_proteins=train, seed=verbs.SEED)
+    print(summary(result))
+    if arguments.output is not None:
+        file = arguments.output / "results.json"
+        write_atomically(file, json.dumps(result, indent=1) + "\n")
+        print(f"wrote {file}")
 
 
 def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
@@ -173,6 +209,10 @@ def _write(
     }
     report.write(folder / "report.html", {"run": about, "probe": result, "maps": drawn})
     print(f"wrote {folder}: report.html, results.json, scores.csv, maps/, probe/")
+
+
+def _said(asked: int | None, default: int) -> int | None:
+    return default if asked == _UNSAID else asked
 
 
 def _words(text: str) -> list[str]:

@@ -1,0 +1,77 @@
+"""The verb: from the user's table to a folder that the other verb reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from probe_benchmarks import benchmark
+from zoo import loaded
+
+from protlm_jax import cli, huggingface
+from protlm_jax.evaluation import maps
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The made-up proteins as a user's table, a model for any path, and nothing drawn."""
+    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    monkeypatch.setattr(maps, "draw", lambda *a, **k: {})
+    monkeypatch.setattr(maps, "write_tables", lambda *a: [])
+    file = tmp_path / "mine.csv"
+    with file.open("w", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(["id", "sequence", "split", "where"])
+        for split in ("train", "valid", "test"):
+            for p in benchmark("protein").splits[split]():
+                rows.writerow([p.id, p.sequence, split, "abc"[int(p.labels["where"])]])
+    return file
+
+
+def test_writes_all_that_it_says(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, fasta = tmp_path / "out", tmp_path / "new.fasta"
+    arguments = ["--model", "m", "--input", str(table), "--heads", "linear", "--layers", "0,2"]
+    assert cli.main(["probe", *arguments, "--seeds", "1", "--output", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "where, linear head, accuracy in percent" in text and "train: 60 proteins" in text
+    assert "and stay in memory" in text
+    result = json.loads((folder / "results.json").read_text())
+    assert result["layers"] == [0, 2] and list(result["heads"]) == ["linear"]
+    assert (folder / "scores.csv").read_text().startswith("head,input,")
+    assert "</html>" in (folder / "report.html").read_text()
+    fasta.write_text(">p\nMKKRRDD\n")
+    more = ["--input", str(fasta), "--output", str(tmp_path / "new.csv")]
+    assert cli.main(["predict", "--model", "m", "--probe", str(folder), *more]) == 0
+    rows = (tmp_path / "new.csv").read_text().splitlines()
+    assert rows[0] == "id,residues,where,where probability,where: a,where: b,where: c,error"
+    assert rows[1].startswith("p,7,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "l.fasta"], "belong to a FASTA file"),
+        (["--benchmark", "folding"], "no benchmark 'folding'"),
+        (["--benchmark", "contacts", "--heads", "linear"], "leave out --heads"),
+        (["--heads", "mlp"], "no head 'mlp'"),
+        (["--benchmark", "stability"], "stability"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    table: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["probe", "--model", "m", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+
+
+@pytest.mark.parametrize("layers", ["first", "0;1"])
+def test_layers_are_words_or_numbers(layers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["probe", "--model", "m", "--layers", layers])
+    assert stopped.value.code == 2
+    assert "write last, all, or numbers" in capsys.readouterr().err
