@@ -1,8 +1,12 @@
-"""What each layer contributes: `analyse` for a notebook, `run` for the report."""
+"""How much each layer contributes to the stream, to later layers and to the answer.
 
-from __future__ import annotations
+    from protlm_jax.evaluation.depth.analyse import analyse
 
-from protlm_jax.evaluation.depth.analyse import analyse
-from protlm_jax.evaluation.depth.run import run
+    found = analyse(loaded, {"P1": "MKTAYIAKQR..."}, metrics=["skips", "logit_lens"])
+    encoder = found.stacks["encoder"]
+    encoder["skip_effect"].values                # [skipped, affected]
+    low, high = encoder["lens_nll"].interval()   # [depth] each, over proteins
+    encoder.undefined                            # what is not measured here, and why
 
-__all__ = ["analyse", "run"]
+`docs/depth.md` has every formula and source.
+"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -62,6 +63,11 @@ class Proteins:
     hidden: list[HiddenProtein]
     pieces: list[tuple[int, int, int]]
     length: int
+
+    def fitting(self, loaded: LoadedModel, before: LoadedModel) -> Proteins:
+        """The same pieces and hidden residues for another model."""
+        extra = loaded.vocabulary.num_specials - before.vocabulary.num_specials
+        return dataclasses.replace(self, length=self.length + extra)
 
     @property
     def batches(self) -> int:

@@ -70,8 +70,8 @@ def angles(subject: Subject) -> dict[str, Stat]:
         turn = 2.0 * jnp.arctan2(norm(unit - u[None]), norm(unit + u[None])) / jnp.pi
         return reduce(turn, there & defined[None])
 
-    cosine = jnp.sum(unit[1:] * unit[:-1], axis=-1)
+    turned = 0.5 * jnp.square(norm(unit[1:] - unit[:-1]))  # 1 - cos, precise where it is small
     return {
-        "block_influence": reduce(1.0 - cosine, there[1:] & there[:-1]).named("layer"),
+        "block_influence": reduce(turned, there[1:] & there[:-1]).named("layer"),
         "angular_distance": jax.lax.map(from_depth, (unit, there)).named("depth", "other_depth"),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from protlm_jax.evaluation.depth import answers, similarity, skips
+from protlm_jax.evaluation.depth import answers, programs, similarity, skips
 from protlm_jax.evaluation.depth.metrics import METRICS
 from protlm_jax.evaluation.depth.positions import Positions, Stat
 from protlm_jax.evaluation.depth.subject import observe
@@ -51,4 +51,6 @@ def measure(
     layers, sublayers = ("skips" in metrics), ("sublayer_skips" in metrics)
     if layers or sublayers:
         found |= skips.skips(subject, answered, layers, sublayers)
+    if kinds := [name for name in metrics if name in programs.FAMILIES]:
+        found |= programs.perturbations(subject, kinds)
     return found, similarity.sample(subject, points) if "similarity" in metrics else {}

@@ -25,12 +25,15 @@ class Metric:
         needs: "streams" alone, a stream that is a "sum" (no norm behind the addition), an "answer"
             read from a stream, or the stack that `head` reads ("lens").
         layers: the least number that it makes sense for.
+        streamed: whether it is reduced batch by batch in the compiled program; the others go
+            through the proteins on their own.
     """
 
     measure: Callable[[Subject], dict[str, Stat]] | None
     forwards: Callable[[int, int], float]
     needs: Needs = "streams"
     layers: int = 1
+    streamed: bool = True
 
 
 METRICS: dict[str, Metric] = {
@@ -41,25 +44,33 @@ METRICS: dict[str, Metric] = {
     "skips": Metric(None, lambda n, k: (n - 1) / 2),
     "sublayer_skips": Metric(None, lambda n, k: k * (n + 1) / 2 - 1),
     "local_effects": Metric(skips.local_effects, lambda n, k: (n - 1) / 2, "sum", layers=2),
-    "swaps": Metric(programs.swaps, lambda n, k: (n + 1) / 2, "answer", layers=2),
-    "repeats": Metric(programs.repeats, lambda n, k: (n + 3) / 2, "answer"),
+    "swaps": Metric(None, lambda n, k: (n + 1) / 2, "answer", layers=2),
+    "repeats": Metric(None, lambda n, k: (n + 3) / 2, "answer"),
     "block_deletions": Metric(
-        programs.block_deletions,
+        None,
         lambda n, k: sum((n - size) ** 2 / (2 * n) for size in programs.block_sizes(n)),
         "answer",
         layers=3,
     ),
     "reversals": Metric(
-        programs.reversals,
+        None,
         lambda n, k: sum((n * n - size * size) / (2 * n) for size in programs.block_sizes(n)),
         "answer",
         layers=3,
     ),
+    "erasure": Metric(None, lambda n, k: len(depths_of(n)) * 2.5, "answer", streamed=False),
+    "gradients": Metric(None, lambda n, k: len(depths_of(n)) * 24.0, "answer", streamed=False),
+    "tuned_lens": Metric(None, lambda n, k: 2.0, "lens", streamed=False),
 }
 DEFAULT = (
     *("contributions", "angles", "similarity", "logit_lens"),
     *("skips", "sublayer_skips", "local_effects", "swaps"),
 )
+
+
+def depths_of(num_layers: int) -> tuple[int, ...]:
+    """The depths at which costly measurements look: at most eight, evenly spaced, 0 among them."""
+    return tuple(sorted({num_layers * i // 8 for i in range(8)}))
 
 
 def resolve(wanted: str | Iterable[str]) -> tuple[str, ...]:
@@ -94,7 +105,7 @@ def why_not(name: str, model: Stacked, stack: str, num_layers: int) -> str | Non
         )
     if metric.needs in ("answer", "lens"):
         if not read.predicts_residues:
-            return "the model tells replaced residues from true ones and predicts none"
+            return "the model gives no distribution over residues"
         if not read.reads_stream:
             return "residues are predicted from the query stream, not from the one that is measured"
     if metric.needs == "lens" and stack != read.stack:

@@ -10,17 +10,17 @@ arXiv 2512.08819 (blocks); Sun et al. 2024, arXiv 2407.09298 (order). What is co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from protlm_jax.evaluation.depth.answers import differences
 from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.subject import Subject
 from protlm_jax.models.stack import LayerProgram
-
-Edit = Callable[[LayerProgram, int, int], LayerProgram]  # program, first step, steps
 
 
 def under_programs(subject: Subject, programs: LayerProgram) -> dict[str, Stat]:
@@ -49,70 +49,82 @@ def under_programs(subject: Subject, programs: LayerProgram) -> dict[str, Stat]:
     return {name: stat.named("program") for name, stat in found.items()}
 
 
-def swaps(subject: Subject) -> dict[str, Stat]:
-    """Layer l and its successor exchanged (M10): "swap_<name>" (layer), N - 1 of them.
+@dataclass(frozen=True)
+class Family:
+    """Programs of one kind: one for each place where it can begin, and, of blocks, each size.
 
-    Cost: (N + 1) / 2 forwards.
+    Attributes:
+        prefix: of the names of its results.
+        edit: (full program, first step, steps) -> program.
+        sizes: number of layers -> sizes; one size gives no dimension.
     """
-    return _series(subject, "swap", lambda program, at: program.swap(at, at + 1), -1)
 
-
-def repeats(subject: Subject) -> dict[str, Stat]:
-    """Layer l run twice (M10): "repeat_<name>" (layer).
-
-    Cost: (N + 1) / 2 forwards, and one layer more for each.
-    """
-    return _series(subject, "repeat", lambda program, at: program.repeat(at), 0)
-
-
-def block_deletions(subject: Subject) -> dict[str, Stat]:
-    """Neighbouring layers left out together (M10): "delete_<name>" (size, layer).
-
-    Sizes are the powers of two below N; "layer" is the first one that is left out. Not defined
-    (nothing counts) where fewer layers are left from there.
-
-    Cost: for size n about (N - n)^2 / 2N forwards.
-    """
-    return _blocks(subject, "delete", lambda p, at, size: p.skip(*range(at, at + size)))
-
-
-def reversals(subject: Subject) -> dict[str, Stat]:
-    """Neighbouring layers run in the opposite order (M10): "reverse_<name>" (size, layer).
-
-    Sizes as in `block_deletions`; two are a swap. Cost: for size n about (N - n) / 2 forwards.
-    """
-    return _blocks(subject, "reverse", lambda p, at, size: p.reverse(at, at + size))
+    prefix: str
+    edit: Callable[[LayerProgram, int, int], LayerProgram]
+    sizes: Callable[[int], tuple[int, ...]]
+    by_size: bool = False
 
 
 def block_sizes(num_layers: int) -> tuple[int, ...]:
     """2, 4, 8, ... below the number of layers."""
-    return tuple(
-        1 << power for power in range(1, num_layers.bit_length()) if 1 << power < num_layers
-    )
+    powers = (1 << power for power in range(1, num_layers.bit_length()))
+    return tuple(size for size in powers if size < num_layers)
 
 
-def _series(
-    subject: Subject, prefix: str, edit: Callable[[LayerProgram, int], LayerProgram], beyond: int
-) -> dict[str, Stat]:
-    with jax.ensure_compile_time_eval():
-        full = LayerProgram.full(subject.num_layers, len(subject.sublayers))
-        programs = [edit(full, at) for at in range(subject.num_layers + beyond)]
-        stacked = LayerProgram.stack(programs)
-    found = under_programs(subject, stacked)
-    return {f"{prefix}_{name}": stat.named("layer") for name, stat in found.items()}
+FAMILIES = {
+    # Layer l and its successor exchanged; (N + 1) / 2 forwards.
+    "swaps": Family("swap", lambda p, at, size: p.swap(at, at + 1), lambda n: (2,)),
+    # Layer l run twice; (N + 3) / 2 forwards.
+    "repeats": Family("repeat", lambda p, at, size: p.repeat(at), lambda n: (1,)),
+    # Neighbours left out together; for size n about (N - n)^2 / 2N forwards.
+    "block_deletions": Family(
+        "delete", lambda p, at, size: p.skip(*range(at, at + size)), block_sizes, by_size=True
+    ),
+    # Neighbours run in the opposite order; for size n about (N - n) / 2 forwards.
+    "reversals": Family(
+        "reverse", lambda p, at, size: p.reverse(at, at + size), block_sizes, by_size=True
+    ),
+}
 
 
-def _blocks(subject: Subject, prefix: str, edit: Edit) -> dict[str, Stat]:
-    number, sizes = subject.num_layers, block_sizes(subject.num_layers)
-    places = [(i, at) for i, size in enumerate(sizes) for at in range(number - size + 1)]
+def perturbations(subject: Subject, kinds: Sequence[str]) -> dict[str, Stat]:
+    """The answer with layers swapped, repeated, deleted or reversed (M10), as one compiled loop.
+
+    Args:
+        kinds: out of FAMILIES.
+
+    Returns:
+        "swap_<name>" and "repeat_<name>" (layer), and "delete_<name>" and "reverse_<name>" (size,
+        layer) for every name of `differences`; "layer" is the first one that is moved or left out,
+        "size" counts them: 2, 4, 8, ... Nothing counts where too few layers are left.
+
+    Cost: see FAMILIES.
+    """
+    number, places, programs = subject.num_layers, [], []
     with jax.ensure_compile_time_eval():
         full = LayerProgram.full(number, len(subject.sublayers))
-        stacked = LayerProgram.stack([edit(full, at, sizes[i]) for i, at in places])
+        for kind in kinds:
+            family = FAMILIES[kind]
+            for row, size in enumerate(family.sizes(number)):
+                for at in range(number - size + 1):
+                    places.append((kind, row, at))
+                    programs.append(family.edit(full, at, size))
+        stacked = LayerProgram.stack(programs)
     found = under_programs(subject, stacked)
-    rows, columns = (jnp.asarray(x) for x in zip(*places, strict=True))
+    result = {}
+    for kind in kinds:
+        mine = np.array([i for i, (k, _, _) in enumerate(places) if k == kind])
+        entries = tuple(np.array([places[i][1:] for i in mine]).T)
+        for name, stat in found.items():
+            spread = jax.tree.map(lambda x, m=mine, e=entries: _spread(x[m], e), stat)
+            if not FAMILIES[kind].by_size:
+                spread = jax.tree.map(lambda x: x[0], spread)
+            dims = ("size", "layer") if FAMILIES[kind].by_size else ("layer",)
+            result[f"{FAMILIES[kind].prefix}_{name}"] = spread.named(*dims)
+    return result
 
-    def spread(x: jax.Array) -> jax.Array:
-        return jnp.zeros((len(sizes), number, x.shape[-1])).at[rows, columns].set(x)
 
-    spread_out = jax.tree.map(spread, found)
-    return {f"{prefix}_{name}": stat.named("size", "layer") for name, stat in spread_out.items()}
+def _spread(x: jax.Array, at: tuple[np.ndarray, ...]) -> jax.Array:
+    """[programs, P] to [size, layer, P], zero where there is no program."""
+    shape = [int(axis.max()) + 1 for axis in at]
+    return jnp.zeros((*shape, x.shape[-1])).at[at].set(x)

@@ -10,6 +10,7 @@ The results are plain dicts, every section optional:
     contacts  result of evaluation.contacts.run.run
     maps      result of evaluation.maps.draw
     depth     result of evaluation.depth.run
+    depths    several of them, by the name of the model
     export    free-form: what was checked on the exported folder
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 from protlm_jax.evaluation.report import sections
 from protlm_jax.evaluation.report.contacts import contacts
-from protlm_jax.evaluation.report.depth import depth
+from protlm_jax.evaluation.report.depth import depth, depths
 from protlm_jax.evaluation.report.maps import maps
 from protlm_jax.evaluation.report.page import page
 from protlm_jax.evaluation.report.probe import probe
@@ -56,6 +57,7 @@ def render(results: Mapping[str, Any]) -> str:
         ("contacts", contacts),
         ("maps", maps),
         ("depth", depth),
+        ("depths", depths),
         ("export", sections.export),
         ("run", sections.run),
     ):

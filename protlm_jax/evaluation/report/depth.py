@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from protlm_jax.evaluation.report.page import caption, folded, heading, section
 from protlm_jax.evaluation.report.sections import depth_map, name
-from protlm_jax.evaluation.report.svg import Series, bar_chart, line_chart
+from protlm_jax.evaluation.report.svg import Series, bar_chart, heat_map, line_chart
 
+WHAT = "What each layer does"
 _SUBLAYERS = {
     "kl": "divergence",
     "delta_nll": "rise of loss",
@@ -31,7 +33,41 @@ def depth(result: Mapping[str, Any]) -> str:
             parts.append(heading(f"The {stack}"))
         parts += _stack(measured)
     method = "; ".join(f"{k}: {result[k]}" for k in ("positions", "cost") if k in result)
-    return section("What each layer does", *parts, folded("How it was measured", method))
+    return section(WHAT, *parts, folded("How it was measured", method))
+
+
+def depths(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Models side by side on relative depth, and then each of them."""
+    parts = []
+    if len(results) > 1:
+        parts.append(section("Models side by side", *_compared(results)))
+    for title, result in results.items():
+        parts.append(depth(result).replace("What each layer does", f"{escape(title)}: {WHAT}", 1))
+    return "".join(parts)
+
+
+def _compared(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Curves of the stack that is read, over layers as a share of all."""
+    kinds = {
+        "skip_output": ("kl", "What the answer loses without a layer", "nats per residue"),
+        "logit_lens": ("nll", "Loss if the answer were read early", "nats per residue"),
+        "relative_contribution": ("layer", "Size of what a layer adds", "norm / stream"),
+        "cosine": ("layer", "Direction of what a layer adds", "cosine with stream"),
+    }
+    parts = []
+    for key, (name_, title, unit) in kinds.items():
+        curves = []
+        for model, result in results.items():
+            for stack, measured in result["stacks"].items():
+                values = (measured.get(key) or {}).get(name_)
+                if values and len(values) > 1:
+                    label = model if len(result["stacks"]) == 1 else f"{model}, {stack}"
+                    places = [i / (len(values) - 1) for i in range(len(values))]
+                    there = [(y, x) for y, x in zip(values, places, strict=True) if y is not None]
+                    curves.append(Series(label, [y for y, _ in there], [x for _, x in there]))
+        if curves:
+            parts += [heading(title), line_chart(curves, x_label="relative depth", y_label=unit)]
+    return [*parts, caption("Layers are placed from 0, the first, to 1, the last.")]
 
 
 def _stack(measured: Mapping[str, Any]) -> list[str]:
@@ -65,6 +101,30 @@ def _stack(measured: Mapping[str, Any]) -> list[str]:
                 "distribution from the whole model's, when one layer is skipped."
             ),
         ]
+    if by_part := measured.get("sublayer_skip_output"):
+        rises = {part: found["kl"] for part, found in by_part.items()}
+        parts += [
+            heading("And without a part of it"),
+            bars(rises, "nats per residue"),
+            caption("Divergence of the answer when one sublayer of one layer adds nothing."),
+        ]
+    if swapped := measured.get("swap_output"):
+        places = [str(i) for i in range(len(swapped["kl"]))]
+        series = [Series("divergence", swapped["kl"])]
+        parts += [
+            heading("And with two layers exchanged"),
+            bar_chart(places, series, x_label="layer swapped with the next", y_label="nats"),
+        ]
+    if local := measured.get("local_map"):
+        parts += [
+            heading("Who reads whom directly"),
+            heat_map(local, row_label="layer left out", column_label="later layer"),
+            caption(
+                "The same map with what a layer wrote taken from the input of one later layer at a "
+                "time, nothing in between answering to it."
+            ),
+        ]
+    parts += _shape(measured)
     if lens := measured.get("logit_lens"):
         curve = Series("loss", lens["nll"])
         parts += [
@@ -75,6 +135,38 @@ def _stack(measured: Mapping[str, Any]) -> list[str]:
                 "the last point is the model itself."
             ),
         ]
+    return parts
+
+
+def _shape(measured: Mapping[str, Any]) -> list[str]:
+    """How far the stream turns, and how many directions it uses."""
+    parts = []
+    for key, title, unit, words in (
+        (
+            "block_influence",
+            "How far each layer turns the stream",
+            "1 - cosine",
+            "Mean over positions of 1 - cos(before, after): layers near 0 are candidates to prune.",
+        ),
+        (
+            "effective_rank",
+            "Directions in use",
+            "effective rank",
+            "exp of the entropy of the singular values of the streams of some positions.",
+        ),
+        (
+            "intrinsic_dimension",
+            "Dimension of the cloud of streams",
+            "TwoNN estimate",
+            "From the ratio of the distances to the two nearest neighbours of each position.",
+        ),
+    ):
+        values = measured.get(key) or []
+        there = [(i, x) for i, x in enumerate(values) if x is not None]
+        if len(there) > 1:
+            curve = Series(title, [x for _, x in there], [i for i, _ in there])
+            chart = line_chart([curve], x_label="layer", y_label=unit, height=200, legend=False)
+            parts += [heading(title), chart, caption(words)]
     return parts
 
 

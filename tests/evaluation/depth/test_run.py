@@ -9,9 +9,9 @@ import pytest
 from zoo import ZOO
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.depth import run
 from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.measure import measure
+from protlm_jax.evaluation.depth.run import run
 from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
 from protlm_jax.vocabularies import AMINO_ACIDS
 

@@ -7,7 +7,8 @@ import dataclasses
 import zoo
 
 from protlm_jax.evaluation import summaries
-from protlm_jax.evaluation.depth import analyse, run
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.run import run
 from protlm_jax.evaluation.depth.subject import TINY
 
 PROTEINS = {"a": "MKTAYIAKQRQISFV", "b": "QLEERLGLIEVQ"}

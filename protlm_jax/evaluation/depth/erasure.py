@@ -1,0 +1,134 @@
+"""Until which depth a residue is still needed: its stream replaced by a mean one (M13)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.evaluation.depth.answers import differences
+from protlm_jax.evaluation.depth.batches import Asked, Proteins
+from protlm_jax.evaluation.depth.positions import Positions, Stat
+from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.depth.subject import observe
+from protlm_jax.models.loaded import LoadedModel
+
+RESIDUES = 4  # of each protein that are erased, one at a time
+
+
+@functools.partial(jax.jit, static_argnames=("model", "stack", "depths"))
+def erase(
+    model: nn.Module,
+    params: Any,
+    features: dict[str, jax.Array],
+    true: jax.Array,
+    positions: Positions,
+    amino_acids: jax.Array,
+    means: jax.Array,
+    erased: jax.Array,
+    *,
+    stack: str,
+    depths: tuple[int, ...],
+) -> dict[str, Stat]:
+    """The answer after h_l(t) was replaced by the mean stream of that depth (Csordás et al. 2025).
+
+    Args:
+        means: [N + 1, D], means of the stream over the residues of all proteins.
+        erased: [B, K] int32, in each row the positions t that are erased, one at a time; -1 for
+            none.
+        depths: l, out of 0 to N - 1.
+
+    Returns:
+        "erasure_<name>" (depth, erased), for every name of `differences`. In a protein whose
+        erased position is -1 nothing differs: leave it out of means.
+
+    Cost: of each depth l and erased position (N - l) / N forwards.
+    """
+    subject = observe(model, params, features, true, positions, amino_acids, stack)
+    base = subject.answer(subject.streams[-1])
+
+    def one(place: tuple[jax.Array, jax.Array]) -> dict[str, Stat]:
+        depth, column = place
+        here = jnp.arange(true.shape[1])[None] == erased[:, column, None]
+        h = jnp.where(here[..., None], means[depth][None, None], subject.streams[depth])
+        final, _ = subject.resume(h, depth, lambda carry, *_: carry, ())
+        return differences(subject, base, subject.answer(final))
+
+    number = erased.shape[1]
+    at = jnp.repeat(jnp.asarray(depths), number)
+    found = jax.lax.map(one, (at, jnp.tile(jnp.arange(number), len(depths))))
+    found = jax.tree.map(lambda x: x.reshape(len(depths), number, *x.shape[1:]), found)
+    return {f"erasure_{name}": s.named("at_depth", "erased") for name, s in found.items()}
+
+
+def erasure(
+    loaded: LoadedModel, proteins: Proteins, stack: str, depths: Sequence[int]
+) -> dict[str, Quantity]:
+    """Means over RESIDUES visible residues of each protein, evenly spaced: dims ("at_depth",)."""
+    means = mean_streams(loaded, proteins, stack)
+    totals = Totals(len(proteins.names))
+    for batch in proteins.all_batches(loaded):
+        erased = spaced(batch, RESIDUES)
+        with jax.default_matmul_precision("float32"):
+            found = erase(
+                loaded.model,
+                loaded.params,
+                batch.features,
+                batch.true,
+                batch.positions("asked", loaded.model.readouts[0]),
+                jnp.asarray(loaded.vocabulary.amino_acid_ids),
+                jnp.asarray(means, jnp.float32),
+                jnp.asarray(erased),
+                stack=stack,
+                depths=tuple(depths),
+            )
+        # Rows are the slots of the proteins here.
+        found = {k: _over_erased(s, erased >= 0) for k, s in jax.device_get(found).items()}
+        totals.add(found, list(batch.owners))
+    return totals.quantities
+
+
+def mean_streams(loaded: LoadedModel, proteins: Proteins, stack: str) -> np.ndarray:
+    """Mean stream at every depth over all residues, hidden ones too: [N + 1, D] float64."""
+    total, count = np.zeros(()), 0
+    for batch in proteins.all_batches(loaded):
+        found = _sums(loaded.model, loaded.params, batch.features, batch.residues, stack=stack)
+        total, count = total + np.asarray(found, np.float64), count + int(batch.residues.sum())
+    return np.asarray(total / count)
+
+
+def spaced(batch: Asked, number: int) -> np.ndarray:
+    """Positions of so many residues of each row that are not asked, evenly spaced: [B, number].
+
+    -1 where a row has too few.
+    """
+    chosen = np.full((len(batch.true), number), -1, np.int32)
+    for row, visible in enumerate(batch.residues & ~batch.hidden):
+        places = np.flatnonzero(visible)
+        if len(places) >= number:
+            middle = (np.arange(number) + 0.5) * len(places) / number
+            chosen[row] = places[middle.astype(int)]
+    return chosen
+
+
+@functools.partial(jax.jit, static_argnames=("model", "stack"))
+def _sums(model: nn.Module, params: Any, features: Any, residues: jax.Array, *, stack: str) -> Any:
+    h, context = model.apply({"params": params}, features, method="embed")
+    out, taps = model.apply({"params": params}, h, context, method="stack")
+    streams = jnp.concatenate([taps[stack]["stream"], out[stack][None]])
+    return jnp.sum(jnp.where(residues[None, ..., None], streams, 0.0), axis=(1, 2))
+
+
+def _over_erased(stat: Stat, there: np.ndarray) -> Stat:
+    """[depth, erased, P] to [depth, P]; only positions that were there count."""
+    keep = there.T[None]
+    peak = None
+    if stat.peak is not None:
+        peak = np.where(keep, stat.peak, 0).max(axis=1)
+    total, count = (np.where(keep, x, 0).sum(axis=1) for x in (stat.total, stat.count))
+    return Stat(total, count, peak, ("at_depth",))

@@ -1,0 +1,175 @@
+"""The tuned lens (M8; Belrose et al. 2023, arXiv 2303.08112): a trained affine map at each depth.
+
+    q_l = softmax(head(h_l + A_l h_l + b_l)),   trained to minimise KL(p || q_l), the model frozen
+
+A and b start at zero, so that it starts as the logit lens. All depths are trained as one program,
+on streams that the model gave once; each keeps the maps that were best on proteins of their own,
+and is judged on others.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from protlm_jax.evaluation.depth.answers import differences, likenesses
+from protlm_jax.evaluation.depth.batches import Asked, Proteins
+from protlm_jax.evaluation.depth.positions import Positions, Stat
+from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.depth.subject import observe
+from protlm_jax.models.loaded import LoadedModel
+
+STEPS = 300
+POINTS = 256  # in a minibatch
+LEARNING_RATE = 1e-3
+EVERY = 25  # steps between looks at the proteins that choose
+Maps = dict[str, jax.Array]  # "A" [N, D, D], "b" [N, D]
+
+
+def tuned_lens(
+    loaded: LoadedModel, proteins: Proteins, stack: str, seed: int = 0, steps: int = STEPS
+) -> tuple[dict[str, Quantity], Maps]:
+    """Trains the maps on half of the batches, chooses on a quarter, and measures on the last one.
+
+    Returns:
+        "tuned_lens_<name>" (depth) for every name of `logit_lens`, on the last quarter's proteins
+        alone, and the maps. Cost: two forwards, and 3 `steps` heads of each depth.
+
+    Raises:
+        ValueError: fewer than four batches of proteins.
+    """
+    if proteins.batches < 4:
+        raise ValueError("half, a quarter and a quarter of the batches: more proteins are needed")
+    parts: list[list[Any]] = [[], [], []]
+    for index in range(proteins.batches):
+        parts[(0, 1, 0, 2)[index % 4]].append(proteins.batch(loaded, index))
+    fitted, choosing = (_points(loaded, batches, stack) for batches in parts[:2])
+    maps = fit(loaded, fitted, choosing, seed, steps)
+    totals = Totals(len(proteins.names))
+    for batch in parts[2]:
+        found = _measured(*_arguments(loaded, batch), maps, stack=stack)
+        totals.add(jax.device_get(found), list(batch.owners))
+    return totals.quantities, maps
+
+
+def fit(
+    loaded: LoadedModel,
+    fitted: tuple[jax.Array, jax.Array],
+    choosing: tuple[jax.Array, jax.Array],
+    seed: int = 0,
+    steps: int = STEPS,
+) -> Maps:
+    """The maps of every depth but the last.
+
+    Args:
+        fitted, choosing: streams [N, n, D] and log p [n, 20], the model's own answers.
+    """
+    number, points, width = fitted[0].shape
+    maps = {"A": jnp.zeros((number, width, width)), "b": jnp.zeros((number, width))}
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, max(steps, 1)))
+    state = optimizer.init(maps)
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+
+    def loss(maps: Maps, streams: jax.Array, log_p: jax.Array) -> jax.Array:
+        log_q = jax.vmap(functools.partial(_answer, loaded, amino_acids))(maps, streams)
+        return jnp.mean(jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=-1), axis=-1)
+
+    @jax.jit
+    def some_steps(maps: Maps, state: Any, rows: jax.Array) -> Any:
+        def step(carry: Any, row: jax.Array) -> Any:
+            maps, state = carry
+            gradient = jax.grad(lambda m: jnp.sum(loss(m, fitted[0][:, row], fitted[1][row])))(maps)
+            update, state = optimizer.update(gradient, state, maps)
+            return (optax.apply_updates(maps, update), state), None
+
+        return jax.lax.scan(step, (maps, state), rows)[0]
+
+    judge = jax.jit(loss)
+    generator = np.random.default_rng(seed)
+    best, lowest = maps, judge(maps, *choosing)
+    with jax.default_matmul_precision("float32"):
+        for _ in range(-(-steps // EVERY)):
+            rows = generator.integers(points, size=(EVERY, min(POINTS, points)))
+            maps, state = some_steps(maps, state, jnp.asarray(rows))
+            found = judge(maps, *choosing)
+            better = found < lowest
+            lowest = jnp.where(better, found, lowest)
+            best = jax.tree.map(functools.partial(_where, better), maps, best)
+    return best
+
+
+def _where(better: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _answer(
+    loaded: LoadedModel, amino_acids: jax.Array, maps: Maps, stream: jax.Array
+) -> jax.Array:
+    """log q [n, 20] of one depth's stream [n, D] through its map."""
+    read = loaded.model.readouts[0].stack
+    mapped = (stream + stream @ maps["A"].T + maps["b"][None])[None]
+    logits = loaded.model.apply({"params": loaded.params}, {read: mapped}, method="head")
+    return jax.nn.log_softmax(logits[0][:, amino_acids])
+
+
+def _arguments(loaded: LoadedModel, batch: Asked) -> tuple[Any, ...]:
+    positions = batch.positions("asked", loaded.model.readouts[0])
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+    return loaded.model, loaded.params, batch.features, batch.true, positions, amino_acids
+
+
+def _points(loaded: LoadedModel, batches: list[Asked], stack: str) -> tuple[jax.Array, jax.Array]:
+    """Streams [N, n, D] before every layer and log p [n, 20] at the asked positions."""
+    streams, answers = [], []
+    for batch in batches:
+        arguments = _arguments(loaded, batch)
+        found, log_p = jax.device_get(_streams(*arguments, stack=stack))
+        target = np.asarray(arguments[4].target)
+        streams.append(found[:-1, target])
+        answers.append(log_p[target])
+    return jnp.asarray(np.concatenate(streams, axis=1)), jnp.asarray(np.concatenate(answers))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "stack"))
+def _streams(
+    model: nn.Module,
+    params: Any,
+    features: dict[str, jax.Array],
+    true: jax.Array,
+    positions: Positions,
+    amino_acids: jax.Array,
+    *,
+    stack: str,
+) -> tuple[jax.Array, jax.Array]:
+    subject = observe(model, params, features, true, positions, amino_acids, stack)
+    return subject.streams, subject.answer(subject.streams[-1])
+
+
+@functools.partial(jax.jit, static_argnames=("model", "stack"))
+def _measured(
+    model: nn.Module,
+    params: Any,
+    features: dict[str, jax.Array],
+    true: jax.Array,
+    positions: Positions,
+    amino_acids: jax.Array,
+    maps: Maps,
+    *,
+    stack: str,
+) -> dict[str, Stat]:
+    subject = observe(model, params, features, true, positions, amino_acids, stack)
+    base = subject.answer(subject.streams[-1])
+
+    def at(one: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Stat]:
+        stream, matrix, offset = one
+        other = subject.answer(stream + stream @ matrix.T + offset[None, None])
+        return differences(subject, base, other) | likenesses(subject, base, other)
+
+    found = jax.lax.map(at, (subject.streams[:-1], maps["A"], maps["b"]))
+    return {f"tuned_lens_{name}": stat.named("layer") for name, stat in found.items()}

@@ -1,0 +1,161 @@
+"""The verb `protlm depth`: its arguments, what it prints, and what it writes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protlm_jax.evaluation.depth.results import Analysis
+    from protlm_jax.models import LoadedModel
+
+EPILOG = """\
+typical use:
+  protlm depth --model runs/mine --output depth/mine
+  protlm depth --model hf/esm2_8m --model hf/esm2_35m --input proteins.fasta --control \\
+      --output depth/esm2
+  protlm depth --model runs/mine --metrics erasure gradients tuned_lens --output depth/more
+
+metrics: default is contributions, angles, similarity, logit_lens, skips, sublayer_skips,
+  local_effects and swaps, about 2.5 forwards for each layer. all adds repeats,
+  block_deletions, reversals, erasure, gradients and tuned_lens. What a family has no readout
+  for is not measured, and the reason is given. docs/depth.md has every formula and source.
+
+positions: asked, layers are edited everywhere and effects read at residues that the model
+  cannot see (15 % of each protein); context, edited everywhere but there; all; future, edited
+  before a cut and read behind it.
+
+DIR gets, for each model, NAME.npz with every mean and its sums by protein and NAME.json with
+the names of their dimensions; depth.csv, one row for each number with its 95 % interval
+(bootstrap over proteins); and report.html. The same command again goes on after a kill.
+"""
+
+
+def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
+    """Gives the verb its arguments."""
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.epilog = EPILOG
+    verb.add_argument(
+        "--model", required=True, action="append", help=f"{model_help}; several are compared"
+    )
+    verb.add_argument(
+        "--input", type=Path, metavar="FILE", help="FASTA; default: proteins held out of training"
+    )
+    verb.add_argument(
+        "--proteins", type=_positive, default=64, metavar="N", help="drawn at most; default: 64"
+    )
+    verb.add_argument(
+        "--metrics", nargs="+", default=["default"], metavar="NAME", help="default, all, or names"
+    )
+    verb.add_argument(
+        "--positions", choices=("asked", "context", "all", "future"), default="asked",
+        help="where layers are edited and effects read; default: asked",
+    )  # fmt: skip
+    verb.add_argument(
+        "--control", action="store_true", help="measure a re-initialised copy of each model too"
+    )
+    verb.add_argument("--output", type=Path, metavar="DIR", help="folder of the results")
+
+
+def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
+    """Measures the models that `load` reads, prints their tables and writes the results."""
+    from protlm_jax.evaluation.depth import files
+    from protlm_jax.evaluation.depth.metrics import DEFAULT, resolve
+
+    words = arguments.metrics
+    metrics = resolve(words[0] if words in (["default"], ["all"]) else words)
+    analyses: dict[str, Analysis] = {}
+    summaries: dict[str, dict[str, Any]] = {}
+    for source in arguments.model:
+        loaded, sequences, length = _prepared(arguments, source, load)
+        name = _name(source, analyses)
+        for title, model in _with_control(name, loaded, arguments.control).items():
+            print(f"{title}: {len(sequences)} proteins", flush=True)
+            found = _measured(arguments, title, model, sequences, metrics, length)
+            analyses[title] = found
+            if set(DEFAULT) <= set(metrics):
+                summaries[title] = _summary(model, found)
+                print(summaries[title].pop("summary"), flush=True)
+    if arguments.output is not None:
+        written = files.write(analyses, arguments.output)
+        if summaries:
+            written.append(_report(arguments.output, summaries))
+        print("wrote " + ", ".join(map(str, written)))
+
+
+def _prepared(
+    arguments: argparse.Namespace, source: str, load: Callable[[str], LoadedModel]
+) -> tuple[LoadedModel, Mapping[str, str], int]:
+    """A model, the proteins to show it, and the tokens in a row."""
+    from protlm_jax.evaluation import verbs
+
+    loaded, data = load(source), verbs.data_of(source)
+    verbs.require_answers(loaded, data)
+    sequences = verbs.drawn(data, arguments.proteins, arguments.input)
+    return loaded, sequences, verbs.trained_length(loaded, data)
+
+
+def _measured(
+    arguments: argparse.Namespace,
+    title: str,
+    loaded: LoadedModel,
+    sequences: Mapping[str, str],
+    metrics: tuple[str, ...],
+    length: int,
+) -> Analysis:
+    from protlm_jax.evaluation.depth.analyse import analyse
+
+    return analyse(
+        loaded,
+        sequences,
+        metrics=metrics,
+        positions=arguments.positions,
+        length=length,
+        progress=True,
+        folder=arguments.output and arguments.output / "partial" / title,
+    )
+
+
+def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, LoadedModel]:
+    import dataclasses
+
+    from protlm_jax.models import init_params
+
+    models = {name: loaded}
+    if control:
+        params = init_params(loaded.model, 0)
+        models[f"{name}-reinitialised"] = dataclasses.replace(
+            loaded, params=params, name=f"{loaded.name}, re-initialised"
+        )
+    return models
+
+
+def _summary(loaded: LoadedModel, found: Analysis) -> dict[str, Any]:
+    from protlm_jax.evaluation import summaries
+    from protlm_jax.evaluation.depth.run import POSITIONS, summary
+
+    result = summary(found, f"{POSITIONS[loaded.model.readouts[0].kind]}; {found.positions}")
+    return {**result, "summary": summaries.depth(result)}
+
+
+def _report(folder: Path, summaries: dict[str, dict[str, Any]]) -> Path:
+    from protlm_jax.evaluation import report
+
+    report.write(folder / "report.html", {"depths": summaries})
+    return folder / "report.html"
+
+
+def _name(source: str, taken: Mapping[str, Any]) -> str:
+    """A file's name for a model: the last part of where it lies."""
+    base = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).resolve().name) or "model"
+    names = [base, *(f"{base}-{i}" for i in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

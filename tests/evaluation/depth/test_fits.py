@@ -1,0 +1,62 @@
+"""What is fitted over a frozen model: linear maps between models, and the tuned lens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from zoo import loaded
+
+from protlm_jax.evaluation.depth.batches import prepare
+from protlm_jax.evaluation.depth.linear_maps import PENALTY, _add, explained, linear_maps
+from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
+from protlm_jax.vocabularies import AMINO_ACIDS
+
+
+def proteins(number: int, length: int = 21) -> dict[str, str]:
+    rng = np.random.default_rng(0)
+    return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
+
+
+def test_the_map_is_the_ridge_regression_of_scikit_learn() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 400, 5)) + 3
+    y = x[:1] @ rng.normal(size=(5, 7)) + rng.normal(size=(1, 400, 7)) - 2
+    halves: list[dict] = [{}, {}]
+    for start in range(0, 400, 100):  # moments of several batches
+        part = slice(start, start + 100)
+        _add(halves[start // 100 % 2], x[:, part], y[:, part])
+    fitted = np.arange(400) // 100 % 2 == 0
+    found = explained(halves[0], halves[1])
+    for i in range(2):
+        a, b = x[i][fitted], y[0][fitted]
+        penalty = PENALTY * a.var(axis=0).mean() * len(a)
+        error = y[0][~fitted] - Ridge(penalty).fit(a, b).predict(x[i][~fitted])
+        test = y[0][~fitted]
+        expected = 1 - (error**2).sum() / ((test - test.mean(0)) ** 2).sum()
+        assert found[i, 0] == pytest.approx(expected, abs=1e-9)
+    assert found[0, 0] > 0.7 > 0.1 > found[1, 0]
+
+
+def test_a_model_is_a_linear_map_of_itself_and_of_families_with_other_tokens() -> None:
+    """ESM-2 has a token before the protein, and T5 has none: residues are what is paired."""
+    same = linear_maps(loaded("bert"), loaded("bert"), proteins(64))
+    assert same.dims == ("depth", "other_depth") and same.values.shape == (3, 3)
+    assert (np.diag(same.values) > 0.99).all() and same.values[0, 2] < 0.98
+    other = linear_maps(loaded("esm2"), loaded("t5"), proteins(64), depths=[1, 2])
+    assert other.values.shape == (2, 3) and np.isfinite(other.values).all()
+    assert other.values[0, 0] > 0.25, "both know what a residue is; chance is 0"
+    with pytest.raises(ValueError, match="more proteins"):
+        linear_maps(loaded("bert"), loaded("bert"), proteins(8))
+
+
+def test_a_tuned_lens_is_nearer_to_the_answer_than_the_logit_lens() -> None:
+    model = loaded("bert")
+    made = prepare(model, proteins(96, 41), None, seed=0)
+    found, maps = tuned_lens(model, made, "encoder", steps=100)
+    untrained, zero = tuned_lens(model, made, "encoder", steps=0)
+    assert not np.asarray(zero["A"]).any() and np.asarray(maps["A"]).any()
+    trained, start = (x["tuned_lens_kl_reverse"].values for x in (found, untrained))
+    assert trained.shape == (2,) and (trained < 0.9 * start).all()
+    held_out = found["tuned_lens_nll"].counts[0] > 0
+    assert held_out.sum() == 24, "a quarter of the proteins, on which nothing was fitted"
