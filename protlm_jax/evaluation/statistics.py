@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -285,9 +286,23 @@ def _rows(proteins: int, seed: int, draws: int) -> Iterator[np.ndarray]:
 def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.ndarray]:
     """The same draws as counts [draws in block, proteins] float64, for blocks of so many values."""
     most = max(1, _ELEMENTS_AT_ONCE // max(proteins, values))
+    if draws * proteins <= _ELEMENTS_AT_ONCE:
+        counts = _all_weights(proteins, seed, draws)
+        yield from (counts[start : start + most] for start in range(0, draws, most))
+        return
     for rows in _rows(proteins, seed, draws):
         for start in range(0, len(rows), most):
-            part = rows[start : start + most]
-            index = part + proteins * np.arange(len(part))[:, None]
-            counts = np.bincount(index.ravel(), minlength=part.size)
-            yield counts.reshape(part.shape).astype(np.float64)
+            yield _counted(rows[start : start + most], proteins)
+
+
+@lru_cache(maxsize=8)
+def _all_weights(proteins: int, seed: int, draws: int) -> np.ndarray:
+    """All draws at once: many scores of one test set use the same."""
+    return np.concatenate([_counted(rows, proteins) for rows in _rows(proteins, seed, draws)])
+
+
+def _counted(rows: np.ndarray, proteins: int) -> np.ndarray:
+    """How often each protein occurs in each draw: [draws, proteins] float64."""
+    index = rows + proteins * np.arange(len(rows))[:, None]
+    counts = np.bincount(index.ravel(), minlength=rows.size)
+    return counts.reshape(rows.shape).astype(np.float64)
