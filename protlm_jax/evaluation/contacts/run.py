@@ -13,7 +13,7 @@ from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.batching import max_residues
 from protlm_jax.evaluation.contacts.precision import RANGES, contact_map, means, precisions
 from protlm_jax.evaluation.contacts.predict import own_head, predict
-from protlm_jax.evaluation.contacts.regression import STRENGTH, Fitted, fit
+from protlm_jax.evaluation.contacts.regression import STRENGTHS, Fitted, fit
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
 from protlm_jax.evaluation.probes.controls import random_control
 from protlm_jax.models.loaded import LoadedModel
@@ -27,10 +27,10 @@ TITLES = {
 }
 _PROTOCOL = (
     "Attention maps of all heads, made symmetric and corrected for the average product; sparse "
-    f"logistic regression (Rao et al. 2021, C = {STRENGTH}) on {{train}} training chains, for the "
-    "model and for a copy with random parameters; P@L: precision of a chain's L most probable "
-    "pairs of a range, mean over {test} test chains; standard errors and 95 % intervals by "
-    "bootstrap over chains, differences paired."
+    "logistic regression (Rao et al. 2021) on {train} training chains, its penalty chosen on "
+    "{valid} validation chains, for the model and for a copy with random parameters; P@L: "
+    "precision of a chain's L most probable pairs of a range, mean over {test} test chains; "
+    "standard errors and 95 % intervals by bootstrap over chains, differences paired."
 )
 
 Scores = dict[str, dict[str, dict[str, float]]]  # protein -> range -> label -> precision
@@ -69,19 +69,20 @@ def run(
     began = time.perf_counter()
     (view,) = benchmark.views.values()
     limit = max_residues(loaded)
-    train, test = (
+    train, valid, test = (
         [p for p in benchmark.splits[split]() if limit is None or len(p.sequence) <= limit]
-        for split in ("train", view.split)
+        for split in ("train", "valid", view.split)
     )
     left_out = len(benchmark.splits[view.split]()) - len(test)
     train, test = subset(train, train_proteins, seed), subset(test, test_proteins, seed)
     if not train or not test:
         raise ProtlmError(f"{loaded.name} takes {limit} residues, and no chain is as short as that")
-    fitted = fit(loaded, train)
+    fitted = fit(loaded, train, valid)
     # The control's seed is not the seed of any training run that a user is likely to make.
     random = random_control(loaded, seed + 7919)
     sequences = {p.id: p.sequence for p in test}
-    ways = {"regression": (loaded, fitted.weights), "random": (random, fit(random, train).weights)}
+    of_random = fit(random, train, valid).weights
+    ways = {"regression": (loaded, fitted.weights), "random": (random, of_random)}
     if hasattr(loaded.model, "contacts"):
         ways["own_head"] = (loaded, own_head(loaded))
     scores = {
@@ -102,7 +103,7 @@ def run(
         "regression": _fitted(fitted, len(train)),
         "proteins": len(test),
         "left_out": left_out,
-        "protocol": _PROTOCOL.format(train=len(train), test=len(test)),
+        "protocol": _PROTOCOL.format(train=len(train), valid=len(valid), test=len(test)),
         "cost": {"seconds": round(time.perf_counter() - began, 1)},
     }
 
@@ -151,7 +152,9 @@ def _fitted(fitted: Fitted, train: int) -> dict[str, Any]:
     """What the regression was fitted on, and how much it takes from each layer's heads."""
     strength = np.abs(fitted.weights.kernel) * fitted.spread
     return {
-        "strength": STRENGTH,
+        "strength": fitted.strength,
+        "strengths": STRENGTHS,
+        "valid": {str(c): loss for c, loss in fitted.valid.items()},
         "proteins": train,
         "pairs": fitted.pairs,
         "contacts": fitted.contacts,
@@ -193,7 +196,7 @@ def summary(result: Mapping[str, Any]) -> str:
         lines.append(f"  {name:{width}}" + "".join(_cell(r.get("L")) for r in ranges.values()))
     lines.append(
         f"The regression uses {fitted['heads_used']} of {fitted['heads']} heads, fitted on "
-        f"{fitted['pairs']:,} pairs of {fitted['proteins']} chains."
+        f"{fitted['pairs']:,} pairs of {fitted['proteins']} chains, C = {fitted['strength']:g}."
     )
     if result["left_out"]:
         lines.append(f"{result['left_out']:,} test chains are longer than the model takes.")

@@ -7,7 +7,7 @@ import pytest
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import contacts
-from protlm_jax.evaluation.contacts import run
+from protlm_jax.evaluation.contacts import regression, run
 from protlm_jax.evaluation.contacts.regression import maps, sparse_logistic
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target, View
 
@@ -145,6 +145,26 @@ def test_chains_that_do_not_fit_are_counted(small_model) -> None:
     assert "own_head" not in result["predictors"]
     with pytest.raises(ProtlmError, match="takes 10 residues, and no chain"):
         run.run(small_model("bert", max_positions=12), benchmark())
+
+
+def test_validation_chooses_the_penalty(small_model, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    chains = benchmark().splits["test"]()
+    truth = {p.sequence: p.labels["contact"] for p in chains}
+
+    def planted(_: object, sequence: str) -> np.ndarray:
+        """One head of four that sees the contacts through noise, on a scale of its own."""
+        found = rng.normal(size=(2, 2, len(sequence), len(sequence)))
+        i, j = truth[sequence].T
+        found[1, 0, i, j] += 2
+        return (0.01 * found).astype(np.float32)
+
+    monkeypatch.setattr(regression, "maps", planted)
+    fitted = regression.fit(small_model("bert"), chains[:2], chains[2:])
+    assert fitted.strength == min(fitted.valid, key=fitted.valid.__getitem__) != 0.15
+    assert fitted.valid[fitted.strength] < fitted.valid[0.015]
+    assert np.abs(fitted.weights.kernel).argmax() == 2
+    assert regression.fit(small_model("bert"), chains[:2]).strength == 0.15
 
 
 def test_what_cannot_be_fitted_is_refused(small_model) -> None:
