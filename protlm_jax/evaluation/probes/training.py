@@ -179,8 +179,13 @@ def _basis(moments: Moments, penalty: float) -> np.ndarray:
 
     With the curvature H = L L' it is L'^-1.
     """
+    from scipy.linalg import solve_triangular  # type: ignore[import-untyped]
+
     assert moments.covariance is not None
     # p (1 - p) of a few classes is about 0.2; the floor keeps dead directions still.
-    curvature = 0.2 * moments.covariance + (penalty + 1e-6) * np.eye(moments.covariance.shape[1])
-    lower = np.linalg.cholesky(curvature)
-    return np.swapaxes(np.linalg.inv(lower), 1, 2).astype(np.float32)
+    unit = np.eye(moments.covariance.shape[1])
+    out = np.empty(moments.covariance.shape, np.float32)
+    for index, covariance in enumerate(moments.covariance):
+        lower = np.linalg.cholesky(0.2 * covariance + (penalty + 1e-6) * unit)
+        out[index] = solve_triangular(lower, unit, lower=True).T
+    return out
