@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from zoo import ZOO
+from zoo import kinds_first
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth.batches import prepare
@@ -21,7 +21,7 @@ def proteins(number: int, length: int, seed: int = 0) -> dict[str, str]:
     return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
 
 
-@pytest.mark.parametrize("family", ZOO)
+@pytest.mark.parametrize("family", kinds_first())
 def test_every_stack_is_measured_with_one_compilation(family: str, small_model) -> None:
     loaded = small_model(family)
     before = measure._cache_size()
