@@ -15,8 +15,8 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import maps
-from protlm_jax.evaluation.colouring import Colouring
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
+from protlm_jax.evaluation.maps import Colouring, drawing, projection
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target, View
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -58,7 +58,7 @@ def data(proteins: list[LabelledProtein], annotated: list[LabelledProtein]) -> B
 def drawn(model: LoadedModel, proteins: list[LabelledProtein]) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         found = importlib.util.find_spec
-        patch.setattr(maps.importlib.util, "find_spec", lambda n: None if n == "umap" else found(n))
+        patch.setattr(importlib.util, "find_spec", lambda n: None if n == "umap" else found(n))
         return maps.draw(model, data(proteins, proteins[:4]), seed=3)
 
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_projected_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         maps.project(vectors[:3], "pca", 0)
     with pytest.raises(ProtlmError, match="finite"):
         maps.project(np.full((5, 3), np.nan), "pca", 0)
-    monkeypatch.setattr(maps.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ProtlmError, match=r"scikit-learn: pip install 'protlm-jax\[probe\]'"):
         maps.project(vectors, "pca", 0)
 
@@ -131,8 +131,8 @@ def test_neighbours_are_counted_among_the_known() -> None:
     vectors = generator.normal(size=(30, 4))
     values = generator.integers(-1, 3, size=30)
     colour = Colouring("c", ("a", "b", "c"), values)
-    order = maps._nearest(vectors, 0)
-    found = maps._agreement({"model": order, "random": order}, colour, 0)
+    order = projection.nearest(vectors, 0)
+    found = drawing._agreement({"model": order, "random": order}, colour, 0)
     known = [i for i in range(30) if values[i] >= 0]
     shares = []
     for i in known:
@@ -167,7 +167,7 @@ def test_residues_are_read_at_layer_0(drawn: dict[str, Any], model: LoadedModel)
     found = drawn["residues"]
     assert found["residues"] == AMINO_ACIDS
     alone = embed_sequences(model, {c: c for c in AMINO_ACIDS}, layers=[0])
-    vectors = maps._standardised(np.stack([v[0] for _, v in alone]))
+    vectors = projection.standardised(np.stack([v[0] for _, v in alone]))
     expected = maps.project(vectors, "pca", 0)
     np.testing.assert_allclose(found["methods"]["pca"]["model"], expected, rtol=1e-3, atol=1e-3)
     share = expected.var(axis=0) / vectors.var(axis=0).sum()
@@ -179,9 +179,9 @@ def test_the_set_of_which_more_is_known_is_drawn(
     model: LoadedModel, proteins: list[LabelledProtein], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = {}
-    monkeypatch.setattr(maps, "residue_map", lambda *_, **__: {})
+    monkeypatch.setattr(drawing, "residue_map", lambda *_, **__: {})
     monkeypatch.setattr(
-        maps, "protein_maps", lambda _, found, colours, **__: taken.update(ids=found) or {}
+        drawing, "protein_maps", lambda _, found, colours, **__: taken.update(ids=found) or {}
     )
     annotated = [
         LabelledProtein(p.id, p.sequence, p.labels, notes={"kingdom": "ab"[i % 2]})
@@ -193,12 +193,15 @@ def test_the_set_of_which_more_is_known_is_drawn(
 
 def test_tables_hold_every_number(drawn: dict[str, Any], tmp_path: Path) -> None:
     paths = maps.write_tables(tmp_path / "new", drawn)
-    assert [p.name for p in paths] == ["map_of_proteins.csv", "map_of_residues.csv"]
+    names = ["map_of_proteins", "neighbours", "map_of_residues", "properties"]
+    assert [p.name for p in paths] == [f"{name}.csv" for name in names]
     with paths[0].open(newline="") as file:
         rows = list(csv.DictReader(file))
     points = drawn["proteins"]["methods"]["tsne"]["random"]
     assert [[float(r["tsne_random_x"]), float(r["tsne_random_y"])] for r in rows] == points
     assert [r["kind"] for r in rows[:3]] == ["", "rich", "plain"]
-    with paths[1].open(newline="") as file:
+    assert len(paths[1].read_text().splitlines()) == 1 + 3
+    assert paths[3].read_text().startswith("property,of,correlation,p\ncharge,model,")
+    with paths[2].open(newline="") as file:
         residues = {r["residue"]: r for r in csv.DictReader(file)}
     assert float(residues["W"]["size"]) == 227.8 and len(residues) == 20

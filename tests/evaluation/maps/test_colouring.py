@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protlm_jax.evaluation.colouring import PROPERTIES, colourings
+from protlm_jax.evaluation.maps.colouring import PROPERTIES, colourings
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target, View
 from protlm_jax.vocabularies import AMINO_ACIDS
 

@@ -1,0 +1,31 @@
+"""Maps: proteins and the 20 residues in two dimensions, beside a re-initialised copy's.
+
+A map shows what there is to be seen and proves nothing, t-SNE and UMAP least of all: they make
+clusters of noise. So each comes with a number taken in the full space, before any projection:
+
+proteins    of a protein's ten nearest neighbours, how many share its class (error over proteins)
+residues    whether distances go with differences in charge, size and hydrophobicity (Mantel 1967)
+
+    result = draw(loaded, benchmark, progress=True)
+    write_tables(Path("maps"), result)  # every number behind the pictures, as CSV
+"""
+
+from __future__ import annotations
+
+from protlm_jax.evaluation.maps.colouring import Colouring, colourings
+from protlm_jax.evaluation.maps.drawing import draw, protein_maps, residue_map
+from protlm_jax.evaluation.maps.projection import METHODS, mantel, project
+from protlm_jax.evaluation.maps.tables import tables, write_tables
+
+__all__ = [
+    "METHODS",
+    "Colouring",
+    "colourings",
+    "draw",
+    "mantel",
+    "project",
+    "protein_maps",
+    "residue_map",
+    "tables",
+    "write_tables",
+]
