@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from protlm_jax.evaluation.maps.colouring import Colouring, colourings
 from protlm_jax.evaluation.maps.drawing import draw, protein_maps, residue_map
-from protlm_jax.evaluation.maps.projection import METHODS, mantel, project
+from protlm_jax.evaluation.maps.projection import METHODS, mantel, project, require_packages
 from protlm_jax.evaluation.maps.tables import tables, write_tables
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "mantel",
     "project",
     "protein_maps",
+    "require_packages",
     "residue_map",
     "tables",
     "write_tables",

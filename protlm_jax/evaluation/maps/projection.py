@@ -39,7 +39,7 @@ def project(vectors: np.ndarray, method: str, seed: int) -> np.ndarray:
         raise ProtlmError(f"no map {method!r}: there is {', '.join(METHODS)}")
     if len(vectors) < FEWEST or not np.isfinite(vectors).all():
         raise ProtlmError(f"a map needs at least {FEWEST} finite vectors; got {vectors.shape}")
-    _require("sklearn", "scikit-learn")
+    require_packages()
     from sklearn.decomposition import PCA
 
     wide = np.asarray(vectors, np.float64)
@@ -118,6 +118,15 @@ def installed() -> tuple[tuple[str, ...], str]:
     if importlib.util.find_spec("umap"):
         return METHODS, ""
     return METHODS[:2], "UMAP is left out: pip install 'protlm-jax[probe]' brings umap-learn."
+
+
+def require_packages() -> None:
+    """To be asked before long work whose result is to be drawn.
+
+    Raises:
+        ProtlmError: scikit-learn is not installed.
+    """
+    _require("sklearn", "scikit-learn")
 
 
 def _require(module: str, package: str) -> None:

@@ -103,7 +103,7 @@ def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> Non
 
 def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
     """Probes the model that `load` reads, prints the numbers and writes them."""
-    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation import maps, verbs
     from protlm_jax.evaluation.probes import table
     from protlm_jax.evaluation.probes.run import TRAIN_PROTEINS, run
 
@@ -111,6 +111,8 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
     if benchmark.level == "pair":
         _run_contacts(arguments, benchmark, load)
         return
+    if arguments.output is not None:
+        maps.require_packages()
     loaded = load(arguments.model)
     window = arguments.window or verbs.recorded_window(loaded, arguments.model)
     probed = run(
@@ -137,7 +139,7 @@ def _run_contacts(
     import json
 
     from protlm_jax.errors import ProtlmError
-    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation import report, verbs
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
     from protlm_jax.files import write_atomically
 
@@ -152,9 +154,15 @@ def _run_contacts(
     result = run(load(arguments.model), benchmark, train_proteins=train, seed=verbs.SEED)
     print(summary(result))
     if arguments.output is not None:
-        file = arguments.output / "results.json"
-        write_atomically(file, json.dumps(result, indent=1) + "\n")
-        print(f"wrote {file}")
+        folder = arguments.output
+        write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")
+        about = {
+            "title": f"{benchmark.title}, read from {result['model']}",
+            "command": f"protlm probe --model {arguments.model} --benchmark {benchmark.name}",
+            "seconds": result["cost"]["seconds"],
+        }
+        report.write(folder / "report.html", {"run": about, "contacts": result})
+        print(f"wrote {folder}: report.html, results.json")
 
 
 def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
