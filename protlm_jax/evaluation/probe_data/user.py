@@ -59,7 +59,7 @@ def read(path: Path, labels: Path | None = None, mask: Path | None = None) -> Be
         columns, found, level = ["label"], read_pair(path, labels, mask), "residue"
     found, notes = _divided(labels or path, found)
     proteins = [LabelledProtein(e.id, e.sequence, {}) for e in found]
-    targets = []
+    targets: list[Target] = []
     for column in columns:
         if level == "residue":
             target, values = _residue_classes(column, found)
