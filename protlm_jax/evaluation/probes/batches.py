@@ -14,6 +14,9 @@ import numpy as np
 from protlm_jax.evaluation.probe_data.base import Level
 
 ROWS = 4096
+"""Residues of a batch."""
+POOLED = 256
+"""Proteins of a batch if each is one row: many small steps, as there are few proteins."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def shape(lengths: np.ndarray, rows: int = ROWS) -> tuple[int, int]:
     """T and P of batches of proteins of these lengths, T at most `rows` if the longest fits."""
     total = int(lengths.sum())
     if lengths.max() == 1:  # pooled: batches of like size, the last one not a mere handful
-        size = -(-total // -(-total // rows))
+        size = -(-total // -(-total // min(rows, POOLED)))
         return size, size
     size = max(min(rows, total), int(lengths.max()))
     return size, -(-3 * size * len(lengths) // (2 * total))

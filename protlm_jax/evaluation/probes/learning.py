@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes.heads import Answers
 from protlm_jax.evaluation.probes.moments import Standard
@@ -74,12 +76,25 @@ class Rows(NamedTuple):
 def start(
     module: Any, seeds: Sequence[int], inputs: int, width: int, linear: bool
 ) -> tuple[State, jax.Array]:
-    """The state before the first step, heads of one seed alike, and the keys of dropout."""
+    """The state before the first step, heads of one seed alike, and the keys of dropout.
+
+    Raises:
+        ProtlmError: when the heads do not fit into memory.
+    """
 
     def one(key: jax.Array) -> Any:
         return module.init(key, jnp.zeros((8, width)), jnp.arange(8), 8, False)
 
     pairs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(np.array(seeds))
+    shapes = jax.eval_shape(jax.vmap(one), pairs[:, 0])
+    # The parameters, their gradient, Adam's two moments, and the best so far.
+    needed = 5 * 4 * inputs * sum(x.size for x in jax.tree.leaves(shapes))
+    if needed > (has := memory.device_memory()):
+        raise ProtlmError(
+            f"heads of {inputs} layers and {len(seeds)} seeds need {memory.size(needed)} of memory "
+            f"for their parameters alone, and there are {memory.size(has)}: probe fewer layers or "
+            "seeds at a time"
+        )
     variables = jax.jit(jax.vmap(one))(pairs[:, 0])
     params, statistics = (
         jax.tree.map(lambda x: np.repeat(np.asarray(x)[:, None], inputs, axis=1), tree)

@@ -228,6 +228,14 @@ def test_numbers_come_in_their_own_units(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_heads_that_do_not_fit_into_memory_are_refused(
+    source: InMemory, valid: InMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning.memory, "device_memory", lambda: 100_000)
+    with pytest.raises(ProtlmError, match="heads of 3 layers and 2 seeds need"):
+        train("cnn", (Q3,), source, valid, seeds=(0, 1))
+
+
 def test_what_cannot_be_learned_is_an_error(source: InMemory, valid: InMemory) -> None:
     with pytest.raises(ProtlmError, match="no training label of 'fold'"):
         train("linear", (Target("fold", "classes", ("a", "b")),), source, valid)
