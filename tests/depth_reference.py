@@ -22,6 +22,8 @@ from protlm_jax.evaluation.depth.positions import PositionSet
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.esm2 import esm2_config
+from protlm_jax.models.families.esmc import esmc_config
+from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import get_vocabulary
@@ -33,9 +35,19 @@ SIZES = {"d_model": 16, "num_layers": 3, "num_heads": 2, "head_dim": 8, "d_ff": 
 CONFIGS = {
     "bert": bert_config(**SIZES, max_positions=16, initializer_range=0.3),
     "esm2": esm2_config(**SIZES, initializer_range=0.3),
+    "esmc": esmc_config(**SIZES, initializer_range=0.3),
+    "gpt2": gpt2_config(**SIZES, max_positions=16, initializer_range=0.3, dropout_rate=0.0),
     "t5": t5_config(**SIZES, num_decoder_layers=4, dropout_rate=0.0, mlp_dropout=False),
 }
-CASES = [("bert", "encoder"), ("esm2", "encoder"), ("t5", "encoder"), ("t5", "decoder")]
+SINGLE = ("bert", "esm2", "esmc", "gpt2")  # families with one stack
+CASES = [*((family, "encoder") for family in SINGLE), ("t5", "encoder"), ("t5", "decoder")]
+# Where the blocks lie in transformers' models.
+BLOCKS = {
+    "bert": "bert.encoder.layer",
+    "esm2": "esm.encoder.layer",
+    "esmc": "esmc.layers",
+    "gpt2": "transformer.h",
+}
 LENGTHS = np.array([10, 6, 8])
 REAL = np.arange(10)[None] < LENGTHS[:, None]
 HIDDEN = REAL & (np.random.default_rng(1).random(REAL.shape) < 0.4)
@@ -80,7 +92,12 @@ class Reference:
         self.amino_acids = np.asarray(vocabulary.amino_acid_ids)
         self.true = np.where(REAL, rng.choice(self.amino_acids, REAL.shape), vocabulary.pad_id)
         self.true = self.true.astype(np.int32)
-        shown = np.where(HIDDEN, vocabulary.hiding_id, self.true).astype(np.int32)
+        self.target, self.residues, self.asked = HIDDEN, REAL, self.true
+        if family == "gpt2":  # sees all before, and answers one position early
+            shown = self.true
+            self.target, self.residues, self.asked = map(_earlier, (HIDDEN, REAL, self.true))
+        else:
+            shown = np.where(HIDDEN, vocabulary.hiding_id, self.true).astype(np.int32)
         sides = {
             "segment_ids": REAL.astype(np.int32),
             "positions": np.tile(np.arange(10, dtype=np.int32), (3, 1)),
@@ -109,9 +126,7 @@ class Reference:
         state = {
             name: torch.tensor(x).double() for name, x in tensors(exchange, self.loaded.params)
         }
-        prefix = {"bert": "bert.encoder.layer.", "esm2": "esm.encoder.layer."}.get(
-            self.family, f"{self.stack}.block."
-        )
+        prefix = BLOCKS.get(self.family, f"{self.stack}.block") + "."
         state = {k: v for k, v in state.items() if "contact_head" not in k}  # as wide as deep
         moved = {k: v for k, v in state.items() if not k.startswith(prefix)}
         for name, tensor in state.items():
@@ -123,15 +138,26 @@ class Reference:
                 moved |= {f"{prefix}{place}.{rest}": tensor for place in places}
         assert not network.load_state_dict(moved, strict=False).unexpected_keys
         network.tie_weights()
+        for block in self.blocks(network):
+            if self.family == "esmc":  # it is made from the number of layers
+                block.scaling_factor = self.config.residual_divisor
         return network
 
     def blocks(self, network: Any) -> Any:
-        if self.family == "t5":
-            return getattr(network, self.stack).block
-        return (network.bert if self.family == "bert" else network.esm).encoder.layer
+        return network.get_submodule(BLOCKS.get(self.family, f"{self.stack}.block"))
 
     def parts(self, block: Any) -> dict[str, tuple[Any, Callable[..., Any]]]:
-        """Of each sublayer the module whose output is added, and the one that adds it."""
+        """Of each sublayer the module whose output is added, and one that is given the stream."""
+        if self.family == "gpt2":
+            return {
+                "attention": (block.attn.c_proj, block.ln_1),
+                "mlp": (block.mlp.c_proj, block.ln_2),
+            }
+        if self.family == "esmc":
+            return {
+                "attention": (block.self_attn.o_proj, block.input_layernorm),
+                "mlp": (block.mlp.down_proj, block.post_attention_layernorm),
+            }
         if self.family != "t5":
             return {
                 "attention": (block.attention.output.dense, block.attention.output),
@@ -169,10 +195,11 @@ class Reference:
             if index == len(blocks) - 1:
                 mine |= {part: c for part, layer, c in edits if (part, layer) == ("end", index + 1)}
             yield block.register_forward_pre_hook(functools.partial(_enter, seen, mine))
+            scale = self.config.residual_divisor
             for name, (end, adder) in self.parts(block).items():
-                onto = 0 if self.family == "t5" else 1
+                onto = 1 if self.family in ("bert", "esm2") else 0
                 yield adder.register_forward_pre_hook(functools.partial(_adds, seen, name, onto))
-                yield end.register_forward_hook(functools.partial(_added, seen, name, mine))
+                yield end.register_forward_hook(functools.partial(_added, seen, name, mine, scale))
             last = index == len(blocks) - 1
             yield block.register_forward_hook(functools.partial(_leave, seen, mine, last))
 
@@ -195,6 +222,10 @@ class Reference:
             return self.over_residues(n.cls(h))
         if self.family == "esm2":
             return self.over_residues(n.lm_head(n.esm.encoder.emb_layer_norm_after(h)))
+        if self.family == "esmc":
+            return self.over_residues(n.lm_head(n.esmc.norm(h)))
+        if self.family == "gpt2":
+            return self.over_residues(n.lm_head(n.transformer.ln_f(h)))
         h = n.decoder.final_layer_norm(h)
         if n.config.scale_decoder_outputs:
             h = h * n.model_dim**-0.5
@@ -203,7 +234,7 @@ class Reference:
     def differ(self, base: np.ndarray, other: np.ndarray, where: np.ndarray) -> dict[str, Any]:
         """How one answer differs from another: sums over positions of each row."""
         p, q = np.exp(base), np.exp(other)
-        true = self.true[..., None] == self.amino_acids[None, None]
+        true = self.asked[..., None] == self.amino_acids[None, None]
         best = other.argmax(-1)
         values = {
             "l2": ((q - p) ** 2).sum(-1) ** 0.5,
@@ -214,6 +245,10 @@ class Reference:
             "accuracy": np.take_along_axis(true, best[..., None], -1)[..., 0],
         }
         return {name: (x * where).sum(-1) for name, x in values.items()}
+
+
+def _earlier(x: np.ndarray) -> np.ndarray:
+    return np.pad(x[:, 1:], ((0, 0), (0, 1)))
 
 
 def _first(x: Any) -> Any:
@@ -233,10 +268,12 @@ def _adds(seen: Pass, name: str, index: int, module: Any, args: Any) -> None:
     seen.onto.setdefault(name, []).append(args[index].numpy().copy())
 
 
-def _added(seen: Pass, name: str, edits: dict[str, Any], module: Any, args: Any, out: Any) -> Any:
+def _added(
+    seen: Pass, name: str, edits: Any, scale: float, module: Any, args: Any, out: Any
+) -> Any:
     if name in edits:
         out = edits[name](out, out)
-    seen.added.setdefault(name, []).append(out.numpy().copy())
+    seen.added.setdefault(name, []).append(out.numpy() / scale)
     return out
 
 

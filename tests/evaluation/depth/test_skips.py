@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from depth_reference import (
     CASES,
-    CONTEXT,
-    HIDDEN,
     LENGTHS,
     REAL,
     instead,
@@ -23,13 +21,17 @@ from depth_reference import (
 METRICS = ("skips", "sublayer_skips")
 MIDDLE = LENGTHS[:, None] // 2
 PLACE = np.arange(10)[None]
-# Position set -> (where layers are edited, where effects are read).
-SETS = {
-    "asked": (np.ones_like(REAL), HIDDEN),
-    "context": (CONTEXT, HIDDEN),
-    "all": (np.ones_like(REAL), REAL),
-    "future": (REAL & (PLACE > 0) & (PLACE < MIDDLE), REAL & (PLACE >= MIDDLE)),
-}
+
+
+def sets(ref: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Position set -> (where layers are edited, where effects are read)."""
+    before = REAL & (PLACE > 0) & (PLACE < MIDDLE)
+    return {
+        "asked": (np.ones_like(REAL), ref.target),
+        "context": (REAL & ~ref.target, ref.target),
+        "all": (np.ones_like(REAL), ref.residues),
+        "future": (before, ref.residues & (PLACE >= MIDDLE)),
+    }
 
 
 def compare(found: Any, expected: np.ndarray, name: str, peak: bool = False) -> None:
@@ -61,7 +63,7 @@ def effects(ref: Any, source: np.ndarray, target: np.ndarray, change: Any, part:
 def test_skipping_changes_later_layers_and_the_answer(family: str, stack: str) -> None:
     """A skipped layer is the identity, norms included; an encoder is read at the decoder."""
     ref = reference(family, stack)
-    for positions, (source, target) in SETS.items():
+    for positions, (source, target) in sets(ref).items():
         found = measured(family, stack, METRICS, positions)
         total, peak, answers = effects(ref, source, target, skipped, "layer")
         compare(found["skip_effect"], total, positions)
@@ -80,7 +82,7 @@ def test_silencing_a_sublayer_changes_later_layers_and_the_answer(family: str, s
     for positions in ("asked", "context"):
         found = measured(family, stack, METRICS, positions)
         for index, part in enumerate(ref.parts(ref.blocks(ref.network)[0])):
-            total, _, answers = effects(ref, *SETS[positions], silenced, part)
+            total, _, answers = effects(ref, *sets(ref)[positions], silenced, part)
             effect = found["sublayer_skip_effect"].total[index, ..., :3]
             scale = 1e-5 * total.max()
             np.testing.assert_allclose(effect, total, rtol=1e-4, atol=scale, err_msg=part)
@@ -98,7 +100,7 @@ def test_a_local_effect_is_that_of_the_clean_stream_without_one_part(
     ref = reference(family, stack)
     clean = ref.run()
     for positions in ("asked", "context"):
-        source, target = SETS[positions]
+        source, target = sets(ref)[positions]
         total = np.zeros((ref.number, ref.number, 3))
         for s in range(ref.number):
             for m in range(s + 1, ref.number):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from depth_reference import CASES, HIDDEN, REAL, length, measured, reference
+from depth_reference import CASES, length, measured, reference
 
 METRICS = ("contributions", "angles", "similarity")
 
@@ -21,7 +21,7 @@ def test_contributions_are_ratios_and_cosines_of_what_is_added(
     for part, (added, onto) in enumerate(pairs):
         for layer in range(ref.number):
             a, b = added[layer], onto[layer]
-            there = HIDDEN & (length(b) > 0)
+            there = ref.target & (length(b) > 0)
             assert np.array_equal(found["cosine"].count[part, layer, :3], there.sum(-1))
             with np.errstate(invalid="ignore", divide="ignore"):
                 ratio = np.where(there, length(a) / length(b), 0).sum(-1)
@@ -32,7 +32,7 @@ def test_contributions_are_ratios_and_cosines_of_what_is_added(
                     found["relative_contribution"].total[part, layer, :3], ratio, 1e-4, where
                 )
                 assert_close(found["cosine"].total[part, layer, :3], cosine, 1e-4, where)
-    sizes = np.array([(length(h) * HIDDEN).sum(-1) for h in seen.streams])
+    sizes = np.array([(length(h) * ref.target).sum(-1) for h in seen.streams])
     assert_close(found["stream_norm"].total[:, :3], sizes, 1e-5)
     # Slots of proteins that are not there.
     assert not found["stream_norm"].count[:, 3:].any() and not found["cosine"].total[..., 3:].any()
@@ -44,7 +44,7 @@ def test_angles_are_those_between_streams(family: str, stack: str, assert_close)
     streams = np.array(ref.run().streams)
     there = length(streams) > 0
     for i, j in np.ndindex(len(streams), len(streams)):
-        both = HIDDEN & there[i] & there[j]
+        both = ref.target & there[i] & there[j]
         assert np.array_equal(found["angular_distance"].count[i, j, :3], both.sum(-1))
         with np.errstate(invalid="ignore", divide="ignore"):
             cosine = (streams[i] * streams[j]).sum(-1) / (length(streams[i]) * length(streams[j]))
@@ -66,7 +66,7 @@ def test_the_logit_lens_is_the_head_at_every_depth(family: str, stack: str, asse
     lens = [ref.head(stream) for stream in seen.streams]
     np.testing.assert_allclose(lens[-1], seen.answer, atol=1e-9)
     for name in ("l2", "kl", "kl_reverse", "top1_agreement", "nll", "accuracy"):
-        expected = np.array([ref.differ(seen.answer, q, HIDDEN)[name] for q in lens])
+        expected = np.array([ref.differ(seen.answer, q, ref.target)[name] for q in lens])
         assert_close(found[f"lens_{name}"].total[:, :3], expected, 1e-4, name)
     p = np.exp(seen.answer)
     best = np.argsort(-p, axis=-1)[..., :3]
@@ -75,10 +75,14 @@ def test_the_logit_lens_is_the_head_at_every_depth(family: str, stack: str, asse
         js = (p * np.log(p / middle) + q * np.log(q / middle)).sum(-1) / 2
         top = np.argsort(-q, axis=-1)[..., :3]
         overlap, rank = np.zeros(3), np.zeros(3)
-        for row, at in np.argwhere(HIDDEN):
+        for row, at in np.argwhere(ref.target):
             overlap[row] += len(set(top[row, at]) & set(best[row, at])) / 3
             rank[row] += spearmanr(q[row, at], p[row, at]).statistic
-        expected = {"js": (js * HIDDEN).sum(-1), "top3_overlap": overlap, "rank_correlation": rank}
+        expected = {
+            "js": (js * ref.target).sum(-1),
+            "top3_overlap": overlap,
+            "rank_correlation": rank,
+        }
         for name, value in expected.items():
             np.testing.assert_allclose(
                 found[f"lens_{name}"].total[depth, :3], value, rtol=1e-4, atol=2e-5, err_msg=name
@@ -89,7 +93,7 @@ def test_the_logit_lens_is_the_head_at_every_depth(family: str, stack: str, asse
 def test_the_sample_is_of_streams_at_targets(family: str, stack: str, assert_close) -> None:
     found = measured(family, stack, METRICS)
     real = found["real"]
-    assert real.sum() == min(16, HIDDEN.sum())
-    expected = np.array(reference(family, stack).run().streams)[:, HIDDEN]
+    ref = reference(family, stack)
+    assert real.sum() == min(16, ref.target.sum())
+    expected = np.array(ref.run().streams)[:, ref.target]
     assert_close(found["streams"][:, real], expected[:, :16], 1e-5)
-    assert REAL.sum() > HIDDEN.sum()
