@@ -40,7 +40,19 @@ CONFIGS = {
     "t5": t5_config(**SIZES, num_decoder_layers=4, dropout_rate=0.0, mlp_dropout=False),
 }
 SINGLE = ("bert", "esm2", "esmc", "gpt2")  # families with one stack
-CASES = [*((family, "encoder") for family in SINGLE), ("t5", "encoder"), ("t5", "decoder")]
+STACKS = [*((family, "encoder") for family in SINGLE), ("t5", "encoder"), ("t5", "decoder")]
+SLOW = (("esmc", "encoder"), ("gpt2", "encoder"), ("t5", "decoder"))  # what differs least
+
+
+def cases(*left_out: tuple[str, str]) -> list[Any]:
+    """(family, stack) as a test's parameters, some of them left to the slow stage."""
+    return [
+        pytest.param(*one, marks=pytest.mark.slow if one in SLOW else ())
+        for one in STACKS
+        if one not in left_out
+    ]
+
+
 # Where the blocks lie in transformers' models.
 BLOCKS = {
     "bert": "bert.encoder.layer",

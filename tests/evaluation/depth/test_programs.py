@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from depth_reference import CASES, measured, reference
+from depth_reference import cases, measured, reference
 
 METRICS = ("swaps", "repeats", "block_deletions", "reversals")
 
@@ -23,7 +23,7 @@ def orders(number: int) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]
     return {kind: [(at, tuple(order)) for at, order in each] for kind, each in found.items()}
 
 
-@pytest.mark.parametrize(("family", "stack"), CASES)
+@pytest.mark.parametrize(("family", "stack"), cases())
 def test_programs_answer_like_models_built_so(family: str, stack: str) -> None:
     ref, found = reference(family, stack), measured(family, stack, METRICS)
     base = ref.run().answer

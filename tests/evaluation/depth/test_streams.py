@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from depth_reference import CASES, length, measured, reference
+from depth_reference import cases, length, measured, reference
 
 METRICS = ("contributions", "angles", "similarity")
 
 
-@pytest.mark.parametrize(("family", "stack"), CASES)
+@pytest.mark.parametrize(("family", "stack"), cases())
 def test_contributions_are_ratios_and_cosines_of_what_is_added(
     family: str, stack: str, assert_close
 ) -> None:
@@ -38,7 +38,7 @@ def test_contributions_are_ratios_and_cosines_of_what_is_added(
     assert not found["stream_norm"].count[:, 3:].any() and not found["cosine"].total[..., 3:].any()
 
 
-@pytest.mark.parametrize(("family", "stack"), CASES)
+@pytest.mark.parametrize(("family", "stack"), cases())
 def test_angles_are_those_between_streams(family: str, stack: str, assert_close) -> None:
     ref, found = reference(family, stack), measured(family, stack, METRICS)
     streams = np.array(ref.run().streams)
@@ -57,7 +57,7 @@ def test_angles_are_those_between_streams(family: str, stack: str, assert_close)
             assert_close(found["block_influence"].total[i, :3], (1 - cosine).sum(-1), 1e-4)
 
 
-@pytest.mark.parametrize(("family", "stack"), [c for c in CASES if c != ("t5", "encoder")])
+@pytest.mark.parametrize(("family", "stack"), cases(("t5", "encoder")))
 def test_the_logit_lens_is_the_head_at_every_depth(family: str, stack: str, assert_close) -> None:
     from scipy.stats import spearmanr
 
@@ -89,7 +89,7 @@ def test_the_logit_lens_is_the_head_at_every_depth(family: str, stack: str, asse
             )
 
 
-@pytest.mark.parametrize(("family", "stack"), CASES)
+@pytest.mark.parametrize(("family", "stack"), cases())
 def test_the_sample_is_of_streams_at_targets(family: str, stack: str, assert_close) -> None:
     found = measured(family, stack, METRICS)
     real = found["real"]

@@ -1,0 +1,88 @@
+"""The same numbers however proteins and devices are arranged, and whatever kind of block runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import zoo
+
+from protlm_jax.evaluation.depth.analyse import measure_batch
+from protlm_jax.evaluation.depth.answers import differences
+from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.subject import observe
+from protlm_jax.models.stack import LayerProgram
+
+METRICS = ("contributions", "skips")
+
+
+def asked(family: str, rows: list[list[int]]) -> Asked:
+    """Rows of packed proteins, every third residue of each asked; owners are all the members."""
+    vocabulary = zoo.ZOO[family].vocabulary
+    made = [zoo.row(family, members) for members in rows]
+    batch = {name: np.concatenate([row[name] for row in made]) for name in made[0]}
+    true, segments = batch["input_tokens"], batch["segment_ids"]
+    hidden = (segments > 0) & (batch["positions"] % 3 == 1)
+    first = np.cumsum([0, *(len(members) for members in rows[:-1])])[:, None]
+    protein = np.where(segments > 0, segments - 1 + first, -1).astype(np.int32)
+    shown = np.where(hidden, vocabulary.mask_id, true) if vocabulary.mask_id else true
+    features = {**batch, "input_tokens": shown.astype(np.int32)}
+    owners = [member for members in rows for member in members]
+    return Asked(features, true, hidden, segments > 0, protein, owners)
+
+
+def measured(family: str, batch: Asked) -> dict[str, Any]:
+    return measure_batch(zoo.loaded(family), batch, "encoder", METRICS)[0]
+
+
+def test_a_packed_protein_counts_as_if_it_were_alone() -> None:
+    """ESM-2 scales its tokens by each protein's own share of <mask>."""
+    packed, alone = (
+        measured("esm2", asked("esm2", rows)) for rows in ([[0, 1, 2]], [[0], [1], [2]])
+    )
+    for name, stat in alone.items():
+        assert np.array_equal(stat.count[..., :3], packed[name].count[..., :3]), name
+        np.testing.assert_allclose(
+            packed[name].total[..., :3], stat.total[..., :3], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+def test_rows_over_several_devices_are_measured_as_on_one() -> None:
+    batch = asked("bert", [[0], [1], [2], [0, 1], [1], [2], [0], [2]])
+    batch = batch._replace(protein=np.where(batch.protein >= 0, batch.protein % 8, -1))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    spread = batch._replace(
+        features=jax.device_put(batch.features, over), true=jax.device_put(batch.true, over)
+    )
+    one, many = measured("bert", batch), measured("bert", spread)
+    for name, stat in one.items():
+        np.testing.assert_allclose(many[name].total, stat.total, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_silenced_sublayer_of_a_parallel_block_is_a_gate_of_zero() -> None:
+    """ProGen2's MLP never sees what attention adds; the whole model is run under the program."""
+    family = "progen2"
+    model, batch = zoo.loaded(family), asked(family, [[1], [2]])
+    found = measure_batch(model, batch, "encoder", ("sublayer_skips", "local_effects"))[0]
+    positions = batch.positions("asked", model.model.readouts[0])
+    arguments = (
+        *(model.model, model.params, batch.features, jnp.asarray(batch.true), positions),
+        *(jnp.asarray(model.vocabulary.amino_acid_ids), "encoder"),
+    )
+
+    @jax.jit
+    def under(program: LayerProgram) -> Any:
+        subject = observe(*arguments)
+        final = subject.execute(subject.streams[0], program)
+        return differences(subject, subject.answer(subject.streams[-1]), subject.answer(final))
+
+    for sublayer in range(2):
+        for layer in range(2):
+            expected = under(LayerProgram.full(2).ablate(layer, sublayer))
+            for name, stat in expected.items():
+                total = found[f"sublayer_skip_{name}"].total[sublayer, layer]
+                np.testing.assert_allclose(total, stat.total, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert found["local_effect"].total[0, 1].sum() > 0
