@@ -19,7 +19,7 @@ import numpy as np
 from protlm_jax.evaluation.embedding.engine import Arrays
 from protlm_jax.evaluation.embedding.wanted import Vectors
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
-from protlm_jax.evaluation.probes.batches import Batch, packed, shape
+from protlm_jax.evaluation.probes.batches import Batch, no_features, packed, shape
 from protlm_jax.evaluation.probes.readers import Reader
 
 _SHARE = 0.25  # of the machine's memory
@@ -188,7 +188,7 @@ class Source:
 
     def _lay(self, members: np.ndarray, features: dict[int, Arrays]) -> Laid:
         """Proteins end to end."""
-        x = np.zeros((self.num_inputs, self.rows, self.width), np.float32)
+        x = no_features(self.num_inputs, self.rows, self.width)
         protein = np.full(self.rows, -1, np.int32)
         labels = {t.name: self._no_labels(t) for t in self.targets}
         ends = np.cumsum(self.sizes[members])
