@@ -2,6 +2,7 @@
 
     python benchmarks/embed.py [--shape esm2|t5] [--model FOLDER] [--fasta FILE] [--proteins 200]
                                [--longest 2000] [--rounds 3] [--memory]
+    python benchmarks/embed.py --precision [--model FOLDER] [--fasta FILE] [--proteins 8]
 
 Two ways in torch: (a) proteins sorted by length and padded to the longest of a batch, batches
 filled up to a budget of residues, which is how it is done well; (b) one protein at a time, which is
@@ -14,6 +15,9 @@ first pass, with its compilations, stands beside them.
 esm2 is the published 8M, t5 an encoder like ProtT5's, 1/4 as wide and deep. --memory embeds the
 proteins once and four times over into an HDF5 file, and prints the peak memory of both.
 
+--precision measures something else: how far bf16 is from fp32, ||b - f|| / ||f||, for --model, or
+for one model of every family, of random weights and 6 layers of width 256.
+
 On a machine that others use, compare processor time on one core:
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/embed.py --cpu_time
@@ -22,6 +26,7 @@ On a machine that others use, compare processor time on one core:
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import subprocess
@@ -35,6 +40,7 @@ import numpy as np
 
 from protlm_jax import bundled, models
 from protlm_jax.data.fasta import read_fasta
+from protlm_jax.evaluation.embedding.engine import for_reading
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.models import LoadedModel
@@ -56,6 +62,7 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 output = Path(sys.argv[sys.argv.index("--output") + 1])
 print(json.dumps({"peak": peak, "output": output.stat().st_size}))
 """
+WIDER = {"d_model": 256, "num_layers": 6, "num_heads": 8, "head_dim": 32, "d_ff": 1024}
 Proteins = dict[str, str]
 Run = Callable[[], Iterator[tuple[str, np.ndarray]]]
 
@@ -139,6 +146,40 @@ def memory(folder: Path, proteins: Proteins) -> None:
             )
 
 
+def of_every_family() -> Iterator[tuple[str, LoadedModel]]:
+    """A small model of each family that the tests know, larger than theirs."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    zoo = importlib.import_module("zoo")
+    for family, specimen in zoo.ZOO.items():
+        config = specimen.config
+        changes = WIDER | {"initializer_range": 1.0 if family == "t5" else 0.02}
+        if config.max_positions:
+            changes["max_positions"] = 2048
+        model = models.build(config.replace(**changes))
+        vocabulary = get_vocabulary(config.vocabulary)
+        yield family, LoadedModel(model, models.init_params(model, 0), vocabulary, family)
+
+
+def precision(subjects: Iterator[tuple[str, LoadedModel]], proteins: Proteins) -> None:
+    """The table of relative errors of bf16, of residues and of the means of proteins."""
+    residues = sum(map(len, proteins.values()))
+    print(f"bf16 against fp32, {len(proteins)} proteins, {residues:,} residues\n")
+    print("| model | residues, median | residues, largest | means, largest |\n|---|---|---|---|")
+    for name, loaded in subjects:
+        exact = dict(embed_sequences(loaded, proteins))
+        short = dict(embed_sequences(for_reading(loaded, "bfloat16"), proteins))
+        pairs = [(short[key], array) for key, array in exact.items()]
+        each = np.concatenate([_apart(b, f) for b, f in pairs])
+        means = _apart(
+            *(np.stack([x.mean(axis=0) for x in side]) for side in zip(*pairs, strict=True))
+        )
+        print(f"| {name} | {np.median(each):.4f} | {each.max():.4f} | {means.max():.4f} |")
+
+
+def _apart(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="esm2")
@@ -150,11 +191,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu_time", action="store_true", help="processor instead of wall time")
     parser.add_argument("--memory", action="store_true", help="measure the command's memory, too")
+    parser.add_argument("--precision", action="store_true", help="bf16 against fp32 instead")
     arguments = parser.parse_args()
     records = list(read_fasta(arguments.fasta or bundled.path("pretraining")))
     fitting = (r for r in records if len(r.sequence) <= arguments.longest)
     chosen = itertools.islice(fitting, arguments.proteins)
     proteins = {r.id: r.sequence for r in chosen}
+    if arguments.precision:
+        named = arguments.model and iter([(arguments.model.name, load_model(arguments.model))])
+        precision(named or of_every_family(), proteins)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.model
         if folder is None:

@@ -195,7 +195,7 @@ def test_no_model_at_all(tmp_path: Path) -> None:
     with pytest.raises(ProtlmError, match="is no model"):
         load_model(tmp_path)
     with pytest.raises(ProtlmError, match="is not a folder on this machine"):
-        load_model("Rostlab/prot_bert")
+        load_model("prot_bert")
 
 
 def test_import_makes_a_run_that_loads(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:

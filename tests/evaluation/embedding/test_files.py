@@ -188,6 +188,36 @@ def test_a_very_long_protein_among_short_ones(
         assert_close(one[2], other[2], 1e-5)
 
 
+@pytest.mark.slow
+def test_a_titin_among_a_thousand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_close: Callable[..., None]
+) -> None:
+    """35,000 residues are done and listed, and the others cost what they cost without them."""
+    esm2, short, computed = loaded("esm2"), proteins(1000, 20, 200), []
+    monkeypatch.setattr(
+        Engine,
+        "_start",
+        lambda s, batch, *a, run=Engine._start: computed.append(batch) or run(s, batch, *a),
+    )
+    (tmp_path / "alone").mkdir()
+    embed(tmp_path / "alone", short, model=esm2, tokens_per_batch=2048)
+    alone = sum(batch.shape.length for batch in computed)
+    computed.clear()
+    titin = "".join(np.random.default_rng(1).choice(list(AMINO_ACIDS), 35_000))
+    records = [*short[:500], ("titin", titin), *short[500:]]
+    outcome = embed(tmp_path, records, model=esm2, tokens_per_batch=2048, window=1022)
+    assert outcome.failed == 0 and "titin (35,000 in 68)" in outcome.summary
+    listed = json.loads((tmp_path / "e.h5.json").read_text())["windowed"]
+    assert listed == [{"record": 500, "id": "titin", "residues": 35_000, "windows": 68}]
+    together = sum(batch.shape.length for batch in computed)
+    assert together <= alone + 68 * 1024 + 2 * 2048
+    assert len({batch.shape for batch in computed}) == 1
+    found = read(tmp_path / "e.h5")
+    assert found.pop(500)[2].shape == (35_000, 16)
+    for one, other in zip(found, read(tmp_path / "alone/e.h5"), strict=True):
+        assert_close(one[2], other[2], 1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_dtypes_read_back(dtype: str, tmp_path: Path) -> None:
     records = proteins(3)
