@@ -129,7 +129,7 @@ def export(result: Results) -> str:
 
 def run(result: Results) -> str:
     """Command, machine, versions, timings; the configuration folded away."""
-    shown = {k: v for k, v in result.items() if k != "config"}
+    shown = {k: v for k, v in result.items() if k not in ("config", "title")}
     rows = [("", (name(key), _plain(value))) for key, value in shown.items()]
     config = result.get("config")
     return section(
