@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -200,7 +201,11 @@ def summary(result: Mapping[str, Any]) -> str:
     )
     if result["left_out"]:
         lines.append(f"{result['left_out']:,} test chains are longer than the model takes.")
-    return "\n".join([*lines, result["protocol"], *about["notes"], f"Licence: {about['licence']}"])
+    sentences = [result["protocol"], *about["notes"]]
+    sentences += [f"Licence: {about['licence']}", f"Source: {about['source']}"]
+    for sentence in sentences:
+        lines += textwrap.wrap(sentence, 100, subsequent_indent="  ")
+    return "\n".join(lines)
 
 
 def _cell(estimate: Mapping[str, float] | None) -> str:
