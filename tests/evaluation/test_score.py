@@ -206,5 +206,5 @@ def test_what_cannot_be_scored(monkeypatch) -> None:
     (nothing,) = likelihoods(model, ["XXX"])
     assert nothing.scored == 0 and np.isnan(nothing.perplexity)
     monkeypatch.setattr(type(model.model), "readouts", (Readout("detection", "encoder"),))
-    with pytest.raises(ProtlmError, match="not defined"):
+    with pytest.raises(ProtlmError, match="gives no distribution over residues"):
         likelihoods(model, ["MK"])
