@@ -216,7 +216,11 @@ def _published(result: Results) -> str:
     missing = dict.fromkeys(
         row["source"] for row in result.get("paper") or () if not _finite(row.get("percent"))
     )
-    words = [f"Published: {'; '.join(sources)}."] if sources else []
+    trained = result["benchmark"]["splits"]["train"]["proteins"]
+    words = [
+        f"Published: {'; '.join(sources)}. Theirs were trained on all training proteins, the head "
+        f"of this model on {trained:,}: the rows are alike where head and number are."
+    ] * bool(sources)
     return "".join(parts) + "".join(caption(text) for text in (*words, *missing))
 
 

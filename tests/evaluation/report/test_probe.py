@@ -104,4 +104,5 @@ def test_literature_stands_below_with_the_papers_head(probed: dict[str, Any]) ->
     text = probe(probed)
     beside = text[text.index("Q3 beside the literature") :]
     assert beside.index("this model, CNN head") < beside.index("ProtBert") < beside.index("83")
+    assert "the head of this model on 2,500" in beside
     assert "Published: A paper, 2021." in beside and "Another protocol: no number." in beside
