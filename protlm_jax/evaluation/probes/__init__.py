@@ -1,11 +1,12 @@
 """What can be read from frozen representations, and what the same heads read from controls.
 
-    from protlm_jax.evaluation.probes import predicting, run, saved, table
+    from protlm_jax.evaluation.probes import predicting, run, saved
 
     probed = run.probe(loaded, "secondary_structure", layers="all")
-    print(table.summary(probed.result))
-    saved.save(probed, loaded, Path("probes/mine"))
-
+    saved.save(probed, loaded, folder)
     for name, found in predicting.predict(loaded, saved.load(folder), {"P1": "MKTAYIAKQR"}):
         print(name, found["q3"].shape)  # probabilities [residues, classes]
+
+Proteins come from `probe_data`; `readers` and `features` turn them into batches, `heads` and
+`training` learn from these, `scores` says how right they are, and `results` and `table` tell it.
 """
