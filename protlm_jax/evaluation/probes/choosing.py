@@ -76,7 +76,7 @@ class Race:
     def __init__(self, variables: Any, scores: Mapping[str, np.ndarray], patience: int) -> None:
         self.best = variables
         self.valid = dict(scores)
-        self._top = _mean(scores)
+        self._top = np.full(_mean(scores).shape, -np.inf)  # what has not learned is no candidate
         self.running = np.ones(self._top.shape, bool)
         self.epochs, self.best_epoch = np.zeros((2, *self._top.shape), int)
         self._patience = patience

@@ -176,8 +176,8 @@ class Kind:
         module: targets -> the network; called with x [T, D] (0 where there is no protein),
             protein [T], slots P and train (dropout, statistics of the batch).
         learning_rate: of the steps.
-        max_epochs: passes over the training proteins at most.
-        patience: passes without a better validation score after which a head stops.
+        max_epochs: at most.
+        patience: epochs without a better validation score after which a head stops.
         pools: whether it reads a protein's rows and answers for slots, not for rows.
         seeded: whether it has random parts; if not, one seed stands for all.
         linear: whether its loss is convex, and it learns as linear heads do.

@@ -34,9 +34,8 @@ class TrainedHeads:
         variables: of the network, every array [S, N, ...] float32.
         standard: of the features.
         units: mean and standard deviation of each number as learned from.
-        epochs: [S, N] int, passes over the training proteins until it stopped.
-        best_epoch: [S, N] int, the pass whose parameters these are, counted from 1 (0: none was
-            better than the start).
+        epochs: [S, N] int, epochs until it stopped.
+        best_epoch: [S, N] int, the epoch whose parameters these are, counted from 1.
         valid: target -> [S, N] float, accuracy or Spearman's correlation on validation proteins.
         penalties: target -> [S, N] float, L2 chosen on validation proteins, where it was.
     """

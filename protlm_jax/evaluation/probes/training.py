@@ -25,6 +25,9 @@ from protlm_jax.evaluation.probes.learning import Fixed, Rows, epoch_mean, start
 from protlm_jax.evaluation.probes.moments import Moments, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 
+STEPS = 16
+"""Of an epoch at least: few proteins are read several times before validation proteins are."""
+
 
 def train(
     head: str,
@@ -48,8 +51,9 @@ def train(
         source: training proteins.
         valid: proteins that choose the epoch by the mean of their targets' scores.
         seeds: of initialisation and dropout; the first also of the order of proteins.
-        max_epochs: passes over the training proteins at most; None: the head's own.
-        patience: passes without a better score after which a head stops; None: the head's own.
+        max_epochs: epochs at most; None: the head's own. An epoch reads the training proteins
+            once, or as often as it takes to make STEPS steps.
+        patience: epochs without a better score after which a head stops; None: the head's own.
         learning_rate: of the steps; None: the head's own.
         progress: draw a progress bar on a terminal.
 
@@ -95,14 +99,14 @@ def _run(
     from tqdm import tqdm
 
     for epoch in tqdm(range(1, max_epochs + 1), title, disable=None if title else True):
-        course.epoch(source, _order(course.seeds[0], epoch), race.running)
+        course.epoch(source, epoch, race.running)
         race.judge(*course.judged(valid), epoch)
         if not race.running.any():
             break
 
 
-def _order(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+def _order(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 class _Course:
@@ -133,17 +137,19 @@ class _Course:
         self.params = self.state.params
         self.count = 0
 
-    def epoch(self, source: FeatureSource, order: int, running: np.ndarray) -> None:
-        """Learns from all training proteins once."""
+    def epoch(self, source: FeatureSource, epoch: int, running: np.ndarray) -> None:
+        """Learns from all training proteins once, or as often as it takes to make STEPS."""
         loss: Any = np.zeros(())
-        before = self.count
-        for batch in source.batches(order):
-            rows = self._rows(batch)
-            jax.block_until_ready(loss)  # one batch at work, one in the making, no more in memory
-            self.state, loss = step(
-                self.module, batch.slots, self.state, running, self.fixed, rows, self.count
-            )
-            self.count += 1
+        before, passes = self.count, 0
+        while self.count - before < STEPS:
+            for batch in source.batches(_order(self.seeds[0], epoch, passes)):
+                rows = self._rows(batch)
+                jax.block_until_ready(loss)  # one batch at work, one in the making, no more
+                self.state, loss = step(
+                    self.module, batch.slots, self.state, running, self.fixed, rows, self.count
+                )
+                self.count += 1
+            passes += 1
         if not np.isfinite(loss).all():
             raise ProtlmError(
                 "the loss of heads is not finite: features of training proteins are not, or the "

@@ -24,7 +24,7 @@ def test_spearman_is_scipys() -> None:
 
 def test_each_head_stops_and_keeps_its_best() -> None:
     curves = np.array(
-        [[0.1, 0.5, 0.4, 0.4, 0.9], [0.1, 0.2, 0.2, 0.3, 0.3], [0.7, 0.1, 0.2, 0.3, 0]]
+        [[0.1, 0.5, 0.4, 0.4, 0.9], [0.1, 0.2, 0.2, 0.3, 0.3], [0.9, 0.7, 0.2, 0.3, 0]]
     )
 
     def at(epoch: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -35,7 +35,7 @@ def test_each_head_stops_and_keeps_its_best() -> None:
     for epoch in range(1, 5):
         race.judge(*at(epoch), epoch)
     # the first never sees its 0.9: it had stopped after epoch 3
-    assert race.epochs.tolist() == [[3, 4, 2]] and race.best_epoch.tolist() == [[1, 3, 0]]
+    assert race.epochs.tolist() == [[3, 4, 3]] and race.best_epoch.tolist() == [[1, 3, 1]]
     assert race.running.tolist() == [[False, True, False]]
-    np.testing.assert_array_equal(race.best["kernel"][0, :, 0], [1.0, 3.0, 0.0])
+    np.testing.assert_array_equal(race.best["kernel"][0, :, 0], [1.0, 3.0, 1.0])
     np.testing.assert_allclose(race.valid["q3"], [[0.55, 0.35, 0.75]])

@@ -54,4 +54,4 @@ def test_equals_scikit_learn_at_the_best_penalty() -> None:
         assert found.valid["stability"][0, index] == pytest.approx(max(scores), abs=1e-6)
     assert found.valid["stability"][0, 0] > 0.4 > found.valid["stability"][0, 1]
     assert {t.name for t in found.targets} == {"stability", "stable"}
-    assert found.valid["stable"][0, 0] > 0.6
+    assert found.valid["stable"][0, 0] > 0.55

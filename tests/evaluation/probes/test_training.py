@@ -55,7 +55,7 @@ def valid() -> InMemory:
 @pytest.fixture(scope="module")
 def linear(source: InMemory) -> TrainedHeads:
     """Until it is done; chosen on what it learned from, so that both look for one optimum."""
-    return train("linear", (Q3, Q8), source, source, max_epochs=25, patience=25, seeds=(3, 4))
+    return train("linear", (Q3, Q8), source, source, max_epochs=8, patience=8, seeds=(3, 4))
 
 
 @pytest.mark.parametrize("index", [1, 2])
@@ -208,9 +208,9 @@ def pooled(seed: int, count: int) -> InMemory:
 
 
 def test_numbers_come_in_their_own_units(tmp_path: Path) -> None:
-    targets = (Target("melting", "number"), Target("membrane", "classes", ("no", "yes")))
+    targets = (Target("melting", "number"), Target("membrane", "classes", ("no", "yes"), "SM"))
     source, valid = pooled(0, 600), pooled(1, 100)
-    found = train("fnn", targets, source, valid, max_epochs=30, learning_rate=1e-2)
+    found = train("fnn", targets, source, valid, max_epochs=10, learning_rate=1e-2)
     batch = next(valid.batches(None))
     answers = found.predict(batch)
     assert answers["melting"].shape == (1, 1, 100, 1)
