@@ -33,12 +33,11 @@ from protlm_jax.evaluation.embedding.plan import (
     padded,
     windows,
 )
-from protlm_jax.evaluation.embedding.rows import Spot, filled
+from protlm_jax.evaluation.embedding.rows import Arrays, Joined, Spot, filled, of_piece
 from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted, cls_place
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.partitioning import batch_sharding, make_mesh, replicated
 
-Arrays = dict[str, np.ndarray]
 Piece = tuple[int, Window]
 
 
@@ -99,7 +98,7 @@ class Engine:
             for batch in (packed if self.packs else padded)(lengths, self.shapes)
             if any(pieces[m][0] not in done for m in batch.members)
         ]
-        begun: dict[int, _Joined] = {}
+        begun: dict[int, Joined] = {}
         for members, spots, arrays in self._forward(batches, sequences, pieces):
             complete = []
             for member, spot in zip(members, spots, strict=True):
@@ -107,8 +106,8 @@ class Engine:
                 if protein in done:
                     continue
                 if protein not in begun:
-                    begun[protein] = _Joined(self.wanted, len(sequences[protein]))
-                begun[protein].add(window, _of_piece(self.wanted, arrays, spot))
+                    begun[protein] = Joined(self.wanted, len(sequences[protein]))
+                begun[protein].add(window, of_piece(self.wanted, arrays, spot))
                 if begun[protein].left == 0:
                     complete.append((protein, begun.pop(protein).finish()))
             yield complete
@@ -215,62 +214,6 @@ def _streams(model: Any, wanted: Wanted, params: Any, features: Any) -> jax.Arra
         return model.apply({"params": params}, features, method="hidden")[:, None]
     streams = model.apply({"params": params}, features, method="every_layer")
     return jnp.swapaxes(streams[jnp.asarray(wanted.layers)], 0, 1)
-
-
-def _of_piece(wanted: Wanted, found: Arrays, spot: Spot) -> Arrays:
-    """What one piece has of a batch: "residues" [layers, kept, d_model], and sums, maxima and the
-    classification token [layers, d_model]."""
-    taken = {name: values[spot.row] for name, values in found.items() if name != "residues"}
-    if "residues" not in found:
-        return taken
-    row = found["residues"][spot.row]
-    own = row[:, spot.start : spot.stop]
-    ways = {
-        "residues": lambda: own,
-        "mean": lambda: own.sum(axis=1, dtype=np.float64).astype(np.float32),
-        "max": lambda: own.max(axis=1),
-        "cls": lambda: row[:, spot.cls],
-    }
-    return {name: taken[name] if name in taken else ways[name]() for name in wanted.vectors}
-
-
-class _Joined:
-    """The arrays of one protein, put together from its windows."""
-
-    def __init__(self, wanted: Wanted, residues: int) -> None:
-        self.wanted, self.residues = wanted, residues
-        self.left = residues
-        self.arrays: Arrays = {}
-
-    def add(self, window: Window, taken: Arrays) -> None:
-        """Takes the kept residues of one window."""
-        kept = window.keep_stop - window.keep_start
-        self.left -= kept
-        for name, values in taken.items():
-            if name == "residues":
-                if name not in self.arrays:
-                    shape = (values.shape[0], self.residues, values.shape[2])
-                    self.arrays[name] = np.empty(shape, values.dtype)
-                self.arrays[name][:, window.keep_start : window.keep_stop] = values
-            elif name not in self.arrays:
-                self.arrays[name] = values * kept if name == "cls" else values.copy()
-            elif name == "max":
-                self.arrays[name] = np.maximum(self.arrays[name], values)
-            else:  # a sum; the cls tokens of windows are weighed by the residues they stand for
-                self.arrays[name] = self.arrays[name] + values * (kept if name == "cls" else 1)
-
-    def finish(self) -> Arrays:
-        """The protein's arrays in their final shape and dtype."""
-        dtype = self.wanted.numpy_dtype
-        done: Arrays = {}
-        for name in self.wanted.vectors:
-            values = self.arrays[name]
-            if name in ("mean", "cls"):
-                values = values / np.float32(self.residues)
-            with np.errstate(over="ignore"):  # told apart by who writes it
-                values = values.astype(dtype, copy=False)
-            done[name] = values[0] if len(self.wanted.layers) == 1 else values
-        return done
 
 
 def device_mesh(devices: int | None) -> Mesh:

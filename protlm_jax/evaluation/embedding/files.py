@@ -197,7 +197,11 @@ def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
             "choose another disk, fewer layers, fp16, or vectors of proteins"
         )
     found = memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output, engine.at_once)
-    return found.lines(free)
+    alone = [
+        "one protein stands in a row, with padding: attention by relative distance scores all pairs"
+    ]
+    on_cpu = loaded.config.attention_backend == "chunked"
+    return found.lines(free) + (alone if on_cpu and not engine.packs else [])
 
 
 def _fill(

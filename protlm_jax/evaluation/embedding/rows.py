@@ -1,4 +1,4 @@
-"""Proteins, or windows of them, laid into the rows of a batch: what stands where."""
+"""Proteins, or windows of them, laid into the rows of a batch, and taken out again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm_jax.evaluation.embedding.plan import Shape, Window
-from protlm_jax.evaluation.embedding.wanted import cls_place, has_cls
+from protlm_jax.evaluation.embedding.wanted import Wanted, cls_place, has_cls
 from protlm_jax.models.loaded import LoadedModel
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,59 @@ def filled(
     side = "encoder_" if loaded.config.num_decoder_layers else ""
     found = {"input_tokens": tokens, "segment_ids": segments, "positions": positions}
     return {f"{side}{name}": array for name, array in found.items()}, spots
+
+
+def of_piece(wanted: Wanted, found: Arrays, spot: Spot) -> Arrays:
+    """What one piece has of a batch: "residues" [layers, kept, d_model], and sums, maxima and the
+    classification token [layers, d_model]."""
+    taken = {name: values[spot.row] for name, values in found.items() if name != "residues"}
+    if "residues" not in found:
+        return taken
+    row = found["residues"][spot.row]
+    own = row[:, spot.start : spot.stop]
+    ways = {
+        "residues": lambda: own,
+        "mean": lambda: own.sum(axis=1, dtype=np.float64).astype(np.float32),
+        "max": lambda: own.max(axis=1),
+        "cls": lambda: row[:, spot.cls],
+    }
+    return {name: taken[name] if name in taken else ways[name]() for name in wanted.vectors}
+
+
+class Joined:
+    """The arrays of one protein, put together from its windows."""
+
+    def __init__(self, wanted: Wanted, residues: int) -> None:
+        self.wanted, self.residues = wanted, residues
+        self.left = residues
+        self.arrays: Arrays = {}
+
+    def add(self, window: Window, taken: Arrays) -> None:
+        """Takes the kept residues of one window."""
+        kept = window.keep_stop - window.keep_start
+        self.left -= kept
+        for name, values in taken.items():
+            if name == "residues":
+                if name not in self.arrays:
+                    shape = (values.shape[0], self.residues, values.shape[2])
+                    self.arrays[name] = np.empty(shape, values.dtype)
+                self.arrays[name][:, window.keep_start : window.keep_stop] = values
+            elif name not in self.arrays:
+                self.arrays[name] = values * kept if name == "cls" else values.copy()
+            elif name == "max":
+                self.arrays[name] = np.maximum(self.arrays[name], values)
+            else:  # a sum; the cls tokens of windows are weighed by the residues they stand for
+                self.arrays[name] = self.arrays[name] + values * (kept if name == "cls" else 1)
+
+    def finish(self) -> Arrays:
+        """The protein's arrays in their final shape and dtype."""
+        dtype = self.wanted.numpy_dtype
+        done: Arrays = {}
+        for name in self.wanted.vectors:
+            values = self.arrays[name]
+            if name in ("mean", "cls"):
+                values = values / np.float32(self.residues)
+            with np.errstate(over="ignore"):  # told apart by who writes it
+                values = values.astype(dtype, copy=False)
+            done[name] = values[0] if len(self.wanted.layers) == 1 else values
+        return done
