@@ -139,6 +139,7 @@ def _counts(plan: Plan, split: str, limit: int | None) -> dict[str, Any]:
     of = {t.name: scores.asked(proteins, level, t) for t in plan.benchmark.targets}
     return {
         "proteins": len(proteins),
+        "of": len(plan.benchmark.splits[split]()),
         "residues": int(lengths.sum()),
         "labelled": {name: len(found.truth) if found else 0 for name, found in of.items()},
         "in_windows": int((window_counts(lengths, limit) > 1).sum()),
@@ -159,7 +160,7 @@ def _rounded(values: np.ndarray) -> list[Any]:
 
 def protocol(plan: Plan) -> str:
     """What was done, in sentences to print below the numbers."""
-    train, valid = len(plan.splits["train"]), len(plan.splits["valid"])
+    train, valid = (_drawn(plan, split) for split in ("train", "valid"))
     words = {
         "linear": "linear: one matrix (classes: logistic regression; numbers: ridge)",
         "cnn": "cnn: the ProtTrans head for residues, two convolutions of width 7",
@@ -169,8 +170,8 @@ def protocol(plan: Plan) -> str:
     heads = "; ".join(words[head] for head in plan.heads)
     levels = {"residue": "residues", "protein": "proteins"}
     return (
-        f"Frozen features, computed in {plan.compute}, of {train:,} training proteins, "
-        f"standardised on them. Heads: {heads}. {valid:,} validation proteins alone choose each "
+        f"Frozen features, computed in {plan.compute}, of {train} training proteins, "
+        f"standardised on them. Heads: {heads}. {valid} validation proteins alone choose each "
         f"head's epoch and the layer; the scores by layer are a description, not a choice. "
         f"Pooled: over all labelled {levels[plan.benchmark.level]}. Mean of "
         f"{len(plan.seeds)} seed(s) (linear heads have one optimum); standard errors and 95 % "
@@ -178,3 +179,9 @@ def protocol(plan: Plan) -> str:
         "with fresh parameters; one_hot, composition and blosum62: the same head on residues "
         "without context; majority: the most frequent training class."
     )
+
+
+def _drawn(plan: Plan, split: str) -> str:
+    """Such as 2,500 of 9,712, or 9,712 where all are used."""
+    used, there = len(plan.splits[split]), len(plan.benchmark.splits[split]())
+    return f"{used:,}" if used == there else f"{used:,} of {there:,}"

@@ -82,10 +82,11 @@ def _row(first: Sequence[Any], score: Estimate, counts: Sequence[Any]) -> list[A
 
 def _drawn(split: str, found: Mapping[str, Any]) -> str:
     labels = ", ".join(f"{n:,} {target}" for target, n in found["labelled"].items())
+    residues = f"{found['residues']:,} residues"
+    drawn = f" of {found['of']:,}" if found["of"] > found["proteins"] else ""
     windows = f", {found['in_windows']:,} read in windows" if found["in_windows"] else ""
     return (
-        f"  {split}: {found['proteins']:,} proteins, {found['residues']:,} residues{windows}; "
-        f"labels: {labels}"
+        f"  {split}: {found['proteins']:,}{drawn} proteins, {residues}{windows}; labels: {labels}"
     )
 
 
@@ -139,6 +140,11 @@ def _published(result: Result) -> list[str]:
         ]  # fmt: skip
         sources = "; ".join(dict.fromkeys(row["source"] for row in rows))
         lines += [f"published ({sources})", *table(header, cells)]
+        train = result["benchmark"]["splits"]["train"]
+        if train["of"] > train["proteins"]:
+            lines.append(
+                "Published heads learned from all training proteins, those above from few."
+            )
     return lines
 
 
