@@ -20,6 +20,7 @@ from protlm_jax.evaluation.batching import bucket
 from protlm_jax.models.config import ModelConfig
 
 MOST_SHAPES = 8
+_FEW = 1000  # pieces, of which rows of several lengths are tried
 _STEP = 128  # packed rows are multiples of it, as attention's tiles are
 _CANDIDATES = 16  # lengths of rows to choose from, between one power of two and the next
 
@@ -100,13 +101,24 @@ def packed_shapes(tokens: np.ndarray, budget: int, devices: int) -> list[Shape]:
 
     Args:
         tokens: of each piece, special ones included; at least one.
-        budget: tokens of a row.
+        budget: tokens of a row, at most.
         devices: that share a batch.
     """
     longest, share = int(tokens.max()), -(-int(tokens.sum()) // devices)
-    short = min(budget, max(longest, share))
-    lengths = sorted({-(-length // _STEP) * _STEP for length in (short, max(short, longest))})
-    return [Shape(devices, length) for length in lengths]
+    most = min(budget, max(longest, share))
+
+    def shapes(short: int) -> list[Shape]:
+        lengths = {-(-length // _STEP) * _STEP for length in (short, max(short, longest))}
+        return [Shape(devices, length) for length in sorted(lengths)]
+
+    def cost(short: int) -> int:
+        return sum(batch.shape.length for batch in packed(tokens.tolist(), shapes(short)))
+
+    if len(tokens) > _FEW:
+        return shapes(most)
+    # Of few pieces the last row may be nearly empty; somewhat shorter rows share them out evenly.
+    fewest = max(most // 2, min(longest, most))
+    return shapes(min(range(most, fewest - 1, -_STEP), key=cost))
 
 
 def packed(tokens: Sequence[int], shapes: Sequence[Shape]) -> Iterator[Batch]:
