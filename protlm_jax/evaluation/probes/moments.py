@@ -47,12 +47,14 @@ class Moments:
         covariance: [N, D, D] float64 of standardised features; None unless asked for.
         units: mean and standard deviation of each number; (0, 1) for classes.
         labelled: target -> labels in a batch on average.
+        batches: of an epoch; None if there are more than were read.
     """
 
     standard: Standard
     covariance: np.ndarray | None
     units: dict[str, tuple[float, float]]
     labelled: dict[str, float]
+    batches: int | None
 
 
 def known(target: Target, labels: np.ndarray) -> np.ndarray:
@@ -72,6 +74,7 @@ def measure(
     total = squares = np.zeros(())
     labels: dict[str, list[np.ndarray]] = {target.name: [] for target in targets}
     rows = batches = 0
+    whole = True
     for batch in source.batches(seed):
         if shift is None:
             shift = _first_mean(batch)
@@ -83,6 +86,7 @@ def measure(
                 labels[target.name].append(found[known(target, found)])
         rows, batches = rows + int((batch.protein >= 0).sum()), batches + 1
         if rows >= SAMPLE:
+            whole = False
             break
     if shift is None:
         raise ProtlmError("no training proteins: heads have nothing to learn from")
@@ -105,7 +109,7 @@ def measure(
         spread = spread / scale[:, :, None] / scale[:, None, :]
     standard = Standard(mean.astype(np.float32), scale.astype(np.float32))
     units, labelled = _of_labels(targets, labels, batches)
-    return Moments(standard, spread, units, labelled)
+    return Moments(standard, spread, units, labelled, batches if whole else None)
 
 
 def _first_mean(batch: Batch) -> np.ndarray:

@@ -26,7 +26,7 @@ from protlm_jax.evaluation.probes.moments import Moments, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 
 STEPS = 16
-"""Of an epoch at least: few proteins are read several times before validation proteins are."""
+"""Of an epoch at least: where there are fewer batches, several steps are made on each."""
 
 
 def train(
@@ -51,8 +51,7 @@ def train(
         source: training proteins.
         valid: proteins that choose the epoch by the mean of their targets' scores.
         seeds: of initialisation and dropout; the first also of the order of proteins.
-        max_epochs: epochs at most; None: the head's own. An epoch reads the training proteins
-            once, or as often as it takes to make STEPS steps.
+        max_epochs: epochs at most, each of one pass over the source; None: the head's own.
         patience: epochs without a better score after which a head stops; None: the head's own.
         learning_rate: of the steps; None: the head's own.
         progress: draw a progress bar on a terminal.
@@ -105,8 +104,8 @@ def _run(
             break
 
 
-def _order(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def _order(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 class _Course:
@@ -138,18 +137,18 @@ class _Course:
         self.count = 0
 
     def epoch(self, source: FeatureSource, epoch: int, running: np.ndarray) -> None:
-        """Learns from all training proteins once, or as often as it takes to make STEPS."""
+        """Reads all training proteins once, with several steps on each batch if they are few."""
         loss: Any = np.zeros(())
-        before, passes = self.count, 0
-        while self.count - before < STEPS:
-            for batch in source.batches(_order(self.seeds[0], epoch, passes)):
-                rows = self._rows(batch)
+        before = self.count
+        steps_each = -(-STEPS // (self.moments.batches or STEPS))
+        for batch in source.batches(_order(self.seeds[0], epoch)):
+            rows = self._rows(batch)
+            for _ in range(steps_each):
                 jax.block_until_ready(loss)  # one batch at work, one in the making, no more
                 self.state, loss = step(
                     self.module, batch.slots, self.state, running, self.fixed, rows, self.count
                 )
                 self.count += 1
-            passes += 1
         if not np.isfinite(loss).all():
             raise ProtlmError(
                 "the loss of heads is not finite: features of training proteins are not, or the "
