@@ -58,20 +58,34 @@ def angles(subject: Subject) -> dict[str, Stat]:
     Returns:
         "block_influence" (layer) in [0, 2], "angular_distance" (depth, other_depth) in [0, 1].
 
-    Cost: the forward itself, and N^2 / 2 inner products for each position.
+    Cost: the forward itself, and N^2 inner products for each position.
     """
     reduce = subject.positions.reduce
     size = norm(subject.streams)
     unit = subject.streams / jnp.maximum(size, TINY)[..., None]
     there = size > 0
-
-    def from_depth(one: tuple[jax.Array, jax.Array]) -> Stat:
-        u, defined = one
-        turn = 2.0 * jnp.arctan2(norm(unit - u[None]), norm(unit + u[None])) / jnp.pi
-        return reduce(turn, there & defined[None])
-
-    turned = 0.5 * jnp.square(norm(unit[1:] - unit[:-1]))  # 1 - cos, precise where it is small
+    steps = unit[1:] - unit[:-1]
+    gram = jnp.einsum("nBLD,mBLD->nmBL", steps, steps, precision=jax.lax.Precision.HIGHEST)
+    apart = jnp.minimum(_squared_distances(gram), 4.0)
+    turn = 2.0 * jnp.arctan2(jnp.sqrt(apart), jnp.sqrt(4.0 - apart)) / jnp.pi
+    turned = 0.5 * jnp.diagonal(gram).transpose(2, 0, 1)  # 1 - cos, precise where it is small
+    pairs = reduce(turn, there[:, None] & there[None])
     return {
         "block_influence": reduce(turned, there[1:] & there[:-1]).named("layer"),
-        "angular_distance": jax.lax.map(from_depth, (unit, there)).named("depth", "other_depth"),
+        "angular_distance": pairs.named("depth", "other_depth"),
     }
+
+
+def _squared_distances(gram: jax.Array) -> jax.Array:
+    """||u_l - u_k||^2 of all pairs, [N + 1, N + 1, ...], from inner products of the N steps between.
+
+    Sums of what lies between l and k alone: a difference of large numbers would lose small angles.
+    """
+    number = gram.shape[0]
+    first, last = jnp.indices((number, number))[..., *(None,) * (gram.ndim - 2)]
+    before = jnp.where(first < last, gram, 0.0)
+    crossed = jnp.cumsum(before[::-1], axis=0)[::-1]  # step k with the steps l to k - 1
+    own = jnp.where(first == last, gram, 0.0).sum(axis=0, keepdims=True)
+    grown = jnp.cumsum(jnp.where(first <= last, own + 2.0 * crossed, 0.0), axis=1)
+    upper = jnp.pad(jnp.maximum(grown, 0.0), [(0, 1), (1, 0), *((0, 0),) * (gram.ndim - 2)])
+    return upper + jnp.swapaxes(upper, 0, 1)
