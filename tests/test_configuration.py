@@ -71,7 +71,10 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("init_what=all", "config.init_what is 'all'; choose one of 'params', 'state'"),
         ("init_from.model=x", "--config.init_from.model: overrides are --config.SECTION.FIELD"),
         ("model.dtype=float64", "config.model.dtype is 'float64'; choose one of 'float32', 'bfl"),
-        ("objective.name=span", "unknown objective 'span'; there are causal, denoising, masked, "),
+        (
+            "objective.name=span",
+            "unknown objective 'span'; there are causal, denoising, diffusion, ",
+        ),
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:

@@ -28,7 +28,7 @@ def test_both_roads_give_the_same_ids(vocabulary, text):
 def test_specials_agree(vocabulary):
     wrapped = SeqioVocabulary(vocabulary)
     # SeqIO pads with 0 whatever the vocabulary; our batches mark padding by segment 0.
-    assert wrapped.pad_id == 0 and vocabulary.pad_id == (1 if vocabulary.name == "esm2" else 0)
+    assert wrapped.pad_id == 0 and vocabulary.pad_id == int(vocabulary.name in ("esm2", "esmc"))
     assert wrapped.unk_id == vocabulary.unk_id and wrapped.vocab_size == vocabulary.size
     assert wrapped.eos_id == vocabulary.suffix_ids[0]
     assert wrapped.bos_id == (vocabulary.prefix_ids[0] if vocabulary.prefix_ids else None)

@@ -116,7 +116,7 @@ def test_esm2_has_its_published_size(preset: str, millions: float) -> None:
 
 
 def test_names_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are esm2_150m"):
+    with pytest.raises(ProtlmError, match=r"unknown preset 'prot_t6'; there are dplm_150m"):
         models.preset("prot_t6")
     with pytest.raises(ProtlmError, match=r"unknown model family 'gpt'; there are albert, bert"):
         models.build(models.preset("prot_bert").replace(family="gpt"))
