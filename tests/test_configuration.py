@@ -73,7 +73,7 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("model.dtype=float64", "config.model.dtype is 'float64'; choose one of 'float32', 'bfl"),
         (
             "objective.name=span",
-            "unknown objective 'span'; there are causal, denoising, diffusion, ",
+            "unknown objective 'span'; there are causal, denoising, ",
         ),
     ],
 )

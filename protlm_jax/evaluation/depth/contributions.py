@@ -77,7 +77,7 @@ def angles(subject: Subject) -> dict[str, Stat]:
 
 
 def _squared_distances(gram: jax.Array) -> jax.Array:
-    """||u_l - u_k||^2 of all pairs, [N + 1, N + 1, ...], from inner products of the N steps between.
+    """||u_l - u_k||^2 of all pairs, [N + 1, N + 1, ...], from products of the steps between.
 
     Sums of what lies between l and k alone: a difference of large numbers would lose small angles.
     """
