@@ -125,12 +125,16 @@ ZOO: dict[str, Specimen] = {
 KINDS = ("bert", "electra", "t5", "transformer_xl")
 
 
+SLOW = ("esmc", "progen2", "xlnet")  # in CI's slow stage; the rest on demand: they are like others
+
+
 def kinds_first() -> list[Any]:
-    """Families as a test's parameters, all but `KINDS` left to the slow stage.
+    """Families as a test's parameters: `KINDS`, then `SLOW`, and the others marked long.
 
     For tests of minutes whose code is the same for every family of a kind.
     """
-    return [f if f in KINDS else pytest.param(f, marks=pytest.mark.slow) for f in ZOO]
+    marks = {f: pytest.mark.slow if f in SLOW else pytest.mark.long for f in ZOO}
+    return [f if f in KINDS else pytest.param(f, marks=marks[f]) for f in ZOO]
 
 
 def perturbed(params: Any, seed: int, size: float = 0.1) -> Any:
