@@ -123,20 +123,8 @@ def generate(
     _require_masked(loaded)
     if steps < 1 or temperature < 0:
         raise ProtlmError(f"steps {steps} must be at least 1, temperature {temperature} at least 0")
-    vocabulary, limit = loaded.vocabulary, max_residues(loaded)
-    rows, places = [], []
-    before, after = len(vocabulary.prefix_ids), len(vocabulary.suffix_ids)
-    for number, template in enumerate(templates, start=1):
-        if limit is not None and len(template) > limit:
-            raise ProtlmError(
-                f"template {number} has {len(template)} places; {loaded.name} reads {limit} at once"
-            )
-        filled = normalise(template.replace(OPEN, "X"), record=f"template {number}")
-        if len(filled) != len(template):
-            raise ProtlmError(f"template {number} has spaces: write residues and {OPEN!r} alone")
-        rows.append(vocabulary.encode(filled))
-        open_places = np.array([letter == OPEN for letter in template])
-        places.append(np.pad(open_places, (before, after)).astype(np.int32))
+    vocabulary, before = loaded.vocabulary, len(loaded.vocabulary.prefix_ids)
+    rows, places = _read_templates(loaded, templates)
     made = [""] * len(rows)
     budget = tokens_per_batch or default_tokens_per_batch()
     cap = loaded.config.max_positions or None
@@ -155,6 +143,27 @@ def generate(
         for i, row in zip(group.members, np.asarray(tokens), strict=False):
             made[i] = vocabulary.decode(row[before : before + len(templates[i])])
     return made
+
+
+def _read_templates(
+    loaded: LoadedModel, templates: Sequence[str]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Tokens of each template, and 1 where one is open; special tokens included."""
+    vocabulary, limit = loaded.vocabulary, max_residues(loaded)
+    around = len(vocabulary.prefix_ids), len(vocabulary.suffix_ids)
+    rows, places = [], []
+    for number, template in enumerate(templates, start=1):
+        if limit is not None and len(template) > limit:
+            raise ProtlmError(
+                f"template {number} has {len(template)} places; {loaded.name} reads {limit} at once"
+            )
+        filled = normalise(template.replace(OPEN, "X"), record=f"template {number}")
+        if len(filled) != len(template):
+            raise ProtlmError(f"template {number} has spaces: write residues and {OPEN!r} alone")
+        rows.append(vocabulary.encode(filled))
+        open_places = np.array([letter == OPEN for letter in template])
+        places.append(np.pad(open_places, around).astype(np.int32))
+    return rows, places
 
 
 def _require_masked(loaded: LoadedModel) -> None:

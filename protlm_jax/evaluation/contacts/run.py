@@ -68,16 +68,8 @@ def run(
     if benchmark.level != "pair":
         raise ProtlmError(f"{benchmark.title} labels no pairs of residues; choose 'contacts'")
     began = time.perf_counter()
-    (view,) = benchmark.views.values()
-    limit = max_residues(loaded)
-    train, valid, test = (
-        [p for p in benchmark.splits[split]() if limit is None or len(p.sequence) <= limit]
-        for split in ("train", "valid", view.split)
-    )
-    left_out = len(benchmark.splits[view.split]()) - len(test)
+    train, valid, test, left_out = _fitting(loaded, benchmark)
     train, test = subset(train, train_proteins, seed), subset(test, test_proteins, seed)
-    if not train or not test:
-        raise ProtlmError(f"{loaded.name} takes {limit} residues, and no chain is as short as that")
     fitted = fit(loaded, train, valid)
     # The control's seed is not the seed of any training run that a user is likely to make.
     random = random_control(loaded, seed + 7919)
@@ -97,9 +89,7 @@ def run(
         "benchmark": _about(benchmark),
         "predictors": {way: _by_range(scores[way], seed) for way in shown},
         "model_minus": {
-            way: _differences(scores["regression"], scores[way], seed)
-            for way in shown
-            if way != "regression"
+            way: _differences(scores["regression"], scores[way], seed) for way in shown[1:]
         },
         "regression": _fitted(fitted, len(train)),
         "proteins": len(test),
@@ -107,6 +97,22 @@ def run(
         "protocol": _PROTOCOL.format(train=len(train), valid=len(valid), test=len(test)),
         "cost": {"seconds": round(time.perf_counter() - began, 1)},
     }
+
+
+def _fitting(
+    loaded: LoadedModel, benchmark: Benchmark
+) -> tuple[list[LabelledProtein], list[LabelledProtein], list[LabelledProtein], int]:
+    """The chains that the model takes at once, of training, validation and the test, and how many
+    of the test it does not take."""
+    (view,) = benchmark.views.values()
+    limit = max_residues(loaded)
+    train, valid, test = (
+        [p for p in benchmark.splits[split]() if limit is None or len(p.sequence) <= limit]
+        for split in ("train", "valid", view.split)
+    )
+    if not train or not test:
+        raise ProtlmError(f"{loaded.name} takes {limit} residues, and no chain is as short as that")
+    return train, valid, test, len(benchmark.splits[view.split]()) - len(test)
 
 
 def _nearness(residues: int) -> np.ndarray:

@@ -102,10 +102,9 @@ def protein_maps(
     """PCA, t-SNE and UMAP of proteins (means over residues), model and re-initialised copy.
 
     Args:
-        loaded: the model.
         proteins: n of them, at least 4.
         colours: their classes in each respect.
-        layer, window, seed, progress: as in `draw`.
+        loaded, layer, window, seed, progress: as in `draw`.
 
     Returns:
         Plain JSON: "ids" [n]; "colours" -> title -> {"classes", "counts", "values" [n] (-1

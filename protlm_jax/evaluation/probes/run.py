@@ -28,7 +28,10 @@ class Probed:
     """A probe's numbers and what made them.
 
     Attributes:
-        result: a plain dict, see `run`.
+        result: plain JSON: "model", "benchmark", "layers", "num_layers", "window", "seeds", "heads"
+            -> head -> "inputs" -> input -> {"layers", "valid", "best_layer", "training", "tests" ->
+            view -> target -> `scores.full`, "by_layer" -> view -> target -> estimates} and
+            "model_minus" -> control -> view -> target -> estimate, "paper", "protocol", "cost".
         heads: head -> the model's trained heads at the layer that validation chose (one input).
         rows: head -> what a row is to it, "residues" or "mean".
         compute: dtype in which the model computed.
@@ -75,21 +78,15 @@ def run(
         compute: dtype in which the model computes.
         budget: bytes of features that may be in memory; None: `memory_budget()`.
         seed: of draws of proteins, the random control, heads and the bootstrap.
-        say: takes lines of text before it starts.
-        progress: draw progress bars on a terminal.
-
-    Returns:
-        With `result`, plain JSON: "model", "benchmark", "layers", "num_layers", "window", "seeds",
-        "heads" -> head -> "inputs" -> input -> {"layers", "valid", "best_layer", "training",
-        "tests" -> view -> target -> `scores.full`, "by_layer" -> view -> target -> estimates} and
-        "model_minus" -> control -> view -> target -> estimate, "paper", "protocol", "cost".
+        say, progress: takes lines of text before it starts; draw progress bars on a terminal.
 
     Raises:
         ProtlmError: for a head, view, control, layer or window that is not there, or data without
             labels.
     """
-    began = time.perf_counter()
-    names = _chosen("head", heads, HEADS.get(benchmark.level, ()), DEFAULT_HEADS[benchmark.level])
+    if benchmark.level not in HEADS:
+        raise ProtlmError(f"{benchmark.title}: no head reads these; see `contacts.run` for pairs")
+    names = _chosen("head", heads, HEADS[benchmark.level], DEFAULT_HEADS[benchmark.level])
     shown = _chosen("view", views, tuple(benchmark.views), tuple(benchmark.views))
     plan = Plan(
         benchmark=benchmark,
@@ -105,14 +102,20 @@ def run(
         progress=progress,
         say=say,
     )
-    known = tuple(dict.fromkeys(c for head in names for c in plan.controls(head)))
+    return _carried_out(loaded, plan, controls)
+
+
+def _carried_out(loaded: LoadedModel, plan: Plan, controls: Sequence[str] | None) -> Probed:
+    """What the plan asks of the model and of its controls, all of them where None are named."""
+    began = time.perf_counter()
+    known = tuple(dict.fromkeys(c for head in plan.heads for c in plan.controls(head)))
     beside = _chosen("control", controls, known, known)
     outcomes = {"model": of_features("model", loaded, plan)}
     outcomes |= {kind: of_control(kind, loaded, plan) for kind in beside}
     result = results.assemble(loaded, plan, outcomes)
     result["cost"]["seconds"] = round(time.perf_counter() - began, 1)
-    rows = {head: plan.rows(head) for head in names}
-    return Probed(result, _at_best_layer(outcomes["model"]), rows, compute)
+    rows = {head: plan.rows(head) for head in plan.heads}
+    return Probed(result, _at_best_layer(outcomes["model"]), rows, plan.compute)
 
 
 def probe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -92,6 +92,33 @@ def _stack(measured: Mapping[str, Any]) -> list[str]:
         depth_map(measured["skip_map"]),
         _score(measured.get("depth_score") or {}),
     ]
+    parts += _answer(measured, bars)
+    if local := measured.get("local_map"):
+        parts += [
+            heading("Who reads whom directly"),
+            heat_map(local, row_label="layer left out", column_label="later layer"),
+            caption(
+                "The same map with what a layer wrote taken from the input of one later layer at a "
+                "time, nothing in between answering to it."
+            ),
+        ]
+    parts += _shape(measured)
+    if lens := measured.get("logit_lens"):
+        curve = Series("loss", lens["nll"])
+        parts += [
+            heading("Reading the answer early"),
+            line_chart([curve], x_label="layers passed", y_label="nats per residue", height=220),
+            caption(
+                "Logit lens: the loss if the model's head read the stream after so many layers; "
+                "the last point is the model itself."
+            ),
+        ]
+    return parts
+
+
+def _answer(measured: Mapping[str, Any], bars: Callable[..., str]) -> list[str]:
+    """What the answer loses without a layer, without a part of one, and with two exchanged."""
+    parts = []
     if skipped := measured.get("skip_output"):
         parts += [
             heading("What the answer loses without a layer"),
@@ -114,26 +141,6 @@ def _stack(measured: Mapping[str, Any]) -> list[str]:
         parts += [
             heading("And with two layers exchanged"),
             bar_chart(places, series, x_label="layer swapped with the next", y_label="nats"),
-        ]
-    if local := measured.get("local_map"):
-        parts += [
-            heading("Who reads whom directly"),
-            heat_map(local, row_label="layer left out", column_label="later layer"),
-            caption(
-                "The same map with what a layer wrote taken from the input of one later layer at a "
-                "time, nothing in between answering to it."
-            ),
-        ]
-    parts += _shape(measured)
-    if lens := measured.get("logit_lens"):
-        curve = Series("loss", lens["nll"])
-        parts += [
-            heading("Reading the answer early"),
-            line_chart([curve], x_label="layers passed", y_label="nats per residue", height=220),
-            caption(
-                "Logit lens: the loss if the model's head read the stream after so many layers; "
-                "the last point is the model itself."
-            ),
         ]
     return parts
 
