@@ -55,6 +55,18 @@ class Plan:
         unsplit: shapes of activations that each device holds for all rows; empty in a good plan.
         model_flops: of one step on all devices: three forward passes, nothing computed again.
         compile_seconds: on the machine that planned.
+        executed_flops: of one step on all devices, as compiled: what is computed again counts too.
+            This and what follows is None where the program does not fit: there is none then.
+        hbm_bytes: that one device reads from its memory and writes to it in a step.
+        collectives_by_axis: what devices say to each other, by the axes of the mesh along which
+            they do ("fsdp", "data, fsdp"), and then by kind.
+        seconds: that one step needs of each resource by itself: "compute", "hbm", "ici", "dcn".
+        step_seconds: of one step, with what overlaps in the program counted once.
+        binds: the resource that takes most of it.
+        mfu, hfu: model FLOPs and executed FLOPs per second, over the peak of all devices.
+        tokens_per_second: of all devices.
+        host_tokens_per_second: that each host has to read, prepare and send.
+        days: for all steps of the phase.
     """
 
     phase: str
@@ -75,6 +87,17 @@ class Plan:
     unsplit: list[str]
     model_flops: int
     compile_seconds: float
+    executed_flops: int | None = None
+    hbm_bytes: int | None = None
+    collectives_by_axis: dict[str, dict[str, Collective]] | None = None
+    seconds: dict[str, float] | None = None
+    step_seconds: float | None = None
+    binds: str | None = None
+    mfu: float | None = None
+    hfu: float | None = None
+    tokens_per_second: float | None = None
+    host_tokens_per_second: float | None = None
+    days: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
