@@ -14,6 +14,7 @@ from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
 
 if TYPE_CHECKING:
+    from protlm_jax.planning.topologies import Topology
     from protlm_jax.training.distributed import Hosts
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -141,7 +142,15 @@ def _add_plan(verbs: Verbs) -> None:
     verb = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
     verb.add_argument("--config", required=True, help="path:variant; all its phases are planned")
     verb.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
+    verb.add_argument(
+        "--num_slices", type=_positive, default=1, metavar="N",
+        help="so many of these pods, joined by the network of the data center",
+    )  # fmt: skip
     verb.add_argument("--phase", help="plan this phase of a recipe alone")
+    verb.add_argument(
+        "--search", type=_positive, nargs="?", const=8, metavar="N",
+        help="compile N settings of mesh, accumulation and remat (default 8), and name the fastest",
+    )  # fmt: skip
     verb.add_argument("--output", type=Path, help="write the plan as JSON here")
     verb.epilog = (
         "Compiles the very step that train runs, for each phase of the config. Fields are "
@@ -284,10 +293,30 @@ def _plan(arguments: argparse.Namespace) -> None:
     from protlm_jax.planning.table import table
     from protlm_jax.planning.topologies import topology
 
-    pod = topology(arguments.topology)
+    pod = topology(arguments.topology, arguments.num_slices)
+    if arguments.search:
+        _finish(_search(arguments, pod), arguments.output)
+        return
     plans = plan_recipe(arguments.config, arguments.overrides, pod, arguments.phase)
     result = {"summary": table(plans), "phases": [plan.to_dict() for plan in plans]}
     _finish(result, arguments.output)
+
+
+def _search(arguments: argparse.Namespace, pod: Topology) -> dict:
+    """The settings that were compiled for each phase, the fastest first."""
+    from protlm_jax.planning.compile import phases_of
+    from protlm_jax.planning.search import report, search
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    said, found = [], []
+    for phase in phases_of(arguments.config, arguments.overrides, arguments.phase):
+        tried = search(phase, pod, arguments.search, tell)
+        said.append(report(tried, phase.name))
+        settings = [done.to_dict(phase.name) for done in tried]
+        found.append({"phase": phase.name, "settings": settings})
+    return {"summary": "\n".join(said), "phases": found}
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import ml_collections
 from protlm_jax.configuration import SECTIONS, RunConfig, objectives_of, refuse_unknown, typed
 from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives import objective_class
+from protlm_jax.partitioning import MESH_AXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ def load_config(spec: str, overrides: list[str], workdir: Path | None = None) ->
 
     Args:
         spec: path, or path:variant.
-        overrides: such as "train.steps=100"; values are Python literals, or plain strings.
+        overrides: such as "train.steps=100"; values are Python literals, or plain strings. And
+            "mesh=auto", instead of the sizes of a mesh.
         workdir: the run's folder; a run that goes on there takes from its own config what it first
             took from `init_from`.
 
@@ -143,6 +145,10 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     types_of = typing.get_type_hints(RunConfig)
     first = sections[0] if sections else field
     refuse_unknown({first: None}, types_of, prefix="")
+    if override == "mesh=auto":  # in place of what the config file gives
+        given = {f: v for f, v in tree.get("mesh", {}).items() if f not in MESH_AXES}
+        tree["mesh"] = {**given, "auto": True}
+        return
     if len(sections) != (first in SECTIONS):
         raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
     if sections and first != "objective":  # its fields depend on its name, and are checked with it

@@ -122,11 +122,34 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices per axis; -1 takes all that are left."""
+    """How the devices share the work; see docs/pods.md.
+
+    Attributes:
+        data: groups of devices that each hold a copy of the state and take their share of the rows;
+            -1 takes all devices that are left, of the one axis that says so.
+        fsdp: devices of a group that split the copy between them, and take their share of the rows.
+        tensor: devices that do the same rows together, split by heads, MLP and vocabulary.
+        slices: parts of the devices that a slow network joins; each has the mesh of the other
+            three, and a share of the rows. TPUs say themselves of which slice they are.
+        stream: what becomes between sublayers of activations that `tensor` does not split: "whole"
+            on each device, or split over it by "length" or by "embed".
+        auto: choose data, fsdp and tensor from the devices, the size of the state and the rows;
+            see `protlm_jax.training.mesh_choice`.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    slices: int = 1
+    stream: Literal["whole", "length", "embed"] = "whole"
+    auto: bool = False
+
+    def __post_init__(self) -> None:
+        if self.auto and (self.data, self.fsdp, self.tensor) != (-1, 1, 1):
+            raise ProtlmError(
+                "config.mesh is to be chosen (auto) and given (data, fsdp, tensor) at once; leave "
+                "out one of the two"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

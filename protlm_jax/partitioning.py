@@ -2,29 +2,33 @@
 
 The only place that knows which mesh axis a logical axis is laid on. A mesh has three axes:
 `data` (replicas), `fsdp` (replicas that also split parameters and optimizer state) and `tensor`
-(heads, MLP and vocabulary split).
+(heads, MLP and vocabulary split). Where devices are joined by two networks, a fast one within
+slices and a slow one between them, `slices` stands before the three: replicas of all the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.axes import Rules, logical_spec
+from protlm_jax.models.axes import Rules, Undivided, logical_spec, undivided
 
 MESH_AXES = ("data", "fsdp", "tensor")
+SLICES = "slices"
+REPLICAS = (SLICES, "data", "fsdp")  # what the rows of a batch are split over
 
 # Most important first: a mesh axis goes to the first name that can take it.
 RULES: Rules = (
-    ("batch", ("data", "fsdp")),
+    ("batch", REPLICAS),
     ("heads", "tensor"),
     ("mlp", "tensor"),
     ("vocab", "tensor"),
@@ -34,38 +38,81 @@ RULES: Rules = (
     ("layers", None),  # never: a layer program indexes it
 )
 
+# What is added to them inside a step, where alone there are activations: how the stream between
+# sublayers, of which `tensor` would otherwise hold equal copies, is split over it.
+STREAM: dict[str, Rules] = {
+    "whole": (),
+    "length": (("length", "tensor"),),
+    "embed": (("embed", "tensor"),),
+}
+
 Sharded = Any
 
 
-def make_mesh(shape: dict[str, int], devices: list[jax.Device] | None = None) -> Mesh:
-    """A (data, fsdp, tensor) mesh.
+def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp, tensor) mesh; (slices, data, fsdp, tensor) of several slices.
 
     Args:
-        shape: size of each axis; at most one may be -1, "all devices that are left".
+        shape: size of each axis; of data, fsdp and tensor at most one may be -1, "all devices that
+            are left". TPUs say themselves which slice they are of; of others, `slices` is how many
+            there are, equal parts in the order of the devices.
         devices: those of the process group by default.
 
     Raises:
         ProtlmError: when the shape does not match the number of devices.
     """
-    devices = devices if devices is not None else jax.devices()
+    devices = list(devices) if devices is not None else jax.devices()
+    if unknown := sorted(set(shape) - {*MESH_AXES, SLICES}):
+        raise ProtlmError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(MESH_AXES)}")
+    slices = split_slices(devices, shape.get(SLICES, 1))
+    sizes = _sizes(shape, len(slices[0]), len(slices))
+    # Splitting a physical axis is the last resort, where nothing else gives this shape.
+    grids = [
+        mesh_utils.create_device_mesh(
+            sizes, own[: math.prod(sizes)], allow_split_physical_axes=True
+        )
+        for own in slices
+    ]
+    several = len(slices) > 1
+    axes = (SLICES, *MESH_AXES) if several else MESH_AXES
+    # linen's init fails under explicit axes, which is what jax.make_mesh would give.
+    grid = np.stack(grids) if several else grids[0]
+    return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def _sizes(shape: dict[str, int], devices: int, slices: int) -> tuple[int, ...]:
+    """Sizes of the three axes on so many devices of each slice."""
     sizes = [shape.get(axis, 1) for axis in MESH_AXES]
     wanted = f"mesh (data, fsdp, tensor) = {tuple(sizes)}"
-    if unknown := sorted(set(shape) - set(MESH_AXES)):
-        raise ProtlmError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(MESH_AXES)}")
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise ProtlmError(f"{wanted}: sizes are positive, and at most one may be -1")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) > len(devices) or len(devices) % known:
-        raise ProtlmError(f"{wanted} does not fit {len(devices)} device(s); change config.mesh")
-    # linen's init fails under explicit axes, which is what jax.make_mesh would give.
-    auto = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=_first(devices, sizes))
+        sizes[sizes.index(-1)] = devices // known
+    if math.prod(sizes) > devices or devices % known or not math.prod(sizes):
+        each = f" of each of {slices} slices" if slices > 1 else ""
+        raise ProtlmError(f"{wanted} does not fit {devices} device(s){each}; change config.mesh")
+    return tuple(sizes)
 
 
-def _first(devices: list[jax.Device], sizes: list[int]) -> list[jax.Device]:
-    return list(np.asarray(devices)[: math.prod(sizes)])
+def split_slices(devices: Sequence[jax.Device], wanted: int = 1) -> list[list[jax.Device]]:
+    """The devices of each slice; see `make_mesh`.
+
+    Raises:
+        ProtlmError: there are not so many slices.
+    """
+    found: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        found.setdefault(index, []).append(device)
+    if len(found) > 1:
+        if wanted not in (1, len(found)):
+            raise ProtlmError(f"mesh.slices is {wanted}; the devices are of {len(found)} slices")
+        return [found[index] for index in sorted(found)]
+    if wanted < 1 or len(devices) % wanted:
+        raise ProtlmError(f"mesh.slices is {wanted}; {len(devices)} device(s) do not divide so")
+    each = len(devices) // wanted
+    return [list(devices[i * each : (i + 1) * each]) for i in range(wanted)]
 
 
 @contextlib.contextmanager
@@ -75,7 +122,26 @@ def on_mesh(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
         yield
 
 
-def shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> Sharded:
+def step_rules(stream: str, shape: dict[str, int], mesh: Mesh) -> Rules:
+    """The rules inside a step, for activations.
+
+    Args:
+        stream: which dimension of the stream is split over `tensor`, a key of STREAM.
+        shape: sizes of "length" and "embed".
+        mesh: where the step runs.
+
+    Raises:
+        ProtlmError: that dimension does not divide.
+    """
+    tensor = mesh.shape["tensor"]
+    if stream != "whole" and shape[stream] % tensor:
+        raise ProtlmError(
+            f"mesh.stream={stream}: its size {shape[stream]} does not divide over tensor = {tensor}"
+        )
+    return (*RULES, *STREAM[stream])
+
+
+def shardings(abstract: Any, axes: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Sharded:
     """A NamedSharding per array.
 
     Args:
@@ -97,10 +163,12 @@ def batch_sharding(mesh: Mesh, batch_size: int, rules: Rules = RULES) -> NamedSh
         ProtlmError: when the rows do not divide evenly.
     """
     spec = logical_spec(("batch", "length"), (batch_size, 1), dict(mesh.shape), rules)
-    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
+    axes = [axis for axis in REPLICAS if axis in mesh.shape]
+    replicas = math.prod(mesh.shape[axis] for axis in axes)
     if batch_size % replicas:
         raise ProtlmError(
-            f"train.batch_size {batch_size} does not divide over data x fsdp = {replicas} replicas"
+            f"train.batch_size {batch_size} does not divide over {' x '.join(axes)} = {replicas} "
+            f"replicas"
         )
     return NamedSharding(mesh, spec)
 
@@ -124,15 +192,14 @@ def put_rows(
 
 
 def describe(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> str:
-    """One line per parameter: path, shape, dtype, logical axes, mesh spec; then the totals."""
+    """One line per parameter: path, shape, dtype, logical axes, mesh spec; then the totals, and
+    what is whole on each device because it does not divide."""
     rows = [("parameter", "shape", "dtype", "logical axes", "mesh axes")]
     total = local = whole = 0
-    layout = shardings(abstract, axes, mesh, rules)
-    names = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
-    flat = jax.tree_util.tree_leaves_with_path(abstract)
-    for (path, leaf), logical, sharding in zip(flat, names, jax.tree.leaves(layout), strict=True):
+    layout = jax.tree.leaves(shardings(abstract, axes, mesh, rules))
+    flat = _with_names(abstract, axes)
+    for (name, leaf, logical), sharding in zip(flat, layout, strict=True):
         parts = [str(axis) for axis in sharding.spec] if len(sharding.spec) else ["replicated"]
-        name = "/".join(str(key.key) for key in path)
         rows.append((name, str(leaf.shape), str(leaf.dtype), ", ".join(logical), ", ".join(parts)))
         total += math.prod(leaf.shape)
         local += math.prod(sharding.shard_shape(leaf.shape))
@@ -143,7 +210,36 @@ def describe(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> str:
         f"{total:,} parameters, {local:,} per device, on mesh {dict(mesh.shape)}; "
         f"{whole} of {len(flat)} arrays replicated"
     )
+    lines += left_whole(abstract, axes, mesh, rules)
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def left_whole(
+    abstract: Any, axes: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES
+) -> list[str]:
+    """What devices along a mesh axis hold equal copies of because it does not divide, in words.
+
+    One line for each dimension, with the arrays that have it.
+    """
+    found: dict[Undivided, list[str]] = {}
+    for name, leaf, logical in _with_names(abstract, axes):
+        for one in undivided(logical, leaf.shape, dict(mesh.shape), rules):
+            found.setdefault(one, []).append(name)
+    return [
+        f"{one.name} of {one.size:,} does not divide over {' x '.join(one.axes)} = {one.parts}: "
+        f"whole on each device in {', '.join(names)}"
+        for one, names in found.items()
+    ]
+
+
+def _with_names(abstract: Any, axes: Any) -> list[tuple[str, Any, tuple[str, ...]]]:
+    """Path, shape and logical axes of each array."""
+    names = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    flat = jax.tree_util.tree_leaves_with_path(abstract)
+    return [
+        ("/".join(str(key.key) for key in path), leaf, logical)
+        for (path, leaf), logical in zip(flat, names, strict=True)
+    ]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

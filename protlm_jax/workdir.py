@@ -28,6 +28,9 @@ FREE_ON_RESUME = (
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
+    "mesh.slices",
+    "mesh.stream",
+    "mesh.auto",
 )
 
 

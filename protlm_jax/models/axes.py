@@ -7,8 +7,9 @@ Models name their axes and know nothing of a mesh. The rules are a table in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -38,6 +39,22 @@ def named(init: Callable[..., jax.Array], *names: str) -> Callable[..., NamedAxe
     return boxed
 
 
+class Undivided(NamedTuple):
+    """A dimension that stays whole because its mesh axes do not divide it.
+
+    Attributes:
+        name: the dimension's logical name.
+        size: of it.
+        axes: mesh axes that the rules would have it split over, and
+        parts: into how many parts.
+    """
+
+    name: str
+    size: int
+    axes: tuple[str, ...]
+    parts: int
+
+
 def logical_spec(
     names: Names, shape: Sequence[int], mesh_shape: Mapping[str, int], rules: Rules
 ) -> PartitionSpec:
@@ -53,8 +70,25 @@ def logical_spec(
         mesh_shape: size of each mesh axis.
         rules: (logical name, mesh axis or axes or None), most important first.
     """
+    return _laid_out(names, shape, mesh_shape, rules)[0]
+
+
+def undivided(
+    names: Names, shape: Sequence[int], mesh_shape: Mapping[str, int], rules: Rules
+) -> list[Undivided]:
+    """What `logical_spec` leaves whole for want of divisibility, of the same arguments.
+
+    A mesh axis that another dimension of the array took instead is not counted as lost.
+    """
+    return _laid_out(names, shape, mesh_shape, rules)[1]
+
+
+def _laid_out(
+    names: Names, shape: Sequence[int], mesh_shape: Mapping[str, int], rules: Rules
+) -> tuple[PartitionSpec, list[Undivided]]:
     spec: list[tuple[str, ...] | None] = [None] * len(names)
     taken: set[str] = set()
+    refused: list[Undivided] = []
     for logical, mesh_axes in rules:
         if logical not in names or mesh_axes is None:
             continue
@@ -63,13 +97,14 @@ def logical_spec(
             continue
         wanted = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
         free = tuple(a for a in wanted if a in mesh_shape and a not in taken and mesh_shape[a] > 1)
-        parts = 1
-        for axis in free:
-            parts *= mesh_shape[axis]
+        parts = math.prod(mesh_shape[axis] for axis in free)
         if free and shape[dimension] % parts == 0:
             spec[dimension] = free
             taken.update(free)
-    return PartitionSpec(*(s[0] if s is not None and len(s) == 1 else s for s in spec))
+        elif free:
+            refused.append(Undivided(logical, shape[dimension], free, parts))
+    whole = [one for one in refused if not taken & {*one.axes}]
+    return PartitionSpec(*(s[0] if s is not None and len(s) == 1 else s for s in spec)), whole
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:

@@ -7,7 +7,6 @@ and not there. Nothing is allocated: state and batch are shapes.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import time
 from pathlib import Path
@@ -20,10 +19,12 @@ from protlm_jax import models
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.partitioning import left_whole
 from protlm_jax.planning.program import Collective, collectives, unsplit
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.recipes import load_recipe
+from protlm_jax.recipes import Phase, load_recipe
 from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.state import bytes_on_device
 
 # A plan reads no proteins, so that a recipe that wants a corpus can be planned without it.
 UNREAD = "data.fasta=unread.fasta"
@@ -53,6 +54,8 @@ class Plan:
         suggestion: what to change, where it does not fit.
         collectives: what devices say to each other in a step, by kind.
         unsplit: shapes of activations that each device holds for all rows; empty in a good plan.
+        whole: what a mesh axis does not divide, and which parameters have it, in words.
+        chosen: why the mesh is this one, where the config says "auto"; otherwise "".
         model_flops: of one step on all devices: three forward passes, nothing computed again.
         compile_seconds: on the machine that planned.
         executed_flops: of one step on all devices, as compiled: what is computed again counts too.
@@ -85,6 +88,8 @@ class Plan:
     suggestion: str
     collectives: dict[str, Collective]
     unsplit: list[str]
+    whole: list[str]
+    chosen: str
     model_flops: int
     compile_seconds: float
     executed_flops: int | None = None
@@ -109,12 +114,24 @@ def plan_recipe(
     """Plans every phase of a recipe, or one.
 
     Args:
-        spec, overrides: as `protlm_jax.recipes.load_recipe` takes them.
+        spec, overrides, only: as `phases_of` takes them.
         topology: the pod.
-        only: name of the phase to plan; None for all.
 
     Raises:
-        ProtlmError: as `load_recipe`; or a mesh or a batch that does not go with the pod.
+        ProtlmError: as `phases_of`; or a mesh or a batch that does not go with the pod.
+    """
+    return [plan(p.config, topology, p.name) for p in phases_of(spec, overrides, only)]
+
+
+def phases_of(spec: str, overrides: list[str], only: str | None = None) -> list[Phase]:
+    """The phases of a recipe, or one, for which no corpus is needed.
+
+    Args:
+        spec, overrides: as `protlm_jax.recipes.load_recipe` takes them.
+        only: name of the one phase; None for all.
+
+    Raises:
+        ProtlmError: as `load_recipe`; or there is no such phase.
     """
     rest = [text for text in overrides if not _CORPUS.match(text)]
     phases = load_recipe(spec, [UNREAD, *rest], NOWHERE)
@@ -122,7 +139,7 @@ def plan_recipe(
     if only is not None and only not in names:
         known = ", ".join(filter(None, names)) or "none"
         raise ProtlmError(f"{spec} has no phase {only!r}; it has {known}")
-    return [plan(p.config, topology, p.name) for p in phases if only in (None, p.name)]
+    return [phase for phase in phases if only in (None, phase.name)]
 
 
 def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
@@ -135,7 +152,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
     begin = time.monotonic()
     lowered = parts.update.lower(parts.abstract, abstract_batch(config))
     train, length = config.train, config.data.length
-    state = state_bytes(parts)
+    state = bytes_on_device(parts.abstract, parts.layout)
     spoken: dict[str, Collective] = {}
     whole: list[str] = []
     try:
@@ -168,6 +185,8 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
         suggestion=suggestion,
         collectives=spoken,
         unsplit=whole,
+        whole=left_whole(parts.abstract.params, parts.axes, parts.mesh),
+        chosen=parts.chosen,
         model_flops=flops * train.batch_size * length,
         compile_seconds=time.monotonic() - begin,
     )
@@ -184,15 +203,6 @@ def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
         names += _TARGETS
     shape = (config.train.batch_size, config.data.length)
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
-
-
-def state_bytes(parts: Parts) -> int:
-    """Bytes of the state on one device, as the run lays it out."""
-
-    def of(leaf: Any, sharding: Any) -> int:
-        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-    return sum(jax.tree.leaves(jax.tree.map(of, parts.abstract, parts.layout)))
 
 
 def _peak(memory: Any) -> int:

@@ -24,6 +24,9 @@ def table(plans: Sequence[Plan]) -> str:
         name = f"phase {plan.phase}: " if plan.phase else ""
         if plan.suggestion:
             lines.append(f"{name}does not fit; try {plan.suggestion}")
+        if plan.chosen:
+            lines.append(f"{name}{plan.chosen}")
+        lines += [f"{name}{line}" for line in plan.whole]
         if plan.unsplit:
             lines.append(f"{name}every device holds all rows of {', '.join(plan.unsplit)}")
     return "\n".join(lines)
@@ -34,7 +37,7 @@ def _cells(plan: Plan) -> dict[str, str]:
     cells = {
         "phase": plan.phase or "-",
         "topology": plan.topology,
-        "mesh (data, fsdp, tensor)": " x ".join(map(str, plan.mesh.values())),
+        f"mesh ({', '.join(plan.mesh)})": " x ".join(map(str, plan.mesh.values())),
         "batch (rows x tokens)": f"{plan.rows:,} x {plan.length:,}",
         "in parts of rows": f"{plan.rows // plan.accumulate:,}",
         "dtype, remat": f"{plan.dtype}, {plan.remat}",

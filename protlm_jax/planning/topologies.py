@@ -8,56 +8,59 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 from typing import Any
 
 import jax
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.training.mesh_choice import memory_of
 
-# HBM of one JAX device in bytes. v3: what the compiler lets a program have, of 16 GiB; the others:
-# as published, of which a program gets a little less.
-HBM = {
-    "v2": 8 * 2**30,
-    "v3": 15.48 * 2**30,
-    "v4": 16 * 2**30,
-    "v5e": 16 * 2**30,
-    "v5p": 95 * 2**30,
-    "v6e": 32 * 2**30,
+# What the compiler has to be told of each generation beside the grid. A JAX device of v4 is a chip,
+# whose two cores work as one.
+GENERATIONS: dict[str, dict[str, Any]] = {
+    "v2": {},
+    "v3": {},
+    "v4": {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)},
+    "v5e": {},
+    "v5p": {},
+    "v6e": {},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A pod.
+    """A pod, or several.
 
     Attributes:
-        name: such as "v3:16x16".
+        name: such as "v3:16x16", or "2 x v3:16x16" of two slices.
         devices: descriptions of its JAX devices, for which a program can be compiled.
         hbm: bytes of one device.
+        slices: pods, joined by the network of the data center.
     """
 
     name: str
     devices: list[Any]
     hbm: int
+    slices: int = 1
 
 
-def topology(name: str) -> Topology:
+def topology(name: str, slices: int = 1) -> Topology:
     """Describes a pod.
 
     Args:
         name: generation (v2, v3, v4, v5e, v5p, v6e), a colon, and the grid of chips.
+        slices: how many of them there are.
 
     Raises:
         ProtlmError: libtpu is not installed, or there is no such pod.
     """
     generation, _, grid = name.partition(":")
     sizes = grid.split("x")
-    if generation not in HBM or not all(size.isdecimal() and int(size) for size in sizes):
+    if generation not in GENERATIONS or not all(s.isdecimal() and int(s) for s in sizes):
         raise ProtlmError(
-            f"topology {name!r} is not known: a generation of {', '.join(HBM)} and the grid of its "
-            f"chips, such as v3:16x16 (v3-512), v3:16x32 (v3-1024) or v4:4x4x4"
+            f"topology {name!r} is not known: a generation of {', '.join(GENERATIONS)} and the "
+            f"grid of its chips, such as v3:16x16 (v3-512), v3:16x32 (v3-1024) or v4:4x4x4"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise ProtlmError(
@@ -68,7 +71,10 @@ def topology(name: str) -> Topology:
 
     expect_no_tpu()
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        devices = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, num_slices=slices, **GENERATIONS[generation]
+        ).devices
     except jax.errors.JaxRuntimeError as error:
         raise ProtlmError(f"topology {name!r}: {error}") from error
-    return Topology(name, list(devices), math.floor(HBM[generation]))
+    full = f"{slices} x {name}" if slices > 1 else name
+    return Topology(full, list(devices), memory_of(devices[0]), slices)

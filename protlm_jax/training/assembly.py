@@ -19,9 +19,10 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.training.guard import Rules
+from protlm_jax.training.mesh_choice import choose_mesh, memory_of
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
-from protlm_jax.training.state import TrainState, compile_init, state_layout
+from protlm_jax.training.state import TrainState, abstract_state, compile_init, lay_out
 from protlm_jax.training.step import OnMesh, TrainStep, compile_evaluation, compile_step
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -38,6 +39,8 @@ class Parts:
         layout: its shardings.
         step: one update and one evaluation, not compiled.
         batch_size: rows of a batch, and of what a recurrent family carries.
+        rules: how activations are laid on the mesh.
+        chosen: why it is this mesh, where the config leaves that open; otherwise "".
     """
 
     mesh: Mesh
@@ -51,16 +54,18 @@ class Parts:
     layout: TrainState
     step: TrainStep
     batch_size: int
+    rules: partitioning.Rules
+    chosen: str = ""
 
     @functools.cached_property
     def update(self) -> OnMesh:
         """The jitted train step: (state, batch) -> (state, metrics)."""
-        return compile_step(self.step, self.mesh, self.layout, self.rows)
+        return compile_step(self.step, self.mesh, self.layout, self.rows, self.rules)
 
     @functools.cached_property
     def evaluate(self) -> OnMesh:
         """The jitted evaluation: (params, batch, key, carry) -> sums and the next carry."""
-        return compile_evaluation(self.step, self.mesh, self.layout, self.rows)
+        return compile_evaluation(self.step, self.mesh, self.layout, self.rows, self.rules)
 
     @functools.cached_property
     def empty_carry(self) -> Callable[[], Any]:
@@ -87,18 +92,43 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
         ProtlmError: a mesh that does not fit the devices, or rows that do not divide over it.
     """
     train = config.train
-    mesh = partitioning.make_mesh(dataclasses.asdict(config.mesh), devices)
-    rows = partitioning.batch_sharding(mesh, train.batch_size // train.accumulate)
     model = models.build(config.model)
     axes = models.logical_axes(model)
     vocabulary = get_vocabulary(config.model.vocabulary)
     objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
     schedule = build_schedule(config.schedule, train.steps)
     optimizer = build_optimizer(config.optimizer, schedule, axes)
-    rules = Rules(config.model.dtype, train.skip_limit, train.skip_above)
-    abstract, layout = state_layout(model, optimizer, mesh, train.batch_size, rules)
-    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, rules)
+    guard = Rules(config.model.dtype, train.skip_limit, train.skip_above)
+    abstract = abstract_state(model, optimizer, train.batch_size, guard)
+    mesh, chosen = _mesh(config, abstract, axes, devices)
+    rows = partitioning.batch_sharding(mesh, train.batch_size // train.accumulate)
+    sizes = {"length": config.data.length, "embed": config.model.d_model}
+    rules = partitioning.step_rules(config.mesh.stream, sizes, mesh)
+    layout = lay_out(abstract, axes, mesh)
+    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, guard)
     return Parts(
         *(mesh, rows, model, axes, objective, schedule, optimizer),
-        *(abstract, layout, step, train.batch_size),
+        *(abstract, layout, step, train.batch_size, rules, chosen),
     )
+
+
+def _mesh(
+    config: RunConfig, abstract: TrainState, axes: Any, devices: list[jax.Device] | None
+) -> tuple[Mesh, str]:
+    """The mesh that the config states, or the one that is chosen, and why."""
+    stated, train = config.mesh, config.train
+    devices = devices if devices is not None else jax.devices()
+    axis_names = (partitioning.SLICES, *partitioning.MESH_AXES)
+    shape, why = {axis: getattr(stated, axis) for axis in axis_names}, ""
+    if stated.auto:
+        slices = partitioning.split_slices(devices, stated.slices)
+        choice = choose_mesh(
+            abstract,
+            axes,
+            rows=train.batch_size // train.accumulate,
+            devices=len(slices[0]),
+            memory=memory_of(devices[0]),
+            slices=len(slices),
+        )
+        shape, why = choice.shape, choice.why
+    return partitioning.make_mesh(shape, devices), why

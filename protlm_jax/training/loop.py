@@ -171,6 +171,7 @@ class Run:
             )
         if counts.filled is not None:
             lines.append(f"{counts.filled:.1%} of the tokens of a row are not padding")
+        lines += [self.parts.chosen] if self.parts.chosen else []
         if self.start:
             lines.append(f"going on from the checkpoint of step {self.start}")
         return "\n".join(lines)

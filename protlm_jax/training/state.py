@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from protlm_jax import partitioning
-from protlm_jax.models import abstract_params, logical_axes
+from protlm_jax.models import logical_axes
 from protlm_jax.models.build import init_unboxed
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.training.guard import Rules
@@ -70,18 +71,47 @@ def state_layout(
 
     A recurrent family's carry has `batch_size` rows, laid out as the rows of a batch are.
     """
+    abstract = abstract_state(model, optimizer, batch_size, rules)
+    return abstract, lay_out(abstract, logical_axes(model), mesh)
+
+
+def abstract_state(
+    model: Stacked,
+    optimizer: optax.GradientTransformation,
+    batch_size: int = 1,
+    rules: Rules | None = None,
+) -> TrainState:
+    """The state's shapes."""
     make = functools.partial(make_state, model, optimizer, batch_size=batch_size, rules=rules)
-    abstract = jax.eval_shape(make, jax.random.key(0))
-    axes = logical_axes(model)
-    opt_axes = opt_state_axes(abstract.opt_state, abstract_params(model), axes)
-    layout = TrainState(
-        step=partitioning.shardings(abstract.step, (), mesh),
+    return jax.eval_shape(make, jax.random.key(0))
+
+
+def lay_out(abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh) -> TrainState:
+    """Shardings of a state, the optimizer's as those of its parameters.
+
+    Args:
+        abstract: its shapes.
+        axes: logical axes of its parameters.
+        mesh: what it is laid on.
+    """
+    opt_axes = opt_state_axes(abstract.opt_state, abstract.params, axes)
+    alone = NamedSharding(mesh, PartitionSpec())
+    return TrainState(
+        step=alone,
         params=partitioning.shardings(abstract.params, axes, mesh),
         opt_state=partitioning.shardings(abstract.opt_state, opt_axes, mesh),
         carry=partitioning.shardings(abstract.carry, carry_axes(abstract.carry), mesh),
-        guard=jax.tree.map(lambda _: partitioning.replicated(mesh), abstract.guard),
+        guard=jax.tree.map(lambda _: alone, abstract.guard),
     )
-    return abstract, layout
+
+
+def bytes_on_device(abstract: Any, layout: Any) -> int:
+    """Bytes of arrays of these shapes, laid out so, on one device."""
+
+    def of(leaf: Any, sharding: NamedSharding) -> int:
+        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(of, abstract, layout)))
 
 
 def carry_axes(carry: Any) -> Any:

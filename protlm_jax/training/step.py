@@ -155,17 +155,27 @@ def _join(parts: jax.Array) -> jax.Array:
     return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
-def compile_step(step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSharding) -> OnMesh:
+def compile_step(
+    step: TrainStep,
+    mesh: Mesh,
+    layout: TrainState,
+    rows: NamedSharding,
+    rules: partitioning.Rules = partitioning.RULES,
+) -> OnMesh:
     """The jitted train step on a mesh; the old state's memory is reused for the new one."""
     everywhere = partitioning.replicated(mesh)
     jitted = jax.jit(
         step, in_shardings=(layout, rows), out_shardings=(layout, everywhere), donate_argnums=0
     )
-    return OnMesh(mesh, jitted)
+    return OnMesh(mesh, jitted, rules)
 
 
 def compile_evaluation(
-    step: TrainStep, mesh: Mesh, layout: TrainState, rows: NamedSharding
+    step: TrainStep,
+    mesh: Mesh,
+    layout: TrainState,
+    rows: NamedSharding,
+    rules: partitioning.Rules = partitioning.RULES,
 ) -> OnMesh:
     """The jitted evaluation: (params, batch, key, carry) -> sums and the next carry."""
     everywhere = partitioning.replicated(mesh)
@@ -174,19 +184,19 @@ def compile_evaluation(
         in_shardings=(layout.params, rows, everywhere, layout.carry),
         out_shardings=(everywhere, layout.carry),
     )
-    return OnMesh(mesh, jitted)
+    return OnMesh(mesh, jitted, rules)
 
 
 class OnMesh:
     """A jitted function called, lowered and traced with the mesh and its rules active."""
 
-    def __init__(self, mesh: Mesh, function: Any) -> None:
-        self.mesh, self.function = mesh, function
+    def __init__(self, mesh: Mesh, function: Any, rules: partitioning.Rules) -> None:
+        self.mesh, self.function, self.rules = mesh, function, rules
 
     def __call__(self, *args: Any) -> Any:
-        with partitioning.on_mesh(self.mesh):
+        with partitioning.on_mesh(self.mesh, self.rules):
             return self.function(*args)
 
     def lower(self, *args: Any) -> Any:
-        with partitioning.on_mesh(self.mesh):
+        with partitioning.on_mesh(self.mesh, self.rules):
             return self.function.lower(*args)

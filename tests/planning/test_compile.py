@@ -10,9 +10,10 @@ import jax
 import pytest
 
 from protlm_jax.config_files import load_config
-from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, state_bytes, suggest
+from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, suggest
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble
+from protlm_jax.training.state import bytes_on_device
 from protlm_jax.vocabularies import get_vocabulary
 
 # A phase of a recipe per family, the pod of its paper (for Transformer-XL, which ran on GPUs, a
@@ -118,7 +119,7 @@ def test_no_corpus_is_read(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
 def test_suggestions_begin_with_what_costs_least(overrides: list[str], suggestion: str) -> None:
     config = load_config("configs/tiny.py:bert", ["train.batch_size=40", *overrides])
     parts = assemble(config)  # eight cores with five rows each
-    state = state_bytes(parts)
+    state = bytes_on_device(parts.abstract, parts.layout)
     found = suggest(config, parts, state, available=4 * 10**7)
     assert found.endswith(f"--config.{suggestion}")
 
