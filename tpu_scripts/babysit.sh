@@ -16,7 +16,7 @@ options "" "$@"
 require_run_name "${rest[0]-}"
 require_training "${rest[@]:1}"
 require_settings
-require_one_host
+require_bucket_of_folders
 name=${rest[0]}
 launches=0 # on the present VM
 
@@ -32,24 +32,32 @@ renew() {
 
 # Looks at the run on a VM that is ready: returns 0 where it is complete, 1 where it goes on.
 look() {
-  local state
-  state=$(worker_state 0) || return 1
-  say "worker 0 of $PROTLM_NAME: $state"
-  case $state in
-    "running $name") return 1 ;;
-    running*) fail "the VM holds another run: $state" ;;
-    "stopped $name") fail "$name was stopped by hand; launch it again yourself" ;;
-    "ended $name 0") return 0 ;;
-  esac
-  # Codes from 128 on are signals, 75 is a bucket out of reach: not the run's own fault.
-  if [[ $state == "ended $name "* ]] && ((${state##* } < 128 && ${state##* } != 75)); then
-    at_worker 0 log >&2
-    fail "$name failed by itself ($state)"
-  fi
-  ((++launches <= 5)) || fail "$name was launched 5 times on this VM, and is now: $state"
-  if [[ $state == none ]]; then # a new VM, or one whose installation was cut short
-    "$here/install.sh" || return 1
-  fi
+  local worker state exited running=0 complete=0 bare=0
+  read_states || return 1
+  for worker in "${!states[@]}"; do
+    state=${states[worker]}
+    say "worker $worker of $PROTLM_NAME: $state"
+    case $state in
+      "running $name") running=1 ;;
+      running*) fail "the VM holds another run: $state" ;;
+      "stopped $name") fail "$name was stopped by hand; launch it again yourself" ;;
+      "ended $name 0") ((++complete)) ;;
+      none) bare=1 ;; # a new VM, or one whose installation was cut short
+    esac
+  done
+  ((complete < ${#states[@]})) || return 0
+  ((!running)) || return 1 # a host that lost others ends within a minute
+  for worker in "${!states[@]}"; do
+    state=${states[worker]}
+    [[ $state == "ended $name "* ]] || continue
+    exited=${state##* } # from 128 on they are signals, 75 asks for another start: not the run's fault
+    if ((exited > 0 && exited < 128 && exited != 75)); then
+      at_worker "$worker" log >&2
+      fail "$name failed by itself (worker $worker: $state)"
+    fi
+  done
+  ((++launches <= 5)) || fail "$name was launched 5 times on this VM, and is now: ${states[*]}"
+  ((!bare)) || "$here/install.sh" || return 1
   (launch_all "${rest[@]}") || say "not launched; trying again in a minute"
   return 1
 }

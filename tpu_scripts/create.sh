@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 options "" "$@"
 ((${#rest[@]} == 0)) || fail "unexpected: ${rest[*]}; see $0 --help"
 require_settings
-require_one_host
+require_bucket_of_folders
 
 command=(gcloud --quiet alpha compute tpus)
 flags=(--autocheckpoint-enabled)

@@ -12,5 +12,5 @@ options "" "$@"
 require_settings
 require_idle
 sync_code
-install_all
+every at_worker install || fail "not installed on every worker, see above"
 [[ $dry_run == yes ]] || say "installed on $(hosts) worker(s): $here/launch.sh RUN --config configs/tiny.py:bert"

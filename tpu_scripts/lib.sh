@@ -5,8 +5,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tpu_scripts/env.sh
 source "$here/env.sh"
 
-max_hosts=1        # raise when `protlm train` runs as one program on several hosts
 attempts=4         # of everything that goes over SSH
+at_once=32         # workers that are spoken to at a time
 code=protlm_jax    # folder of the repository on a worker, in its home
 dry_run=no
 
@@ -100,9 +100,16 @@ hosts() {
   esac
 }
 
-require_one_host() {
-  (($(hosts) <= max_hosts)) || fail "$PROTLM_TYPE has $(hosts) hosts, and protlm train does not" \
-    "run on several yet: take v3-8, v4-8, v5e-8 or v6e-8"
+# The hosts of a pod write one run into the bucket itself, where a checkpoint is complete when its
+# folder gets its name: that is one act only in a bucket with a hierarchical namespace.
+require_bucket_of_folders() {
+  local answer
+  [[ $dry_run == no ]] && (($(hosts) > 1)) || return 0
+  answer=$(gcloud storage buckets describe "gs://$PROTLM_BUCKET" --project="$PROTLM_PROJECT" \
+    --format="value(hierarchical_namespace.enabled)" </dev/null) ||
+    fail "gs://$PROTLM_BUCKET cannot be read, see above"
+  [[ ${answer,,} == true ]] || fail "$PROTLM_TYPE has $(hosts) hosts, which need a bucket with a" \
+    "hierarchical namespace, and gs://$PROTLM_BUCKET has none: see docs/tpu.md, \"Pods\""
 }
 
 require_run_name() {
@@ -177,53 +184,78 @@ worker_state() {
   on_worker "$1" sh -c "if [ -e $script ]; then exec bash $script state; else echo none; fi"
 }
 
+# every FUNCTION ARGUMENT...: calls FUNCTION WORKER ARGUMENT... for all workers, many at a time. Fails
+# when all have ended, where one has failed.
+every() {
+  local worker pid pids=() failed=0
+  for ((worker = 0; worker < $(hosts); worker++)); do
+    if [[ $dry_run == yes ]]; then
+      "$1" "$worker" "${@:2}"
+      continue
+    fi
+    ("$1" "$worker" "${@:2}") &
+    pids+=($!)
+    (((worker + 1) % at_once == 0 || worker + 1 == $(hosts))) || continue
+    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+    pids=()
+  done
+  return "$failed"
+}
+
+# Fills `states` with what each worker is doing; in a dry run with what would be asked.
+read_states() {
+  local worker folder
+  folder=$(mktemp -d)
+  every note_state "$folder" || { rm -rf "$folder" && return 1; }
+  states=()
+  for ((worker = 0; worker < $(hosts); worker++)); do states+=("$(cat "$folder/$worker")"); done
+  rm -rf "$folder"
+}
+
+note_state() { worker_state "$1" >"$2/$1"; }
+
 # Sends the repository's files (tracked, and new ones that git does not ignore) to every worker.
 sync_code() {
-  local worker folder copy
+  local folder
   folder=$(mktemp -d)
   (cd "$here/.." && git ls-files -z --cached --others --exclude-standard) |
     while IFS= read -r -d '' file; do [[ ! -e $here/../$file ]] || printf '%s\0' "$file"; done |
     tar --create --gzip --file="$folder/code.tgz" --directory="$here/.." --null --no-recursion \
       --files-from=- || fail "the code could not be packed: is $here in a git checkout?"
   say "code: $(du -h "$folder/code.tgz" | cut -f1) to each worker of $PROTLM_NAME"
-  for ((worker = 0; worker < $(hosts); worker++)); do
-    copy=(gcloud --quiet compute tpus tpu-vm scp "$folder/code.tgz" "$PROTLM_NAME:code.tgz"
-      "${place[@]}" --worker="$worker")
-    if [[ $dry_run == yes ]]; then run "${copy[@]}"; else retried "$worker" "${copy[@]}"; fi
-    on_worker "$worker" sh -c "rm -rf $code.new && mkdir $code.new && tar xzf code.tgz -C $code.new &&
-      rm -rf $code && mv $code.new $code"
-  done
+  every receive_code "$folder/code.tgz" || fail "the code is not on every worker, see above"
   rm -rf "$folder"
 }
 
-install_all() {
-  local worker
-  for ((worker = 0; worker < $(hosts); worker++)); do
-    at_worker "$worker" install
-  done
+receive_code() {
+  local copy=(gcloud --quiet compute tpus tpu-vm scp "$2" "$PROTLM_NAME:code.tgz" "${place[@]}"
+    --worker="$1")
+  if [[ $dry_run == yes ]]; then run "${copy[@]}"; else retried "$1" "${copy[@]}"; fi
+  on_worker "$1" sh -c "rm -rf $code.new && mkdir $code.new && tar xzf code.tgz -C $code.new &&
+    rm -rf $code && mv $code.new $code"
 }
 
 # Nothing is replaced under a run.
 require_idle() {
-  local worker state
-  for ((worker = 0; worker < $(hosts); worker++)); do
-    state=$(worker_state "$worker") || exit 1
+  local worker
+  read_states || exit 1
+  for worker in "${!states[@]}"; do
     if [[ $dry_run == yes ]]; then
-      echo "$state"
-    elif [[ $state == running* ]]; then
-      fail "worker $worker of $PROTLM_NAME is $state: wait for its end, or $here/stop.sh"
+      echo "${states[worker]}"
+    elif [[ ${states[worker]} == running* ]]; then
+      fail "worker $worker of $PROTLM_NAME is ${states[worker]}: wait for its end, or $here/stop.sh"
     fi
   done
 }
 
 # launch_all RUN ARGUMENT...: refuses where a worker is busy, sends the code, starts everywhere.
 launch_all() {
-  local worker token=$RANDOM$RANDOM
   require_idle
   sync_code
-  for ((worker = 0; worker < $(hosts); worker++)); do
-    at_worker "$worker" start "$token" "$PROTLM_BUCKET" "$@"
-  done
+  every at_worker start "$RANDOM$RANDOM" "$PROTLM_BUCKET" "$(hosts)" "$@" || {
+    every at_worker cancel || true # some wait for those that did not start
+    fail "not launched on every worker, see above"
+  }
 }
 
 # follow WORKER: the log as it grows, until the run ends. Stopping it does not stop the run.

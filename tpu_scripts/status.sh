@@ -17,7 +17,7 @@ if [[ $dry_run == no ]]; then
   echo "$PROTLM_NAME ($PROTLM_TYPE, $PROTLM_ZONE): $state"
   [[ $state == READY ]] || exit 0
 fi
-for ((worker = 0; worker < $(hosts); worker++)); do
-  state=$(worker_state "$worker")
-  if [[ $dry_run == yes ]]; then echo "$state"; else echo "worker $worker: $state"; fi
+read_states
+for worker in "${!states[@]}"; do
+  if [[ $dry_run == yes ]]; then echo "${states[worker]}"; else echo "worker $worker: ${states[worker]}"; fi
 done

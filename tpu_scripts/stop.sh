@@ -10,6 +10,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 options "" "$@"
 ((${#rest[@]} == 0)) || fail "unexpected: ${rest[*]}; see $0 --help"
 require_settings
-for ((worker = 0; worker < $(hosts); worker++)); do
-  at_worker "$worker" stop
-done
+every at_worker stop || fail "not stopped on every worker, see above"

@@ -2,13 +2,15 @@
 # Runs on each worker of a TPU VM, called by the scripts beside it.
 #
 #   install                          uv, Python 3.12 and this package with its TPU extra
-#   start TOKEN BUCKET RUN ARG...    protlm train ARG... in tmux; refused while one runs
+#   start TOKEN BUCKET HOSTS RUN ARG...    protlm train ARG... in tmux; refused while one runs
 #   state                            running RUN | ended RUN CODE | stopped RUN | lost RUN | none
 #   follow, log                      the log, while the run lasts; its last 100 lines
 #   stop                             ends the run and keeps what it has saved
+#   cancel                           ends it and forgets that it was started
 #
-# A run's folder is ~/runs/RUN, its log ~/logs/RUN.log. Every five minutes and at the end, complete
-# checkpoints and metrics go to gs://BUCKET/runs/RUN; a VM without the folder fetches it from there.
+# A run's log is ~/logs/RUN.log. On one host its folder is ~/runs/RUN; every five minutes and at the
+# end, complete checkpoints and metrics go to gs://BUCKET/runs/RUN, and a VM without the folder fetches
+# it from there. The hosts of a pod all mount the bucket, and the run's folder lies in it.
 # Exit status 3 means: trying again does not help.
 set -euo pipefail
 
@@ -25,7 +27,7 @@ refuse() {
 main() {
   local verb=${1-}
   case $verb in
-    install | start | run | state | follow | log | stop) shift ;;
+    install | start | run | state | follow | log | stop | cancel) shift ;;
     *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 3 ;;
   esac
   "$verb" "$@"
@@ -44,7 +46,7 @@ install() {
 }
 
 start() {
-  local token=$1 run=$3
+  local token=$1 bucket=$2 hosts=$3 run=$4
   shift
   mkdir -p "$HOME/logs"
   exec 9>"$HOME/.protlm_start" && flock 9 # of two at the same time, one comes second
@@ -53,6 +55,7 @@ start() {
     [[ $token == "$(cat "$job/token")" ]] || refuse "$(state)"
   else
     [[ -x $venv/bin/protlm ]] || refuse "not installed on this worker: run install.sh first"
+    ((hosts == 1)) || mount_bucket "$bucket"
     rm -rf "$job" && mkdir "$job"
     printf '%s' "$token" >"$job/token"
     printf '%s' "$run" >"$job/run"
@@ -109,23 +112,44 @@ stop() {
   state
 }
 
-# What tmux runs, with BUCKET RUN ARG... in the file `words`.
+cancel() {
+  stop
+  rm -rf "$job"
+}
+
+# All hosts see the same files at ~/buckets/BUCKET. Without caches: what one host has written, the
+# others ask for at once.
+mount_bucket() {
+  local at=$HOME/buckets/$1
+  ! mountpoint --quiet "$at" || return 0
+  command -v gcsfuse >/dev/null || sudo apt-get install --yes --quiet gcsfuse ||
+    refuse "no gcsfuse on this worker: https://cloud.google.com/storage/docs/cloud-storage-fuse/install"
+  mkdir -p "$at"
+  gcsfuse --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$1" "$at"
+}
+
+# What tmux runs, with BUCKET HOSTS RUN ARG... in the file `words`.
 run() {
-  local bucket name words=() word child due status=0
+  local bucket hosts name words=() word child due status=0
   mapfile -d '' words <"$job/words"
-  bucket=${words[0]} name=${words[1]}
-  set -- "${words[@]:2}"
+  bucket=${words[0]} hosts=${words[1]} name=${words[2]}
+  set -- "${words[@]:3}"
   words=()
   folder=$HOME/runs/$name kept=gs://$bucket/runs/$name log=$HOME/logs/$name.log
-  kept_log=gs://$bucket/logs/$name/$(date -u +%Y%m%dT%H%M%SZ).log
+  kept_log=gs://$bucket/logs/$name/$(date -u +%Y%m%dT%H%M%SZ)-$(hostname).log
   exec >>"$log" 2>&1 # stdin stays: tmux ends a session when nobody has its terminal open
   trap 'echo "$?" >"$job/exit"' EXIT
   echo $$ >"$job/pid"
   echo "=== $(date -u) on $(hostname): run $name"
-  fetch_run
+  if ((hosts > 1)); then
+    folder=$HOME/buckets/$bucket/runs/$name words=(--distributed)
+  else
+    fetch_run
+  fi
   for word in "$@"; do
     case $word in
-      --config.*fasta=gs://*) word=${word%%=*}=$(fetch_file "${word#*=}") ;;
+      --config.*fasta=gs://*) word=${word%%=*}=$(fetch "${word#*=}" cp) ;;
+      --config.*prepared=gs://*) word=${word%%=*}=$(fetch "${word#*=}" rsync --recursive) ;;
     esac
     words+=("$word")
   done
@@ -153,6 +177,10 @@ run() {
 # goes what the run has removed itself. Whenever this is cut short, the list is true.
 keep_run() {
   local stage=$HOME/runs/.stage-${folder##*/}
+  if [[ $folder != "$HOME/runs/"* ]]; then # it lies in the bucket
+    gcloud --quiet storage cp "$log" "$kept_log"
+    return
+  fi
   [[ -d $folder ]] || return 0
   rm -rf "$stage"
   cp -al "$folder" "$stage" || return 1 # links: nothing vanishes while it is copied
@@ -189,15 +217,17 @@ fetch_run() {
   echo "fetched $kept with $(wc -l <"$part.list") checkpoint(s)"
 }
 
-# A corpus in a bucket is copied to the VM once; prints where it lies.
-fetch_file() {
-  local file=$HOME/data/${1#gs://}
-  if [[ ! -e $file ]]; then
-    mkdir -p "$(dirname "$file")"
-    gcloud --quiet storage cp "$1" "$file.part" >&2 || exit 75
-    mv "$file.part" "$file"
+# fetch URL COMMAND...: a file or folder in a bucket is copied to the VM once; prints where it lies.
+fetch() {
+  local there=${1%/} here=$HOME/data/${1#gs://}
+  here=${here%/}
+  if [[ ! -e $here ]]; then
+    mkdir -p "$(dirname "$here")"
+    [[ $2 != rsync ]] || mkdir -p "$here.part" # which rsync does not make itself
+    gcloud --quiet storage "${@:2}" "$there" "$here.part" >&2 || exit 75
+    mv "$here.part" "$here"
   fi
-  printf '%s' "$file"
+  printf '%s' "$here"
 }
 
 main "$@"

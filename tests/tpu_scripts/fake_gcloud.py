@@ -3,8 +3,8 @@
 
 Everything lies under $FAKE: `calls.jsonl` (every call), `state` (of the VM; no file, no VM;
 SUSPENDED: a request without its VM), `ssh_failures` (how many of the next connections fail),
-`denied` (the bucket cannot be read), `workers/N` (home of worker N) and `bucket/`. The home of a
-new VM is empty.
+`denied` (the bucket cannot be read), `flat` (it has no folders of its own), `workers/N` (home of
+worker N) and `bucket/`. The homes of a new VM are empty.
 """
 
 import json
@@ -38,7 +38,9 @@ def main() -> int:
         print(queued.get(state, state) if kind == "queued-resources" else state)
     elif verb == "create":
         shutil.rmtree(WORKERS, ignore_errors=True)
-        (WORKERS / "0").mkdir(parents=True)
+        cores = int(flags["accelerator-type"].rpartition("-")[2])
+        for worker in range(-(-cores // 8)):
+            (WORKERS / str(worker)).mkdir(parents=True)
         STATE.write_text("READY")
     elif verb == "delete":
         STATE.unlink()
@@ -65,6 +67,9 @@ def storage(verb: str, names: list[str], flags: dict[str, str]) -> int:
     if (FAKE / "denied").exists():
         print("ERROR: 403 denied", file=sys.stderr)
         return 1
+    if verb == "buckets":
+        print("" if (FAKE / "flat").exists() else "True")
+        return 0
     paths = [
         FAKE / "bucket" / n.removeprefix("gs://") if n.startswith("gs://") else Path(n)
         for n in names

@@ -33,7 +33,9 @@ TOOLS = {
     "sleep": "exec /bin/sleep 0.05",
     "tail": 'PATH=${PATH#*:}; exec tail --sleep-interval=0.1 "$@"',
     "git": 'PATH=${PATH#*:}; exec git "$@" tpu_scripts',
-    "hostname": "echo worker",
+    "hostname": 'echo "worker-${HOME##*/}"',
+    "mountpoint": '[ -L "$2" ]',
+    "gcsfuse": 'mkdir -p "$FAKE/bucket/$3" && rmdir "$4" && ln -s "$FAKE/bucket/$3" "$4"',
     "tmux": """
 pid=$HOME/session
 alive() { [ -e "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null; }
@@ -55,7 +57,8 @@ esac""",
   chmod +x "$HOME/protlm_venv/bin/python"; }""",
 }
 
-# Trains a step per start; `$FAKE/behaviour` holds the exit code, or "run" for none yet.
+# Trains a step per start; `$FAKE/behaviour` holds the exit code, or "run" for none yet, and so does
+# `$FAKE/behaviour-N` for worker N alone. Of several hosts all write one step.
 PROTLM = f"""#!{sys.executable} -IS
 import json, os, pathlib, sys, time
 fake = pathlib.Path(os.environ["FAKE"])
@@ -63,11 +66,16 @@ workdir = pathlib.Path(sys.argv[2].partition("=")[2])
 steps = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
 with (fake / "trained.jsonl").open("a") as file:
     file.write(json.dumps({{"argv": sys.argv[1:], "resumed": max(steps, default=0)}}) + "\\n")
+home = pathlib.Path(os.environ["HOME"])
+hosts = len(list(home.parent.iterdir())) if "--distributed" in sys.argv else 1
+while hosts > 1 and len((fake / "trained.jsonl").read_text().splitlines()) % hosts:
+    time.sleep(0.05)
 step = workdir / "checkpoints" / str(max(steps, default=0) + 1)
-step.mkdir(parents=True)
+step.mkdir(parents=True, exist_ok=hosts > 1)
 (step / "state").write_text("arrays")
 print("step", step.name, flush=True)
-while (behaviour := (fake / "behaviour").read_text()) == "run":
+own = fake / ("behaviour-" + home.name)
+while (behaviour := (own if own.exists() else fake / "behaviour").read_text()) == "run":
     time.sleep(0.05)
 sys.exit(int(behaviour))
 """
@@ -197,6 +205,59 @@ def test_ssh_that_keeps_failing_names_the_worker(cloud):
     assert "error: worker 0 of protlm cannot be reached" in output and not cloud.trained()
 
 
+POD = {"PROTLM_TYPE": "v3-16"}
+
+
+def test_a_pod_from_nothing_to_a_run(cloud):
+    cloud("create", **POD)
+    (cloud.fake / "ssh_failures").write_text("2")
+    assert "installed on 2 worker" in cloud("install", **POD)
+    assert "ended run-1 0" in cloud("launch", "run-1", *AWKWARD, **POD)
+    calls = cloud.trained()
+    assert len(calls) == 2
+    for call in calls:
+        assert call["argv"][1].endswith("/buckets/b/runs/run-1")
+        assert call["argv"][2:] == ["--distributed", *AWKWARD]
+    kept = cloud.fake / "bucket" / "b"
+    assert (kept / "runs/run-1/checkpoints/1/state").exists()
+    assert len(list((kept / "logs/run-1").iterdir())) == 2
+    for worker, line in enumerate(cloud("status", **POD).splitlines()[1:]):
+        assert line == f"worker {worker}: ended run-1 0"
+    assert "step 1" in cloud("logs", "1", **POD)
+
+
+def test_a_pod_goes_on_after_preemption_and_stops_when_one_host_fails(cloud):
+    cloud.behave("run")
+    babysitter = cloud.start("babysit", "run", "--config", "c", **POD)
+    cloud.wait(lambda: len(cloud.trained()) == 2)
+    assert "worker 0 of protlm is running run" in cloud("launch", "x", "y", code=1, **POD)
+    cloud.preempt()
+    cloud.wait(lambda: len(cloud.trained()) == 4)
+    assert {call["resumed"] for call in cloud.trained()[2:]} == {1}
+    (cloud.fake / "behaviour-1").write_text("1")
+    cloud.behave("75")
+    output = babysitter.communicate(timeout=20)[0]
+    assert babysitter.returncode == 1, output
+    assert "run failed by itself (worker 1: ended run 1)" in output
+
+
+def test_a_pod_needs_a_bucket_with_folders(cloud):
+    cloud.fake.joinpath("flat").touch()
+    output = cloud("create", code=1, **POD)
+    assert "v3-16 has 2 hosts, which need a bucket with a hierarchical namespace" in output
+    assert "create" not in cloud.calls()[-1]
+
+
+def test_what_did_not_start_on_every_worker_is_taken_back(cloud):
+    cloud("create", **POD)
+    cloud("install", **POD)
+    (cloud.fake / "workers/1/protlm_venv/bin/protlm").unlink()
+    cloud.behave("run")
+    output = cloud("launch", "run", "--config", "c", code=1, **POD)
+    assert "not installed on this worker" in output and "not launched on every worker" in output
+    assert cloud("status", **POD).count(": none") == 2
+
+
 def test_second_launch_is_refused_until_the_first_is_stopped(cloud):
     cloud.ready()
     cloud.behave("run")
@@ -310,9 +371,6 @@ def test_dry_run_and_help_call_nothing(cloud, script):
     [
         ("create", (), {"PROTLM_PROJECT": "", "PROTLM_BUCKET": ""}, "PROTLM_PROJECT PROTLM_BUCKET"),
         ("create", (), {"PROTLM_SPOT": "maybe"}, "PROTLM_SPOT is 'maybe'"),
-        ("create", (), {"PROTLM_TYPE": "v3-32"}, "v3-32 has 4 hosts"),
-        ("launch", ("r", "--config", "c"), {"PROTLM_TYPE": "v4-16"}, "v4-16 has 2 hosts"),
-        ("babysit", ("r", "--config", "c"), {"PROTLM_TYPE": "v6e-16"}, "v6e-16 has 4 hosts"),
         ("launch", ("a run", "--config", "c"), {}, "'a run' is not a name"),
         ("launch", ("r", "--workdir=w"), {}, "--workdir is given by the launcher"),
         ("launch", ("r",), {}, "no arguments for protlm train"),
