@@ -291,11 +291,12 @@ def test_a_full_disk_by_space(tmp_path: Path) -> None:
     assert lines[1].startswith("intact [1, 2")
 
 
-def test_killed_while_saving(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_while_saving(tmp_path: Path, kills: int) -> None:
     """Whenever it dies, what is visible is whole, and saving goes on from there."""
     directory = tmp_path / "checkpoints"
     reached = 0
-    for delay in (0.05, 0.12, 0.21):
+    for delay in np.random.default_rng(0).uniform(0, 0.3, kills):
         process = subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)])
         deadline = time.monotonic() + 60
         while (latest_step(directory) or 0) < reached + 2 and time.monotonic() < deadline:

@@ -86,6 +86,10 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument(
         "--window", type=_positive, metavar="N", help="residues that go through the model at once"
     )
+    verb.add_argument(
+        "--compute", choices=("fp32", "bf16"), default="fp32",
+        help="in which the model computes; default: fp32",
+    )  # fmt: skip
     verb.add_argument("--output", type=Path, metavar="DIR", help="folder to write everything into")
 
 
@@ -123,6 +127,7 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
         seeds=arguments.seeds,
         train_proteins=_said(arguments.train_proteins, TRAIN_PROTEINS),
         window=window,
+        compute="bfloat16" if arguments.compute == "bf16" else "float32",
         seed=verbs.SEED,
         say=lambda line: print(line, flush=True),
         progress=True,
@@ -143,10 +148,15 @@ def _run_contacts(
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
     from protlm_jax.files import write_atomically
 
-    if arguments.heads or arguments.window or arguments.layers != "last":
+    if (
+        arguments.heads
+        or arguments.window
+        or arguments.layers != "last"
+        or arguments.compute != "fp32"
+    ):
         raise ProtlmError(
-            f"{benchmark.title} are read from all attention maps at once: leave out --heads, "
-            "--layers and --window"
+            f"{benchmark.title} are read from all attention maps at once, in fp32: leave out "
+            "--heads, --layers, --window and --compute"
         )
     train = _said(arguments.train_proteins, TRAIN_PROTEINS)
     if train is None:
