@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,5 +50,21 @@ def test_evaluation_and_models_know_nothing_of_training() -> None:
         "import sys, protlm_jax.evaluation.probes.run, protlm_jax.evaluation.depth, "
         "protlm_jax.evaluation.heldout, protlm_jax.evaluation.report, protlm_jax.models\n"
         "print([m for m in sys.modules if m.startswith('protlm_jax.training')])"
+    )
+    assert listed.strip() == "[]"
+
+
+def test_nothing_but_the_bridge_imports_t5x() -> None:
+    """Neither T5X nor what only it needs; the bridge is imported by nothing but gin."""
+    package = Path(__file__).parents[1] / "protlm_jax"
+    foreign = re.compile(r"^\s*(?:import|from) (t5x|airio|jestimator|fiddle|gin|clu)\b", re.M)
+    bridge = package / "t5x_bridge"
+    for file in package.rglob("*.py"):
+        if bridge not in file.parents:
+            assert not foreign.search(file.read_text()), f"{file} imports T5X"
+    listed = run(
+        "import sys, protlm_jax.cli, protlm_jax.t5x_bridge\n"
+        + "".join(f"import protlm_jax.{room}\n" for room in ROOMS)
+        + "print([m for m in sys.modules if m.split('.')[0] in ('t5x', 'airio', 'jestimator')])"
     )
     assert listed.strip() == "[]"

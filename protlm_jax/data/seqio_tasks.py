@@ -1,9 +1,10 @@
 """Importing this module registers SeqIO tasks for every dataset and objective, and mixtures.
 
-    {uniref50,uniref90,uniref100,bfd,fasta}_{tokens,prott5,span3,ankh}
+    {uniref50,uniref90,uniref100,bfd,fasta,bundled}_{tokens,prott5,span3,ankh}
     bfd_uniref50_{tokens,prott5,span3,ankh}
 
-Each has the splits "train" and "heldout". The data are looked for when a task is used:
+Each has the splits "train" and "heldout". The `bundled` ones are the proteins of this package, the
+split that of `DataConfig`. For the others data are looked for when a task is used:
 
     $PROTLM_DATA_DIR/uniref50     a folder that `protlm prepare --records --output` made
     $TFDS_DATA_DIR/uniref50       what a TFDS builder made: its only config and version
@@ -28,6 +29,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from protlm_jax.data.bundled_source import ConfigSource
+from protlm_jax.data.config import DataConfig
 from protlm_jax.data.record_source import RecordSource
 from protlm_jax.data.runtime import seqio, tfds
 from protlm_jax.data.tasks import encode, make_task, steps
@@ -98,7 +101,11 @@ def _register() -> None:
                 name, source, kind, vocabulary, preprocessors, seqio.SHUFFLE_BUFFER_SIZE
             )
             seqio.TaskRegistry.add_provider(name, task)
-    for kind in KINDS:
+    for kind, vocabulary in KINDS.items():
+        bundled = ConfigSource(DataConfig(), vocabulary)
+        name = f"bundled_{kind}"
+        task = make_task(name, bundled, kind, vocabulary, steps(kind, vocabulary, "train"))
+        seqio.TaskRegistry.add_provider(name, task)
         rates = [(f"{dataset}_{kind}", rate) for dataset, rate in RATES.items()]
         seqio.MixtureRegistry.add(f"{'_'.join(RATES)}_{kind}", rates)
 
