@@ -14,13 +14,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from protlm_jax import models
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.partitioning import left_whole
-from protlm_jax.planning.program import Collective, collectives, unsplit
+from protlm_jax.planning.hardware import CHIPS
+from protlm_jax.planning.hlo import read
+from protlm_jax.planning.interconnect import Network
+from protlm_jax.planning.program import Collective, collectives, collectives_by_axis, unsplit
+from protlm_jax.planning.roofline import Walk
 from protlm_jax.planning.topologies import Topology
 from protlm_jax.recipes import Phase, load_recipe
 from protlm_jax.training.assembly import Parts, assemble
@@ -63,10 +68,14 @@ class Plan:
         hbm_bytes: that one device reads from its memory and writes to it in a step.
         collectives_by_axis: what devices say to each other, by the axes of the mesh along which
             they do ("fsdp", "data, fsdp"), and then by kind.
-        seconds: that one step needs of each resource by itself: "compute", "hbm", "ici", "dcn".
-        step_seconds: of one step, with what overlaps in the program counted once.
-        binds: the resource that takes most of it.
-        mfu, hfu: model FLOPs and executed FLOPs per second, over the peak of all devices.
+        seconds: that one step needs of each resource by itself at its published rate: "compute",
+            "hbm", "ici" (between chips) and "dcn" (between slices). None of them can be beaten.
+        roofline_mfu: model FLOPs over what the peak of all devices would do in the longest of them.
+        step_seconds: of one step, one instruction after the other; see
+            `protlm_jax.planning.roofline`.
+        spent: how they divide, by what binds each instruction; "vector" is the vector unit.
+        binds: what takes most of them.
+        mfu, hfu: model FLOPs and executed FLOPs of a step over what the peak would do in it.
         tokens_per_second: of all devices.
         host_tokens_per_second: that each host has to read, prepare and send.
         days: for all steps of the phase.
@@ -96,7 +105,9 @@ class Plan:
     hbm_bytes: int | None = None
     collectives_by_axis: dict[str, dict[str, Collective]] | None = None
     seconds: dict[str, float] | None = None
+    roofline_mfu: float | None = None
     step_seconds: float | None = None
+    spent: dict[str, float] | None = None
     binds: str | None = None
     mfu: float | None = None
     hfu: float | None = None
@@ -155,6 +166,9 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
     state = bytes_on_device(parts.abstract, parts.layout)
     spoken: dict[str, Collective] = {}
     whole: list[str] = []
+    speed: dict[str, Any] = {}
+    queries = parts.objective.queries(length)
+    flops = training_flops_per_token(config.model, length, queries) * train.batch_size * length
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -166,8 +180,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
         spoken = collectives(text)
         if parts.mesh.size > 1:
             whole = unsplit(text, train.batch_size // train.accumulate, length)
-    queries = parts.objective.queries(length)
-    flops = training_flops_per_token(config.model, length, queries)
+        speed = how_fast(text, parts.mesh, topology.generation, config, flops)
     return Plan(
         phase=phase,
         topology=topology.name,
@@ -187,9 +200,44 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
         unsplit=whole,
         whole=left_whole(parts.abstract.params, parts.axes, parts.mesh),
         chosen=parts.chosen,
-        model_flops=flops * train.batch_size * length,
+        model_flops=flops,
         compile_seconds=time.monotonic() - begin,
+        **speed,
     )
+
+
+def how_fast(
+    text: str, mesh: Mesh, generation: str, config: RunConfig, model_flops: int
+) -> dict[str, Any]:
+    """The fields of a Plan that say how fast a step is.
+
+    Args:
+        text: `compiled.as_text()`.
+        mesh: TPU devices, or descriptions of them, for which it was compiled.
+        generation: theirs, such as "v3".
+        config: the run.
+        model_flops: of one step on all devices.
+    """
+    devices = list(mesh.devices.flat)
+    walk = Walk(read(text), Network.of(CHIPS[generation], devices), tuple(mesh.shape.values()))
+    took = walk.all()
+    peak = walk.peak * len(devices)
+    tokens = config.train.batch_size * config.data.length / took.seconds
+    return {
+        "executed_flops": took.flops * len(devices),
+        "hbm_bytes": took.bytes,
+        "collectives_by_axis": collectives_by_axis(text, mesh.shape),
+        "seconds": took.alone,
+        "roofline_mfu": model_flops / peak / max(took.alone.values()),
+        "step_seconds": took.seconds,
+        "spent": took.booked,
+        "binds": max(took.booked, key=lambda name: took.booked[name]),
+        "mfu": model_flops / peak / took.seconds,
+        "hfu": took.flops / walk.peak / took.seconds,
+        "tokens_per_second": tokens,
+        "host_tokens_per_second": tokens / len({device.process_index for device in devices}),
+        "days": config.train.steps * took.seconds / 86_400,
+    }
 
 
 def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:

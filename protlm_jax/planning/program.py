@@ -1,26 +1,19 @@
 """What a compiled program says between its devices, read from its text (HLO).
 
-Every instruction of the body of a loop counts as often as the loop runs. Loops of scans are known
-by their condition, a comparison of the counter with a constant.
+Every instruction of the body of a loop counts as often as the loop runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+from protlm_jax.planning.groups import axes_of, groups_of
+from protlm_jax.planning.hlo import Instruction, Program, read
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64}  # s32, u8, ... say it themselves
-
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
-_ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
-_LOOP = re.compile(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)")
-_CALL = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)")
-_LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +31,87 @@ class Collective:
     largest: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One collective of a program.
+
+    Attributes:
+        times: how often it is executed.
+        kind: one of KINDS.
+        bytes: of its result on one device; of a reduction that is scattered in the same fusion,
+            which is written as a whole one, of the whole.
+        instruction: where it begins.
+    """
+
+    times: int
+    kind: str
+    bytes: int
+    instruction: Instruction
+
+
+def kind_of(instruction: Instruction, where: str) -> str | None:
+    """What kind of collective begins here, if one does.
+
+    Args:
+        instruction: any.
+        where: name of its computation.
+    """
+    kind = instruction.operation.removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    # A TPU reduces and scatters in one fusion, which is written as a whole reduction.
+    return "reduce-scatter" if where.startswith("all-reduce-scatter") else kind
+
+
+def payload(instruction: Instruction) -> int:
+    """Bytes of a collective's result; of what is begun, the largest part: the others are given."""
+    sizes = [array.bytes for array in instruction.results]
+    return max(sizes, default=0) if instruction.operation.endswith("-start") else sum(sizes)
+
+
+def exchanges(program: Program) -> Iterator[Exchange]:
+    """All collectives that are executed."""
+    for times, where, instruction in program.executed(program.entry):
+        if kind := kind_of(instruction, where):
+            yield Exchange(times, kind, payload(instruction), instruction)
+
+
 def collectives(text: str) -> dict[str, Collective]:
     """Those of a compiled program, by kind; a kind that is not there is left out.
 
     Args:
         text: `compiled.as_text()`.
     """
-    computations, entry = _computations(text)
-    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for times, where, line in _executed(computations, entry, 1):
-        if match := _COLLECTIVE.search(line):
-            result, kind, start = match.groups()
-            # A TPU reduces and scatters in one fusion, which is written as a whole reduction.
-            kind = "reduce-scatter" if where.startswith("all-reduce-scatter") else kind
-            found[kind].append((times, _bytes(result, begun=start is not None)))
+    return _by_kind(exchanges(read(text)))
+
+
+def collectives_by_axis(text: str, mesh: Mapping[str, int]) -> dict[str, dict[str, Collective]]:
+    """Those of a compiled program, by the axes of the mesh along which they go, and by kind.
+
+    Args:
+        text: `compiled.as_text()`.
+        mesh: size of each axis, in order; the program's devices are those of the mesh, in its
+            order, the last axis the fastest.
+
+    Returns:
+        Axes as "fsdp" or "data, fsdp", in the mesh's order.
+    """
+    found: dict[str, list[Exchange]] = defaultdict(list)
+    for exchange in exchanges(read(text)):
+        groups = groups_of(exchange.instruction, tuple(mesh.values()))
+        found[axes_of(groups, mesh)].append(exchange)
+    return {axes: _by_kind(found[axes]) for axes in sorted(found)}
+
+
+def _by_kind(all_: Iterable[Exchange]) -> dict[str, Collective]:
+    found: dict[str, list[Exchange]] = defaultdict(list)
+    for exchange in all_:
+        found[exchange.kind].append(exchange)
     return {
         kind: Collective(
-            count=sum(times for times, _ in found[kind]),
-            bytes=sum(times * size for times, size in found[kind]),
-            largest=max(size for _, size in found[kind]),
+            count=sum(one.times for one in found[kind]),
+            bytes=sum(one.times * one.bytes for one in found[kind]),
+            largest=max(one.bytes for one in found[kind]),
         )
         for kind in KINDS
         if kind in found
@@ -72,43 +127,3 @@ def unsplit(text: str, rows: int, length: int) -> list[str]:
     """
     shapes = re.findall(rf"\b\w+\[(?:\d+,)?{rows},{length},[\d,]+\]", text)
     return sorted(set(shapes))
-
-
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and the name of the one that is the program."""
-    computations: dict[str, list[str]] = {}
-    entry, lines = "", []
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            lines = computations[match[1]] = []
-            entry = match[1] if line.startswith("ENTRY") else entry
-        else:
-            lines.append(line)
-    return computations, entry
-
-
-def _executed(
-    computations: dict[str, list[str]], name: str, times: int
-) -> Iterator[tuple[int, str, str]]:
-    """Each line that is executed when a computation is: how often, where it stands, the line."""
-    for line in computations.get(name, ()):
-        yield times, name, line
-        if loop := _LOOP.search(line):
-            condition, body = loop.groups()
-            limits = _LIMIT.findall("\n".join(computations[condition]))
-            runs = max(map(int, limits), default=1)
-            yield from _executed(computations, body, times * runs)
-        else:
-            for called in _CALL.findall(line):
-                yield from _executed(computations, called, times)
-
-
-def _bytes(result: str, *, begun: bool) -> int:
-    """Bytes of a result type; of what is begun, of its largest part: the others are operands."""
-    sizes = [_array_bytes(*array) for array in _ARRAY.findall(result)]
-    return max(sizes, default=0) if begun else sum(sizes)
-
-
-def _array_bytes(dtype: str, shape: str) -> int:
-    bits = BITS.get(dtype) or int(dtype[1:])
-    return math.prod(int(size) for size in shape.split(",") if size) * bits // 8

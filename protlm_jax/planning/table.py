@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from protlm_jax.planning.compile import Plan
 from protlm_jax.planning.program import KINDS
+from protlm_jax.planning.roofline import RESOURCES, SPENT
 
 
 def table(plans: Sequence[Plan]) -> str:
@@ -49,10 +50,35 @@ def _cells(plan: Plan) -> dict[str, str]:
         "model FLOPs per step": f"{plan.model_flops:.3g}",
     }
     for kind in KINDS:
-        said = plan.collectives.get(kind)
-        text = f"{said.count:,} of {gigabytes(said.bytes)}" if said else "-"
-        cells[f"{kind}, per core and step"] = text if plan.fits else "not known"
-    return cells | {"compiled in": f"{plan.compile_seconds:.0f} s"}
+        cells[f"{kind}, per core and step"] = _said(plan, kind) if plan.fits else "not known"
+    return cells | _speed(plan) | {"compiled in": f"{plan.compile_seconds:.0f} s"}
+
+
+def _said(plan: Plan, kind: str) -> str:
+    """Collectives of a kind, by the axes along which they go."""
+    by_axis = (plan.collectives_by_axis or {}).items()
+    said = [(axes or "no axis", kinds[kind]) for axes, kinds in by_axis if kind in kinds]
+    return "; ".join(f"{axes}: {c.count:,} of {gigabytes(c.bytes)}" for axes, c in said) or "-"
+
+
+def _speed(plan: Plan) -> dict[str, str]:
+    """The lower part of a column: how fast a step is."""
+    alone, spent = plan.seconds or {}, plan.spent or {}
+    length = plan.step_seconds or 1.0
+    parts = [f"{name} {spent.get(name, 0.0) / length:.0%}" for name in SPENT if spent.get(name)]
+    cells = {
+        "executed FLOPs per step": f"{plan.executed_flops or 0:.3g}",
+        "through HBM, per core and step": gigabytes(plan.hbm_bytes or 0),
+        **{f"{name} alone": f"{alone.get(name, 0.0):.3f} s" for name in RESOURCES},
+        "MFU were nothing else slow": f"{plan.roofline_mfu or 0:.1%}",
+        "a step": f"{length:.3f} s",
+        "bound by": ", ".join(parts),
+        "MFU, HFU": f"{plan.mfu or 0:.1%}, {plan.hfu or 0:.1%}",
+        "tokens per second": f"{plan.tokens_per_second or 0:,.0f}",
+        "of them from each host": f"{plan.host_tokens_per_second or 0:,.0f}",
+        "all steps": f"{plan.days or 0:,.1f} days",
+    }
+    return cells if plan.step_seconds else dict.fromkeys(cells, "not known")
 
 
 def gigabytes(count: int) -> str:

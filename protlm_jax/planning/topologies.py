@@ -44,6 +44,11 @@ class Topology:
     hbm: int
     slices: int = 1
 
+    @property
+    def generation(self) -> str:
+        """Such as "v3"."""
+        return self.name.split()[-1].partition(":")[0]
+
 
 def topology(name: str, slices: int = 1) -> Topology:
     """Describes a pod.

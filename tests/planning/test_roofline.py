@@ -1,0 +1,72 @@
+"""The time of programs, walked through by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protlm_jax.planning.hardware import CHIPS, Chip
+from protlm_jax.planning.hlo import read
+from protlm_jax.planning.interconnect import Network
+from protlm_jax.planning.roofline import Walk
+
+CHIP = Chip(peak=1e12, clock=1e9, hbm=1e11, link=1e9, ring=8)
+
+TEXT = """\
+%layer (state: (s32[], f32[1000,1000])) -> (s32[], f32[1000,1000]) {
+  %state = (s32[], f32[1000,1000]{1,0}) parameter(0)
+  %x = f32[1000,1000]{1,0} get-tuple-element(%state), index=1
+  %begin = (f32[1000]{0}, f32[8000]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8]
+  %y = f32[1000,1000]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %end = f32[8000]{0} all-gather-done(%begin)
+  %slow = f32[10]{0} exponential(%end), backend_config={"estimated_cycles":"5000000"}
+  ROOT %next = (s32[], f32[1000,1000]{1,0}) tuple(%i, %y)
+}
+
+%more (state.1: (s32[], f32[1000,1000])) -> pred[] {
+  %constant.4 = s32[]{:T(256)} constant(30)
+  ROOT %lt = pred[] compare(%i, %constant.4), direction=LT
+}
+
+ENTRY %main (w: f32[1000,1000]) -> f32[1000000] {
+  %w = f32[1000,1000]{1,0} parameter(0)
+  %while.1 = (s32[], f32[1000,1000]{1,0}) while(%w), condition=%more, body=%layer
+  ROOT %all-reduce.2 = f32[1000000]{0} all-reduce(%w), replica_groups={{0,1,2,3,4,5,6,7}}
+}
+"""
+
+
+def walked() -> Walk:
+    line = np.stack([np.zeros(8, int), np.arange(8)], axis=1)
+    network = Network(CHIP, line, np.zeros(8, int), np.zeros(8, int))
+    return Walk(read(TEXT), network, (8, 1, 1))
+
+
+def test_a_program_takes_what_its_instructions_take_one_after_the_other() -> None:
+    took = walked().all()
+    assert took.flops == 30 * 2 * 10**9
+    assert took.alone["compute"] == pytest.approx(30 * 2e-3)
+    reduced = 2 * 7 / 8 * 4e6 / 2e9
+    gathered = 7 / 8 * 32e3 / 2e9
+    assert took.alone["ici"] == pytest.approx(30 * gathered + reduced)
+    # The gathering is over before the product is, and nothing is left of it to wait for.
+    assert took.booked["compute"] == pytest.approx(30 * 2e-3)
+    assert took.booked["vector"] == pytest.approx(30 * 5e-3)
+    assert took.booked["ici"] == pytest.approx(reduced)
+    assert took.seconds == pytest.approx(30 * 7e-3 + reduced)
+
+
+def test_what_is_awaited_before_it_is_over_costs_the_rest() -> None:
+    slow = TEXT.replace("f32[8000]", "f32[8000000]")
+    walk = walked()
+    took = Walk(read(slow), walk.network, walk.mesh).all()
+    gathered = 7 / 8 * 32e6 / 2e9
+    reduced = 2 * 7 / 8 * 4e6 / 2e9
+    assert took.booked["ici"] == pytest.approx(30 * (gathered - 2e-3) + reduced, rel=1e-3)
+
+
+def test_clocks_are_those_at_which_the_matrix_units_reach_the_peak() -> None:
+    units = {"v2": 2, "v3": 4, "v4": 8, "v5e": 4, "v5p": 8}  # of a chip, as documented
+    for generation, count in units.items():
+        chip = CHIPS[generation]
+        assert count * 128 * 128 * 2 * chip.clock == pytest.approx(chip.peak, rel=1e-3)
