@@ -22,7 +22,10 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
 
-MODEL_HELP = "a run folder, one of its checkpoints, a Hugging Face folder, or an id on its Hub"
+MODEL_HELP = (
+    "a run folder, one of its checkpoints, a Hugging Face folder, an id on its Hub, or a model_dir "
+    "of T5X"
+)
 
 EPILOG = """\
 typical use:
@@ -101,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_predict),
         *(_add_depth, _add_embed, _add_score, _add_export, _add_import, _add_quickstart),
+        _add_doctor,
     ):
         add(verbs)
     return parser
@@ -224,9 +228,13 @@ def _add_score(verbs: Verbs) -> None:
 
 
 def _add_export(verbs: Verbs) -> None:
-    verb = _verb(verbs, _export, "export", "write a folder that transformers loads")
+    verb = _verb(verbs, _export, "export", "write a folder that transformers loads, or T5X")
     verb.add_argument("--model", required=True, help=MODEL_HELP)
     verb.add_argument("--output", required=True, type=Path, help="folder to create")
+    verb.add_argument(
+        "--format", choices=("huggingface", "t5x"), default="huggingface",
+        help="t5x writes a model_dir with one checkpoint, from which T5X can start",
+    )  # fmt: skip
 
 
 def _add_import(verbs: Verbs) -> None:
@@ -241,6 +249,13 @@ def _add_quickstart(verbs: Verbs) -> None:
     )
     verb.add_argument("variant", nargs="?", choices=("bert", "t5"), default="bert")
     verb.add_argument("--output", type=Path, help="default: runs/quickstart-VARIANT")
+
+
+def _add_doctor(verbs: Verbs) -> None:
+    from protlm_jax import doctor
+
+    verb = _verb(verbs, doctor.run, "doctor", "see whether what a road needs is installed")
+    doctor.add_arguments(verb)
 
 
 def _verb(verbs: Verbs, run: Run, name: str, text: str) -> argparse.ArgumentParser:
@@ -379,9 +394,14 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from protlm_jax.huggingface import export, load_model, provenance
+    from protlm_jax.huggingface import export, load_model, load_source, provenance
 
-    export(load_model(arguments.model), arguments.output, **provenance(arguments.model))
+    if arguments.format == "t5x":
+        from protlm_jax.t5x_bridge.checkpoints import write_checkpoint
+
+        write_checkpoint(load_source(arguments.model), arguments.output)
+    else:
+        export(load_model(arguments.model), arguments.output, **provenance(arguments.model))
     print(f"wrote {arguments.output}")
 
 

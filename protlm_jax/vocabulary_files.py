@@ -69,21 +69,30 @@ def find_vocabulary(name: str, folder: Path) -> Vocabulary:
     if name in VOCABULARIES or not name.startswith(_PREFIX):
         return get_vocabulary(name)
     file = folder / FILE
-    try:
-        fields = json.loads(file.read_text())
-        if not isinstance(fields, dict):
-            raise ValueError("no JSON object")
-        fields.pop("name", None)
-        found = custom_vocabulary(**fields)
-    except OSError as error:
-        raise ProtlmError(
-            f"{file} cannot be read ({error.strerror}): the model's vocabulary {name} is kept there"
-        ) from error
-    except (ValueError, TypeError, ProtlmError) as error:
-        raise ProtlmError(f"{file} is no vocabulary ({error}): copy it again") from error
+    found = read_vocabulary_file(file)
     if found.name != name:
         raise ProtlmError(
             f"{file} holds the vocabulary {found.name}, config.json asks for {name}: take both "
             f"from one place"
         )
     return found
+
+
+def read_vocabulary_file(file: Path) -> Vocabulary:
+    """What a vocabulary.json holds; from now on `get_vocabulary` knows it by its name.
+
+    Raises:
+        ProtlmError: it cannot be read, or is no vocabulary.
+    """
+    try:
+        fields = json.loads(file.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("no JSON object")
+        fields.pop("name", None)
+        return custom_vocabulary(**fields)
+    except OSError as error:
+        raise ProtlmError(
+            f"{file} cannot be read ({error.strerror}): the model's vocabulary is kept there"
+        ) from error
+    except (ValueError, TypeError, ProtlmError) as error:
+        raise ProtlmError(f"{file} is no vocabulary ({error}): copy it again") from error

@@ -22,7 +22,7 @@ from protlm_jax.huggingface.tensor_files import open_tensors, read_json
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
 from protlm_jax.models.registry import FAMILIES
-from protlm_jax.run_folders import newest_run
+from protlm_jax.run_folders import newest_run, t5x_checkpoint, t5x_step
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
@@ -37,8 +37,8 @@ def load_model(path: str | Path) -> LoadedModel:
 
     Args:
         path: a run's folder (its newest checkpoint is taken; of a run made in phases, the last
-            phase's), one checkpoint (`<run>/checkpoints/<step>`), a Hugging Face folder, or a
-            model's id on the Hugging Face Hub (`org/name`).
+            phase's), one checkpoint (`<run>/checkpoints/<step>`), a Hugging Face folder, a model's
+            id on the Hugging Face Hub (`org/name`), or a model_dir of T5X or one checkpoint in it.
 
     Raises:
         ProtlmError: the path is none of these, or something in it is missing, damaged or of
@@ -49,17 +49,19 @@ def load_model(path: str | Path) -> LoadedModel:
         return _load_hugging_face(folder, fields)
     if isinstance(fields.get("joint"), Joint):
         return _load_joint(folder, fields["joint"])
+    if "t5x" in fields:
+        return _load_t5x(folder)
     return _load_checkpoint(_checkpoint(folder))
 
 
 def find_checkpoint(path: str | Path) -> Path | None:
-    """The checkpoint that `load_model` would read; None for a Hugging Face folder.
+    """The checkpoint of ours that `load_model` would read; None for what others wrote.
 
     Raises:
         ProtlmError: as `load_model`.
     """
     folder, fields = _recognised(path)
-    return None if fields.keys() & {"model_type", "joint"} else _checkpoint(folder)
+    return None if fields.keys() & {"model_type", "joint", "t5x"} else _checkpoint(folder)
 
 
 def load_source(path: str | Path) -> Source:
@@ -84,13 +86,18 @@ def read_architecture(path: str | Path) -> ModelConfig:
         return _hugging_face_config(folder, fields)[1]
     if isinstance(joint := fields.get("joint"), Joint):
         return joint.join_configs({name: read_architecture(folder / name) for name in joint.parts})
+    if "t5x" in fields:
+        from protlm_jax.t5x_bridge.reading import read_config
+
+        return read_config(folder)
     return _run_config(folder.parents[1] if folder.parent.name == "checkpoints" else folder)
 
 
 def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     """What lies there: a Hugging Face folder, a run or a checkpoint; and its config.json.
 
-    A folder of the folders of a joint family (ELECTRA) comes back with {"joint": its parts}.
+    A folder of the folders of a joint family (ELECTRA) comes back with {"joint": its parts}, a
+    checkpoint of T5X's with {"t5x": its step}.
     """
     folder = Path(path)
     if not folder.is_dir() and hub.is_id(path):
@@ -98,11 +105,14 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if not folder.is_dir():
         raise ProtlmError(
             f"{path} is not a folder on this machine: name a run's folder, one of its checkpoints, "
-            f"a Hugging Face folder, or a model's id on the Hugging Face Hub (org/name)"
+            f"a Hugging Face folder, a model_dir of T5X, or a model's id on the Hugging Face Hub "
+            f"(org/name)"
         )
     folder = newest_run(folder.resolve())
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         return folder, {}
+    if checkpoint := t5x_checkpoint(folder):
+        return checkpoint, {"t5x": t5x_step(checkpoint)}
     if (folder / "config.json").exists():
         fields = read_json(folder / "config.json")
         if "model_type" in fields or "model" in fields:
@@ -115,19 +125,21 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
-        f"folder has config.json with 'model_type' and weights"
+        f"folder has config.json with 'model_type' and weights, T5X's model_dir has checkpoint_*/"
     )
 
 
 def import_model(source: str | Path, output: str | Path) -> Path:
-    """Turns a Hugging Face folder into a run's folder with one checkpoint, number 0.
+    """Turns what others wrote, a Hugging Face folder or T5X's model_dir, into a run's folder.
+
+    It has one checkpoint, number 0.
 
     Returns:
         The new folder.
 
     Raises:
-        ProtlmError: `source` is no Hugging Face folder or cannot be read, `output` is not empty, or
-            the disk is full.
+        ProtlmError: `source` is a run of ours or cannot be read, `output` is not empty, or the disk
+            is full.
     """
     from protlm_jax.training.checkpoints import Checkpoints
 
@@ -156,6 +168,8 @@ def provenance(path: str | Path) -> dict[str, Any]:
     Empty when the path is no run, as for a Hugging Face folder: nothing is recorded there.
     """
     folder = newest_run(Path(path).resolve())
+    if checkpoint := t5x_checkpoint(folder):
+        return {"training": f"Trained with T5X for {t5x_step(checkpoint):,} steps."}
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
     fields = read_json(run / "config.json") if (run / "config.json").exists() else {}
     if "imported_from" in fields:
@@ -234,6 +248,14 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
         stored, left = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
         params = params_from(exchange, abstract, lambda name: stored[name].read())
     return _loaded(config, params, vocabulary, hub.title(folder), left)
+
+
+def _load_t5x(checkpoint: Path) -> LoadedModel:
+    from protlm_jax.t5x_bridge.reading import read_model
+
+    config, params = read_model(checkpoint)
+    name = f"{checkpoint.parent.name}, T5X step {t5x_step(checkpoint)}"
+    return _loaded(config, params, get_vocabulary(config.vocabulary), name)
 
 
 def _load_joint(folder: Path, joint: Joint) -> LoadedModel:

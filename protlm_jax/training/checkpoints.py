@@ -238,17 +238,27 @@ def restore_part(path: str | Path, name: str) -> Any:
     Raises:
         ProtlmError: no such checkpoint, or it cannot be read.
     """
-    _silence_orbax()
     path = Path(path).absolute()
     read_info(path)
-    with _reading(path), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        stored = _stored_tree(path / "state")
+    return restore_field(path / "state", name)
+
+
+def restore_field(folder: Path, name: str) -> Any:
+    """As `restore_part`, of any tree that Orbax stored in a folder of a checkpoint's."""
+    with _reading(folder.parent), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        stored = _stored_tree(folder)
         if name not in stored:
             return None
         part = {name: stored[name]}
         to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
         args = ocp.args.PyTreeRestore(part, restore_args=to_host, partial_restore=True)
-        return reader.restore(path / "state", args=args)[name]
+        return reader.restore(folder, args=args)[name]
+
+
+def stored_field(folder: Path, name: str) -> Any:
+    """As `restore_field`, with shapes and dtypes in place of the arrays, which are not read."""
+    with _reading(folder.parent):
+        return _stored_tree(folder).get(name)
 
 
 def _restore(path: Path, args: Any) -> Any:
@@ -314,6 +324,7 @@ def _require_whole(path: Path) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
+    _silence_orbax()
     try:
         yield
     except Exception as error:
