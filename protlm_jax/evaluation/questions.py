@@ -20,7 +20,7 @@ import numpy as np
 
 from protlm_jax.evaluation import recurrence
 from protlm_jax.evaluation.batching import Group, clean_features, grouped
-from protlm_jax.models.attention import at_places
+from protlm_jax.models.attention_context import at_places
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import layer_params, run_stack

@@ -10,7 +10,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import Attention, AttentionContext
+from protlm_jax.models.attention import Attention
+from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Mlp, Normalization

@@ -16,7 +16,7 @@ Positions = Literal["learned", "relative_bias", "relative_xl", "rotary"]
 PositionInit = Literal["normal", "sinusoidal"]
 RotaryPairs = Literal["halves", "neighbours"]
 Remat = Literal["none", "minimal", "full"]
-AttentionBackend = Literal["xla", "reference", "chunked"]
+AttentionBackend = Literal["auto", "xla", "reference", "chunked"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ModelConfig:
     mlp_dropout: bool = False  # T5 also drops between the activation and wo
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: Remat = "none"
-    attention_backend: AttentionBackend = "xla"
+    attention_backend: AttentionBackend = "auto"  # a fused kernel where one can, else XLA
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -142,5 +142,5 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "rotary_pairs": ("halves", "neighbours"),
     "dtype": ("float32", "bfloat16", "float16"),
     "remat": ("none", "minimal", "full"),
-    "attention_backend": ("xla", "reference", "chunked"),
+    "attention_backend": ("auto", "xla", "reference", "chunked"),
 }

@@ -15,7 +15,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import AttentionContext
+from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.relative_attention import relative_sinusoids
 from protlm_jax.models.stacked import Batch, SingleStack

@@ -20,13 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import (
-    BACKENDS,
-    MAPS,
-    AttentionContext,
-    attention_weights,
-    visible,
-)
+from protlm_jax.models.attention import BACKENDS, MAPS, attention_weights
+from protlm_jax.models.attention_choice import backend_of
+from protlm_jax.models.attention_context import AttentionContext, visible
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import Projection
@@ -123,7 +119,7 @@ class RelativeAttention(nn.Module):
         asked, context = self._biased(q, "content_bias"), dataclasses.replace(context, bias=bias)
         if self.is_mutable_collection(MAPS) and not self.is_initializing():
             self.sow(MAPS, "weights", attention_weights(asked, k, context))
-        mixed = BACKENDS[c.attention_backend](
+        mixed = BACKENDS[backend_of(c, asked, k, context, deterministic)](
             asked,
             k,
             v,

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protlm_jax.models import attention
-from protlm_jax.models.attention import BACKENDS, AttentionContext
+from protlm_jax.models import attention_chunked
+from protlm_jax.models.attention import BACKENDS
+from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.positions import relative_bias, relative_buckets
 
 B, L, M, H, K = 2, 6, 6, 2, 4
@@ -57,21 +58,21 @@ def value_and_gradients(backend: str, segments: np.ndarray, biased: bool, causal
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_few_queries_at_a_time_are_the_same(case, assert_close, monkeypatch) -> None:
-    monkeypatch.setattr(attention, "chunk_of", lambda length, heads: 2)
-    monkeypatch.setattr(attention, "_TILE", 3)
+    monkeypatch.setattr(attention_chunked, "chunk_of", lambda length, heads: 2)
+    monkeypatch.setattr(attention_chunked, "_TILE", 3)
     segments, biased, causal = CASES[case]
     q, k, v, bias, _ = inputs()
     allowed = np.ones((1, L, M), bool)
     context = AttentionContext(segments, segments, bias if biased else None, causal, allowed)
-    out = attention.chunked_attention(q, k, v, context, lambda weights: weights)
+    out = attention_chunked.chunked_attention(q, k, v, context, lambda weights: weights)
     assert_close(out, by_hand(*CASES[case]), 1e-6, case)
 
 
 def test_chunks_divide_a_row() -> None:
     for length in (1, 16, 240, 509, 1216, 4096):
         for heads in (1, 20, 128):
-            assert length % attention.chunk_of(length, heads) == 0
-    assert [attention.chunk_of(4096, heads) for heads in (20, 128)] == [128, 32]
+            assert length % attention_chunked.chunk_of(length, heads) == 0
+    assert [attention_chunked.chunk_of(4096, heads) for heads in (20, 128)] == [128, 32]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -86,7 +87,7 @@ def test_backends_agree_with_each_other_and_with_a_hand_written_loop(case, asser
             assert np.abs(b).max() > 0.01
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["reference", "xla", "chunked"])
 def test_rows_without_a_visible_key_stay_finite(backend: str) -> None:
     """A decoder's padding looks at an encoder row without any, and whole rows are padding."""
     q, k, v, _, _ = inputs()

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protlm_jax.models.attention import MAPS, MASKED, AttentionContext, visible
+from protlm_jax.models.attention import MAPS
+from protlm_jax.models.attention_context import MASKED, AttentionContext, visible
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.relative_attention import RelativeAttention, relative_sinusoids
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protlm_jax.models.attention import AttentionContext
+from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config

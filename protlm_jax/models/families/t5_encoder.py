@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.attention import AttentionContext
+from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.families.t5 import Embedder
