@@ -15,7 +15,9 @@ from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import detection, heldout, probe_data, summaries
-from protlm_jax.evaluation.depth import run as depth_analysis
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.plain import plain
+from protlm_jax.evaluation.depth.run import POSITIONS, summary
 from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.evaluation.probes import table
 from protlm_jax.models.loaded import LoadedModel, parts_of
@@ -128,5 +130,9 @@ def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any
     require_answers(loaded, data)
     sequences = drawn(data, proteins)
     length = trained_length(loaded, data)
-    result = depth_analysis.run(loaded, sequences, length=length, seed=SEED, progress=True)
-    return {**result, "summary": summaries.depth(result)}
+    found = analyse(loaded, sequences, length=length, seed=SEED, progress=True)
+    asked = POSITIONS[loaded.model.readouts[0].kind]
+    result = plain(found, asked)
+    said = [text for stack in result["stacks"].values() for text in stack["reading"]]
+    text = "\n".join([summaries.depth(summary(found, asked)), *said])
+    return {**result, "summary": text}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from protlm_jax.evaluation.depth.headlines import headlines
 from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity
 from protlm_jax.files import write_atomically
 
@@ -62,6 +63,7 @@ def write(analyses: dict[str, Analysis], folder: Path) -> list[Path]:
     writer.writeheader()
     for name, analysis in analyses.items():
         writer.writerows({"model": name, **row} for row in rows(analysis))
+        writer.writerows({"model": name, **row} for row in _headlines(analysis))
     write_atomically(folder / "depth.csv", table.getvalue())
     return [*written, folder / "depth.csv"]
 
@@ -89,6 +91,13 @@ def rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
                 if largest is not None:
                     row["largest"] = float(largest[index])
             yield row
+
+
+def _headlines(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """One row for each number that sums up a stack: no layer, and the interval."""
+    for stack in analysis.stacks.values():
+        for name, found in headlines(stack).items():
+            yield {"stack": stack.stack, "quantity": name, **found.numbers()}
 
 
 def _about(analysis: Analysis) -> dict[str, Any]:

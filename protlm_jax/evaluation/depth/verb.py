@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from protlm_jax.evaluation.depth.results import Analysis
+    from protlm_jax.evaluation.depth.study import Member
     from protlm_jax.models import LoadedModel
 
 EPILOG = """\
@@ -30,7 +31,8 @@ positions: asked, layers are edited everywhere and effects read at residues that
 
 DIR gets, for each model, NAME.npz with every mean and its sums by protein and NAME.json with
 the names of their dimensions; depth.csv, one row for each number with its 95 % interval
-(bootstrap over proteins); and report.html. The same command again goes on after a kill.
+(bootstrap over proteins); depth.json, the numbers that sum up each model; and report.html,
+which says in words what they show. The same command again goes on after a kill.
 """
 
 
@@ -61,29 +63,31 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 
 
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
-    """Measures the models that `load` reads, prints their tables and writes the results."""
-    from protlm_jax.evaluation.depth import files
+    """Measures the models that `load` reads, prints what they say and writes the results."""
+    from protlm_jax.evaluation import summaries
     from protlm_jax.evaluation.depth.metrics import DEFAULT, resolve
+    from protlm_jax.evaluation.depth.reading import reading
+    from protlm_jax.evaluation.depth.run import POSITIONS, summary
+    from protlm_jax.evaluation.depth.study import Member
 
     words = arguments.metrics
     metrics = resolve(words[0] if words in (["default"], ["all"]) else words)
-    analyses: dict[str, Analysis] = {}
-    summaries: dict[str, dict[str, Any]] = {}
+    members: list[Member] = []
     for source in arguments.model:
         loaded, sequences, length = _prepared(arguments, source, load)
-        name = _name(source, analyses)
+        name = _name(source, ["depth", *(member.title for member in members)])
         for title, model in _with_control(name, loaded, arguments.control).items():
             print(f"{title}: {len(sequences)} proteins", flush=True)
             found = _measured(arguments, title, model, sequences, metrics, length)
-            analyses[title] = found
+            asked = POSITIONS[loaded.model.readouts[0].kind]
+            control_of = "" if title == name else name
+            members.append(Member(title, loaded.config.family, found, asked, control_of))
             if set(DEFAULT) <= set(metrics):
-                summaries[title] = _summary(model, found)
-                print(summaries[title].pop("summary"), flush=True)
+                print(summaries.depth(summary(found, asked)))
+            for stack in found.stacks.values():
+                print("\n".join(reading(stack, len(found.proteins))), flush=True)
     if arguments.output is not None:
-        written = files.write(analyses, arguments.output)
-        if summaries:
-            written.append(_report(arguments.output, summaries))
-        print("wrote " + ", ".join(map(str, written)))
+        print("wrote " + ", ".join(map(str, _written(arguments, members))))
 
 
 def _prepared(
@@ -133,22 +137,32 @@ def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, Lo
     return models
 
 
-def _summary(loaded: LoadedModel, found: Analysis) -> dict[str, Any]:
-    from protlm_jax.evaluation import summaries
-    from protlm_jax.evaluation.depth.run import POSITIONS, summary
+def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]:
+    """The files of a study: arrays, tables, and the report."""
+    import json
 
-    result = summary(found, f"{POSITIONS[loaded.model.readouts[0].kind]}; {found.positions}")
-    return {**result, "summary": summaries.depth(result)}
-
-
-def _report(folder: Path, summaries: dict[str, dict[str, Any]]) -> Path:
     from protlm_jax.evaluation import report
+    from protlm_jax.evaluation.depth import files
+    from protlm_jax.evaluation.depth.study import study, tidy
+    from protlm_jax.files import write_atomically
 
-    report.write(folder / "report.html", {"depths": summaries})
-    return folder / "report.html"
+    folder = arguments.output
+    written = files.write({member.title: member.analysis for member in members}, folder)
+    table, page = folder / "depth.json", folder / "report.html"
+    write_atomically(table, json.dumps(tidy(members), indent=1) + "\n")
+    about = {
+        "title": "What each layer does",
+        "models": [member.title for member in members],
+        "input": str(arguments.input or "proteins held out of training"),
+        "metrics": arguments.metrics,
+        "positions": members[0].analysis.positions,
+        "seconds": sum(member.analysis.cost["seconds"] for member in members),
+    }
+    report.write(page, {"depths": study(members), "run": about})
+    return [*written, table, page]
 
 
-def _name(source: str, taken: Mapping[str, Any]) -> str:
+def _name(source: str, taken: Sequence[str]) -> str:
     """A file's name for a model: the last part of where it lies."""
     base = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).resolve().name) or "model"
     names = [base, *(f"{base}-{i}" for i in range(2, len(taken) + 3))]

@@ -9,8 +9,8 @@ The results are plain dicts, every section optional:
     probe     result of evaluation.probes.run
     contacts  result of evaluation.contacts.run.run
     maps      result of evaluation.maps.draw
-    depth     result of evaluation.depth.run
-    depths    several of them, by the name of the model
+    depth     result of evaluation.depth.plain.plain, of one model
+    depths    result of evaluation.depth.study.study, of several
     export    free-form: what was checked on the exported folder
 """
 
@@ -22,7 +22,9 @@ from typing import Any
 
 from protlm_jax.evaluation.report import sections
 from protlm_jax.evaluation.report.contacts import contacts
-from protlm_jax.evaluation.report.depth import depth, depths
+from protlm_jax.evaluation.report.depth import depth
+from protlm_jax.evaluation.report.depth import leads as depth_leads
+from protlm_jax.evaluation.report.depth_study import depths
 from protlm_jax.evaluation.report.maps import maps
 from protlm_jax.evaluation.report.page import page
 from protlm_jax.evaluation.report.probe import probe
@@ -87,4 +89,6 @@ def _figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         figures.append((f"{lead:+.3f}", "nats against the protein's own composition"))
     if probed := results.get("probe"):
         figures += leads(probed)
+    if study := results.get("depths"):
+        figures += depth_leads(study)
     return figures

@@ -1,190 +1,103 @@
-"""The depth part of the report: what each layer adds, and what is lost without it."""
+"""The depth part of the report: what a model's layers do, in words, in numbers and in charts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
-from protlm_jax.evaluation.report.page import caption, folded, heading, section
-from protlm_jax.evaluation.report.sections import depth_map, name
-from protlm_jax.evaluation.report.svg import Series, bar_chart, heat_map, line_chart
+from protlm_jax.evaluation.report.depth_panels import CONTROL, estimate, panels
+from protlm_jax.evaluation.report.frame import number
+from protlm_jax.evaluation.report.page import (
+    caption,
+    folded,
+    heading,
+    section,
+    sentences,
+    table,
+    unfolds,
+)
+from protlm_jax.evaluation.report.sections import name
+
+Results = Mapping[str, Any]
 
 WHAT = "What each layer does"
-_SUBLAYERS = {
-    "kl": "divergence",
-    "delta_nll": "rise of loss",
-    "layer": "whole layer",
-    "mlp": "MLP",
+_HEADLINES = {
+    "loss": "loss, nats",
+    "depth_score": "depth score, by the effect on later layers",
+    "answer_depth_score": "depth score, by the effect on the answer",
+    "small_share": "share of layers that cost less than 0.05 nats",
+    "half_depth": "share of the depth for half of the answer",
+    "exit_depth": "share of the depth for 95 % of it",
+    "late_contribution": "mean contribution in the second half",
 }
+_NOTE = (
+    "In brackets and as bands: 95 % intervals, from a bootstrap over proteins. "
+    "They say how far other proteins could change a number, and nothing of other trainings. Layers "
+    "count from 0."
+)
 
 
-def depth(result: Mapping[str, Any]) -> str:
-    """All stacks of a model, one after the other."""
-    stacks = result["stacks"]
-    parts = [
-        caption(
-            f"Measured on {result['proteins']} held-out proteins, at residues that the model "
-            "cannot see. Layers count from 0."
-        )
-    ]
-    for stack, measured in stacks.items():
-        if len(stacks) > 1:
-            parts.append(heading(f"The {stack}"))
-        parts += _stack(measured)
-    method = "; ".join(f"{k}: {result[k]}" for k in ("positions", "cost") if k in result)
-    return section(WHAT, *parts, folded("How it was measured", method))
+def depth(
+    result: Results, control: Results | None = None, title: str = WHAT, fold: bool = False
+) -> str:
+    """All stacks of a model, one after the other.
+
+    Args:
+        result: of `evaluation.depth.plain.plain`.
+        control: the same of its re-initialised copy.
+        title: of the section.
+        fold: put the charts behind a line that opens them.
+    """
+    proteins = result["proteins"]
+    parts = [caption(f"Measured on {proteins:,} proteins; {result['positions']}. {_NOTE}")]
+    for stack, measured in result["stacks"].items():
+        if len(result["stacks"]) > 1:
+            parts.append(heading(f"The {name(stack)}"))
+        twin = (control or {}).get("stacks", {}).get(stack)
+        said = [*measured["reading"], *result.get("beside_control", {}).get(stack, ())]
+        parts += [sentences(said), _numbers(measured, twin)]
+        charts = panels(measured, twin)
+        parts += [unfolds(f"Charts of {title}", *charts)] if fold else charts
+        parts.append(_undefined(measured["undefined"]))
+    return section(title, *parts, folded("How it was measured", _method(result)))
 
 
-def depths(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Models side by side on relative depth, and then each of them."""
-    parts = []
-    if len(results) > 1:
-        parts.append(section("Models side by side", *_compared(results)))
-    for title, result in results.items():
-        parts.append(depth(result).replace("What each layer does", f"{escape(title)}: {WHAT}", 1))
-    return "".join(parts)
+def _numbers(measured: Results, control: Results | None) -> str:
+    """Headlines, the control's beside."""
+    theirs = (control or {}).get("headlines", {})
+    rows = [
+        ("", (_HEADLINES.get(key, name(key)), estimate(x),
+              *([estimate(theirs.get(key, {}))] if control else [])))
+        for key, x in measured["headlines"].items()
+    ]  # fmt: skip
+    header = ("", "this model", *([CONTROL] if control else []))
+    return table(header, rows, kind="views") if rows else ""
 
 
-def _compared(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Curves of the stack that is read, over layers as a share of all."""
-    kinds = {
-        "skip_output": ("kl", "What the answer loses without a layer", "nats per residue"),
-        "logit_lens": ("nll", "Loss if the answer were read early", "nats per residue"),
-        "relative_contribution": ("layer", "Size of what a layer adds", "norm / stream"),
-        "cosine": ("layer", "Direction of what a layer adds", "cosine with stream"),
-    }
-    parts = []
-    for key, (name_, title, unit) in kinds.items():
-        curves = []
-        for model, result in results.items():
-            for stack, measured in result["stacks"].items():
-                values = (measured.get(key) or {}).get(name_)
-                if values and len(values) > 1:
-                    label = model if len(result["stacks"]) == 1 else f"{model}, {stack}"
-                    places = [i / (len(values) - 1) for i in range(len(values))]
-                    there = [(y, x) for y, x in zip(values, places, strict=True) if y is not None]
-                    curves.append(Series(label, [y for y, _ in there], [x for _, x in there]))
-        if curves:
-            parts += [heading(title), line_chart(curves, x_label="relative depth", y_label=unit)]
-    return [*parts, caption("Layers are placed from 0, the first, to 1, the last.")]
-
-
-def _stack(measured: Mapping[str, Any]) -> list[str]:
-    relative, cosine = measured["relative_contribution"], measured["cosine"]
-    layers = [str(i) for i in range(len(relative["layer"]))]
-
-    def bars(values: Mapping[str, Any], y_label: str) -> str:
-        series = [Series(_sublayer(key), values[key]) for key in values]
-        return bar_chart(layers, series, x_label="layer", y_label=y_label)
-
-    parts = [
-        heading("Size of what is added"),
-        bars(relative, "norm / stream"),
-        caption("Norm of what a sublayer adds to the stream, relative to the stream."),
-        heading("Direction of what is added"),
-        bars(cosine, "cosine with stream"),
-        caption(
-            "Below zero a sublayer erases, near zero it adds something new, above zero it "
-            "amplifies."
-        ),
-        heading("Who builds on whom"),
-        depth_map(measured["skip_map"]),
-        _score(measured.get("depth_score") or {}),
-    ]
-    parts += _answer(measured, bars)
-    if local := measured.get("local_map"):
-        parts += [
-            heading("Who reads whom directly"),
-            heat_map(local, row_label="layer left out", column_label="later layer"),
-            caption(
-                "The same map with what a layer wrote taken from the input of one later layer at a "
-                "time, nothing in between answering to it."
-            ),
-        ]
-    parts += _shape(measured)
-    if lens := measured.get("logit_lens"):
-        curve = Series("loss", lens["nll"])
-        parts += [
-            heading("Reading the answer early"),
-            line_chart([curve], x_label="layers passed", y_label="nats per residue", height=220),
-            caption(
-                "Logit lens: the loss if the model's head read the stream after so many layers; "
-                "the last point is the model itself."
-            ),
-        ]
-    return parts
-
-
-def _answer(measured: Mapping[str, Any], bars: Callable[..., str]) -> list[str]:
-    """What the answer loses without a layer, without a part of one, and with two exchanged."""
-    parts = []
-    if skipped := measured.get("skip_output"):
-        parts += [
-            heading("What the answer loses without a layer"),
-            bars({"delta_nll": skipped["delta_nll"], "kl": skipped["kl"]}, "nats per residue"),
-            caption(
-                "Rise of the loss at hidden residues, and divergence of the predicted "
-                "distribution from the whole model's, when one layer is skipped."
-            ),
-        ]
-    if by_part := measured.get("sublayer_skip_output"):
-        rises = {part: found["kl"] for part, found in by_part.items()}
-        parts += [
-            heading("And without a part of it"),
-            bars(rises, "nats per residue"),
-            caption("Divergence of the answer when one sublayer of one layer adds nothing."),
-        ]
-    if swapped := measured.get("swap_output"):
-        places = [str(i) for i in range(len(swapped["kl"]))]
-        series = [Series("divergence", swapped["kl"])]
-        parts += [
-            heading("And with two layers exchanged"),
-            bar_chart(places, series, x_label="layer swapped with the next", y_label="nats"),
-        ]
-    return parts
-
-
-def _shape(measured: Mapping[str, Any]) -> list[str]:
-    """How far the stream turns, and how many directions it uses."""
-    parts = []
-    for key, title, unit, words in (
-        (
-            "block_influence",
-            "How far each layer turns the stream",
-            "1 - cosine",
-            "Mean over positions of 1 - cos(before, after): layers near 0 are candidates to prune.",
-        ),
-        (
-            "effective_rank",
-            "Directions in use",
-            "effective rank",
-            "exp of the entropy of the singular values of the streams of some positions.",
-        ),
-        (
-            "intrinsic_dimension",
-            "Dimension of the cloud of streams",
-            "TwoNN estimate",
-            "From the ratio of the distances to the two nearest neighbours of each position.",
-        ),
-    ):
-        values = measured.get(key) or []
-        there = [(i, x) for i, x in enumerate(values) if x is not None]
-        if len(there) > 1:
-            curve = Series(title, [x for _, x in there], [i for i, _ in there])
-            chart = line_chart([curve], x_label="layer", y_label=unit, height=200, legend=False)
-            parts += [heading(title), chart, caption(words)]
-    return parts
-
-
-def _score(score: Mapping[str, Any]) -> str:
-    if score.get("relative") is None:
+def _undefined(reasons: Mapping[str, str]) -> str:
+    if not reasons:
         return ""
-    return caption(
-        f"Depth score {score['relative']:.2f} (centre of mass of the layers' effect on later "
-        "layers: 0 if only the first mattered, 1 if only the last)."
+    rows = [("", (name(metric), reason)) for metric, reason in reasons.items()]
+    return heading("Not defined here") + table(("measurement", "why"), rows, text=True)
+
+
+def _method(result: Results) -> str:
+    cost = ", ".join(f"{name(key)} {value:.4g}" for key, value in result["cost"].items())
+    return (
+        f"model: {result['model']}\npositions: {result['positions']}\ncost: {cost}\n"
+        "Formulas, sources and traps: docs/depth.md. Every number, with other measures of the same "
+        "changes:\ndepth.csv, and arrays with a sum for each protein, beside this page."
     )
 
 
-def _sublayer(key: str) -> str:
-    return _SUBLAYERS.get(key, name(key))
+def leads(study: Results) -> list[tuple[str, str]]:
+    """The first numbers of a single model, with words; nothing for several."""
+    trained = [x for x in study["models"].values() if not x["control_of"]]
+    if len(trained) > 1:
+        return []
+    found = next(iter(trained[0]["stacks"].values()))["headlines"]
+    return [
+        (number(found[key]["value"]), _HEADLINES[key])
+        for key in ("loss", "depth_score", "small_share", "exit_depth")
+        if key in found
+    ]

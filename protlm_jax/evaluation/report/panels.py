@@ -11,18 +11,17 @@ import itertools
 from collections.abc import Sequence
 from html import escape
 
-from protlm_jax.evaluation.report.svg import (
+from protlm_jax.evaluation.report.frame import (
     BOTTOM,
     RIGHT,
     TOP,
     WIDTH,
-    Series,
     colour_of,
-    figure,
     number,
     text_at,
     ticks,
 )
+from protlm_jax.evaluation.report.svg import Series, figure
 
 _MAP = 400  # side of a map in its own units
 
@@ -68,10 +67,11 @@ def dot_chart(rows: Sequence[tuple[str, str]], series: Sequence[Series], *, x_la
                 continue
             y, hue = middle + (j - (len(series) - 1) / 2) * line, each.colour or colour_of(j)
             parts.append(
-                f'<path class="whisker" style="stroke:{hue}" '
+                f'<path class="whisker" data-s="{j}" style="stroke:{hue}" '
                 f'd="M{at(value - error):.1f} {y:.1f}H{at(value + error):.1f}"/>'
-                f'<circle cx="{at(value):.1f}" cy="{y:.1f}" r="{4.2 if j == 0 else 3.4}" '
-                f'style="fill:{hue}"><title>{escape(label)}, {escape(each.label)}: '
+                f'<circle class="dot" data-s="{j}" cx="{at(value):.1f}" cy="{y:.1f}" '
+                f'r="{4.2 if j == 0 else 3.4}" style="fill:{hue}">'
+                f"<title>{escape(label)}, {escape(each.label)}: "
                 f"{number(value, 4)} ± {number(error, 2)}</title></circle>"
             )
     return figure("".join(parts), height, x_label, series if len(series) > 1 else ())

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from protlm_jax.evaluation.report.frame import number
 from protlm_jax.evaluation.report.page import (
     caption,
     folded,
@@ -23,7 +24,7 @@ from protlm_jax.evaluation.report.page import (
 )
 from protlm_jax.evaluation.report.panels import confusion, dot_chart
 from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.svg import Series, line_chart, number
+from protlm_jax.evaluation.report.svg import Series, line_chart
 from protlm_jax.evaluation.report.verdict import (
     headline as verdict,
 )

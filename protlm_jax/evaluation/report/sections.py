@@ -6,14 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from protlm_jax.evaluation.report.frame import number
 from protlm_jax.evaluation.report.page import caption, folded, heading, section, table
-from protlm_jax.evaluation.report.svg import (
-    Series,
-    heat_map,
-    interval_chart,
-    line_chart,
-    number,
-)
+from protlm_jax.evaluation.report.svg import Series, interval_chart, line_chart
 
 Results = Mapping[str, Any]
 
@@ -136,14 +131,6 @@ def run(result: Results) -> str:
         "What was run",
         table(("", ""), rows, text=True),
         folded("Configuration", json.dumps(config, indent=2, default=str)) if config else "",
-    )
-
-
-def depth_map(matrix: Sequence[Sequence[float | None]]) -> str:
-    """The skip map with its caption."""
-    return heat_map(matrix, row_label="skipped layer", column_label="later layer") + caption(
-        "How much a later layer's own contribution changes, relative to its size, when an earlier "
-        "layer is skipped: dark cells are layers that build on each other."
     )
 
 

@@ -62,7 +62,7 @@ def test_layers_are_drawn_with_errors_and_the_chosen_one(probed: dict[str, Any])
     chart = text[text.index("Q3 by layer") :]
     chart = chart[: chart.index("</svg>")]
     assert chart.count('class="ring"') == 2 and chart.count('class="error"') == 2 * 7
-    assert "this model, 4: 73 ± 0.4" in chart and "relative depth" in chart
+    assert "this model, layer 4: 73 ± 0.4" in chart and "relative depth" in chart
     assert chart.count("stroke-dasharray") == 3  # one-hot, BLOSUM62, majority
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from depth_made import analysis, everything
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import report
+from protlm_jax.evaluation.depth.plain import plain
 
 NASTY = "<script>alert('x')</script>&"
 
@@ -22,21 +24,6 @@ def estimate(value: float) -> dict[str, Any]:
         "low": value - 0.004,
         "high": value + 0.004,
         "proteins": 20,
-    }
-
-
-def stack(layers: int, lens: bool) -> dict[str, Any]:
-    each = [0.1 * i for i in range(layers)]
-    sublayers = {"attention": each, "mlp": each, "layer": each}
-    curve = [3.0 - 0.1 * i for i in range(layers + 1)]
-    return {
-        "relative_contribution": sublayers,
-        "cosine": sublayers,
-        "stream_norm": curve,
-        "skip_map": [[0.5 if m > s else None for m in range(layers)] for s in range(layers)],
-        "skip_output": {"l2": each, "kl": each, "top1_agreement": each, "delta_nll": each},
-        "logit_lens": {"kl": curve, "top1_agreement": curve, "nll": curve} if lens else None,
-        "depth_score": {"layers": 1.0, "relative": 0.5},
     }
 
 
@@ -63,12 +50,7 @@ def results(probed: dict[str, Any], mapped: dict[str, Any]) -> dict[str, Any]:
         },
         "probe": probed,
         "maps": mapped,
-        "depth": {
-            "stacks": {"encoder": stack(3, lens=False), "decoder": stack(2, lens=True)},
-            "positions": NASTY,
-            "proteins": 64,
-            "cost": {"seconds": 1.0},
-        },
+        "depth": plain(analysis(everything(), NASTY), NASTY),
         "export": {"folder": NASTY, "max_difference": 1e-6},
     }
 
@@ -98,14 +80,14 @@ def test_writes_a_whole_page(tmp_path: Path, results: dict[str, Any]) -> None:
     checker = Balance()
     checker.feed(text)
     assert not checker.open
-    for expected in ("2.750", "+10.0", "73.0", "Held-out proteins", "The decoder", "Logit lens"):
+    for expected in ("2.750", "+10.0", "73.0", "Held-out proteins", "Who builds on whom"):
         assert expected in text
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_loads_nothing_and_escapes_everything(results: dict[str, Any]) -> None:
     text = report.render(results)
-    assert "<script" not in text and "&lt;script&gt;" in text
+    assert text.count("<script>") == text.count("</script>") == 1 and "&lt;script&gt;" in text
     assert not re.search(r"""(src|href)=|url\(|@import|https?://""", text)
 
 

@@ -1,0 +1,364 @@
+"""Charts of what was measured on one stack, whichever measurements there are.
+
+A quantity is drawn by the names of its dimensions: over layers or depths it is a curve, over two of
+them a heat map, and a dimension before those (a part, a block's size, a level of noise) gives one
+of them each. What has other dimensions becomes a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from protlm_jax.evaluation.report.frame import colour_of, number
+from protlm_jax.evaluation.report.page import caption, grid, heading, table, titled
+from protlm_jax.evaluation.report.sections import name
+from protlm_jax.evaluation.report.svg import Series, heat_map, largest_of, line_chart
+
+Results = Mapping[str, Any]
+
+CONTROL = "re-initialised"
+# What an axis of layers counts.
+_AXES = {
+    "layer": "layer",
+    "skipped": "layer left out",
+    "depth": "layers passed",
+    "at_depth": "layers passed",
+}
+_COLUMNS = {"affected": "later layer", "other_depth": "layers passed"}
+_ENTRIES = {"layer": "whole layer", "mlp": "MLP"}
+_FIELDS = ("values", "low", "high", "largest")
+_MOST_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart, or one group of heat maps.
+
+    Attributes:
+        title: above it.
+        quantities: name -> what its curve is called; "" for the only one.
+        unit: of the axis.
+        words: below it.
+        guess: draw the loss of a blind guess.
+    """
+
+    title: str
+    quantities: Mapping[str, str]
+    unit: str
+    words: str
+    guess: bool = False
+
+
+PANELS = (
+    Panel(
+        "Who builds on whom",
+        {"skip_effect": ""},
+        "change of what is added",
+        "How much what a later layer adds changes, relative to its size, when an earlier one is "
+        "left out. Dark cells are layers that build on each other.",
+    ),
+    Panel(
+        "Who reads whom directly",
+        {"local_effect": ""},
+        "change of what is added",
+        "The same with what a layer wrote taken from the input of one later layer at a time, "
+        "nothing in between answering to it.",
+    ),
+    Panel(
+        "Which part of a layer others build on",
+        {"sublayer_skip_effect": ""},
+        "change of what is added",
+        "The first map with one part of the layer adding nothing.",
+    ),
+    Panel(
+        "What the answer loses without a layer",
+        {"skip_kl": "divergence", "skip_delta_nll": "rise of loss"},
+        "nats per residue",
+        "Divergence of the answer from the whole model's, and rise of the loss, when one layer is "
+        "left out.",
+    ),
+    Panel(
+        "And without a part of it",
+        {"sublayer_skip_kl": ""},
+        "nats per residue",
+        "Divergence of the answer when one part of one layer adds nothing.",
+    ),
+    Panel(
+        "Layers exchanged, or run twice",
+        {"swap_kl": "exchanged with the next", "repeat_kl": "run twice"},
+        "nats per residue",
+        "Divergence of the answer. Layers that can be exchanged do not build on each other.",
+    ),
+    Panel(
+        "Blocks of layers left out",
+        {"delete_kl": ""},
+        "nats per residue",
+        "Divergence of the answer without so many neighbours, by the first of them.",
+    ),
+    Panel(
+        "Blocks of layers in the opposite order",
+        {"reverse_kl": ""},
+        "nats per residue",
+        "Divergence of the answer with so many neighbours run backwards, by the first of them.",
+    ),
+    Panel(
+        "Reading the answer early",
+        {"lens_nll": "the model's head", "tuned_lens_nll": "with a trained map"},
+        "nats per residue",
+        "The loss if the head read the stream after so many layers; the last point is the model "
+        "itself. A trained map is judged on proteins that it was not fitted to.",
+        guess=True,
+    ),
+    Panel(
+        "How often the early answer is the final one",
+        {"lens_top1_agreement": "the model's head", "tuned_lens_top1_agreement": "trained map"},
+        "share of residues",
+        "The same amino acid comes first.",
+    ),
+    Panel(
+        "Until where a residue is needed",
+        {"erasure_kl": ""},
+        "nats per residue",
+        "Divergence of the answer when the stream of one visible residue is replaced by a mean one "
+        "at this depth.",
+    ),
+    Panel(
+        "Where the evidence lies",
+        {"context_share": ""},
+        "share on other tokens",
+        "Share of the answer's integrated gradients that lies on tokens other than those asked "
+        "for: near 1 it has still to be fetched, near 0 it is there.",
+    ),
+    Panel(
+        "Size of what is added",
+        {"relative_contribution": ""},
+        "norm / stream",
+        "Norm of what a layer, or a part of it, adds, relative to the stream. A stream that grows "
+        "makes later ones look small.",
+    ),
+    Panel(
+        "Direction of what is added",
+        {"cosine": ""},
+        "cosine with stream",
+        "Below zero a layer erases, near zero it adds something new, above zero it amplifies.",
+    ),
+    Panel(
+        "Size of the stream",
+        {"stream_norm": ""},
+        "norm",
+        "Mean norm of the stream before the first layer, and after each.",
+    ),
+    Panel(
+        "How far each layer turns the stream",
+        {"block_influence": ""},
+        "1 - cosine",
+        "Layers near 0 leave its direction as it was: candidates to prune.",
+    ),
+    Panel(
+        "Angle between depths",
+        {"angular_distance": ""},
+        "angle / \u03c0",
+        "Dark cells are depths between which the stream turns far.",
+    ),
+    Panel(
+        "Likeness of depths",
+        {"cka": ""},
+        "linear CKA",
+        "Dark cells are depths at which positions are arranged alike.",
+    ),
+    Panel(
+        "Directions in use",
+        {"effective_rank": ""},
+        "effective rank",
+        "exp of the entropy of the singular values of the streams of some positions.",
+    ),
+    Panel(
+        "Dimension of the cloud of streams",
+        {"intrinsic_dimension": ""},
+        "TwoNN estimate",
+        "From the distances to the two nearest neighbours of each position.",
+    ),
+)
+# Other measures of the same changes are in the table that is written beside the report.
+_MEASURES = ("l2", "kl", "kl_reverse", "top1_agreement", "nll", "accuracy", "js", "top3_overlap",
+             "rank_correlation", "delta_nll")  # fmt: skip
+_KINDS = ("base", "skip", "sublayer_skip", "swap", "repeat", "delete", "reverse", "lens",
+          "tuned_lens", "erasure")  # fmt: skip
+_KNOWN = {f"{kind}_{measure}" for kind, measure in itertools.product(_KINDS, _MEASURES)} | {
+    quantity for panel in PANELS for quantity in panel.quantities
+}
+
+
+def panels(stack: Results, control: Results | None = None) -> list[str]:
+    """Every chart for which there is a measurement; a control's curves are dashed."""
+    drawn = [_panel(panel, stack, control) for panel in PANELS]
+    for key in stack["quantities"]:
+        if key not in _KNOWN:
+            title = name(key).capitalize()
+            drawn.append(_panel(Panel(title, {key: ""}, name(key), ""), stack, control))
+    return [part for part in drawn if part]
+
+
+def curves(stack: Results, key: str, label: str = "") -> list[Series]:
+    """A quantity over layers, one curve for each entry of the dimensions before it."""
+    found = []
+    for words, x in _entries(stack, key):
+        (dim,) = x["dims"]
+        places = stack["coords"].get(dim, range(len(x["values"])))
+        found.append(
+            Series(
+                ", ".join(filter(None, (label, words))) or name(key),
+                x["values"],
+                [float(place) for place in places],
+                low=x.get("low", ()),
+                high=x.get("high", ()),
+            )
+        )
+    return found
+
+
+def heats(maps: Sequence[tuple[str, Results]], row_label: str, column_label: str) -> str:
+    """Heat maps in the same colours, under their titles; only what lies above the diagonal."""
+    above = [(title, {key: _above(x[key]) for key in _FIELDS if key in x}) for title, x in maps]
+    most = max(largest_of(x["values"]) for _, x in above)
+    charts = [
+        heat_map(
+            x["values"],
+            row_label=row_label,
+            column_label=column_label,
+            low=x.get("low", ()),
+            high=x.get("high", ()),
+            largest=x.get("largest", ()),
+            most=most,
+        )
+        for _, x in above
+    ]
+    if len(charts) > 1:
+        named = [titled(title, "", chart) for (title, _), chart in zip(above, charts, strict=True)]
+        charts = [grid("grid-of", named)]
+    scale = f'<div class="scale"><span>0</span><i></i><span>{number(most, 2)}</span></div>'
+    return f'<div class="heats">{charts[0]}{scale}</div>'
+
+
+def _panel(panel: Panel, stack: Results, control: Results | None) -> str:
+    there = {key: label for key, label in panel.quantities.items() if key in stack["quantities"]}
+    if not there:
+        return ""
+    first = next(iter(there))
+    kind = _kind(stack, first)
+    if kind == "table":
+        chart = _table(stack, first)
+    elif kind == "map":
+        chart = _maps(stack, control, first)
+    else:
+        chart = _chart(panel, stack, control, there)
+    words = caption(panel.words) if panel.words else ""
+    return f"{heading(panel.title)}{chart}{words}" if chart else ""
+
+
+def _chart(panel: Panel, stack: Results, control: Results | None, there: Results) -> str:
+    series = [each for key, label in there.items() for each in curves(stack, key, label)]
+    series = [replace(each, colour=colour_of(i)) for i, each in enumerate(series)]
+    if len(series) == 1 and control is not None:
+        series = [replace(series[0], label="this model")]
+    by_label = {each.label: each.colour for each in series}
+    twins = [each for key, label in there.items() if control and key in control["quantities"]
+             for each in curves(control, key, label)]  # fmt: skip
+    for twin in twins:
+        own = len(by_label) == 1
+        colour = by_label.get(twin.label) or colour_of(0)
+        label = CONTROL if own else f"{twin.label}, {CONTROL}"
+        series.append(replace(twin, label=label, colour=colour, dashed=True))
+    dim = stack["quantities"][next(iter(there))]["dims"][-1]
+    return line_chart(
+        series,
+        x_label=_AXES.get(dim, name(dim)),
+        y_label=panel.unit,
+        references=[("blind guess", math.log(20))] if panel.guess else (),
+        whole=dim in _AXES,
+    )
+
+
+def _maps(stack: Results, control: Results | None, key: str) -> str:
+    maps = [(words or "this model", x) for words, x in _entries(stack, key)]
+    if len(maps) == 1 and control is not None and key in control["quantities"]:
+        maps += [(CONTROL, x) for _, x in _entries(control, key)]
+    row, column = maps[0][1]["dims"]
+    if not any(largest_of(_above(x["values"])) for _, x in maps):
+        return ""
+    return heats(maps, _AXES[row], _COLUMNS[column])
+
+
+def _kind(stack: Results, key: str) -> str:
+    """How a quantity is drawn: "curve", "map", or as a "table"."""
+    dims = stack["quantities"][key]["dims"]
+    rest = [dim for dim in dims if dim in _COLUMNS]
+    if len(dims) > 1 and rest == dims[-1:] and dims[-2] in _AXES:
+        return "map"
+    numeric = dims and all(
+        isinstance(place, int | float) for place in stack["coords"].get(dims[-1], "-")
+    )
+    return "curve" if dims and not rest and (dims[-1] in _AXES or numeric) else "table"
+
+
+def _entries(stack: Results, key: str) -> Iterator[tuple[str, Results]]:
+    """The curves or maps in a quantity: words on its leading dimensions, and the rest of it."""
+    x = stack["quantities"][key]
+    kept = 2 if _kind(stack, key) == "map" else 1
+    lead = x["dims"][:-kept]
+    sizes = [len(stack["coords"].get(dim, ())) or len(x["values"]) for dim in lead]
+    for places in itertools.product(*map(range, sizes)):
+        words = ", ".join(_entry(stack, dim, i) for dim, i in zip(lead, places, strict=True))
+        part: dict[str, Any] = {"dims": x["dims"][-kept:]}
+        for field in _FIELDS:
+            if field in x:
+                part[field] = x[field]
+                for i in places:
+                    part[field] = part[field][i]
+        yield words, part
+
+
+def _entry(stack: Results, dim: str, index: int) -> str:
+    """An entry of a dimension, for people."""
+    label = stack["coords"].get(dim, range(index + 1))[index]
+    if isinstance(label, str):
+        return _ENTRIES.get(label, name(label))
+    return f"{label} layers" if dim == "size" else f"{name(dim)} {number(label)}"
+
+
+def _above(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """What lies above the diagonal; None elsewhere, where an effect says nothing."""
+    return [[x if c > r else None for c, x in enumerate(row)] for r, row in enumerate(rows)]
+
+
+def _table(stack: Results, key: str) -> str:
+    """Every entry with its interval, up to a number of them."""
+    x = stack["quantities"][key]
+    rows = list(itertools.islice(_flat(stack, x, x["dims"]), _MOST_ROWS + 1))
+    more = (
+        caption("More of it is in the tables beside this page.") if len(rows) > _MOST_ROWS else ""
+    )
+    body = [("", cells) for cells in rows[:_MOST_ROWS]]
+    return table((*map(name, x["dims"]), "value"), body) + more
+
+
+def _flat(stack: Results, x: Results, dims: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    if not dims:
+        yield (estimate({**x, "value": x["values"]}),)
+        return
+    for i in range(len(x["values"])):
+        part = {k: x[k][i] for k in ("values", "low", "high") if k in x}
+        for cells in _flat(stack, part, dims[1:]):
+            yield (_entry(stack, dims[0], i), *cells)
+
+
+def estimate(x: Results) -> str:
+    """A value and its interval: "0.31 (0.28 to 0.34)"."""
+    text = number(x.get("value"))
+    if x.get("low") is None or x.get("high") is None:
+        return text
+    return f"{text} ({number(x['low'])} to {number(x['high'])})"
