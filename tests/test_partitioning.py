@@ -6,6 +6,7 @@ import itertools
 import socket
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,11 +15,11 @@ from jax.sharding import AxisType, PartitionSpec
 
 from protlm_jax import models, partitioning
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.axes import logical_spec
+from protlm_jax.models.axes import logical_spec, undivided
 from protlm_jax.models.build import example_batch
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.t5 import t5_config
-from protlm_jax.partitioning import RULES, make_mesh
+from protlm_jax.partitioning import RULES, make_mesh, split_slices
 
 SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 4, "head_dim": 8, "d_ff": 64}
 MODELS = {"bert": bert_config(**SIZES), "t5": t5_config(**SIZES, num_decoder_layers=2)}
@@ -52,6 +53,22 @@ def test_names_become_mesh_axes(names, shape, mesh, expected) -> None:
     assert spec(names, shape, **mesh) == PartitionSpec(*padded)
 
 
+@pytest.mark.parametrize(
+    ("names", "shape", "expected"),
+    [
+        (("vocab", "embed"), (30, 64), [("vocab", 30, ("tensor",), 8)]),
+        (("embed", "mlp"), (33, 60), [("mlp", 60, ("tensor",), 8), ("embed", 33, ("fsdp",), 2)]),
+        (("heads", "kv"), (8, 3), []),
+        # Another dimension has the axis instead: nothing is lost.
+        (("heads", "mlp"), (20, 64), []),
+        ((None, "unheard"), (3, 3), []),
+    ],
+)
+def test_what_does_not_divide_is_named(names, shape, expected) -> None:
+    mesh = {"data": 4, "fsdp": 2, "tensor": 8}
+    assert undivided(names, shape, mesh, RULES) == expected
+
+
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2), (1, 1, 8)])
 def test_every_parameter_can_be_laid_out(family: str, shape: tuple[int, ...]) -> None:
@@ -80,6 +97,40 @@ def test_meshes() -> None:
     assert list(two.devices.flat) == jax.devices()[4:6]
 
 
+class Device(NamedTuple):
+    """What a mesh asks of a device."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "of a test"
+
+
+def test_slices_stand_outermost_in_the_order_that_devices_know() -> None:
+    mesh = make_mesh({"slices": 2, "data": -1, "tensor": 2})
+    assert dict(mesh.shape) == {"slices": 2, "data": 2, "fsdp": 1, "tensor": 2}
+    assert list(mesh.devices.flat) == jax.devices()
+    mixed = [Device(0, 1), Device(1, 0), Device(2, 1), Device(3, 0)]
+    assert split_slices(mixed) == split_slices(mixed, 2) == [[*mixed[1::2]], [*mixed[::2]]]
+    # Hosts of a GPU cluster have numbers too, but are one slice unless the config says otherwise.
+    nodes = [device._replace(platform="gpu") for device in mixed]
+    assert split_slices(nodes) == [nodes]
+    assert split_slices(nodes, 2) == [nodes[:2], nodes[2:]]
+
+
+@pytest.mark.parametrize(
+    ("devices", "slices", "message"),
+    [
+        ([Device(0, 0), Device(1, 1)], 4, "mesh.slices is 4; the devices are of 2 slices"),
+        ([Device(0, 0)] * 8, 3, r"mesh.slices is 3; 8 device\(s\) do not divide so"),
+        ([Device(0, 0)] * 8, 0, "mesh.slices is 0; 8"),
+    ],
+)
+def test_slices_that_cannot_be(devices: list[Device], slices: int, message: str) -> None:
+    with pytest.raises(ProtlmError, match=message):
+        split_slices(devices, slices)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -89,6 +140,7 @@ def test_meshes() -> None:
         ({"data": -1, "fsdp": -1}, "at most one may be -1"),
         ({"data": 0}, "sizes are positive"),
         ({"data": -2}, "sizes are positive"),
+        ({"slices": 2, "data": 8}, r"does not fit 4 device\(s\) of each of 2 slices"),
         ({"model": 2}, "unknown mesh axis 'model'; the axes are data, fsdp, tensor"),
     ],
 )
@@ -104,6 +156,35 @@ def test_rows_go_over_the_data_axes() -> None:
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
     with pytest.raises(ProtlmError, match=r"batch_size 6 does not divide over .* = 4 replicas"):
         partitioning.batch_sharding(mesh, 6)
+    several = make_mesh({"slices": 2, "data": 2, "fsdp": 2})
+    assert partitioning.batch_sharding(several, 8).spec[0] == ("slices", "data", "fsdp")
+    with pytest.raises(ProtlmError, match="12 does not divide over slices x data x fsdp = 8"):
+        partitioning.batch_sharding(several, 12)
+
+
+def test_a_split_stream_leaves_attention_to_the_heads() -> None:
+    mesh = make_mesh({"data": 2, "tensor": 4})
+    sizes = {"length": 16, "embed": 32}
+    found = {
+        stream: logical_spec(
+            ("batch", "length", "embed"),
+            (8, 16, 32),
+            mesh.shape,
+            partitioning.step_rules(stream, sizes, mesh),
+        )
+        for stream in ("whole", "length", "embed")
+    }
+    assert found == {
+        "whole": PartitionSpec("data", None, None),
+        "length": PartitionSpec("data", "tensor", None),
+        "embed": PartitionSpec("data", None, "tensor"),
+    }
+    rules = partitioning.step_rules("length", sizes, mesh)
+    names = ("batch", "length", "heads", "kv")
+    heads = logical_spec(names, (8, 16, 4, 8), mesh.shape, rules)
+    assert heads == PartitionSpec("data", None, "tensor", None)
+    with pytest.raises(ProtlmError, match="mesh.stream=length: its size 18 does not divide over"):
+        partitioning.step_rules("length", {"length": 18, "embed": 32}, mesh)
 
 
 TWO_PROCESSES = """
@@ -142,6 +223,11 @@ def test_the_description_names_each_parameter_and_adds_them_up() -> None:
     abstract, axes = models.abstract_params(model), models.logical_axes(model)
     mesh = make_mesh({"fsdp": 2, "tensor": 4})
     lines = partitioning.describe(abstract, axes, mesh).splitlines()
+    whole, *lines = [lines[-1], *lines[:-1]]
+    assert whole == (
+        "vocab of 30 does not divide over tensor = 4: whole on each device in embedder/token, "
+        "head/bias"
+    )
     assert len(lines) == 2 + len(jax.tree.leaves(abstract))
     rows = {line.split("  ")[0]: " ".join(line.split()) for line in lines[1:-1]}
     query = "(2, 32, 4, 8) float32 layers, embed, heads, kv None, fsdp, tensor, None"

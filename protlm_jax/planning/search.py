@@ -140,16 +140,19 @@ def _promising(config: RunConfig, parts: Parts, topology: Topology) -> list[Sett
 def _settles(done: Tried, setting: Setting) -> bool:
     """Whether what was compiled already says that another setting is not worth it.
 
-    On the same mesh: what takes no less memory than what did not fit does not fit either, and more
+    What takes no less memory than what did not fit does not fit either; and on the same mesh, more
     parts, or more computed again, than in what fits only cost time.
     """
     known = done.setting
-    if (known.fsdp, known.tensor) != (setting.fsdp, setting.tensor):
+    if known.tensor != setting.tensor:
         return False
     remat, other = REMATS.index(known.remat), REMATS.index(setting.remat)
-    if done.fits:
-        return other >= remat and setting.accumulate >= known.accumulate
-    return other <= remat and setting.accumulate <= known.accumulate
+    if not done.fits:
+        no_more = setting.fsdp <= known.fsdp and setting.accumulate <= known.accumulate
+        return done.plan is not None and no_more and other <= remat
+    if known.fsdp != setting.fsdp:
+        return False
+    return other >= remat and setting.accumulate >= known.accumulate
 
 
 def _compiled(setting: Setting, phase: Phase, topology: Topology) -> Tried:

@@ -10,6 +10,7 @@ import pytest
 
 from protlm_jax import platforms
 from protlm_jax.errors import ProtlmError
+from protlm_jax.partitioning import make_mesh
 from protlm_jax.planning.topologies import topology
 
 needs_libtpu = pytest.mark.skipif(
@@ -24,11 +25,23 @@ def test_the_pods_of_the_paper_have_the_cores_in_their_names() -> None:
     assert {n: len(pod.devices) for n, pod in pods.items()} == {
         "v3:16x16": 512,
         "v3:16x32": 1024,
-        "v4:2x2x1": 8,
+        "v4:2x2x1": 4,  # both cores of a chip are one device
         "v5e:2x4": 8,
     }
     assert pods["v3:16x16"].hbm == int(15.48 * 2**30)
+    assert pods["v4:2x2x1"].hbm == 32 * 2**30 and pods["v5e:2x4"].hbm == 16 * 2**30
     assert pods["v3:16x32"].devices[0].device_kind == "TPU v3"
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v3:2x2", "v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x4"])
+def test_slices_are_several_pods(name: str) -> None:
+    pod, pods = topology(name), topology(name, slices=2)
+    assert (pods.name, pods.slices, pods.hbm) == (f"2 x {name}", 2, pod.hbm)
+    mesh = make_mesh({"data": -1, "fsdp": 2}, pods.devices)
+    assert dict(mesh.shape) == {"slices": 2, "data": len(pod.devices) // 2, "fsdp": 2, "tensor": 1}
+    assert [{d.slice_index for d in slice.flat} for slice in mesh.devices] == [{0}, {1}]
 
 
 @pytest.mark.parametrize("name", ["v9:2x2", "v3", "v3:", "v3:2xtwo", "16x16"])

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO, kinds_first, training_batch
+from jax.sharding import AbstractMesh
+from zoo import ROW, ZOO, kinds_first, training_batch
 
 from protlm_jax import models, partitioning
+from protlm_jax.models.families.t5 import t5_config
+from protlm_jax.planning.program import collectives_by_axis
 from protlm_jax.training import step as steps
 from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
 from protlm_jax.training.schedules import ScheduleConfig, build_schedule
-from protlm_jax.training.state import TrainState, compile_init, state_layout
+from protlm_jax.training.state import (
+    TrainState,
+    abstract_state,
+    compile_init,
+    lay_out,
+    state_layout,
+)
 
 MESHES = {
     "one": {"data": 1, "fsdp": 1, "tensor": 1},
     "eight": {"data": 2, "fsdp": 2, "tensor": 2},
+    "slices": {"slices": 2, "data": 1, "fsdp": 2, "tensor": 2},
 }
 STEPS = 20
 # The optimizer of each family's published runs; AdamW elsewhere.
@@ -33,10 +44,10 @@ def batches(family: str) -> list[dict[str, np.ndarray]]:
 class Trained:
     """A step on a mesh, and what it gave."""
 
-    def __init__(self, family: str, shape: str, accumulate: int = 1) -> None:
+    def __init__(self, family: str, shape: str, accumulate: int, stream: str) -> None:
         objective = ZOO[family].build_objective()
         mesh = partitioning.make_mesh(MESHES[shape])
-        self.family, self.rows = family, partitioning.batch_sharding(mesh, 8)
+        self.family, self.mesh, self.rows = family, mesh, partitioning.batch_sharding(mesh, 8)
         model = models.build(ZOO[family].config)
         axes = models.logical_axes(model)
         name = OPTIMIZERS.get(family, "adamw")
@@ -47,8 +58,10 @@ class Trained:
         )
         self.abstract, self.layout = state_layout(model, optimizer, mesh, batch_size=8)
         step = steps.TrainStep(model, objective, optimizer, axes, 0, accumulate)
-        self.compiled = steps.compile_step(step, mesh, self.layout, self.rows)
-        self.evaluate = steps.compile_evaluation(step, mesh, self.layout, self.rows)
+        sizes = {"length": ROW, "embed": model.config.d_model}
+        rules = partitioning.step_rules(stream, sizes, mesh)
+        self.compiled = steps.compile_step(step, mesh, self.layout, self.rows, rules)
+        self.evaluate = steps.compile_evaluation(step, mesh, self.layout, self.rows, rules)
         self.init = compile_init(model, optimizer, self.layout, 8)
 
     @functools.cached_property
@@ -62,9 +75,9 @@ class Trained:
 
 
 @functools.cache
-def trained(family: str, shape: str, accumulate: int = 1) -> Trained:
+def trained(family: str, shape: str, accumulate: int = 1, stream: str = "whole") -> Trained:
     """Made once, whatever is asked of it."""
-    return Trained(family, shape, accumulate)
+    return Trained(family, shape, accumulate, stream)
 
 
 @pytest.mark.parametrize("family", kinds_first())
@@ -76,6 +89,31 @@ def test_eight_devices_give_the_losses_of_one(family: str) -> None:
     specs = [s.spec for s in jax.tree.leaves(eight.layout.params)]
     used = set(itertools.chain.from_iterable(spec for spec in specs))
     assert {"fsdp", "tensor"} <= used
+
+
+def test_slices_with_a_split_stream_give_the_losses_of_one_device() -> None:
+    split = trained("bert", "slices", stream="length")
+    np.testing.assert_allclose(split.result[0], trained("bert", "one").result[0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("stream", "at"), [("length", 1), ("embed", 2)])
+def test_a_split_stream_is_in_the_program(stream: str, at: int) -> None:
+    step = trained("bert", "eight", stream=stream)
+    text = step.compiled.lower(step.abstract, batches("bert")[0]).as_text()
+    dimensions = [r'\{"data", "fsdp"\}', r"\{\}", r"\{\}"]
+    dimensions[at] = r'\{"tensor"\}'
+    constraints = re.findall(rf"sharding_constraint .*\[{', '.join(dimensions)}\]", text)
+    assert len(constraints) >= 3, "the embedding, and what follows each sublayer"
+
+
+def test_slices_say_nothing_to_each_other_but_sums() -> None:
+    split = trained("bert", "slices", stream="length")
+    text = split.compiled.lower(split.abstract, batches("bert")[0]).compile().as_text()
+    spoken = collectives_by_axis(text, split.mesh.shape)
+    across = {axes: kinds for axes, kinds in spoken.items() if "slices" in axes}
+    assert {kind for kinds in across.values() for kind in kinds} == {"all-reduce"}
+    within = {kind for axes, kinds in spoken.items() if axes not in across for kind in kinds}
+    assert "all-gather" in within, "of FSDP; the reading of groups would otherwise mean nothing"
 
 
 def test_the_lowered_step_holds_sharding_constraints() -> None:
@@ -97,6 +135,40 @@ def test_optimizer_state_is_sharded_like_its_parameters() -> None:
     ]
     assert kernel == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
     assert moments == [kernel, kernel]
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2), (1, 2, 4)])
+def test_factored_moments_are_sharded_like_their_parameters(shape: tuple[int, ...]) -> None:
+    """What a device holds of rows and columns: sums of what it holds of the matrix."""
+    config = t5_config(d_model=256, num_layers=2, num_heads=4, head_dim=64, d_ff=512)
+    model = models.build(config.replace(num_decoder_layers=2))
+    axes = models.logical_axes(model)
+    schedule = build_schedule(ScheduleConfig("constant", 1e-2), STEPS)
+    abstract = abstract_state(model, build_optimizer(OptimizerConfig("adafactor"), schedule, axes))
+    layout = lay_out(abstract, axes, AbstractMesh(shape, partitioning.MESH_AXES))
+    (state,) = (s for s in abstract.opt_state if hasattr(s, "v_row"))
+    (sharding,) = (s for s in layout.opt_state if hasattr(s, "v_row"))
+    factored = 0
+    for path, param in jax.tree_util.tree_leaves_with_path(abstract.params):
+        names, own, *moments = (
+            functools.reduce(lambda tree, key: tree[key.key], path, tree)
+            for tree in (axes, layout.params, *state[1:3], *sharding[1:3])
+        )
+        if moments[0].ndim < 2 or moments[0].shape[1] == 1:
+            continue  # not factored: a vector, or a table with a short side
+        factored += 1
+        local = own.shard_shape(param.shape)
+        assert np.prod(local) < np.prod(param.shape)
+        width = names.index("embed")  # the other side is that of the MLP, or of all heads
+        whole, held = (
+            (shape[width], np.prod(shape[1:]) // shape[width]) for shape in (param.shape, local)
+        )
+        found = {
+            (moment.shape[1], split.shard_shape(moment.shape)[1])
+            for moment, split in zip(moments[:2], moments[2:], strict=True)
+        }
+        assert found == set(zip(whole, held, strict=True)), path
+    assert factored == 6 + 10, "kernels of the encoder's block and of the decoder's"
 
 
 def test_a_memory_is_laid_out_like_the_rows_and_put_back_in_their_order() -> None:
