@@ -172,15 +172,16 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        peak = _asked_for(str(error))
+        peak = asked_for(str(error))
         suggestion = suggest(config, parts, state, topology.hbm)
     else:
-        peak, suggestion = _peak(compiled.memory_analysis()), ""
+        peak, suggestion = peak_of(compiled.memory_analysis()), ""
         text = compiled.as_text()
         spoken = collectives(text)
         if parts.mesh.size > 1:
             whole = unsplit(text, train.batch_size // train.accumulate, length)
-        speed = how_fast(text, parts.mesh, topology.generation, config, flops)
+        tokens = train.batch_size * length
+        speed = how_fast(text, parts.mesh, topology.generation, tokens, train.steps, flops)
     return Plan(
         phase=phase,
         topology=topology.name,
@@ -207,7 +208,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
 
 
 def how_fast(
-    text: str, mesh: Mesh, generation: str, config: RunConfig, model_flops: int
+    text: str, mesh: Mesh, generation: str, tokens: int, steps: int, model_flops: int
 ) -> dict[str, Any]:
     """The fields of a Plan that say how fast a step is.
 
@@ -215,14 +216,15 @@ def how_fast(
         text: `compiled.as_text()`.
         mesh: TPU devices, or descriptions of them, for which it was compiled.
         generation: theirs, such as "v3".
-        config: the run.
+        tokens: of one step, on all devices.
+        steps: of the run.
         model_flops: of one step on all devices.
     """
     devices = list(mesh.devices.flat)
     walk = Walk(read(text), Network.of(CHIPS[generation], devices), tuple(mesh.shape.values()))
     took = walk.all()
     peak = walk.peak * len(devices)
-    tokens = config.train.batch_size * config.data.length / took.seconds
+    rate = tokens / took.seconds
     return {
         "executed_flops": took.flops * len(devices),
         "hbm_bytes": took.bytes,
@@ -234,9 +236,9 @@ def how_fast(
         "binds": max(took.booked, key=lambda name: took.booked[name]),
         "mfu": model_flops / peak / took.seconds,
         "hfu": took.flops / walk.peak / took.seconds,
-        "tokens_per_second": tokens,
-        "host_tokens_per_second": tokens / len({device.process_index for device in devices}),
-        "days": config.train.steps * took.seconds / 86_400,
+        "tokens_per_second": rate,
+        "host_tokens_per_second": rate / len({device.process_index for device in devices}),
+        "days": steps * took.seconds / 86_400,
     }
 
 
@@ -253,7 +255,7 @@ def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
 
 
-def _peak(memory: Any) -> int:
+def peak_of(memory: Any) -> int:
     """What a step is given and makes; the new state takes the place of the old one."""
     return int(
         memory.argument_size_in_bytes
@@ -264,7 +266,7 @@ def _peak(memory: Any) -> int:
     )
 
 
-def _asked_for(message: str) -> int:
+def asked_for(message: str) -> int:
     """How many bytes the compiler wanted, from its message.
 
     Raises:
