@@ -1,0 +1,92 @@
+"""Attention as it is chosen for TPUs of every generation, compiled for them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from protlm_jax import partitioning
+from protlm_jax.config_files import load_config
+from protlm_jax.models.attention import Attention
+from protlm_jax.models.attention_choice import choose_backend
+from protlm_jax.models.attention_context import AttentionContext
+from protlm_jax.models.families.bert import bert_config
+from protlm_jax.planning.compile import abstract_batch
+from protlm_jax.planning.topologies import topology
+from protlm_jax.training.assembly import assemble
+
+ROWS, LENGTH = 4, 512
+SIZES = {"d_model": 128, "num_layers": 1, "num_heads": 2, "head_dim": 64, "d_ff": 128}
+KERNELS = {"splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"}
+
+pytestmark = [
+    pytest.mark.libtpu,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_cache() -> Iterator[None]:
+    """JAX keeps programs for pods in its cache, but cannot read them back without the pod."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
+
+
+def kernels(text: str) -> set[str]:
+    return set(re.findall(r"splash_mha_(?:fwd|dq|dkv)", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("v3:2x2", "xla"),
+        ("v4:2x2x1", "splash"),
+        ("v5e:2x2", "splash"),
+        ("v5p:2x2x1", "splash"),
+        ("v6e:2x2", "splash"),
+    ],
+)
+def test_every_generation_compiles_what_is_chosen_for_it(name: str, expected: str) -> None:
+    config = bert_config(**SIZES, dtype="bfloat16", dropout_rate=0.0)
+    mesh = partitioning.make_mesh({"data": 2, "tensor": 2}, topology(name).devices[:4])
+    kind = mesh.devices.flat[0].device_kind
+    assert choose_backend(config, kind, LENGTH).name == expected
+    attention = Attention(config)
+
+    def loss(params, x: jax.Array, segments: jax.Array) -> jax.Array:
+        context = AttentionContext(segments, segments)
+        return jnp.sum(attention.apply(params, x, x, context, True).astype(jnp.float32))
+
+    x = jnp.zeros((ROWS, LENGTH, config.d_model), jnp.bfloat16)
+    segments = jnp.ones((ROWS, LENGTH), jnp.int32)
+    shapes = jax.eval_shape(attention.init, jax.random.key(0), x, x, AttentionContext(
+        segments, segments), True)  # fmt: skip
+    rows = partitioning.batch_sharding(mesh, ROWS)
+    step = jax.jit(jax.grad(loss), in_shardings=(partitioning.replicated(mesh), rows, rows))
+    with partitioning.on_mesh(mesh):
+        text = step.lower(shapes, x, segments).compile().as_text()
+    assert kernels(text) == (KERNELS if expected == "splash" else set())
+    # A device has half of the rows and one of the two heads.
+    scores = re.findall(rf"(?:f32|bf16)\[{ROWS // 2},1,{LENGTH},{LENGTH}\]", text)
+    assert bool(scores) == (expected == "xla")
+
+
+def test_a_causal_train_step_has_the_kernels_too() -> None:
+    sizes = [f"model.{name}={size}" for name, size in SIZES.items()]
+    config = load_config(
+        "configs/tiny.py:gpt2",
+        [*sizes, "model.dtype=bfloat16", "model.remat=full", f"data.length={LENGTH}"],
+    )
+    parts = assemble(config, topology("v4:2x2x1").devices)
+    lowered = parts.update.lower(parts.abstract, abstract_batch(config))
+    assert kernels(lowered.compile().as_text()) == KERNELS
