@@ -144,7 +144,10 @@ def _add_train(verbs: Verbs) -> None:
 
 def _add_plan(verbs: Verbs) -> None:
     verb = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
-    verb.add_argument("--config", required=True, help="path:variant; all its phases are planned")
+    recipe = verb.add_mutually_exclusive_group(required=True)
+    recipe.add_argument("--config", help="path:variant; all its phases are planned")
+    recipe.add_argument("--gin_file", action="append", help="a recipe of T5X; may be repeated")
+    verb.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE", help="and in it")
     verb.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
     verb.add_argument(
         "--num_slices", type=_positive, default=1, metavar="N",
@@ -303,18 +306,22 @@ def _hosts(arguments: argparse.Namespace) -> Hosts | None:
     return Hosts(*said)
 
 
-def _plan(arguments: argparse.Namespace) -> None:
+def _plan(arguments: argparse.Namespace) -> int | None:
     from protlm_jax.planning.compile import plan_recipe
     from protlm_jax.planning.table import table
     from protlm_jax.planning.topologies import topology
+    from protlm_jax.t5x_bridge import planned
 
+    if arguments.gin_file:
+        return planned.run(arguments)
     pod = topology(arguments.topology, arguments.num_slices)
     if arguments.search:
         _finish(_search(arguments, pod), arguments.output)
-        return
+        return None
     plans = plan_recipe(arguments.config, arguments.overrides, pod, arguments.phase)
     result = {"summary": table(plans), "phases": [plan.to_dict() for plan in plans]}
     _finish(result, arguments.output)
+    return None
 
 
 def _search(arguments: argparse.Namespace, pod: Topology) -> dict:
