@@ -5,8 +5,9 @@
     DecoderModel           GPT-2 and ProGen2, under "causal"
 
 The loss is that of the objective, the same code as in a native run: T5X's own loss, label smoothing
-and z-loss are not used. It is the mean over what is asked, and T5X adds up the gradients of
-microbatches, so that `num_microbatches` weighs each microbatch alike and not by what it asks.
+and z-loss are not used. It is the mean over what is asked. With `num_microbatches` T5X adds up the
+gradients of the parts, so that each weighs alike and not by what it asks, and it gives all of them
+the same key, so that the same places are hidden in each (`train.accumulate` does neither).
 Evaluation hides what the objective hides in evaluation, chosen by the content of the batch.
 """
 

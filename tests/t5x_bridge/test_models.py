@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -67,7 +68,8 @@ def test_the_loss_is_the_objective_s(family: str) -> None:
     params = zoo.loaded(family).params
     key = jax.random.PRNGKey(5)
     loss, metrics = jax.jit(model.loss_fn)(params, batch, key)
-    score = zoo.ZOO[family].build_objective()(model.module, params, batch, jax.random.key(5))
+    objective = functools.partial(zoo.ZOO[family].build_objective(), model.module)
+    score = jax.jit(objective)(params, batch, jax.random.key(5))
     np.testing.assert_allclose(loss, score.loss_sum / score.weight_sum, rtol=1e-6)
     read = model.objective.summary(score.metrics)
     for name in ("hidden/nll", "hidden/perplexity", "hidden/accuracy", "asked/accuracy"):

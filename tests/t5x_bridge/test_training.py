@@ -13,6 +13,7 @@ pytest.importorskip("t5x", reason="T5X is not installed: requirements/t5x.txt")
 
 import zoo
 from flax.core import unfreeze
+from flax.traverse_util import flatten_dict
 from jax.sharding import PartitionSpec
 from t5x import adafactor, trainer, utils
 
@@ -116,7 +117,10 @@ def test_both_roads_lose_the_same(family: str, assert_close: Any) -> None:
     losses, after = native_run(family, theirs.before)
     assert len(set(losses)) == STEPS
     np.testing.assert_allclose(theirs.losses, losses, rtol=1e-5)
-    assert_close(theirs.after, after, 1e-4, "parameters after three updates")
+    # A key's bias shifts all scores of a query alike: its gradient is rounding, and Adam scales it.
+    kept = [flatten_dict(tree) for tree in (theirs.after, after)]
+    kept = [{p: x for p, x in tree.items() if p[-2:] != ("key", "bias")} for tree in kept]
+    assert_close(*kept, 1e-4, "parameters after three updates")
 
 
 def test_parameters_and_moments_lie_where_the_rules_say() -> None:
@@ -144,23 +148,21 @@ def test_constraints_on_activations_are_in_the_program() -> None:
 
 
 def test_microbatches_weigh_alike() -> None:
-    """T5X sums the gradients of microbatches; the loss in the log stays a mean over residues."""
+    """T5X sums their gradients, and gives all of them one key; the logged loss is over residues."""
     model = bridge.EncoderModel(zoo.ZOO["bert"].config, "masked", optimizers.Optimizer())
     params, batch = zoo.loaded("bert").params, zoo.training_batch("bert", 0)
     key = jax.random.PRNGKey(0)
-    grads, metrics = [], []
-    rng = key
-    for part in range(2):
-        rng, own = jax.random.split(rng)
-        rows = {name: x[4 * part : 4 * part + 4] for name, x in batch.items()}
-        grads.append(jax.grad(lambda p, r=rows, k=own: model.loss_fn(p, r, k)[0])(params))
-        metrics.append(model.loss_fn(params, rows, own)[1]["loss"])
-    state = _State(params)
-    total, measured, _ = trainer.accumulate_grads_microbatched(model, state, batch, key, 2)
-    expected = jax.tree.map(np.add, *grads)
+    parts = [{n: x[4 * i : 4 * i + 4] for n, x in batch.items()} for i in range(2)]
+    gradient = jax.jit(jax.grad(model.loss_fn, has_aux=True))
+    made = [gradient(params, part, jax.random.split(key)[1]) for part in parts]
+    total, measured, _ = jax.jit(
+        lambda p, b: trainer.accumulate_grads_microbatched(model, _State(p), b, key, 2)
+    )(params, batch)
+    expected = jax.tree.map(np.add, *(grads for grads, _ in made))
     for ours, theirs in zip(jax.tree.leaves(expected), jax.tree.leaves(total), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
-    mean = sum(m.total for m in metrics) / sum(m.count for m in metrics)
+    of_parts = [metrics["loss"] for _, metrics in made]
+    mean = sum(m.total for m in of_parts) / sum(m.count for m in of_parts)
     np.testing.assert_allclose(measured["loss"].compute(), mean, rtol=1e-5)
 
 
