@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from protlm_jax import models
 from protlm_jax.evaluation.depth.analyse import measure_batch
 from protlm_jax.evaluation.depth.batches import Asked
-from protlm_jax.evaluation.depth.positions import PositionSet
+from protlm_jax.evaluation.depth.positions import PositionSet, position_set
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.esm2 import esm2_config
@@ -335,6 +336,14 @@ def measured(
     batch = Asked(ref.features, ref.true, HIDDEN, REAL, protein, [0, 1, 2])
     found, sample = measure_batch(loaded or ref.loaded, batch, stack, metrics, positions, 16)
     return found | sample
+
+
+def arguments(ref: Reference) -> tuple[Any, ...]:
+    """The same batch, for functions that are traced: model, parameters, ..., amino acids."""
+    protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
+    positions = position_set("asked", ref.target, ref.residues, protein, 3)
+    shown = (ref.loaded.model, ref.loaded.params, ref.features, ref.true)
+    return (*shown, positions, jnp.asarray(ref.amino_acids))
 
 
 def length(x: np.ndarray) -> np.ndarray:

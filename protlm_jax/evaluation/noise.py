@@ -167,9 +167,8 @@ def _read_templates(
 
 
 def _require_masked(loaded: LoadedModel) -> None:
-    kind = loaded.model.readouts[0].kind
-    if kind != "masked":
+    if (reason := loaded.model.readouts[0].why_no_noise) is not None:
         raise ProtlmError(
-            f"{loaded.name} is not asked by masks in its input (its readout is {kind}): noise that "
-            "hides residues is defined for masked models and for DPLM"
+            f"noise that hides residues is defined for masked models and for DPLM, and not for "
+            f"{loaded.name}: {reason}"
         )

@@ -14,6 +14,15 @@ Batch = dict[str, Any]
 Kind = Literal["masked", "denoising", "query", "causal", "detection", "none"]
 
 
+_SILENCE: dict[Kind, str] = {
+    "none": "has no head, and so gives no distribution over residues: embed or probe it, or take "
+    "the folder of the whole model, with its decoder",
+    "detection": "tells replaced residues from true ones and gives no distribution over residues: "
+    "score its generator instead",
+    "query": "predicts residues from its query stream, not from the stream that is measured",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Readout:
     """A distribution over residues that the model was trained to give, and how it is asked for.
@@ -40,16 +49,16 @@ class Readout:
 
     @property
     def silence(self) -> str:
-        """Why a model predicts no residues, as what is said after its name."""
-        if self.kind == "none":
-            return (
-                "has no head, and so gives no distribution over residues: embed or probe it, or "
-                "take the folder of the whole model, with its decoder"
-            )
-        return (
-            "tells replaced residues from true ones and gives no distribution over residues: "
-            "score its generator instead"
-        )
+        """Why residues cannot be read from the stream, as what is said after the model's name."""
+        return _SILENCE[self.kind]
+
+    @property
+    def why_no_noise(self) -> str | None:
+        """Why no share of the input can be hidden from the model; None where any can: in masked
+        models, of which diffusion models are some."""
+        if self.kind == "masked":
+            return None
+        return f"it is not asked by masks in its input (its readout is {self.kind})"
 
     @property
     def reads_stream(self) -> bool:

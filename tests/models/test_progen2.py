@@ -1,7 +1,4 @@
-"""ProGen2 against a reference of its own, written on the published tensors; what a block taps.
-
-The reference follows the paper and GPT-J's description: it knows nothing of our table of keys.
-"""
+"""ProGen2 against a reference of its own, written on the published tensors; what a block taps."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
+from progen2_reference import Blocks
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
@@ -36,57 +34,16 @@ BATCH = {
 }
 
 
-def turned(x: Any, size: int) -> Any:
-    """Rotates pairs (0, 1), (2, 3), ... of the first `size` entries of [L, H, K] by position."""
-    x = x.clone()
-    for pair in range(size // 2):
-        angle = torch.arange(x.shape[0]) * 10_000.0 ** (-2 * pair / size)
-        cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-        a, b = x[..., 2 * pair].clone(), x[..., 2 * pair + 1].clone()
-        x[..., 2 * pair] = a * cos - b * sin
-        x[..., 2 * pair + 1] = b * cos + a * sin
-    return x
-
-
-def attention(fused: Any, heads: int, rotary: int) -> Any:
-    """Causal attention of one protein, from the fused projection [L, 3 D]."""
-    length, width = fused.shape[0], fused.shape[1] // 3
-    size = width // heads
-    parts: dict[str, list[Any]] = {"q": [], "v": [], "k": []}
-    for group in fused.chunk(8, dim=-1):  # of some heads each: their queries, values and keys
-        for name, part in zip(parts, group.chunk(3, dim=-1), strict=True):
-            parts[name].append(part.reshape(length, heads // 8, size))
-    q, v, k = (torch.cat(part, dim=1) for part in parts.values())
-    scores = torch.einsum("lhk,mhk->hlm", turned(q, rotary), turned(k, rotary)) / size**0.5
-    later = torch.ones(length, length).triu(1).bool()
-    weights = scores.masked_fill(later[None], -torch.inf).softmax(-1)
-    return torch.einsum("hlm,mhk->lhk", weights, v).reshape(length, width)
-
-
-def reference(state: dict[str, Any], heads: int, rotary: int, ids: Any) -> dict[str, list[Any]]:
-    """Streams, what each sublayer adds, and logits of one protein [L], without padding."""
-
-    def linear(x: Any, name: str) -> Any:
-        return torch.nn.functional.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
-
-    def norm(x: Any, name: str) -> Any:
-        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
-
-    h = state["transformer.wte.weight"][ids]
+def reference(blocks: Blocks, ids: Any) -> dict[str, list[Any]]:
+    """Streams, what each sublayer adds, and logits of one protein [L]."""
+    h = blocks.embed(ids)
     found: dict[str, list[Any]] = {"stream": [], "attention": [], "mlp": []}
-    layer = 0
-    while f"transformer.h.{layer}.ln_1.weight" in state:
-        name = f"transformer.h.{layer}"
-        x = norm(h, f"{name}.ln_1")
-        mixed = attention(linear(x, f"{name}.attn.qkv_proj"), heads, rotary)
-        inner = torch.nn.functional.gelu(linear(x, f"{name}.mlp.fc_in"), approximate="tanh")
-        found["stream"].append(h)
-        found["attention"].append(linear(mixed, f"{name}.attn.out_proj"))
-        found["mlp"].append(linear(inner, f"{name}.mlp.fc_out"))
-        h = h + found["attention"][-1] + found["mlp"][-1]
-        layer += 1
-    return {**found, "logits": [linear(norm(h, "transformer.ln_f"), "lm_head")]}
+    for layer in range(blocks.number):
+        mixed, inner = blocks.added(layer, h)
+        for name, x in (("stream", h), ("attention", mixed), ("mlp", inner)):
+            found[name].append(x)
+        h = h + mixed + inner
+    return {**found, "logits": [blocks.head(h)]}
 
 
 @functools.cache
@@ -107,8 +64,9 @@ def both() -> tuple[dict[str, np.ndarray], Any, list[dict[str, list[Any]]], Any]
         name: torch.tensor(array).requires_grad_()
         for name, array in tensors(exchange, loaded.params)
     }
-    run = functools.partial(reference, state, loaded.config.num_heads, loaded.config.rotary_dim)
-    found = [run(torch.tensor(row[:n]).long()) for row, n in zip(TOKENS, LENGTHS, strict=True)]
+    blocks = Blocks(state, loaded.config.num_heads, loaded.config.rotary_dim)
+    rows = [torch.tensor(row[:n]).long() for row, n in zip(TOKENS, LENGTHS, strict=True)]
+    found = [reference(blocks, row) for row in rows]
     for row, one in enumerate(found):
         targets = torch.tensor(NEXT[row, : LENGTHS[row] - 1]).long()
         logits = one["logits"][0][:-1]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import similarity
 from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
 from protlm_jax.evaluation.depth.erasure import erasure
 from protlm_jax.evaluation.depth.gradients import gradients
 from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.depth.metrics import METRICS, depths_of, resolve, why_not
-from protlm_jax.evaluation.depth.partial import Partial
-from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet
+from protlm_jax.evaluation.depth.metrics import (
+    METRICS,
+    depths_of,
+    forwards,
+    resolve,
+    why_not,
+)
+from protlm_jax.evaluation.depth.partial import NOTHING, Partial, digest
+from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet, Stat
 from protlm_jax.evaluation.depth.programs import block_sizes
-from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Totals
+from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, stacked
+from protlm_jax.evaluation.depth.streaming import over_batches
 from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
+from protlm_jax.evaluation.heldout import RATE
 from protlm_jax.models.build import build
 from protlm_jax.models.flops import forward_flops_per_token
 from protlm_jax.models.loaded import LoadedModel
@@ -36,6 +46,7 @@ def analyse(
     *,
     metrics: str | Iterable[str] = "default",
     positions: PositionSet = "asked",
+    noise_levels: Sequence[float] | None = None,
     length: int | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -52,32 +63,58 @@ def analyse(
             model hides what it predicts.
         metrics: "default", "all", or names out of `metrics.METRICS`.
         positions: see `positions.POSITION_SETS`.
+        noise_levels: shares of the residues that are hidden instead, each above 0 and at most 1.
+            All is then measured at each of them, and every quantity has "noise" for its first
+            dimension, also where there is one level.
         length: tokens in a row; None takes the position table's size, or 256.
         seed: of the choice of hidden residues.
-        progress: draw a progress bar on a terminal.
+        progress: draw a progress bar on a terminal, with the time that is left.
         folder: keeps partial sums; the same call again goes on from them.
 
     Raises:
-        ProtlmError: no protein has a residue to hide, or a metric does not exist.
+        ProtlmError: no protein has a residue to hide, a metric does not exist, a level is out of
+            range, or the model is not asked by masks in its input and so knows no levels.
     """
     began = time.perf_counter()
     names = resolve(metrics)
     loaded = in_float32(loaded)
-    proteins = prepare(loaded, sequences, length, seed)
-    stacks = {}
-    for stack in loaded.model.stack_names:
-        keep = None
-        if folder is not None:
-            settings = [names, positions, seed, proteins.names, proteins.pieces, proteins.length]
-            keep = Partial(folder / f"{stack}.npz", loaded, settings)
-        stacks[stack] = measure_stack(
-            loaded, proteins, stack, names, positions, seed=seed, progress=progress, keep=keep
-        )
-    tokens = sum(stop - start for _, start, stop in proteins.pieces)
-    tokens += len(proteins.pieces) * loaded.vocabulary.num_specials
-    flops = forward_flops_per_token(loaded.config, proteins.length) * tokens
-    cost = {"seconds": time.perf_counter() - began, "tokens": tokens, "one_forward_flops": flops}
+    model = "" if folder is None else digest(loaded)
+    at_levels: list[dict[str, Measured]] = []
+    for rate in (RATE,) if noise_levels is None else checked_levels(loaded, noise_levels):
+        proteins = prepare(loaded, sequences, length, seed, rate)
+        place = folder if folder is None or noise_levels is None else folder / f"noise-{rate:g}"
+        settings = [model, positions, seed, rate, proteins.names, proteins.pieces, proteins.length]
+        keeps = functools.partial(_keep, place, settings)
+        at_levels.append(
+            {
+                stack: measure_stack(
+                    loaded, proteins, stack, names, positions, seed=seed, progress=progress,
+                    keeps=keeps,
+                )
+                for stack in loaded.model.stack_names
+            }
+        )  # fmt: skip
+    stacks = at_levels[0]
+    if noise_levels is not None:
+        stacks = {
+            name: _by_level([one[name] for one in at_levels], noise_levels) for name in stacks
+        }
+    cost = {"seconds": time.perf_counter() - began, **_cost(loaded, proteins, stacks, names)}
     return Analysis(loaded.name, POSITION_SETS[positions], proteins.names, stacks, cost)
+
+
+def checked_levels(loaded: LoadedModel, levels: Sequence[float]) -> tuple[float, ...]:
+    """The levels of noise, if the model knows such.
+
+    Raises:
+        ProtlmError: it does not, or there is none, or one is not a share.
+    """
+    if (reason := loaded.model.readouts[0].why_no_noise) is not None:
+        raise ProtlmError(f"levels of noise are not defined of {loaded.name}: {reason}")
+    if not levels or not all(0 < level <= 1 for level in levels):
+        shown = ", ".join(f"{level:g}" for level in levels) or "none"
+        raise ProtlmError(f"levels of noise are shares above 0 and at most 1; these are {shown}")
+    return tuple(levels)
 
 
 def measure_stack(
@@ -89,47 +126,40 @@ def measure_stack(
     *,
     seed: int = 0,
     progress: bool = False,
-    keep: Partial | None = None,
+    keeps: Callable[..., Partial] = lambda *what: NOTHING,
 ) -> Measured:
     """One stack on all proteins; see `analyse`.
 
     Args:
-        keep: where sums are kept while batches come in, and taken from when a run goes on.
+        keeps: (stack, what is measured, metrics) -> where its sums are kept while batches come in,
+            and taken from when a run goes on.
     """
-    from tqdm import tqdm
-
     number, sublayers = _shape(loaded, stack)
-    reasons = {name: why_not(name, loaded.model, stack, number) for name in names}
-    undefined = {name: reason for name, reason in reasons.items() if reason}
-    if proteins.batches < 4 and "tuned_lens" in names:
-        undefined.setdefault("tuned_lens", "needs four batches of proteins")
+    undefined = _undefined(loaded, proteins, stack, number, names)
     defined = tuple(name for name in names if name not in undefined)
     streamed = tuple(name for name in defined if METRICS[name].streamed)
     points = 1 << (-(-POINTS // proteins.batches) - 1).bit_length()  # few shapes to compile for
-    totals, samples = Totals(len(proteins.names)), list[np.ndarray]()
-    done = 0 if keep is None else keep.load(totals, samples)
-    quiet = None if progress else True
-    for index in tqdm(
-        range(done, proteins.batches), stack, proteins.batches, initial=done, disable=quiet
-    ):
-        batch = proteins.batch(loaded, index)
+
+    def measured(batch: Asked) -> tuple[dict[str, Stat], np.ndarray | None]:
         found, sample = measure_batch(loaded, batch, stack, streamed, positions, points)
-        totals.add(found, list(batch.owners))
-        if sample:
-            samples.append(sample["streams"][:, sample["real"]])
-        if keep is not None:
-            keep.save(totals, samples, index + 1)
-    quantities: dict[str, Any] = dict(totals.quantities)
+        return found, sample["streams"][:, sample["real"]] if sample else None
+
+    keep = keeps(stack, "", streamed)
+    bar = {"progress": progress}
+    streams, samples = over_batches(loaded, proteins, measured, stack, keep=keep, **bar)
+    quantities: dict[str, Any] = dict(streams)
     if samples:
         similar = similarity.similarities(np.concatenate(samples, axis=1))
         quantities |= {name: Estimate(*named) for name, named in similar.items()}
     depths = depths_of(number)
-    if "erasure" in defined:
-        quantities |= erasure(loaded, proteins, stack, depths)
-    if "gradients" in defined:
-        quantities |= gradients(loaded, proteins, stack, depths)
+    for name, costly in (("erasure", erasure), ("gradients", gradients)):
+        if name in defined:
+            keep = keeps(stack, name)
+            quantities |= costly(loaded, proteins, stack, depths, positions, keep=keep, **bar)
     if "tuned_lens" in defined:
-        quantities |= tuned_lens(loaded, proteins, stack, seed)[0]
+        keep = keeps(stack, "tuned_lens")
+        found, _ = tuned_lens(loaded, proteins, stack, positions, seed=seed, keep=keep, **bar)
+        quantities |= found
     coords = {
         "part": ("layer", *sublayers),
         "sublayer": sublayers,
@@ -168,6 +198,51 @@ def in_float32(loaded: LoadedModel) -> LoadedModel:
     if loaded.config.dtype == "float32":
         return loaded
     return dataclasses.replace(loaded, model=build(loaded.config.replace(dtype="float32")))
+
+
+def _keep(
+    folder: Path | None, settings: list[Any], stack: str, what: str, metrics: Sequence[str] = ()
+) -> Partial:
+    """Where one measurement of a stack is kept."""
+    if folder is None:
+        return NOTHING
+    return Partial(folder / f"{'-'.join(filter(None, (stack, what)))}.npz", [*settings, *metrics])
+
+
+def _by_level(each: list[Measured], levels: Sequence[float]) -> Measured:
+    """One stack at several levels of noise as one."""
+    coords = {"noise": tuple(levels), **each[0].coords}
+    quantities = stacked("noise", [one.quantities for one in each])
+    return dataclasses.replace(each[0], quantities=quantities, coords=coords)
+
+
+def _undefined(
+    loaded: LoadedModel, proteins: Proteins, stack: str, number: int, names: tuple[str, ...]
+) -> dict[str, str]:
+    """Metric -> why it is not defined here."""
+    reasons = {name: why_not(name, loaded.model, stack, number) for name in names}
+    undefined = {name: reason for name, reason in reasons.items() if reason}
+    if proteins.batches < 4 and "tuned_lens" in names:
+        undefined.setdefault("tuned_lens", "needs four batches of proteins")
+    return undefined
+
+
+def _cost(
+    loaded: LoadedModel, proteins: Proteins, stacks: dict[str, Measured], names: tuple[str, ...]
+) -> dict[str, float]:
+    """Tokens, operations of one forward over them, and how many forwards of each stack it took."""
+    tokens = sum(stop - start for _, start, stop in proteins.pieces)
+    tokens += len(proteins.pieces) * loaded.vocabulary.num_specials
+    flops = forward_flops_per_token(loaded.config, proteins.length) * tokens
+    passes = {
+        f"forwards_{name}": forwards(
+            [metric for metric in names if metric not in one.undefined],
+            one.num_layers,
+            len(one.coords["sublayer"]),
+        )
+        for name, one in stacks.items()
+    }
+    return {"tokens": tokens, "one_forward_flops": flops, **passes}
 
 
 def _shape(loaded: LoadedModel, stack: str) -> tuple[int, tuple[str, ...]]:

@@ -18,7 +18,7 @@ def differences(subject: Subject, base: jax.Array, other: jax.Array) -> dict[str
     it.
 
     Args:
-        base, other: log p and log q, [B, L, 20] over the amino acids alone, so that families with
+        base, other: log p and log q, [B, K, 20] over the amino acids alone, so that families with
             other vocabularies compare.
     """
     p, q = jnp.exp(base), jnp.exp(other)
@@ -76,15 +76,15 @@ def logit_lens(subject: Subject) -> dict[str, Stat]:
     Returns:
         "lens_<name>" (depth), N + 1 of them, for every name of `differences` and `likenesses`.
 
-    Cost: N + 1 times the head, about a tenth of a forward.
+    Cost: N + 1 times the head, at the places that are read.
     """
-    base = subject.answer(subject.streams[-1])
+    base = subject.said_of(subject.seen[-1])
 
-    def at(stream: jax.Array) -> dict[str, Stat]:
-        other = subject.answer(stream)
+    def at(seen: jax.Array) -> dict[str, Stat]:
+        other = subject.said_of(seen)
         return differences(subject, base, other) | likenesses(subject, base, other)
 
-    found = jax.lax.map(at, subject.streams)
+    found = jax.lax.map(at, subject.seen)
     return {f"lens_{name}": stat.named("depth") for name, stat in found.items()}
 
 

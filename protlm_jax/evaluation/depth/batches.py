@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import Group, max_residues
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, position_set
-from protlm_jax.evaluation.heldout import HiddenProtein, even_pieces, hidden_batch, hide
+from protlm_jax.evaluation.heldout import RATE, HiddenProtein, even_pieces, hidden_batch, hide
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.readouts import Readout
 from protlm_jax.vocabularies import normalise
@@ -32,6 +33,7 @@ class Asked(NamedTuple):
         residues: [B, L] bool, tokens that are amino acids.
         protein: [B, L] int32, which of `owners` a token belongs to; -1 for padding.
         owners: index of each protein of the batch among all proteins that are measured.
+        most: how many residues of a row are asked at most, in every batch; None counts these.
     """
 
     features: dict[str, Any]
@@ -40,13 +42,14 @@ class Asked(NamedTuple):
     residues: np.ndarray
     protein: np.ndarray
     owners: Sequence[int]
+    most: int | None = None
 
     def positions(self, name: PositionSet, readout: Readout, slots: int = ROWS) -> Positions:
         """The named position set, placed where the model answers."""
         asked, residues = (
             np.asarray(readout.positions(jnp.asarray(x))) for x in (self.hidden, self.residues)
         )
-        return position_set(name, asked, residues, self.protein, slots)
+        return position_set(name, asked, residues, self.protein, slots, self.most)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,15 @@ class Proteins:
     def batches(self) -> int:
         return -(-len(self.pieces) // ROWS)
 
+    @functools.cached_property
+    def most(self) -> int:
+        """Asked residues of a row at most, rounded up so that few programs are compiled."""
+        asked = [
+            int(((self.hidden[i].targets >= start) & (self.hidden[i].targets < stop)).sum())
+            for i, start, stop in self.pieces
+        ]
+        return -(-max(asked) // 8) * 8
+
     def batch(self, loaded: LoadedModel, index: int) -> Asked:
         """Batch `index`, of ROWS rows; those beyond the last piece are padding."""
         members = self.pieces[index * ROWS : (index + 1) * ROWS]
@@ -92,6 +104,7 @@ class Proteins:
             np.isin(asked.true, loaded.vocabulary.amino_acid_ids) & real,
             np.where(real, np.arange(ROWS, dtype=np.int32)[:, None], -1),
             [protein for protein, _, _ in members],
+            self.most,
         )
 
     def all_batches(self, loaded: LoadedModel) -> Iterator[Asked]:
@@ -99,7 +112,11 @@ class Proteins:
 
 
 def prepare(
-    loaded: LoadedModel, sequences: Mapping[str, str], length: int | None, seed: int
+    loaded: LoadedModel,
+    sequences: Mapping[str, str],
+    length: int | None,
+    seed: int,
+    rate: float = RATE,
 ) -> Proteins:
     """Chooses what is hidden and cuts what is too long.
 
@@ -108,11 +125,12 @@ def prepare(
         length: tokens in a row, special tokens included; None takes the position table's size, or
             LONGEST where positions have no limit.
         seed: of the choice of hidden residues.
+        rate: share of each protein's standard residues, the first left out, that are hidden.
 
     Raises:
         ProtlmError: when no protein has a residue to hide.
     """
-    plain = {name: hide(normalise(s, record=name), seed) for name, s in sequences.items()}
+    plain = {name: hide(normalise(s, record=name), seed, rate) for name, s in sequences.items()}
     kept = {name: protein for name, protein in plain.items() if len(protein.targets)}
     if not kept:
         raise ProtlmError("depth analysis needs proteins with at least two standard residues")

@@ -30,8 +30,9 @@ def contributions(subject: Subject) -> dict[str, Stat]:
     Cost: the forward itself.
     """
     reduce = subject.positions.reduce
-    pairs = [(subject.streams[1:] - subject.streams[:-1], subject.streams[:-1])]
-    pairs += [(subject.taps[name], subject.taps[f"{name}_onto"]) for name in subject.sublayers]
+    taps = {name: subject.positions.at(x) for name, x in subject.taps.items()}
+    pairs = [(subject.seen[1:] - subject.seen[:-1], subject.seen[:-1])]
+    pairs += [(taps[name], taps[f"{name}_onto"]) for name in subject.sublayers]
     added, onto = (jnp.stack(side) for side in zip(*pairs, strict=True))
     size, there = norm(added), norm(onto)
     dot = jnp.sum(added * onto, axis=-1, dtype=jnp.float32)
@@ -41,7 +42,7 @@ def contributions(subject: Subject) -> dict[str, Stat]:
             "part", "layer"
         ),
         "cosine": reduce(cosine, there > 0).named("part", "layer"),
-        "stream_norm": reduce(norm(subject.streams)).named("depth"),
+        "stream_norm": reduce(norm(subject.seen)).named("depth"),
     }
 
 
@@ -61,11 +62,11 @@ def angles(subject: Subject) -> dict[str, Stat]:
     Cost: the forward itself, and N^2 inner products for each position.
     """
     reduce = subject.positions.reduce
-    size = norm(subject.streams)
-    unit = subject.streams / jnp.maximum(size, TINY)[..., None]
+    size = norm(subject.seen)
+    unit = subject.seen / jnp.maximum(size, TINY)[..., None]
     there = size > 0
     steps = unit[1:] - unit[:-1]
-    gram = jnp.einsum("nBLD,mBLD->nmBL", steps, steps, precision=jax.lax.Precision.HIGHEST)
+    gram = jnp.einsum("nBKD,mBKD->nmBK", steps, steps, precision=jax.lax.Precision.HIGHEST)
     apart = jnp.minimum(_squared_distances(gram), 4.0)
     turn = 2.0 * jnp.arctan2(jnp.sqrt(apart), jnp.sqrt(4.0 - apart)) / jnp.pi
     turned = 0.5 * jnp.diagonal(gram).transpose(2, 0, 1)  # 1 - cos, precise where it is small

@@ -13,8 +13,10 @@ import numpy as np
 
 from protlm_jax.evaluation.depth.answers import differences
 from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.positions import Positions, Stat
-from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
+from protlm_jax.evaluation.depth.results import Quantity
+from protlm_jax.evaluation.depth.streaming import over_batches
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 
@@ -67,20 +69,32 @@ def erase(
 
 
 def erasure(
-    loaded: LoadedModel, proteins: Proteins, stack: str, depths: Sequence[int]
+    loaded: LoadedModel,
+    proteins: Proteins,
+    stack: str,
+    depths: Sequence[int],
+    positions: PositionSet = "asked",
+    *,
+    keep: Partial = NOTHING,
+    progress: bool = False,
 ) -> dict[str, Quantity]:
-    """Means over RESIDUES visible residues of each protein, evenly spaced: dims ("at_depth",)."""
+    """Means over RESIDUES residues of each protein, evenly spaced: dims ("at_depth",).
+
+    They are erased where the position set edits layers, those that are asked left out, and the
+    answer is compared where it reads.
+    """
     means = mean_streams(loaded, proteins, stack)
-    totals = Totals(len(proteins.names))
-    for batch in proteins.all_batches(loaded):
-        erased = spaced(batch, RESIDUES)
+
+    def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
+        where = batch.positions(positions, loaded.model.readouts[0])
+        erased = spaced(batch.residues & ~batch.hidden & np.asarray(where.source), RESIDUES)
         with jax.default_matmul_precision("float32"):
             found = erase(
                 loaded.model,
                 loaded.params,
                 batch.features,
                 batch.true,
-                batch.positions("asked", loaded.model.readouts[0]),
+                where,
                 jnp.asarray(loaded.vocabulary.amino_acid_ids),
                 jnp.asarray(means, jnp.float32),
                 jnp.asarray(erased),
@@ -88,9 +102,10 @@ def erasure(
                 depths=tuple(depths),
             )
         # Rows are the slots of the proteins here.
-        found = {k: _over_erased(s, erased >= 0) for k, s in jax.device_get(found).items()}
-        totals.add(found, list(batch.owners))
-    return totals.quantities
+        return {k: _over_erased(s, erased >= 0) for k, s in jax.device_get(found).items()}, None
+
+    title = f"{stack}, erasure"
+    return over_batches(loaded, proteins, measure, title, keep=keep, progress=progress)[0]
 
 
 def mean_streams(loaded: LoadedModel, proteins: Proteins, stack: str) -> np.ndarray:
@@ -102,14 +117,14 @@ def mean_streams(loaded: LoadedModel, proteins: Proteins, stack: str) -> np.ndar
     return np.asarray(total / count)
 
 
-def spaced(batch: Asked, number: int) -> np.ndarray:
-    """Positions of so many residues of each row that are not asked, evenly spaced: [B, number].
+def spaced(eligible: np.ndarray, number: int) -> np.ndarray:
+    """So many of each row's eligible positions [B, L], evenly spaced: [B, number] int32.
 
     -1 where a row has too few.
     """
-    chosen = np.full((len(batch.true), number), -1, np.int32)
-    for row, visible in enumerate(batch.residues & ~batch.hidden):
-        places = np.flatnonzero(visible)
+    chosen = np.full((len(eligible), number), -1, np.int32)
+    for row, mine in enumerate(eligible):
+        places = np.flatnonzero(mine)
         if len(places) >= number:
             middle = (np.arange(number) + 0.5) * len(places) / number
             chosen[row] = places[middle.astype(int)]

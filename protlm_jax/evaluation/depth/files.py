@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.evaluation.depth.headlines import headlines
-from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity
+from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity, by_noise
 from protlm_jax.files import write_atomically
 
 COLUMNS = (
-    *("model", "stack", "quantity", "part", "size", "layer", "other", "relative"),
+    *("model", "stack", "quantity", "noise", "part", "size", "layer", "other", "relative"),
     *("value", "low", "high", "largest", "positions"),
 )
 # Which column of the table a dimension goes to.
 _COLUMN = {
     **dict.fromkeys(("part", "sublayer"), "part"),
+    "noise": "noise",
     "size": "size",
     **dict.fromkeys(("layer", "depth", "skipped", "at_depth"), "layer"),
     **dict.fromkeys(("affected", "other_depth"), "other"),
@@ -96,8 +97,10 @@ def rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
 def _headlines(analysis: Analysis) -> Iterator[dict[str, Any]]:
     """One row for each number that sums up a stack: no layer, and the interval."""
     for stack in analysis.stacks.values():
-        for name, found in headlines(stack).items():
-            yield {"stack": stack.stack, "quantity": name, **found.numbers()}
+        for level, one in by_noise(stack):
+            for name, found in headlines(one).items():
+                row = {"stack": stack.stack, "quantity": name, "noise": level}
+                yield {**row, **found.numbers()}
 
 
 def _about(analysis: Analysis) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Proteins
-from protlm_jax.evaluation.depth.positions import Positions, Stat
-from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.depth.batches import Asked, Proteins
+from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
+from protlm_jax.evaluation.depth.results import Quantity
+from protlm_jax.evaluation.depth.streaming import over_batches
 from protlm_jax.evaluation.depth.subject import Subject, observe
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import LayerProgram
@@ -86,32 +88,42 @@ def _at_depth(
 
 
 def gradients(
-    loaded: LoadedModel, proteins: Proteins, stack: str, depths: Sequence[int], steps: int = STEPS
+    loaded: LoadedModel,
+    proteins: Proteins,
+    stack: str,
+    depths: Sequence[int],
+    positions: PositionSet = "asked",
+    *,
+    keep: Partial = NOTHING,
+    progress: bool = False,
 ) -> dict[str, Quantity]:
-    """How much of the attribution lies on tokens that are not asked: dims ("at_depth",).
+    """How much of the attribution lies on tokens that are not read: dims ("at_depth",).
+
+    The path is that of all tokens, and the position set says which answers are attributed.
 
     Returns:
-        "context_share": sum over such tokens of |A_l(t)| / sum over all. Near 1 the answer has
-        still to be fetched from the context; near 0 it lies at the asked positions already.
+        "context_share": sum over tokens that are not read of |A_l(t)| / sum over all. Near 1 the
+        answer has still to be fetched from the context; near 0 it lies where it is read already.
     """
-    totals = Totals(len(proteins.names))
-    for batch in proteins.all_batches(loaded):
-        positions = batch.positions("asked", loaded.model.readouts[0])
+
+    def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
+        where = batch.positions(positions, loaded.model.readouts[0])
         with jax.default_matmul_precision("float32"):
             found, _ = attribute(
                 loaded.model,
                 loaded.params,
                 batch.features,
                 batch.true,
-                positions,
+                where,
                 jnp.asarray(loaded.vocabulary.amino_acid_ids),
                 jnp.asarray(batch.protein >= 0),
                 stack=stack,
                 depths=tuple(depths),
-                steps=steps,
             )
         size = np.abs(np.asarray(found))
-        elsewhere = np.where(np.asarray(positions.target)[None], 0, size)
+        elsewhere = np.where(where.read[None], 0, size)
         stat = Stat(elsewhere.sum(axis=-1), size.sum(axis=-1), None, ("at_depth",))
-        totals.add({"context_share": stat}, list(batch.owners))
-    return totals.quantities
+        return {"context_share": stat}, None
+
+    title = f"{stack}, gradients"
+    return over_batches(loaded, proteins, measure, title, keep=keep, progress=progress)[0]

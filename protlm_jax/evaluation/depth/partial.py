@@ -12,67 +12,59 @@ from typing import Any
 import jax
 import numpy as np
 
-from protlm_jax.evaluation.depth.results import Quantity, Totals
 from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
 
 EVERY = 30.0  # seconds between two savings
-FIELDS = ("totals", "counts", "peaks")
+Arrays = dict[str, np.ndarray]
 
 
 class Partial:
-    """The sums of one stack, kept every half a minute and after the last batch.
+    """Arrays of one measurement, kept every half a minute.
 
     Args:
-        path: .npz file.
-        loaded: the model; with other parameters nothing is taken over.
-        settings: JSON of all else that the sums depend on.
+        path: .npz file; None keeps nothing.
+        settings: JSON of all that the arrays depend on, `digest` of the model among it; what was
+            kept under others is not taken over.
     """
 
-    def __init__(self, path: Path, loaded: LoadedModel, settings: Any) -> None:
+    def __init__(self, path: Path | None, settings: Any = None) -> None:
         self.path = path
-        self.digest = digest(loaded, settings)
+        self.settings = json.dumps(settings)
         self.saved = time.monotonic()
 
-    def load(self, totals: Totals, samples: list[np.ndarray]) -> int:
-        """Fills in what was kept, and returns how many batches it holds; 0 where nothing fits."""
-        if not self.path.exists():
-            return 0
-        with np.load(self.path) as file:
-            about = json.loads(str(file["about"]))
-            if about["digest"] != self.digest:
-                return 0
-            for name, dims in about["dims"].items():
-                arrays = [file.get(f"{field}/{name}") for field in FIELDS]
-                totals.quantities[name] = Quantity(tuple(dims), *arrays)
-            samples += [file[f"samples/{i}"] for i in range(about["samples"])]
-        return int(about["batches"])
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self.path is not None and time.monotonic() - self.saved >= EVERY
 
-    def save(self, totals: Totals, samples: list[np.ndarray], batches: int) -> None:
-        """Keeps the sums of so many batches, if it is time."""
-        if time.monotonic() - self.saved < EVERY:
+    def load(self) -> tuple[int, Arrays]:
+        """How many steps the kept arrays stand for, and these; (0, {}) where nothing fits."""
+        if self.path is None or not self.path.exists():
+            return 0, {}
+        with np.load(self.path) as file:
+            if str(file["settings"]) != self.settings:
+                return 0, {}
+            arrays = {name: file[name] for name in file.files if name != "settings"}
+        return int(arrays.pop("steps")), arrays
+
+    def save(self, steps: int, arrays: Arrays) -> None:
+        """Keeps what stands for so many steps."""
+        if self.path is None:
             return
-        about = {
-            "digest": self.digest,
-            "dims": {name: x.dims for name, x in totals.quantities.items()},
-            "samples": len(samples),
-            "batches": batches,
-        }
-        arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
-        for name, quantity in totals.quantities.items():
-            for field in FIELDS:
-                if (array := getattr(quantity, field)) is not None:
-                    arrays[f"{field}/{name}"] = array
-        arrays |= {f"samples/{i}": sample for i, sample in enumerate(samples)}
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        about = {"settings": np.array(self.settings), "steps": np.array(steps)}
+        np.savez(buffer, **about, **arrays)  # type: ignore[arg-type]
         write_atomically(self.path, buffer.getvalue())
         self.saved = time.monotonic()
 
 
-def digest(loaded: LoadedModel, settings: Any) -> str:
-    """Of the settings, the architecture and every parameter."""
-    total = hashlib.sha256(json.dumps([settings, loaded.config.to_dict()]).encode())
+NOTHING = Partial(None)
+
+
+def digest(loaded: LoadedModel) -> str:
+    """Of the architecture and every parameter."""
+    total = hashlib.sha256(json.dumps(loaded.config.to_dict()).encode())
     for leaf in jax.tree.leaves(loaded.params):
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()

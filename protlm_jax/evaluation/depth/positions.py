@@ -1,6 +1,6 @@
 """Where layers are edited, where effects are read, and sums over those positions by protein.
 
-Letters: B rows, L tokens, P proteins of a batch.
+Letters: B rows, L tokens, K places of a row that are read, P proteins of a batch.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PositionSet = Literal["asked", "context", "all", "future"]
+PositionSet = Literal["asked", "context", "visible", "all", "future"]
 
 POSITION_SETS: dict[str, str] = {
     "asked": "layers are edited at every position, and effects are read at the asked residues",
     "context": "layers are edited at every position but the asked residues, where effects are read:"
     " what other positions' layers do for the answer",
-    "all": "layers are edited, and effects read, at every residue",
+    "visible": "layers are edited at every position, and effects are read at the residues that are "
+    "not asked",
+    "all": "layers are edited at every position, and effects are read at every residue",
     "future": "layers are edited before a cut in the middle of each protein, the first token left "
     "alone, and effects are read from the cut on (Csordás et al. 2025)",
 }
+FEW = ("asked", "context")  # sets that read a small part of each row
 
 
 @flax.struct.dataclass
@@ -50,12 +53,15 @@ class Positions:
     """A position set of one batch.
 
     Attributes:
-        target: [B, L] bool, where effects are read.
+        places: [B, K] int32, the positions of each row at which anything is read, in order: what
+            is not read need not be computed. None reads at all of them, K = L.
+        target: [B, K] bool, which of those places count.
         source: [B, L] bool, where layers are edited.
-        protein: [B, L] int32, which of the batch's proteins a token belongs to.
+        protein: [B, K] int32, which of the batch's proteins a place belongs to.
         proteins: P, how many there may be.
     """
 
+    places: jax.Array | None
     target: jax.Array
     source: jax.Array
     protein: jax.Array
@@ -65,14 +71,32 @@ class Positions:
         """The edited stream [B, L, D] at the source positions, the clean one elsewhere."""
         return jnp.where(self.source[..., None], edited, clean)
 
+    def at(self, x: jax.Array) -> jax.Array:
+        """What is read of [..., B, L, D]: [..., B, K, D]."""
+        if self.places is None:
+            return x
+        places = self.places.reshape(*[1] * (x.ndim - 3), *self.places.shape, 1)
+        return jnp.take_along_axis(x, places, axis=-2)
+
+    @property
+    def read(self) -> np.ndarray:
+        """[B, L] bool on the host, the positions that count."""
+        target, length = np.asarray(self.target), self.source.shape[1]
+        if self.places is None:
+            return target
+        rows, columns = np.nonzero(target)
+        found = np.zeros((len(target), length), bool)
+        found[rows, np.asarray(self.places)[rows, columns]] = True
+        return found
+
     def reduce(
         self, values: jax.Array, defined: jax.Array | None = None, peak: bool = False
     ) -> Stat:
-        """Sums [..., B, L] over the target positions of each protein; padding never counts.
+        """Sums [..., B, K] over the target places of each protein; padding never counts.
 
         Args:
             values: any number of leading axes; where they are not defined they may be anything.
-            defined: positions that count, of the values' shape; None counts every target.
+            defined: places that count, of the values' shape; None counts every target.
             peak: keep the largest value too, of values that are not negative.
         """
         counted = jnp.broadcast_to(self.target, values.shape)
@@ -88,7 +112,7 @@ class Positions:
     def reduce_each(
         self, values: dict[str, jax.Array], peaks: tuple[str, ...] = ()
     ) -> dict[str, Stat]:
-        """The same of several values [B, L] at once, of which some keep the largest."""
+        """The same of several values [B, K] at once, of which some keep the largest."""
         all_ = self.reduce(jnp.stack([x.astype(jnp.float32) for x in values.values()]), peak=True)
         found = {}
         for index, name in enumerate(values):
@@ -97,14 +121,19 @@ class Positions:
         return found
 
     def _by_protein(self, over: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
-        """[..., B, L] to [..., P], zero where a protein has no token."""
-        mine = self.protein[None] == jnp.arange(self.proteins)[:, None, None]  # [P, B, L]
+        """[..., B, K] to [..., P], zero where a protein has no token."""
+        mine = self.protein[None] == jnp.arange(self.proteins)[:, None, None]  # [P, B, K]
         mine = mine.reshape(*[1] * (x.ndim - 2), *mine.shape)
         return over(jnp.where(mine, x[..., None, :, :].astype(jnp.float32), 0.0), axis=(-2, -1))
 
 
 def position_set(
-    name: PositionSet, asked: np.ndarray, residues: np.ndarray, protein: np.ndarray, proteins: int
+    name: PositionSet,
+    asked: np.ndarray,
+    residues: np.ndarray,
+    protein: np.ndarray,
+    proteins: int,
+    most: int | None = None,
 ) -> Positions:
     """The named set of one batch; see POSITION_SETS.
 
@@ -114,21 +143,34 @@ def position_set(
         residues: [B, L] bool, tokens that are residues.
         protein: [B, L] int32, the protein of each token; negative where there is none.
         proteins: how many proteins the batch may hold.
+        most: how many residues of a row are asked at most, the same for batches that are to share
+            a compiled program; None counts them.
+
+    Raises:
+        ValueError: more are asked than `most`.
     """
     real = protein >= 0
     everywhere = np.ones_like(real)
     source, target = {
         "asked": (everywhere, asked),
         "context": (real & ~asked, asked),
+        "visible": (everywhere, residues & ~asked),
         "all": (everywhere, residues),
         "future": _future(protein, residues),
     }[name]
-    return Positions(
-        jnp.asarray(target & real),
-        jnp.asarray(source),
-        jnp.asarray(np.maximum(protein, 0)),
-        proteins,
-    )
+    target = target & real
+    owner = np.maximum(protein, 0)
+    count = int(target.sum(axis=1).max())
+    most = max(1, count if most is None else most)
+    if name not in FEW or most >= real.shape[1]:
+        return Positions(
+            None, jnp.asarray(target), jnp.asarray(source), jnp.asarray(owner), proteins
+        )
+    if count > most:
+        raise ValueError(f"{count} residues of a row are asked, and places for {most}")
+    places = np.argsort(~target, axis=1, kind="stable")[:, :most]  # targets first, in order
+    target, owner = (jnp.asarray(np.take_along_axis(x, places, axis=1)) for x in (target, owner))
+    return Positions(jnp.asarray(places, jnp.int32), target, jnp.asarray(source), owner, proteins)
 
 
 def _future(protein: np.ndarray, residues: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

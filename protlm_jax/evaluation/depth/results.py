@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +99,19 @@ class Measured:
     def __contains__(self, name: str) -> bool:
         return name in self.quantities
 
+    def at(self, dim: str, index: int) -> Measured:
+        """One entry of a leading dimension alone, as of "noise", without that dimension."""
+        found: dict[str, Quantity | Estimate] = {}
+        for name, x in self.quantities.items():
+            if x.dims[:1] != (dim,):
+                found[name] = x
+                continue
+            fields = ("values",) if isinstance(x, Estimate) else ("totals", "counts", "peaks")
+            mine = {f: array[index] for f in fields if (array := getattr(x, f)) is not None}
+            found[name] = dataclasses.replace(x, dims=x.dims[1:], **mine)
+        coords = {name: labels for name, labels in self.coords.items() if name != dim}
+        return dataclasses.replace(self, quantities=found, coords=coords)
+
     def values(self, name: str) -> np.ndarray | None:
         """Means by name; None where they were not measured or are not defined."""
         return self.quantities[name].values if name in self.quantities else None
@@ -146,10 +160,50 @@ class Totals:
             if mine.peaks is not None:
                 np.maximum.at(mine.peaks, places, np.asarray(stat.peak, np.float64)[..., :used])
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All sums, as `restore` takes them back."""
+        found = {}
+        for name, quantity in self.quantities.items():
+            found[f"{name}/dims"] = np.array(quantity.dims, np.str_)
+            for field_ in ("totals", "counts", "peaks"):
+                if (array := getattr(quantity, field_)) is not None:
+                    found[f"{name}/{field_}"] = array
+        return found
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Takes sums over from `arrays`."""
+        for name in (key.removesuffix("/dims") for key in arrays if key.endswith("/dims")):
+            dims = tuple(str(dim) for dim in arrays[f"{name}/dims"])
+            sums = (arrays.get(f"{name}/{field_}") for field_ in ("totals", "counts", "peaks"))
+            self.quantities[name] = Quantity(dims, *sums)  # type: ignore[arg-type]
+
     def _empty(self, stat: Stat) -> Quantity:
         shape = (*stat.total.shape[:-1], self.proteins)
         peaks = None if stat.peak is None else np.zeros(shape)
         return Quantity(stat.dims, np.zeros(shape), np.zeros(shape), peaks)
+
+
+def stacked(dim: str, found: Sequence[dict[str, Quantity | Estimate]]) -> dict[str, Any]:
+    """Quantities of several runs over the same proteins, with a new leading dimension."""
+    result: dict[str, Any] = {}
+    for name, first in found[0].items():
+        each: list[Any] = [one[name] for one in found]
+        dims = (dim, *first.dims)
+        if isinstance(first, Estimate):
+            result[name] = Estimate(dims, np.stack([x.values for x in each]))
+            continue
+        peaks = None if first.peaks is None else np.stack([x.peaks for x in each])
+        totals, counts = (np.stack([getattr(x, f) for x in each]) for f in ("totals", "counts"))
+        result[name] = Quantity(dims, totals, counts, peaks)
+    return result
+
+
+def by_noise(measured: Measured) -> list[tuple[float | str, Measured]]:
+    """(level, what was measured at it); ("", itself) where levels of noise are no dimension."""
+    levels = measured.coords.get("noise")
+    if levels is None:
+        return [("", measured)]
+    return [(level, measured.at("noise", i)) for i, level in enumerate(levels)]
 
 
 def minus(first: Quantity, second: Quantity) -> Quantity:

@@ -16,13 +16,13 @@ DISCARDED = 0.1  # share of the largest ratios that TwoNN leaves out, as its aut
 
 
 def sample(subject: Subject, points: int) -> dict[str, jax.Array]:
-    """Streams of the first target positions: "streams" [N + 1, points, D] and "real" [points] bool.
+    """Streams of the first target places: "streams" [N + 1, points, D] and "real" [points] bool.
 
     Cost: the forward itself.
     """
     target = subject.positions.target.reshape(-1)
     (places,) = jnp.nonzero(target, size=points, fill_value=-1)
-    flat = subject.streams.reshape(subject.num_layers + 1, target.size, -1)
+    flat = subject.seen.reshape(subject.num_layers + 1, target.size, -1)
     return {"streams": flat[:, places].astype(jnp.float32), "real": places >= 0}
 
 

@@ -69,7 +69,8 @@ def local_effects(subject: Subject) -> dict[str, Stat]:
     Returns:
         "local_effect" (skipped, affected), zero where affected <= skipped.
 
-    Cost: (N - 1) / 2 forwards.
+    Cost: (N - 1) / 2 forwards where every position is read; where few are, half of that or less,
+    since of the others a layer needs keys and values alone.
     """
     number = subject.num_layers
     pairs = [(s, m) for m in range(number) for s in range(m)]
@@ -79,7 +80,7 @@ def local_effects(subject: Subject) -> dict[str, Stat]:
         source, layer = pair
         clean = subject.streams[layer]
         h = subject.positions.edit(clean, clean - subject.added(source))
-        return _change(subject, layer, subject.layer(layer, h) - h)
+        return _change(subject, layer, subject.layer_seen(layer, h) - subject.positions.at(h))
 
     found = jax.lax.map(one, (sources, affected))
     empty = jnp.zeros((number, number, subject.positions.proteins))
@@ -103,7 +104,8 @@ def _after_edits(subject: Subject, edits: list[Edit], answers: bool) -> dict[str
     base = subject.answer(subject.streams[-1]) if answers else None
 
     def visit(effects: Stat, layer: jax.Array, before: Any, after: Any, _: Any) -> Any:
-        change = _change(subject, layer, after - before)
+        added = subject.positions.at(after) - subject.positions.at(before)
+        change = _change(subject, layer, added)
         return jax.tree.map(lambda all_, one: all_.at[layer].set(one), effects, change)
 
     def one(place: tuple[jax.Array, jax.Array]) -> dict[str, Stat]:
@@ -121,6 +123,6 @@ def _after_edits(subject: Subject, edits: list[Edit], answers: bool) -> dict[str
 
 
 def _change(subject: Subject, layer: jax.Array, added: jax.Array) -> Stat:
-    """||c_m - c'_m|| / ||c_m||, reduced."""
-    clean = subject.added(layer)
+    """||c_m - c'_m|| / ||c_m|| of what is read, [B, K, D], reduced."""
+    clean = subject.seen[layer + 1] - subject.seen[layer]
     return subject.positions.reduce(norm(clean - added) / jnp.maximum(norm(clean), TINY), peak=True)

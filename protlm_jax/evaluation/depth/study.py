@@ -32,6 +32,7 @@ class Member:
         analysis: what was measured.
         asked: in words, what it is asked.
         control_of: the title of the model that this is a re-initialised copy of, or "".
+        noise: what was measured by level of noise, where it was asked for and is defined.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Member:
     analysis: Analysis
     asked: str = ""
     control_of: str = ""
+    noise: Analysis | None = None
 
 
 def study(members: Sequence[Member]) -> dict[str, Any]:

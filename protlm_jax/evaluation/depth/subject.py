@@ -1,6 +1,6 @@
 """One pass of a model over a batch, and everything that measurements ask of it.
 
-Letters: N layers, B rows, L tokens, D d_model.
+Letters: N layers, B rows, L tokens, K places of a row that are read, D d_model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax.evaluation.depth.positions import Positions
+from protlm_jax.models.attention_context import AttentionContext, at_places
+from protlm_jax.models.block import BlockContext
 from protlm_jax.models.stack import LayerProgram
 
 TINY = 1e-6  # smallest norm that is divided by, as in Csordás et al. 2025
@@ -26,24 +28,28 @@ class Subject:
     Attributes:
         run: the model's `apply`, with its parameters: run(*inputs, method="stack").
         stack: which of the model's stacks is measured.
-        read: the stack whose stream `head` reads.
+        head_stack: the stack whose stream `head` reads.
         streams: [N + 1, B, L, D], before each layer and after the last, before any final norm.
+        seen: [N + 1, B, K, D], of them what is read.
         taps: by name of the sublayer what each added, [N, B, L, D], and "<name>_onto".
         start: the streams before each stack's first block.
         context: of every stack, with what flows from one stack to another.
+        asking: the attention of the places that are read; None where it is not known of them alone.
         positions: where layers are edited and effects read.
-        true: [B, L, 20] float32, one-hot of the amino acid that belongs to each answer.
+        true: [B, K, 20] float32, one-hot of the amino acid that belongs to each answer.
         amino_acids: [20] int32 ids.
         pre_norm: whether a block adds to its stream and leaves it otherwise alone.
     """
 
     run: Any
     stack: str
-    read: str
+    head_stack: str
     streams: jax.Array
+    seen: jax.Array
     taps: dict[str, jax.Array]
     start: dict[str, jax.Array]
-    context: dict[str, Any]
+    context: dict[str, BlockContext]
+    asking: AttentionContext | None
     positions: Positions
     true: jax.Array
     amino_acids: jax.Array
@@ -67,6 +73,18 @@ class Subject:
         context = self.context[self.stack]
         return self.run(self.stack, index, h, context, gate, method="layer")[0]
 
+    def layer_seen(self, index: jax.Array | int, h: jax.Array) -> jax.Array:
+        """What is read of the stream after one layer, [B, K, D]; the rest is not computed.
+
+        The places that are read are a stream of their own that looks at the whole row, as a query
+        stream does: of the other positions the layer needs keys and values alone.
+        """
+        if self.asking is None:
+            return self.positions.at(self.layer(index, h))
+        context = dataclasses.replace(self.context[self.stack], query_attention=self.asking)
+        pair = (h, self.positions.at(h))
+        return self.run(self.stack, index, pair, context, None, method="layer")[0][1]
+
     def resume(
         self, h: jax.Array, start: jax.Array, visit: Any, carry: Any, program: Any = None
     ) -> tuple[jax.Array, Any]:
@@ -79,14 +97,18 @@ class Subject:
         return self.run(self.stack, h, self.context[self.stack], program, method="run")[0]
 
     def answer(self, final: jax.Array) -> jax.Array:
-        """Log-probabilities [B, L, 20] if the stack ended in this stream [B, L, D].
+        """Log-probabilities [B, K, 20] if the stack ended in this stream [B, L, D].
 
         Where another stack is read, as of an encoder, it goes through the decoder that it feeds.
         """
-        if self.stack != self.read:
-            after = self.run({self.stack: final}, self.context, method="connect")[self.read]
-            final, _ = self.run(self.read, self.start[self.read], after, method="run")
-        logits = self.run({self.read: final}, method="head")[..., self.amino_acids]
+        if self.stack != self.head_stack:
+            after = self.run({self.stack: final}, self.context, method="connect")[self.head_stack]
+            final, _ = self.run(self.head_stack, self.start[self.head_stack], after, method="run")
+        return self.said_of(self.positions.at(final))
+
+    def said_of(self, seen: jax.Array) -> jax.Array:
+        """Log-probabilities [B, K, 20] of what is read, [B, K, D], of the head's own stack."""
+        logits = self.run({self.head_stack: seen}, method="head")[..., self.amino_acids]
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
@@ -113,15 +135,18 @@ def observe(
     out, taps = run(h, context, method="stack")
     context = run(out, context, method="connect")
     asked = model.readouts[0]
-    correct = asked.positions(true)[..., None] == amino_acids[None, None, :]
+    correct = positions.at(asked.positions(true)[..., None]) == amino_acids[None, None, :]
+    streams = jnp.concatenate([taps[stack]["stream"], out[stack][None]])
     return Subject(
         run=run,
         stack=stack,
-        read=asked.stack,
-        streams=jnp.concatenate([taps[stack]["stream"], out[stack][None]]),
+        head_stack=asked.stack,
+        streams=streams,
+        seen=positions.at(streams),
         taps=taps[stack],
         start=h,
         context=context,
+        asking=_asking(context[stack], positions.places),
         positions=positions,
         true=correct.astype(jnp.float32),
         amino_acids=amino_acids,
@@ -132,3 +157,24 @@ def observe(
 def norm(x: jax.Array) -> jax.Array:
     """Euclidean length over the last axis, in float32."""
     return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1))
+
+
+def _asking(context: BlockContext, places: jax.Array | None) -> AttentionContext | None:
+    """Self-attention of queries at these places alone, [B, K].
+
+    None where a block needs more than its own row: a memory, a past, or distances.
+    """
+    attention = context.attention
+    elsewhere = (context.memory, context.past, attention.distances)
+    if places is None or any(x is not None for x in elsewhere):
+        return None
+    asked = at_places(attention, places)
+    if attention.causal:
+        order = places[..., None] >= jnp.arange(attention.key_segments.shape[1])[None, None]
+        allowed = order if asked.allowed is None else order & asked.allowed
+        asked = dataclasses.replace(asked, causal=False, allowed=allowed)
+    if (bias := attention.bias) is not None:
+        bias = jnp.broadcast_to(bias, (len(places), *bias.shape[1:]))
+        mine = jnp.take_along_axis(bias, places[:, None, :, None], axis=2)
+        asked = dataclasses.replace(asked, bias=mine)
+    return asked

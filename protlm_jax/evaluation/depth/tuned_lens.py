@@ -10,7 +10,7 @@ and is judged on others.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,8 @@ import optax
 
 from protlm_jax.evaluation.depth.answers import differences, likenesses
 from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.positions import Positions, Stat
+from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
@@ -33,9 +34,21 @@ Maps = dict[str, jax.Array]  # "A" [N, D, D], "b" [N, D]
 
 
 def tuned_lens(
-    loaded: LoadedModel, proteins: Proteins, stack: str, seed: int = 0, steps: int = STEPS
+    loaded: LoadedModel,
+    proteins: Proteins,
+    stack: str,
+    positions: PositionSet = "asked",
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    keep: Partial = NOTHING,
+    progress: bool = False,
 ) -> tuple[dict[str, Quantity], Maps]:
     """Trains the maps on half of the batches, chooses on a quarter, and measures on the last one.
+
+    Args:
+        positions: where streams are read, fitted and measured.
+        keep: where the training is kept, and gone on from.
 
     Returns:
         "tuned_lens_<name>" (depth) for every name of `logit_lens`, on the last quarter's proteins
@@ -49,12 +62,14 @@ def tuned_lens(
     parts: list[list[Any]] = [[], [], []]
     for index in range(proteins.batches):
         parts[(0, 1, 0, 2)[index % 4]].append(proteins.batch(loaded, index))
-    fitted, choosing = (_points(loaded, batches, stack) for batches in parts[:2])
-    maps = fit(loaded, fitted, choosing, seed, steps)
+    arguments = functools.partial(_arguments, loaded, positions)
+    fitted, choosing = (_points([arguments(b) for b in part], stack) for part in parts[:2])
+    maps = fit(loaded, fitted, choosing, seed, steps, keep=keep, progress=progress)
     totals = Totals(len(proteins.names))
-    for batch in parts[2]:
-        found = _measured(*_arguments(loaded, batch), maps, stack=stack)
-        totals.add(jax.device_get(found), list(batch.owners))
+    with jax.default_matmul_precision("float32"):
+        for batch in parts[2]:
+            found = measured_lens(*arguments(batch), maps, stack=stack)
+            totals.add(jax.device_get(found), list(batch.owners))
     return totals.quantities, maps
 
 
@@ -64,44 +79,76 @@ def fit(
     choosing: tuple[jax.Array, jax.Array],
     seed: int = 0,
     steps: int = STEPS,
+    *,
+    keep: Partial = NOTHING,
+    progress: bool = False,
 ) -> Maps:
     """The maps of every depth but the last.
 
     Args:
         fitted, choosing: streams [N, n, D] and log p [n, 20], the model's own answers.
+        keep: where maps and optimizer are kept between looks, and taken from.
     """
+    from tqdm import tqdm
+
     number, points, width = fitted[0].shape
     maps = {"A": jnp.zeros((number, width, width)), "b": jnp.zeros((number, width))}
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, max(steps, 1)))
-    state = optimizer.init(maps)
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-
-    def loss(maps: Maps, streams: jax.Array, log_p: jax.Array) -> jax.Array:
-        log_q = jax.vmap(functools.partial(_answer, loaded, amino_acids))(maps, streams)
-        return jnp.mean(jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=-1), axis=-1)
-
-    @jax.jit
-    def some_steps(maps: Maps, state: Any, rows: jax.Array) -> Any:
-        def step(carry: Any, row: jax.Array) -> Any:
-            maps, state = carry
-            gradient = jax.grad(lambda m: jnp.sum(loss(m, fitted[0][:, row], fitted[1][row])))(maps)
-            update, state = optimizer.update(gradient, state, maps)
-            return (optax.apply_updates(maps, update), state), None
-
-        return jax.lax.scan(step, (maps, state), rows)[0]
-
+    loss = functools.partial(_losses, loaded)
     judge = jax.jit(loss)
-    generator = np.random.default_rng(seed)
-    best, lowest = maps, judge(maps, *choosing)
+    improve = jax.jit(functools.partial(_steps, loss, optimizer, fitted))
+    quiet = None if progress else True
     with jax.default_matmul_precision("float32"):
-        for _ in range(-(-steps // EVERY)):
+        fresh = (maps, optimizer.init(maps), maps, judge(maps, *choosing))
+        done, trained = _restored(keep, fresh)
+        for turn in tqdm(range(done, -(-steps // EVERY)), "tuned lens", disable=quiet):
+            maps, state, best, lowest = trained
+            generator = np.random.default_rng([seed, turn])
             rows = generator.integers(points, size=(EVERY, min(POINTS, points)))
-            maps, state = some_steps(maps, state, jnp.asarray(rows))
+            maps, state = improve(maps, state, jnp.asarray(rows))
             found = judge(maps, *choosing)
             better = found < lowest
-            lowest = jnp.where(better, found, lowest)
             best = jax.tree.map(functools.partial(_where, better), maps, best)
-    return best
+            trained = (maps, state, best, jnp.where(better, found, lowest))
+            if keep.due:
+                leaves = jax.device_get(jax.tree.leaves(trained))
+                keep.save(turn + 1, {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)})
+    return cast(Maps, trained[2])
+
+
+def _losses(loaded: LoadedModel, maps: Maps, streams: jax.Array, log_p: jax.Array) -> jax.Array:
+    """Mean KL(p || q_l) of each depth, [N]."""
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+    log_q = jax.vmap(functools.partial(_answer, loaded, amino_acids))(maps, streams)
+    return jnp.mean(jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=-1), axis=-1)
+
+
+def _steps(
+    loss: Any,
+    optimizer: optax.GradientTransformation,
+    fitted: tuple[jax.Array, jax.Array],
+    maps: Maps,
+    state: Any,
+    rows: jax.Array,
+) -> Any:
+    """Maps and optimizer after a step on each minibatch `rows` [steps, points]."""
+
+    def step(carry: Any, row: jax.Array) -> Any:
+        maps, state = carry
+        gradient = jax.grad(lambda m: jnp.sum(loss(m, fitted[0][:, row], fitted[1][row])))(maps)
+        update, state = optimizer.update(gradient, state, maps)
+        return (optax.apply_updates(maps, update), state), None
+
+    return jax.lax.scan(step, (maps, state), rows)[0]
+
+
+def _restored(keep: Partial, fresh: Any) -> tuple[int, Any]:
+    """How many turns are done and what they left, or `fresh`."""
+    done, kept = keep.load()
+    if not done:
+        return 0, fresh
+    leaves = [jnp.asarray(kept[str(i)]) for i in range(len(kept))]
+    return done, jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
 def _where(better: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
@@ -118,20 +165,20 @@ def _answer(
     return jax.nn.log_softmax(logits[0][:, amino_acids])
 
 
-def _arguments(loaded: LoadedModel, batch: Asked) -> tuple[Any, ...]:
-    positions = batch.positions("asked", loaded.model.readouts[0])
+def _arguments(loaded: LoadedModel, positions: PositionSet, batch: Asked) -> tuple[Any, ...]:
+    where = batch.positions(positions, loaded.model.readouts[0])
     amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    return loaded.model, loaded.params, batch.features, batch.true, positions, amino_acids
+    return loaded.model, loaded.params, batch.features, batch.true, where, amino_acids
 
 
-def _points(loaded: LoadedModel, batches: list[Asked], stack: str) -> tuple[jax.Array, jax.Array]:
-    """Streams [N, n, D] before every layer and log p [n, 20] at the asked positions."""
+def _points(batches: list[tuple[Any, ...]], stack: str) -> tuple[jax.Array, jax.Array]:
+    """Streams [N, n, D] before every layer and log p [n, 20] at the places that are read."""
     streams, answers = [], []
-    for batch in batches:
-        arguments = _arguments(loaded, batch)
-        found, log_p = jax.device_get(_streams(*arguments, stack=stack))
+    for arguments in batches:
+        with jax.default_matmul_precision("float32"):
+            found, log_p = jax.device_get(_streams(*arguments, stack=stack))
         target = np.asarray(arguments[4].target)
-        streams.append(found[:-1, target])
+        streams.append(found[:, target])
         answers.append(log_p[target])
     return jnp.asarray(np.concatenate(streams, axis=1)), jnp.asarray(np.concatenate(answers))
 
@@ -148,11 +195,11 @@ def _streams(
     stack: str,
 ) -> tuple[jax.Array, jax.Array]:
     subject = observe(model, params, features, true, positions, amino_acids, stack)
-    return subject.streams, subject.answer(subject.streams[-1])
+    return subject.seen[:-1], subject.said_of(subject.seen[-1])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "stack"))
-def _measured(
+def measured_lens(
     model: nn.Module,
     params: Any,
     features: dict[str, jax.Array],
@@ -163,13 +210,14 @@ def _measured(
     *,
     stack: str,
 ) -> dict[str, Stat]:
+    """The lens with these maps on one batch; arguments as of `measure.measure`."""
     subject = observe(model, params, features, true, positions, amino_acids, stack)
-    base = subject.answer(subject.streams[-1])
+    base = subject.said_of(subject.seen[-1])
 
     def at(one: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Stat]:
-        stream, matrix, offset = one
-        other = subject.answer(stream + stream @ matrix.T + offset[None, None])
+        seen, matrix, offset = one
+        other = subject.said_of(seen + seen @ matrix.T + offset[None, None])
         return differences(subject, base, other) | likenesses(subject, base, other)
 
-    found = jax.lax.map(at, (subject.streams[:-1], maps["A"], maps["b"]))
+    found = jax.lax.map(at, (subject.seen[:-1], maps["A"], maps["b"]))
     return {f"tuned_lens_{name}": stat.named("layer") for name, stat in found.items()}

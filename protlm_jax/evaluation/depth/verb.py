@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,11 @@ metrics: default is contributions, angles, similarity, logit_lens, skips, sublay
   for is not measured, and the reason is given. docs/depth.md has every formula and source.
 
 positions: asked, layers are edited everywhere and effects read at residues that the model
-  cannot see (15 % of each protein); context, edited everywhere but there; all; future, edited
-  before a cut and read behind it.
+  cannot see (15 % of each protein); context, edited everywhere but there; visible, read at the
+  other residues; all; future, edited before a cut and read behind it.
+
+noise_levels: masked and diffusion models are measured once more at each of these shares of
+  hidden residues, into NAME-noise.npz; of other families the reason why not is given.
 
 DIR gets, for each model, NAME.npz with every mean and its sums by protein and NAME.json with
 the names of their dimensions; depth.csv, one row for each number with its 95 % interval
@@ -53,8 +57,13 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         "--metrics", nargs="+", default=["default"], metavar="NAME", help="default, all, or names"
     )
     verb.add_argument(
-        "--positions", choices=("asked", "context", "all", "future"), default="asked",
+        "--positions", choices=("asked", "context", "visible", "all", "future"), default="asked",
         help="where layers are edited and effects read; default: asked",
+    )  # fmt: skip
+    verb.add_argument(
+        "--noise_levels", nargs="+", type=_share, metavar="SHARE",
+        help="measure masked and diffusion models also with these shares of each protein hidden, "
+        "as in 0.1 0.5 0.9",
     )  # fmt: skip
     verb.add_argument(
         "--control", action="store_true", help="measure a re-initialised copy of each model too"
@@ -78,10 +87,12 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> No
         name = _name(source, ["depth", *(member.title for member in members)])
         for title, model in _with_control(name, loaded, arguments.control).items():
             print(f"{title}: {len(sequences)} proteins", flush=True)
-            found = _measured(arguments, title, model, sequences, metrics, length)
+            once = functools.partial(_measured, arguments, title, model, sequences, metrics, length)
+            found = once()
             asked = POSITIONS[loaded.model.readouts[0].kind]
             control_of = "" if title == name else name
-            members.append(Member(title, loaded.config.family, found, asked, control_of))
+            noise = _by_noise(arguments.noise_levels, title, model, found, once)
+            members.append(Member(title, loaded.config.family, found, asked, control_of, noise))
             if set(DEFAULT) <= set(metrics):
                 print(summaries.depth(summary(found, asked)))
             for stack in found.stacks.values():
@@ -109,6 +120,7 @@ def _measured(
     sequences: Mapping[str, str],
     metrics: tuple[str, ...],
     length: int,
+    noise_levels: Sequence[float] | None = None,
 ) -> Analysis:
     from protlm_jax.evaluation.depth.analyse import analyse
 
@@ -117,10 +129,30 @@ def _measured(
         sequences,
         metrics=metrics,
         positions=arguments.positions,
+        noise_levels=noise_levels,
         length=length,
         progress=True,
         folder=arguments.output and arguments.output / "partial" / title,
     )
+
+
+def _by_noise(
+    levels: list[float] | None,
+    title: str,
+    loaded: LoadedModel,
+    plain: Analysis,
+    measure: Callable[[Sequence[float]], Analysis],
+) -> Analysis | None:
+    """The same by level of noise; None where it was not asked for, or is not defined, and why."""
+    if not levels:
+        return None
+    if (reason := loaded.model.readouts[0].why_no_noise) is None:
+        print(f"{title}: by level of noise", flush=True)
+        return measure(levels)
+    print(f"{title}: levels of noise are not defined, {reason}", flush=True)
+    for stack in plain.stacks.values():
+        stack.undefined["noise_levels"] = reason
+    return None
 
 
 def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, LoadedModel]:
@@ -147,7 +179,9 @@ def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]
     from protlm_jax.files import write_atomically
 
     folder = arguments.output
-    written = files.write({member.title: member.analysis for member in members}, folder)
+    analyses = {member.title: member.analysis for member in members}
+    analyses |= {f"{member.title}-noise": member.noise for member in members if member.noise}
+    written = files.write(analyses, folder)
     table, page = folder / "depth.json", folder / "report.html"
     write_atomically(table, json.dumps(tidy(members), indent=1) + "\n")
     about = {
@@ -173,3 +207,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
+    return value

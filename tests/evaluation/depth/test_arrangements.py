@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import zoo
+from depth_rows import asked
 
-from protlm_jax.evaluation.depth.analyse import measure_batch
+from protlm_jax.evaluation.depth.analyse import analyse, measure_batch
 from protlm_jax.evaluation.depth.answers import differences
-from protlm_jax.evaluation.depth.batches import Asked
 from protlm_jax.evaluation.depth.subject import observe
+from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.models.stack import LayerProgram
 
 METRICS = ("contributions", "skips")
 
 
-def asked(family: str, rows: list[list[int]]) -> Asked:
-    """Rows of packed proteins, every third residue of each asked; owners are all the members."""
-    vocabulary = zoo.ZOO[family].vocabulary
-    made = [zoo.row(family, members) for members in rows]
-    batch = {name: np.concatenate([row[name] for row in made]) for name in made[0]}
-    true, segments = batch["input_tokens"], batch["segment_ids"]
-    hidden = (segments > 0) & (batch["positions"] % 3 == 1)
-    first = np.cumsum([0, *(len(members) for members in rows[:-1])])[:, None]
-    protein = np.where(segments > 0, segments - 1 + first, -1).astype(np.int32)
-    shown = np.where(hidden, vocabulary.mask_id, true) if vocabulary.mask_id else true
-    features = {**batch, "input_tokens": shown.astype(np.int32)}
-    owners = [member for members in rows for member in members]
-    return Asked(features, true, hidden, segments > 0, protein, owners)
-
-
-def measured(family: str, batch: Asked) -> dict[str, Any]:
+def measured(family: str, batch: Any) -> dict[str, Any]:
     return measure_batch(zoo.loaded(family), batch, "encoder", METRICS)[0]
 
 
@@ -49,17 +37,40 @@ def test_a_packed_protein_counts_as_if_it_were_alone() -> None:
         )
 
 
-def test_rows_over_several_devices_are_measured_as_on_one() -> None:
+def test_rows_and_parameters_over_several_devices_are_measured_as_on_one() -> None:
     batch = asked("bert", [[0], [1], [2], [0, 1], [1], [2], [0], [2]])
     batch = batch._replace(protein=np.where(batch.protein >= 0, batch.protein % 8, -1))
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def over(*axes: str | None) -> jax.sharding.NamedSharding:
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+    def split(leaf: Any) -> jax.Array:
+        axis = None if leaf.shape[-1] % 2 else "model"
+        return jax.device_put(leaf, over(*[None] * (leaf.ndim - 1), axis))
+
     spread = batch._replace(
-        features=jax.device_put(batch.features, over), true=jax.device_put(batch.true, over)
+        features=jax.device_put(batch.features, over("data")),
+        true=jax.device_put(batch.true, over("data")),
     )
-    one, many = measured("bert", batch), measured("bert", spread)
+    model = zoo.loaded("bert")
+    parted = dataclasses.replace(model, params=jax.tree.map(split, model.params))
+    one = measured("bert", batch)
+    many = measure_batch(parted, spread, "encoder", METRICS)[0]
     for name, stat in one.items():
         np.testing.assert_allclose(many[name].total, stat.total, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_run_folder_and_its_export_give_the_same_numbers(tmp_path: Path) -> None:
+    exported = export(zoo.loaded("esm2"), tmp_path / "hf")
+    sources = (exported, import_model(exported, tmp_path / "run"))
+    found = [
+        analyse(load_model(source), {"P": "MKTAYIAKQRQISFVKSHFSRQ"}, metrics=METRICS)
+        for source in sources
+    ]
+    first, second = (one.stacks["encoder"].quantities for one in found)
+    for name, x in first.items():
+        np.testing.assert_array_equal(x.values, second[name].values, err_msg=name)
 
 
 def test_a_silenced_sublayer_of_a_parallel_block_is_a_gate_of_zero() -> None:

@@ -5,24 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from depth_reference import CONTEXT, HIDDEN, REAL, instead, reference
+from depth_reference import CONTEXT, REAL, arguments, cases, instead, reference
 
 from protlm_jax.evaluation.depth.erasure import erase
 from protlm_jax.evaluation.depth.gradients import attribute
-from protlm_jax.evaluation.depth.positions import position_set
-
-CASES = [("bert", "encoder"), ("esm2", "encoder"), ("t5", "encoder")]
 
 
-def arguments(ref):
-    protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
-    return (
-        *(ref.loaded.model, ref.loaded.params, ref.features, ref.true),
-        *(position_set("asked", HIDDEN, REAL, protein, 3), jnp.asarray(ref.amino_acids)),
-    )
-
-
-@pytest.mark.parametrize(("family", "stack"), CASES)
+@pytest.mark.parametrize(("family", "stack"), cases())
 def test_erasing_a_residue_replaces_its_stream_by_the_mean(family: str, stack: str) -> None:
     ref = reference(family, stack)
     clean = ref.run()
@@ -34,20 +23,20 @@ def test_erasing_a_residue_replaces_its_stream_by_the_mean(family: str, stack: s
             stream = clean.streams[depth].copy()
             stream[np.arange(3), erased[:, k]] = means[depth]
             edited = ref.run([("stream", depth, instead(stream))])
-            for name, expected in ref.differ(clean.answer, edited.answer, HIDDEN).items():
+            for name, expected in ref.differ(clean.answer, edited.answer, ref.target).items():
                 np.testing.assert_allclose(
                     found[f"erasure_{name}"].total[i, k], expected, rtol=1e-4, atol=1e-5
                 )
 
 
-@pytest.mark.parametrize(("family", "stack"), CASES)
+@pytest.mark.parametrize(("family", "stack"), cases())
 def test_attributions_are_gradients_along_the_path(family: str, stack: str) -> None:
     ref = reference(family, stack)
     clean, steps = ref.run(), 4
     found, differences = attribute(
         *arguments(ref), jnp.asarray(REAL), stack=stack, depths=(1, ref.number), steps=steps
     )
-    true = ref.true[..., None] == ref.amino_acids[None, None]
+    true = ref.asked[..., None] == ref.amino_acids[None, None]
     for i, depth in enumerate((1, ref.number)):
         h = clean.streams[depth]
         mean = (h * REAL[..., None]).sum(1, keepdims=True) / REAL.sum(1)[:, None, None]
@@ -56,7 +45,7 @@ def test_attributions_are_gradients_along_the_path(family: str, stack: str) -> N
 
         def value(x, depth=depth, part=part):
             answer = ref.run([(part, depth, instead(x))]).answer
-            return (np.exp(answer) * true * HIDDEN[..., None]).sum((1, 2))
+            return (np.exp(answer) * true * ref.target[..., None]).sum((1, 2))
 
         # Directional derivatives by central differences, one token at a time.
         row, at = 0, int(np.flatnonzero(REAL[0])[3])

@@ -29,6 +29,7 @@ def sets(ref: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
         "asked": (np.ones_like(REAL), ref.target),
         "context": (REAL & ~ref.target, ref.target),
+        "visible": (np.ones_like(REAL), ref.residues & ~ref.target),
         "all": (np.ones_like(REAL), ref.residues),
         "future": (before, ref.residues & (PLACE >= MIDDLE)),
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from depth_reference import cases, length, measured, reference
+from depth_reference import arguments, cases, length, measured, reference
+
+from protlm_jax.evaluation.depth.tuned_lens import measured_lens
 
 METRICS = ("contributions", "angles", "similarity")
 
@@ -87,6 +89,23 @@ def test_the_logit_lens_is_the_head_at_every_depth(family: str, stack: str, asse
             np.testing.assert_allclose(
                 found[f"lens_{name}"].total[depth, :3], value, rtol=1e-4, atol=2e-5, err_msg=name
             )
+
+
+@pytest.mark.parametrize(("family", "stack"), cases(("t5", "encoder")))
+def test_the_tuned_lens_is_the_head_behind_its_map(family: str, stack: str, assert_close) -> None:
+    ref, rng = reference(family, stack), np.random.default_rng(0)
+    maps = {
+        "A": 0.3 * rng.normal(size=(ref.number, 16, 16)).astype(np.float32),
+        "b": rng.normal(size=(ref.number, 16)).astype(np.float32),
+    }
+    seen = ref.run()
+    found = measured_lens(*arguments(ref), maps, stack=stack)
+    lens = [
+        ref.head(h + h @ a.T + b) for h, a, b in zip(seen.streams, *maps.values(), strict=False)
+    ]
+    for name in ("kl", "kl_reverse", "top1_agreement", "nll"):
+        expected = np.array([ref.differ(seen.answer, q, ref.target)[name] for q in lens])
+        assert_close(found[f"tuned_lens_{name}"].total[:, :3], expected, 1e-4, name)
 
 
 @pytest.mark.parametrize(("family", "stack"), cases())

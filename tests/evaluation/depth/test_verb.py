@@ -20,13 +20,15 @@ from protlm_jax.vocabularies import AMINO_ACIDS
 METRIC = "contributions"
 
 
+def random_proteins(number: int) -> dict[str, str]:
+    rng = np.random.default_rng(0)
+    return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), 21)) for i in range(number)}
+
+
 @pytest.fixture
 def fasta(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
     path = tmp_path / "proteins.fasta"
-    path.write_text(
-        "".join(f">p{i}\n{''.join(rng.choice(list(AMINO_ACIDS), 21))}\n" for i in range(20))
-    )
+    path.write_text("".join(f">{name}\n{s}\n" for name, s in random_proteins(20).items()))
     return path
 
 
@@ -59,40 +61,91 @@ def test_models_are_written_side_by_side(fasta: Path, tmp_path: Path, capsys) ->
     assert [r["relative"] for r in mine] == ["0.0", "1.0"] * 3
 
 
+@pytest.mark.parametrize(
+    ("metrics", "number", "steps"),
+    [([METRIC, "similarity"], 20, 3), (["erasure"], 20, 3), (["tuned_lens"], 32, 12)],
+    ids=["streamed", "erasure", "tuned_lens"],
+)
 def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metrics: list[str], number: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(1)
-    sequences = {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), 21)) for i in range(20)}
+    """Batches, and of the tuned lens turns of its training, that are kept are not done again."""
     monkeypatch.setattr(partial, "EVERY", 0.0)
-    model = loaded("bert")
-    wanted = {"metrics": [METRIC, "similarity"], "folder": tmp_path}
+    model, sequences = loaded("bert"), random_proteins(number)
+    wanted = {"metrics": metrics, "folder": tmp_path}
     whole = analyse(model, sequences, **wanted).stacks["encoder"]
+    for file in tmp_path.iterdir():
+        file.unlink()
     save = partial.Partial.save
+    mine = "encoder.npz" if len(metrics) > 1 else f"encoder-{metrics[0]}.npz"
 
-    def cut(self, totals, samples, batches) -> None:
-        save(self, totals, samples, batches)
-        if batches == 2:
+    def cut(self, done, arrays) -> None:
+        save(self, done, arrays)
+        if done == 2 and self.path.name == mine:
             raise KeyboardInterrupt
 
-    (tmp_path / "encoder.npz").unlink()
     monkeypatch.setattr(partial.Partial, "save", cut)
     with pytest.raises(KeyboardInterrupt):
         analyse(model, sequences, **wanted)
     seen: list[int] = []
-    monkeypatch.setattr(partial.Partial, "save", lambda self, t, s, batches: seen.append(batches))
+    monkeypatch.setattr(
+        partial.Partial,
+        "save",
+        lambda self, done, _: seen.append(done) if self.path.name == mine else None,
+    )
     again = analyse(model, sequences, **wanted).stacks["encoder"]
-    assert seen == [3], "two of three batches were kept"
+    assert seen == list(range(3, steps + 1)), "what was kept was taken over"
     for name, x in whole.quantities.items():
         np.testing.assert_array_equal(again[name].values, x.values)
-    analyse(model, sequences, **wanted, seed=1)
-    assert seen == [3, 1, 2, 3], "other settings start anew"
+    if metrics != ["tuned_lens"]:
+        analyse(model, sequences, **wanted, seed=1)
+        assert seen[steps - 2 :] == list(range(1, steps + 1)), "other settings start anew"
+
+
+@pytest.mark.parametrize("positions", ["asked", "future"])
+def test_costly_measurements_are_asked_for_by_name(
+    fasta: Path, tmp_path: Path, positions: str
+) -> None:
+    """They take the position set; a model of two layers is looked at before both."""
+    out = tmp_path / "out"
+    words = ("--model", "gpt2", "--input", str(fasta), "--output", str(out))
+    run(*words, "--metrics", "erasure", "gradients", "tuned_lens", "--positions", positions)
+    about = json.loads((out / "gpt2.json").read_text())
+    measured = about["stacks"]["encoder"]
+    assert measured["coords"]["at_depth"] == [0, 1]
+    assert measured["undefined"] == {"tuned_lens": "needs four batches of proteins"}
+    assert ("before a cut" in about["positions"]) == (positions == "future")
+    arrays = np.load(out / "gpt2.npz")
+    share, erased = (arrays[f"encoder/{name}"] for name in ("context_share", "erasure_kl"))
+    assert share.shape == erased.shape == (2,)
+    assert share.min() > 0 and share.max() < 1 and (erased > 0).all()
+    counts = arrays["encoder/erasure_kl/counts"]
+    # Four residues are erased; answers are read at 3 asked ones, or at 10 of 21, from token 11 on.
+    assert (counts == 4 * (3 if positions == "asked" else 10)).all()
+
+
+def test_levels_of_noise_are_a_dimension_of_the_files(fasta: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--model", "dplm", "--model", "gpt2", "--input", str(fasta), "--output", str(out))
+    run(*words, "--metrics", METRIC, "--noise_levels", "0.25", "0.75")
+    about = json.loads((out / "dplm-noise.json").read_text())["stacks"]["encoder"]
+    assert about["coords"]["noise"] == [0.25, 0.75]
+    assert about["dims"]["cosine"] == ["noise", "part", "layer"]
+    rows = list(csv.DictReader((out / "depth.csv").open()))
+    mine = [r for r in rows if r["model"] == "dplm-noise" and r["quantity"] == "stream_norm"]
+    assert [(r["noise"], r["layer"]) for r in mine] == [
+        (level, depth) for level in ("0.25", "0.75") for depth in "012"
+    ]
+    assert {r["noise"] for r in rows if r["model"] in ("dplm", "gpt2")} == {""}
+    assert not (out / "gpt2-noise.json").exists()
+    undefined = json.loads((out / "gpt2.json").read_text())["stacks"]["encoder"]["undefined"]
+    assert "its readout is causal" in undefined["noise_levels"]
 
 
 def test_the_bootstrap_draws_proteins() -> None:
-    rng = np.random.default_rng(2)
-    sequences = {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), 21)) for i in range(20)}
-    found = analyse(loaded("bert"), sequences, metrics=[METRIC]).stacks["encoder"]["stream_norm"]
+    found = analyse(loaded("bert"), random_proteins(20), metrics=[METRIC]).stacks["encoder"][
+        "stream_norm"
+    ]
     by_protein = found.totals / found.counts
     low, high = found.interval()
     error = by_protein.std(axis=-1) / 20**0.5  # proteins have three asked residues each
