@@ -44,9 +44,8 @@ def proteins(data: Path, dataset: str) -> set[str]:
 
 def test_every_dataset_and_objective_is_registered():
     kinds = ("tokens", "prott5", "span3", "ankh")
-    tasks = {
-        f"{d}_{k}" for d in ("uniref50", "uniref90", "uniref100", "bfd", "fasta") for k in kinds
-    }
+    datasets = ("uniref50", "uniref90", "uniref100", "bfd", "fasta", "bundled")
+    tasks = {f"{d}_{k}" for d in datasets for k in kinds}
     assert tasks <= set(seqio.TaskRegistry.names())
     assert {f"bfd_uniref50_{k}" for k in kinds} <= set(seqio.MixtureRegistry.names())
 

@@ -25,7 +25,6 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.t5x_bridge import models as bridge
-from protlm_jax.t5x_bridge.features import SingleStackFeatures
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 CLASSES = {
@@ -213,5 +212,3 @@ def test_what_does_not_go_together_is_refused() -> None:
         make(bridge.EncoderModel, "bert", "causal")
     with pytest.raises(ProtlmError, match="carries a memory from batch to batch"):
         make(bridge.DecoderModel, "transformer_xl", "causal")
-    with pytest.raises(ProtlmError, match="use_custom_packing_ops"):
-        SingleStackFeatures(use_custom_packing_ops=True)
