@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -135,6 +136,11 @@ def kinds_first() -> list[Any]:
     """
     marks = {f: pytest.mark.slow if f in SLOW else pytest.mark.long for f in ZOO}
     return [f if f in KINDS else pytest.param(f, marks=marks[f]) for f in ZOO]
+
+
+def kinds_alone(among: Iterable[str] = ZOO) -> list[Any]:
+    """Of some families those of `KINDS`; the others, which another test has too, are marked long."""
+    return [f if f in KINDS else pytest.param(f, marks=pytest.mark.long) for f in among]
 
 
 def perturbed(params: Any, seed: int, size: float = 0.1) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO, loaded
+from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import recurrence
@@ -74,7 +74,7 @@ def one_way(model: LoadedModel, tokens: np.ndarray, sequence: str, softmax: str)
 
 
 @pytest.mark.parametrize("softmax", ["residues", "vocabulary"])
-@pytest.mark.parametrize("family", SCORED)
+@pytest.mark.parametrize("family", kinds_alone(SCORED))
 def test_equals_one_forward_a_residue(family: str, softmax: str) -> None:
     sequences = [*proteins([21, 13, 21]), "MKXLXAVAGHRTE"]
     scores = list(likelihoods(loaded(family), sequences, softmax=softmax, tokens_per_batch=200))

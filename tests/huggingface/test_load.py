@@ -46,6 +46,7 @@ def assert_same(loaded: LoadedModel, folder: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, loaded.params, load_model(folder).params)
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"], indirect=True)
 def test_sharded_with_an_index(loaded: LoadedModel, folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors)
@@ -67,6 +68,7 @@ def test_sharded_with_an_index(loaded: LoadedModel, folder: Path) -> None:
         load_model(folder)
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"], indirect=True)
 def test_pytorch_bin_holds_tensors_and_nothing_else(loaded: LoadedModel, folder: Path) -> None:
     torch = pytest.importorskip("torch")
     tensors = load_file(folder / "model.safetensors")
@@ -106,6 +108,7 @@ def test_missing_tensor(victim: tuple[str, list[int]], folder: Path) -> None:
     assert f"tensor {name} of shape {shape} is missing" in str(error.value)
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"], indirect=True)
 def test_misshapen_tensor(victim: tuple[str, list[int]], folder: Path) -> None:
     name, shape = victim
     rewrite(folder, {name: np.zeros((3, 5), np.float32)})
@@ -149,6 +152,7 @@ def test_tied_copies_and_unused_tensors_are_listed(
         load_model(folder)
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"], indirect=True)
 def test_damaged_weights(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -226,6 +230,7 @@ def test_provenance_is_read_from_the_run(folder: Path, tmp_path: Path) -> None:
     assert facts["training"].startswith("Trained on my.fasta.gz for 0 steps of 64 rows of 128 tok")
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"], indirect=True)
 def test_a_run_of_another_shape(folder: Path, tmp_path: Path) -> None:
     run = import_model(folder, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
