@@ -1,10 +1,10 @@
-"""Every recipe's train step, compiled for the pod of its paper: does it fit, and what is said.
+"""Every recipe's train step, compiled for the pod of its paper: does it fit, and how fast is it?
 
-    python benchmarks/plan_recipes.py [--folder runs/plans] [NAME ...] > table.md
+    python benchmarks/plan_recipes.py [--folder runs/plans] [NAME ...] > tables.md
 
 NAME is a recipe or recipe/phase; all by default, a minute or more each. Plans are kept as JSON in
-the folder: what is there already is not compiled again, so that the table can be made bit by bit.
-docs/pods.md holds it.
+the folder: what is there already is not compiled again, so that the tables can be made bit by bit.
+docs/pods.md holds them: what a core holds and says, and how long a step takes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ PODS = {
 KINDS = ("all-gather", "all-reduce", "reduce-scatter")
 HEADER = (
     "recipe, phase", "pod", "mesh data x fsdp x tensor", "rows x tokens", "rows of a part",
-    "state", "peak", "fits", *KINDS, "others", "PFLOPs", "compiled",
+    "state", "peak", "fits", *KINDS, "others", "compiled",
+)  # fmt: skip
+SPEED = (
+    "recipe, phase", "model PFLOPs", "executed", "HBM", "alone: compute, HBM, ICI", "MFU at most",
+    "a step", "bound by", "MFU", "HFU", "tokens per second", "from each host", "days",
 )  # fmt: skip
 
 
@@ -54,14 +58,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/plans"))
     arguments = parser.parse_args()
     chosen = [n for n in PODS if not arguments.names or {n, n.split("/")[0]} & {*arguments.names}]
-    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
+    plans = {}
     for name in chosen:
         file = arguments.folder / f"{name.replace('/', '-')}.json"
         if not file.exists():
             print(f"compiling {name} for {PODS[name]}", file=sys.stderr, flush=True)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(planned(name), indent=1) + "\n")
-        print(row(name, json.loads(file.read_text())), flush=True)
+        plans[name] = json.loads(file.read_text())
+    print(markdown(HEADER, [memory(name, plan) for name, plan in plans.items()]))
+    print(markdown(SPEED, [speed(name, plan) for name, plan in plans.items()]))
+
+
+def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [list(header), ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def planned(name: str) -> dict[str, Any]:
@@ -71,15 +82,15 @@ def planned(name: str) -> dict[str, Any]:
     return plan.to_dict()
 
 
-def row(name: str, plan: dict[str, Any]) -> str:
-    """A line of the table; bytes in GiB, of one core."""
+def memory(name: str, plan: dict[str, Any]) -> list[str]:
+    """A line of the first table; bytes in GiB, of one core."""
 
     def said(kind: str) -> str:
         found = plan["collectives"].get(kind)
         return f"{found['count']}, {found['bytes'] / 2**30:.2f}" if found else "-"
 
     others = [k for k in plan["collectives"] if k not in KINDS]
-    cells = [
+    return [
         name,
         plan["topology"],
         " x ".join(map(str, plan["mesh"].values())),
@@ -90,10 +101,31 @@ def row(name: str, plan: dict[str, Any]) -> str:
         "yes" if plan["fits"] else f"no: {plan['suggestion']}",
         *map(said, KINDS),
         "; ".join(f"{kind} {said(kind)}" for kind in others) or "-",
-        f"{plan['model_flops'] / 1e15:,.0f}",
         f"{plan['compile_seconds']:.0f} s",
     ]
-    return "| " + " | ".join(cells) + " |"
+
+
+def speed(name: str, plan: dict[str, Any]) -> list[str]:
+    """A line of the second table; FLOPs of all cores, bytes in GiB of one."""
+    if plan.get("step_seconds") is None:
+        return [name, f"{plan['model_flops'] / 1e15:,.3g}", *["not known"] * (len(SPEED) - 2)]
+    alone, step = plan["seconds"], plan["step_seconds"]
+    shares = sorted(plan["spent"].items(), key=lambda item: -item[1])
+    return [
+        name,
+        f"{plan['model_flops'] / 1e15:,.3g}",
+        f"{plan['executed_flops'] / 1e15:,.3g}",
+        f"{plan['hbm_bytes'] / 2**30:,.0f}",
+        ", ".join(f"{alone[resource]:.2f}" for resource in ("compute", "hbm", "ici")) + " s",
+        f"{plan['roofline_mfu']:.0%}",
+        f"{step:.2f} s",
+        ", ".join(f"{what} {took / step:.0%}" for what, took in shares if took >= step / 200),
+        f"{plan['mfu']:.0%}",
+        f"{plan['hfu']:.0%}",
+        f"{plan['tokens_per_second']:,.0f}",
+        f"{plan['host_tokens_per_second']:,.0f}",
+        f"{plan['days']:,.0f}",
+    ]
 
 
 if __name__ == "__main__":

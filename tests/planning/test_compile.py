@@ -11,6 +11,7 @@ import pytest
 
 from protlm_jax.config_files import load_config
 from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, suggest
+from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble
 from protlm_jax.training.state import bytes_on_device
@@ -80,6 +81,22 @@ def test_a_small_model_is_planned_for_eight_cores() -> None:
     assert made.state_bytes < made.peak_bytes < 0.1 * made.available_bytes
     assert made.collectives["all-reduce"].bytes > 0
     assert made.collectives["all-gather"].largest == 4 * 512 * 96  # the table of positions
+    assert made.executed_flops and made.step_seconds and made.seconds and made.spent
+    assert 0.9 < made.executed_flops / made.model_flops < 1.5  # nothing is computed again
+    assert made.mfu and made.hfu and made.roofline_mfu and made.mfu < made.roofline_mfu < 1
+    assert made.hfu / made.mfu == pytest.approx(made.executed_flops / made.model_flops)
+    assert made.step_seconds == pytest.approx(sum(made.spent.values()))
+    assert made.step_seconds >= max(made.seconds.values())
+    assert made.binds == max(made.spent, key=lambda name: made.spent[name])
+    assert made.days == pytest.approx(config.train.steps * made.step_seconds / 86_400)
+    by_axis = made.collectives_by_axis
+    assert (
+        by_axis
+        and set(by_axis) <= {"data", "fsdp", "data, fsdp"}
+        and "all-gather" in by_axis["fsdp"]
+    )
+    for kind, said in made.collectives.items():
+        assert said.bytes == sum(kinds[kind].bytes for kinds in by_axis.values() if kind in kinds)
 
 
 @pytest.mark.libtpu
@@ -94,7 +111,9 @@ def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
     assert not made.fits
     assert made.peak_bytes > made.available_bytes
     assert made.suggestion == "--config.model.remat=minimal"
-    assert not made.collectives
+    assert not made.collectives and made.step_seconds is None and made.binds is None
+    assert "does not fit; try --config.model.remat=minimal" in table([made])
+    assert "not known" in table([made])
 
 
 @pytest.mark.parametrize("given", ["data.prepared=mine", "phases.length512.data.fasta=mine.fa"])

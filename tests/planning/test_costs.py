@@ -38,6 +38,7 @@ ENTRY %main (a: bf16[4,512,64,1]) -> f32[] {
   %i = s32[]{:T(256)} parameter(6)
   %kept = f32[24,8,16]{2,1,0} parameter(7)
   %new = f32[8,16]{1,0} parameter(8)
+  %mask = s8[1,1,1]{2,1,0} parameter(9)
   %scores = f32[4,16,512,512]{2,3,1,0:T(8,128)} convolution(%q, %k), \
     window={size=4x16 stride=3x15 lhs_dilate=4x16}, dim_labels=0b1f_0o1i->01bf
   %heads = bf16[4,512,16,64]{1,3,2,0} convolution(%x, %w), \
@@ -45,6 +46,8 @@ ENTRY %main (a: bf16[4,512,64,1]) -> f32[] {
     operand_precision={highest,highest}
   %twice = f32[32,8]{1,0} add(%near, %near), \
     backend_config={"window_config":{"estimated_cycles":"263"}}
+  %splash_mha_fwd.1 = f32[4,512,64]{2,1,0} custom-call(%mask, %scores, %q), frontend_attributes={
+}}, backend_config={"custom_call_config":{}}
   %slice = bf16[64,32]{1,0} fusion(%stack, %i), kind=kLoop, calls=%fused_computation.1
   %update = f32[24,8,16]{2,1,0} fusion(%kept, %new, %i), kind=kLoop, calls=%fused_computation.2
   %begin = (f32[8,16]{1,0:S(1)}, f32[8,16]{1,0}, u32[]{:S(2)}) copy-start(%new)
@@ -67,6 +70,12 @@ def test_products_written_as_convolutions_count_as_the_products_they_are() -> No
     flops = 2 * 4 * 512 * 1024 * 16 * 64
     weights = 1024 * 16 * 64 * 2
     assert of("heads") == (flops, 6 * flops, 4 * 512 * 1024 * 2 + weights + QKV, 0)
+
+
+def test_kernels_of_attention_count_by_their_products() -> None:
+    assert of("splash_mha_fwd.1")[0] == 2 * 2 * (
+        SCORES * 16
+    )  # queries [.., 512], keys [.., 16, 64]
 
 
 def test_only_what_passes_through_hbm_counts() -> None:
