@@ -54,7 +54,11 @@ class SeqioVocabulary(seqio.Vocabulary):
             return tf.identity(ids)
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        return tf.strings.reduce_join(tf.gather(list(self.vocabulary.tokens), ids), axis=-1)
+        letters = tf.gather(list(self.vocabulary.tokens), ids)
+        # What follows a closing token is padding, which SeqIO writes as 0, whatever that is here.
+        ends = tf.cast(tf.equal(ids, -1 if self.eos_id is None else self.eos_id), tf.int32)
+        after = tf.cumsum(ends, axis=-1, exclusive=True) > 0
+        return tf.strings.reduce_join(tf.where(after, "", letters), axis=-1)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SeqioVocabulary) and self.vocabulary == other.vocabulary

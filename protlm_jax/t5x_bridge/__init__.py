@@ -3,7 +3,7 @@
 The models, objectives, tasks and vocabularies are those of a native run; here they get the shapes
 that T5X expects (https://github.com/google-research/t5x, Roberts et al. 2022). T5X is no dependency
 of this package and on no package index: requirements/t5x.txt says how it is installed. Nothing
-outside this folder imports it, and it itself is imported by gin alone.
+outside this folder imports it; inside, what gin names does, and reading checkpoints does not.
 
 Checkpoints: what T5X calls "target" is the tree of our own parameters, name by name and shape by
 shape as in a native run and as `protlm_jax.models.init_params` makes it, layers stacked along their

@@ -22,6 +22,9 @@ def test_both_roads_give_the_same_ids(vocabulary, text):
     assert ids.dtype == tf.int32 and ids.numpy().tolist() == expected
     assert wrapped.decode(expected) == "MKTAYIAK"
     assert wrapped.decode_tf(tf.constant(expected)).numpy() == b"MKTAYIAK"
+    padded = tf.constant([*expected, wrapped.eos_id, expected[0], wrapped.pad_id])
+    closing = wrapped.vocabulary.tokens[wrapped.eos_id].encode()
+    assert wrapped.decode_tf(padded).numpy() == b"MKTAYIAK" + closing
 
 
 @both
