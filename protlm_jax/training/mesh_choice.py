@@ -24,17 +24,15 @@ from protlm_jax.training.state import TrainState, bytes_on_device, lay_out
 
 SHARE = 0.5  # of a device's memory, for state and gradients
 
-# Bytes of one device that a program may have, by the beginning of `device_kind`; the first that
-# fits counts. v3: what the compiler says; the others: as published, of which it is a little less.
-# A v2 or v3 device is a core, half a chip.
+# Bytes of one device that the compiler lets a program have, by the beginning of `device_kind`; the
+# first that fits counts. A device of v2 and v3 is a core, half a chip.
 MEMORY = {
-    "TPU v2": 8 * 2**30,
+    "TPU v2": 7.48 * 2**30,
     "TPU v3": 15.48 * 2**30,
-    "TPU v4": 32 * 2**30,
-    "TPU v5 lite": 16 * 2**30,
-    "TPU v5e": 16 * 2**30,
-    "TPU v5": 95 * 2**30,
-    "TPU v6": 32 * 2**30,
+    "TPU v4": 30.75 * 2**30,
+    "TPU v5 lite": 15.75 * 2**30,
+    "TPU v5": 95.74 * 2**30,
+    "TPU v6": 31.25 * 2**30,
 }
 
 
