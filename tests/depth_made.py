@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity
+from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity, stacked
 
 PROTEINS = 40
 
@@ -81,3 +81,12 @@ def everything(layers: int = 6, scale: float = 1.0) -> Measured:
         "intrinsic_dimension": Estimate(("depth",), np.linspace(12, 8, layers + 1)),
     }
     return measured(layers, {**by, **similar}, level=(0.1, 0.5))
+
+
+def by_noise(levels: Sequence[float] = (0.1, 0.5, 0.9), layers: int = 6) -> Measured:
+    """The same at several levels of noise, effects growing with it."""
+    each = [everything(layers, 1.0 + level) for level in levels]
+    for one in each:
+        del one.quantities["odd"], one.quantities["swap_by_level_kl"]
+    quantities = stacked("noise", [one.quantities for one in each])
+    return measured(layers, quantities, noise=tuple(levels))

@@ -91,8 +91,8 @@ def quantity(measured: Measured, name: str) -> Quantity | None:
 
 
 def _short(value: float, scale: float) -> str:
-    """Two digits of the scale: between one and four decimals."""
+    """Two digits of the scale, as far as they mean something."""
     if not scale:
         return f"{value:.2f}"
     decimals = max(2 if abs(value) < 10 else 1, 1 - math.floor(math.log10(abs(scale))))
-    return f"{value:.{min(4, decimals)}f}"
+    return f"{value:.{min(decimals, 3 if abs(value) >= 0.1 else 4)}f}"

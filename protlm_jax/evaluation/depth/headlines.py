@@ -75,8 +75,9 @@ def headlines(measured: Measured, seed: int = 0) -> dict[str, Headline]:
         if x is None or measured.num_layers < 2:
             continue
         value = float(of(x.values))
-        if not math.isnan(value):
-            found[name] = Headline(value, of(x.drawn(seed)))
+        head = Headline(value, of(x.drawn(seed)))
+        if not math.isnan(value + head.low):  # of some draws alone it is no number of the model
+            found[name] = head
     return found
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from protlm_jax.evaluation.depth.evidence import any_of, quantity, side, tail, written
+from protlm_jax.evaluation.depth.evidence import quantity, side, tail, written
 from protlm_jax.evaluation.depth.headlines import NEGLIGIBLE, Headline, headlines
 from protlm_jax.evaluation.depth.plain import plain
-from protlm_jax.evaluation.depth.results import Analysis, Measured
+from protlm_jax.evaluation.depth.results import Analysis, Measured, by_noise
 
 TREND = ("depth_score", "small_share", "exit_depth", "late_contribution")
 _PHRASES = {
@@ -47,10 +47,10 @@ def study(members: Sequence[Member]) -> dict[str, Any]:
     """What the report draws, ready for JSON.
 
     Returns:
-        "models" -> title -> `plain`, "family", "control_of", and "beside_control" -> stack ->
-        sentences; "trends", one for each family and stack of two or more depths: "family", "stack",
-        "rows" ("model", "layers", "control", and TREND by name, each value, low, high) and
-        "reading" (sentences).
+        "models" -> title -> `plain`, "family", "control_of", "noise" (`by_level` or None), and
+        "beside_control" -> stack -> sentences; "trends", one for each family and stack of two or
+        more depths: "family", "stack", "rows" ("model", "layers", "control", and TREND by name,
+        each value, low, high) and "reading" (sentences).
     """
     heads = _heads(members)
     models: dict[str, Any] = {}
@@ -58,6 +58,7 @@ def study(members: Sequence[Member]) -> dict[str, Any]:
         twin = next((m for m in members if each.title and m.control_of == each.title), None)
         models[each.title] = {
             **plain(each.analysis, each.asked),
+            "noise": each.noise and by_level(each.noise),
             "family": each.family,
             "control_of": each.control_of,
             "beside_control": {
@@ -98,14 +99,14 @@ def beside_control(measured: Measured, control: Measured) -> list[str]:
             here, there = (written(x.value, x.draws) for x in (ours[name], theirs[name]))
             word = {-1: "lower", 1: "higher"}.get(side(ours[name].minus(theirs[name]).draws))
             if word:
-                apart.append(f"{phrase} is {word} ({here} against {there})")
+                apart.append(f"{phrase} is {word}, {here} against {there}")
             else:
-                alike.append(f"{phrase} ({here} against {there})")
+                alike.append(f"{phrase}, {here} against {there}")
     sentences = []
     if apart:
-        sentences.append(f"Beside the re-initialised control, {any_of(apart)}.")
+        sentences.append(f"Beside the re-initialised control, {'; '.join(apart)}.")
     if alike:
-        sentences.append(f"Not told from the control: {any_of(alike)}.")
+        sentences.append(f"Not told from the control: {'; '.join(alike)}.")
     return [*sentences, *_idle(measured, control)]
 
 
@@ -148,7 +149,7 @@ def _trends(members: Sequence[Member], heads: dict[str, Any]) -> Iterator[dict[s
             }
             for m in group
         ]  # fmt: skip
-        by_depth: dict[str, dict[int, Runs]] = {name: {} for name in TREND}
+        by_depth: dict[str, dict[float, Runs]] = {name: {} for name in TREND}
         for m in trained:
             for name in TREND:
                 if found := heads[m.title][stack].get(name):
@@ -158,26 +159,49 @@ def _trends(members: Sequence[Member], heads: dict[str, Any]) -> Iterator[dict[s
         yield {"family": family, "stack": stack, "rows": rows, "reading": words}
 
 
-def trend(phrase: str, runs: dict[int, Runs]) -> str:
-    """A number over the layers, in a sentence.
+def by_level(noise: Analysis) -> dict[str, Any]:
+    """What was measured by level of noise, and how the headlines change with it.
+
+    Returns:
+        `plain`, whose stacks have beside "levels": a row for each ("noise", and headlines by name,
+        each value, low, high); their "reading" is about the change with noise.
+    """
+    found = plain(noise)
+    for stack, measured in noise.stacks.items():
+        heads = {float(level): headlines(one) for level, one in by_noise(measured)}
+        found["stacks"][stack]["levels"] = [
+            {"noise": level, **{name: x.numbers() for name, x in of.items()}}
+            for level, of in heads.items()
+        ]
+        found["stacks"][stack]["reading"] = [
+            trend(phrase, runs, "of the residues hidden")
+            for name, phrase in _PHRASES.items()
+            if len(runs := {level: [of[name]] for level, of in heads.items() if name in of}) > 1
+        ]
+    return found
+
+
+def trend(phrase: str, runs: Mapping[float, Runs], unit: str = "layers") -> str:
+    """A number over layers, or over another scale, in a sentence.
 
     Args:
         phrase: what the number is.
         runs: number of layers -> models of that depth, two depths or more. Single models are
             compared by the interval of their (paired) difference; where a depth has several, the
             range of all intervals of each depth has to lie apart.
+        unit: what is counted.
     """
     depths = sorted(runs)
     first, last = depths[0], depths[-1]
     word = {-1: "falls", 1: "rises"}.get(_apart(runs[first], runs[last]))
     here, there = _spanned(runs[first]), _spanned(runs[last])
     if word is None:
-        ends = f"from {first} to {last} layers"
+        ends = f"from {first} to {last} {unit}"
         return f"Whether {phrase} changes {ends} cannot be told: {here}, {there}."
     steps = [_apart(runs[a], runs[b]) for a, b in pairwise(depths)]
     every = all(step == _apart(runs[first], runs[last]) for step in steps)
     how = "" if len(steps) == 1 else ", at every step" if every else ", not at every step"
-    return f"From {first} to {last} layers {phrase} {word} from {here} to {there}{how}."
+    return f"From {first} to {last} {unit} {phrase} {word} from {here} to {there}{how}."
 
 
 def _apart(first: Runs, second: Runs) -> int:

@@ -184,8 +184,9 @@ def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]
     written = files.write(analyses, folder)
     table, page = folder / "depth.json", folder / "report.html"
     write_atomically(table, json.dumps(tidy(members), indent=1) + "\n")
+    trained = [member.title for member in members if not member.control_of]
     about = {
-        "title": "What each layer does",
+        "title": f"{trained[0]}, layer by layer" if len(trained) == 1 else "Models, layer by layer",
         "models": [member.title for member in members],
         "input": str(arguments.input or "proteins held out of training"),
         "metrics": arguments.metrics,

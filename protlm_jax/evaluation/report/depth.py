@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protlm_jax.evaluation.report.depth_panels import CONTROL, estimate, panels
+from protlm_jax.evaluation.report.depth_panels import CONTROL, estimate, noise_panels, panels
 from protlm_jax.evaluation.report.frame import number
 from protlm_jax.evaluation.report.page import (
     caption,
@@ -27,7 +27,7 @@ _HEADLINES = {
     "answer_depth_score": "depth score, by the effect on the answer",
     "small_share": "share of layers that cost less than 0.05 nats",
     "half_depth": "share of the depth for half of the answer",
-    "exit_depth": "share of the depth for 95 % of it",
+    "exit_depth": "share of the depth for 95 % of the answer",
     "late_contribution": "mean contribution in the second half",
 }
 _NOTE = (
@@ -57,6 +57,8 @@ def depth(
         said = [*measured["reading"], *result.get("beside_control", {}).get(stack, ())]
         parts += [sentences(said), _numbers(measured, twin)]
         charts = panels(measured, twin)
+        if noise := result.get("noise"):
+            charts += by_noise(noise["stacks"][stack])
         parts += [unfolds(f"Charts of {title}", *charts)] if fold else charts
         parts.append(_undefined(measured["undefined"]))
     return section(title, *parts, folded("How it was measured", _method(result)))
@@ -72,6 +74,21 @@ def _numbers(measured: Results, control: Results | None) -> str:
     ]  # fmt: skip
     header = ("", "this model", *([CONTROL] if control else []))
     return table(header, rows, kind="views") if rows else ""
+
+
+def by_noise(measured: Results) -> list[str]:
+    """What depends on how much of a protein is hidden."""
+    levels = measured["levels"]
+    keys = [key for key in _HEADLINES if any(key in row for row in levels)]
+    rows = [("", (number(row["noise"]), *(estimate(row.get(key, {})) for key in keys)))
+            for row in levels]  # fmt: skip
+    header = ("hidden", *(_HEADLINES[key] for key in keys))
+    return [
+        heading("With more or fewer residues hidden"),
+        sentences(measured["reading"]),
+        table(header, rows, kind="views") if keys else "",
+        *noise_panels(measured),
+    ]
 
 
 def _undefined(reasons: Mapping[str, str]) -> str:

@@ -28,6 +28,7 @@ _AXES = {
     "depth": "layers passed",
     "at_depth": "layers passed",
 }
+_SCALES = ("noise", "size")  # dimensions whose entries are steps of one scale
 _COLUMNS = {"affected": "later layer", "other_depth": "layers passed"}
 _ENTRIES = {"layer": "whole layer", "mlp": "MLP"}
 _FIELDS = ("values", "low", "high", "largest")
@@ -188,6 +189,7 @@ _MEASURES = ("l2", "kl", "kl_reverse", "top1_agreement", "nll", "accuracy", "js"
              "rank_correlation", "delta_nll")  # fmt: skip
 _KINDS = ("base", "skip", "sublayer_skip", "swap", "repeat", "delete", "reverse", "lens",
           "tuned_lens", "erasure")  # fmt: skip
+_NOISY = {"skip_effect", "skip_kl", "lens_nll", "relative_contribution", "cosine"}
 _KNOWN = {f"{kind}_{measure}" for kind, measure in itertools.product(_KINDS, _MEASURES)} | {
     quantity for panel in PANELS for quantity in panel.quantities
 }
@@ -203,9 +205,23 @@ def panels(stack: Results, control: Results | None = None) -> list[str]:
     return [part for part in drawn if part]
 
 
+def noise_panels(stack: Results) -> list[str]:
+    """Of what was measured by level of noise, the whole layers' charts: a curve or map a level."""
+    whole = {dim: list(labels) for dim, labels in stack["coords"].items()}
+    quantities = {}
+    for key, x in stack["quantities"].items():
+        if x["dims"][:2] == ["noise", "part"]:
+            x = {f: [level[0] for level in x[f]] for f in _FIELDS if f in x} | {
+                "dims": ["noise", *x["dims"][2:]]
+            }
+        quantities[key] = x
+    picked = {**stack, "coords": whole, "quantities": quantities}
+    return [_panel(panel, picked, None) for panel in PANELS if _NOISY & {*panel.quantities}]
+
+
 def curves(stack: Results, key: str, label: str = "") -> list[Series]:
     """A quantity over layers, one curve for each entry of the dimensions before it."""
-    found = []
+    found: list[Series] = []
     for words, x in _entries(stack, key):
         (dim,) = x["dims"]
         places = stack["coords"].get(dim, range(len(x["values"])))
@@ -262,7 +278,8 @@ def _panel(panel: Panel, stack: Results, control: Results | None) -> str:
 
 def _chart(panel: Panel, stack: Results, control: Results | None, there: Results) -> str:
     series = [each for key, label in there.items() for each in curves(stack, key, label)]
-    series = [replace(each, colour=colour_of(i)) for i, each in enumerate(series)]
+    scale = len(series) if stack["quantities"][next(iter(there))]["dims"][0] in _SCALES else 0
+    series = [replace(each, colour=_hue(i, scale)) for i, each in enumerate(series)]
     if len(series) == 1 and control is not None:
         series = [replace(series[0], label="this model")]
     by_label = {each.label: each.colour for each in series}
@@ -270,7 +287,7 @@ def _chart(panel: Panel, stack: Results, control: Results | None, there: Results
              for each in curves(control, key, label)]  # fmt: skip
     for twin in twins:
         own = len(by_label) == 1
-        colour = by_label.get(twin.label) or colour_of(0)
+        colour = "var(--soft)" if own else by_label[twin.label]
         label = CONTROL if own else f"{twin.label}, {CONTROL}"
         series.append(replace(twin, label=label, colour=colour, dashed=True))
     dim = stack["quantities"][next(iter(there))]["dims"][-1]
@@ -281,6 +298,11 @@ def _chart(panel: Panel, stack: Results, control: Results | None, there: Results
         references=[("blind guess", math.log(20))] if panel.guess else (),
         whole=dim in _AXES,
     )
+
+
+def _hue(index: int, scale: int) -> str:
+    """The colour of a curve; of steps of one scale, from the first to the last of so many."""
+    return f"var(--s{round(4 * index / (scale - 1))})" if scale > 2 else colour_of(index)
 
 
 def _maps(stack: Results, control: Results | None, key: str) -> str:
@@ -327,7 +349,8 @@ def _entry(stack: Results, dim: str, index: int) -> str:
     label = stack["coords"].get(dim, range(index + 1))[index]
     if isinstance(label, str):
         return _ENTRIES.get(label, name(label))
-    return f"{label} layers" if dim == "size" else f"{name(dim)} {number(label)}"
+    words = {"size": "{} layers", "noise": "{} hidden"}.get(dim, f"{name(dim)} {{}}")
+    return words.format(number(label))
 
 
 def _above(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:

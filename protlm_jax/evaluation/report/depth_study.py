@@ -29,10 +29,16 @@ _SIDES = {
 }
 _TREND = {
     "depth_score": "depth score",
-    "small_share": "share of layers that cost less than 0.05 nats",
-    "exit_depth": "depth for 95 % of the answer",
-    "late_contribution": "mean contribution in the second half",
+    "small_share": "layers below 0.05 nats",
+    "exit_depth": "95 % of the answer",
+    "late_contribution": "late contribution",
 }
+_TREND_WORDS = (
+    "Depth score: where the layers' effect on later ones has its centre, from 0, the first, to 1, "
+    "the last. Layers below 0.05 nats: the share without which, one at a time, the answer changes "
+    "by less. 95 % of the answer: the share of the depth after which the model's head reads it. "
+    "Late contribution: norm of what a layer of the second half adds, relative to the stream."
+)
 
 
 def depths(study: Results) -> str:
@@ -70,10 +76,10 @@ def _trend(found: Results) -> str:
         sentences(found["reading"]),
         _trend_chart(found["rows"], there),
         table(header, rows, kind="views"),
+        caption(_TREND_WORDS),
         caption(
-            f"Shares of the depth and of layers lie between 0 and 1. {runs}, and deeper models of "
-            "a family are mostly wider and trained longer too: intervals are over proteins, and "
-            "cannot tell depth from what came with it."
+            f"{runs}, and deeper models of a family are mostly wider and trained longer too: "
+            "intervals are over proteins, and cannot tell depth from what came with it."
         ),
     )
 
@@ -85,10 +91,7 @@ def _trend_chart(rows: Sequence[Results], keys: Sequence[str]) -> str:
         return ""
     layers = [row["layers"] for row in rows]
     highest = max(x["high"] or x["value"] for _, _, x in found)
-    frame = Frame(
-        ticks(min(layers), max(layers), whole=True), ticks(0.0, max(highest, 0.1)), height=270
-    )
-    frame.x_low, frame.x_high = min(layers), max(layers)
+    frame = Frame(sorted({*layers}), ticks(0.0, max(highest, 0.1)), height=270)
     parts = [frame.axes("layers", "share")]
     for index, key in enumerate(keys):
         hue, marks = colour_of(index), []

@@ -7,10 +7,12 @@ page, and without the script it says the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
+_INTERVAL = re.compile(r"([-+\d.,e]+) (\([-+\d.,e]+ to [-+\d.,e]+\))")
 _FOLDER = files("protlm_jax.evaluation.report")
 _SCRIPT = (_FOLDER / "page.js").read_text(encoding="ascii")
 _STYLE = (_FOLDER / "page.css").read_text(encoding="ascii")
@@ -75,7 +77,8 @@ def table(
 ) -> str:
     """A table; each row is its CSS class and its cells. Cells are text and are escaped.
 
-    What stands after a "±" is set smaller. `text` aligns the cells to the left and lets them wrap.
+    What stands after a "±", or an interval in brackets, is set smaller. `text` aligns the cells to
+    the left and lets them wrap.
     The kind "views" keeps the first column in sight while a narrow screen scrolls the others.
     """
     style = ' class="text"' if text else ""
@@ -128,5 +131,7 @@ def unfolds(title: str, *parts: str) -> str:
 
 
 def _cell(text: str) -> str:
+    if found := _INTERVAL.fullmatch(text):
+        return f'{found[1]} <small class="interval">{found[2]}</small>'
     value, sign, error = text.partition(" ± ")
     return escape(value) + (f" <small>± {escape(error)}</small>" if sign else "")

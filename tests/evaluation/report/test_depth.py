@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from depth_made import analysis, everything, measured, quantity
+from depth_made import analysis, by_noise, everything, measured, quantity
 
 from protlm_jax.evaluation import report
 from protlm_jax.evaluation.depth.plain import plain
@@ -115,3 +115,16 @@ def test_undefined_layers_are_gaps() -> None:
     one = measured(4, {"relative_contribution": quantity(("part", "layer"), parts, 0.01)})
     text = rendered(one)
     assert text.count('class="dot"') == 3 * 3
+
+
+def test_levels_of_noise_have_their_own_part() -> None:
+    noisy = Member("mine", "dplm", analysis(WHOLE), noise=analysis(by_noise()))
+    text = report.render({"depths": study([noisy])})
+    part = text.split("With more or fewer residues hidden")[1]
+    assert "0.9 hidden, layer left out 0: 1.9 (" in part
+    assert "<figcaption><b>0.5 hidden</b>" in part and part.count("var(--s4)") > 0
+    # Effects grow with noise; contributions too, and where they are does not change.
+    assert "From 0.1 to 0.9 of the residues hidden the mean contribution" in part
+    assert "Whether the depth score changes from 0.1 to 0.9 of the residues hidden" in part
+    rows = part.split("<tbody>")[1].split("</tbody>")[0]
+    assert rows.count("<tr") == 3 and "With more" not in rendered(WHOLE)
