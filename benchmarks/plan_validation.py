@@ -40,6 +40,8 @@ from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.objectives.base import Batch
+from protlm_jax.objectives.seq2seq import DenoisingObjective
 from protlm_jax.planning.compile import UNREAD, abstract_batch, how_fast
 from protlm_jax.planning.hardware import CHIPS
 from protlm_jax.planning.topologies import topology
@@ -126,6 +128,13 @@ def main() -> None:
         print(row(name, RUNS[name], json.loads(file.read_text())), flush=True)
 
 
+class Targets(DenoisingObjective):
+    """The loss of targets that are shorter than inputs: what is hidden is not looked for."""
+
+    def hidden(self, batch: Batch) -> jax.Array:
+        return batch["decoder_loss_weights"] > 0
+
+
 def planned(run: Run) -> dict[str, Any]:
     """What a plan says of a run's speed."""
     pod, config = topology(run.pod), config_of(run)
@@ -134,6 +143,8 @@ def planned(run: Run) -> dict[str, Any]:
     if run.targets:
         short = jax.ShapeDtypeStruct((run.rows, run.targets), jnp.int32)
         batch |= {name: short for name in batch if name.startswith("decoder")}
+        step = dataclasses.replace(parts.step, objective=Targets(parts.objective.vocabulary))
+        parts = dataclasses.replace(parts, step=step)
     text = parts.update.lower(parts.abstract, batch).compile().as_text()
     tokens = config.train.batch_size * config.data.length
     flops = model_flops(run)
