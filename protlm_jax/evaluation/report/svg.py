@@ -118,7 +118,8 @@ def line_chart(
     marks = ticks(min(places), max(places), 9 if layers else 6, whole)
     frame = Frame(marks, ticks(min(values), max(values)), height, top)
     # The curve ends at the right edge: no empty stretch up to the next round number.
-    frame.x_low, frame.x_high = min(places), max(places) if max(places) > min(places) else 1.0
+    frame.x_low = min(places)
+    frame.x_high = max(places) if max(places) > frame.x_low else frame.x_low + 1.0
     parts = [frame.axes(x_label, y_label), frame.depths(layers)]
     for label, y in references:
         at = frame.y(y)

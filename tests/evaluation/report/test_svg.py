@@ -50,7 +50,27 @@ def test_line_chart_puts_higher_values_higher() -> None:
     (x0, y0), (x1, y1) = (map(float, p.split()) for p in (start, end))
     assert x1 > x0 and y1 < y0
     assert svg.line_chart([svg.Series("a", [None])], x_label="x", y_label="y") == ""
-    assert parsed(svg.line_chart([svg.Series("one", [2.0], [5])], x_label="x", y_label="y"))
+    for x in (0, 1, 5):
+        assert parsed(svg.line_chart([svg.Series("one", [2.0], [x])], x_label="x", y_label="y"))
+
+
+def test_bands_lie_around_their_curve_and_stop_at_gaps() -> None:
+    series = svg.Series(
+        "a", [1.0, 2.0, None, 3.0, 4.0], [0, 1, 2, 3, 4],
+        low=[0.5, 1.5, None, None, 3.5], high=[1.5, 2.5, None, 4.0, 4.5],
+    )  # fmt: skip
+    chart = parsed(svg.line_chart([series], x_label="x", y_label="y"))
+    (band,) = (p for p in chart.iter("path") if p.get("class") == "band")
+    assert len(re.findall(r"[\d.]+ [\d.]+", band.get("d", ""))) == 4
+    words = [title.text for dot in chart.iter("circle") for title in dot]
+    assert words == ["a, x 0: 1 (0.5 to 1.5)", "a, x 1: 2 (1.5 to 2.5)", "a, x 3: 3",
+                     "a, x 4: 4 (3.5 to 4.5)"]  # fmt: skip
+
+
+def test_whole_ticks_are_whole() -> None:
+    for high in (1, 2, 5, 33, 48):
+        marks = svg.ticks(0, high, whole=True)
+        assert all(mark == int(mark) for mark in marks) and marks[-1] >= high
 
 
 def test_long_curves_are_thinned_to_means() -> None:
