@@ -29,9 +29,9 @@ def factor_rules() -> dict[str, adafactor.FactorDim]:
     factors the matrices of a stack whatever their size, and ours those with both sides of at
     least 128.
     """
-    names = ("embed_out", "positions", "types", "answers", "frequencies")
+    names = ("embed_in", "embed_out", "positions", "types", "answers", "frequencies")
+    # They occur in arrays of rank 2 alone, where T5X factors by size whatever the rules say.
     unfactored = dict.fromkeys(names, adafactor.FactorDim.NONE)
-    # Of rank 2 alone, where T5X takes the two dimensions whatever the rules say.
     return {**unfreeze(adafactor.standard_logical_factor_rules()), **unfactored}
 
 

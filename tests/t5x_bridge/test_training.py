@@ -139,6 +139,24 @@ def test_parameters_and_moments_lie_where_the_rules_say() -> None:
     assert moments == [kernel, kernel], "Adam's two moments"
 
 
+@pytest.mark.parametrize("family", [f for f in zoo.ZOO if f != "transformer_xl"])
+def test_adafactor_knows_the_axes_of_every_family(family: str) -> None:
+    """Layers keep their own moments: no mean is taken over a stack."""
+    module = models.build(zoo.ZOO[family].config)
+    axes = models.logical_axes(module)
+    definition = adafactor.Adafactor(logical_factor_rules=optimizers.factor_rules())
+    definition.set_param_axes(
+        jax.tree.map(lambda n: PartitionSpec(*n), axes, is_leaf=lambda n: isinstance(n, tuple))
+    )
+    params = models.abstract_params(module)
+    shapes = flatten_dict(params)
+    moments = flatten_dict(jax.eval_shape(definition.init_state, params).param_states)
+    for path, names in flatten_dict(axes).items():
+        kept = [m for m in (moments[path].v, moments[path].v_row) if m.shape != (1,)]
+        if "layers" in names:
+            assert kept[0].shape[0] == shapes[path].shape[0], path
+
+
 def test_constraints_on_activations_are_in_the_program() -> None:
     run = t5x_run("t5")
     text = run.trainer._partitioned_train_step.lower(
