@@ -27,7 +27,7 @@ from protlm_jax.training.assembly import Parts, assemble
 
 REMATS = ("none", "minimal", "full")  # each takes less memory than the one before
 MOST_TENSOR = 8  # devices that do one row together; more than this sends more than it computes
-SLACK = 1.5  # how much too large the estimate of memory may be
+SLACK = 1.25  # how much too large the estimate of memory may be
 SHOWN = 5
 
 
@@ -130,7 +130,7 @@ def _promising(config: RunConfig, parts: Parts, topology: Topology) -> list[Sett
     for setting in settings(config, len(topology.devices) // slices, slices):
         mesh = setting.fsdp, setting.tensor
         if mesh not in fixed:
-            fixed[mesh] = estimate.fixed_bytes(setting, parts.abstract, parts.axes)
+            fixed[mesh] = estimate.fixed_bytes(setting, parts.abstract, parts.axes, slices)
         needed = fixed[mesh] + estimate.activation_bytes(config, setting, slices)
         if needed <= SLACK * topology.hbm:
             found.append(setting)

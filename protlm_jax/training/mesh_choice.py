@@ -65,13 +65,12 @@ def choose_mesh(
     replicas = math.gcd(devices, max(rows // slices, 1))
     tensor = devices // replicas
     sizes = [size for size in range(1, replicas + 1) if replicas % size == 0]
-    needed = {
-        fsdp: state_and_gradients(abstract, axes, {"fsdp": fsdp, "tensor": tensor})
-        for fsdp in (sizes if memory else sizes[:1])
-    }
-    fitting = [fsdp for fsdp, size in needed.items() if size <= SHARE * memory]
-    fsdp = next(iter(fitting), max(needed))
-    shape = {SLICES: slices, "data": replicas // fsdp, "fsdp": fsdp, "tensor": tensor}
+    needed = {}
+    for fsdp in sizes if memory else sizes[:1]:
+        shape = {SLICES: slices, "data": replicas // fsdp, "fsdp": fsdp, "tensor": tensor}
+        needed[fsdp] = state_and_gradients(abstract, axes, shape)
+        if needed[fsdp] <= SHARE * memory:
+            break
     return Choice(shape, _why(shape, needed, memory, rows))
 
 
@@ -92,9 +91,9 @@ def _why(shape: dict[str, int], needed: dict[int, int], memory: int, rows: int) 
     return f"mesh: {chosen}{several}, chosen: {took}"
 
 
-def state_and_gradients(abstract: TrainState, axes: Any, sizes: dict[str, int]) -> int:
-    """Bytes on one device of a mesh of these sizes; axes that are not named are 1."""
-    mesh = AbstractMesh(tuple(sizes.get(axis, 1) for axis in MESH_AXES), MESH_AXES)
+def state_and_gradients(abstract: TrainState, axes: Any, shape: dict[str, int]) -> int:
+    """Bytes on one device of a mesh with these axes, in their order."""
+    mesh = AbstractMesh(tuple(shape.values()), tuple(shape))
     layout = lay_out(abstract, axes, mesh)
     return bytes_on_device(abstract, layout) + bytes_on_device(abstract.params, layout.params)
 

@@ -95,7 +95,7 @@ def lay_out(abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh) -> Train
         mesh: what it is laid on.
     """
     opt_axes = opt_state_axes(abstract.opt_state, abstract.params, axes)
-    alone = NamedSharding(mesh, PartitionSpec())
+    alone: Any = NamedSharding(mesh, PartitionSpec())
     return TrainState(
         step=alone,
         params=partitioning.shardings(abstract.params, axes, mesh),

@@ -101,3 +101,18 @@ def test_a_mesh_is_chosen_or_given() -> None:
         load_config("configs/tiny.py:bert", ["mesh=auto", "mesh.fsdp=2"])
     config = load_config("configs/tiny.py:bert", ["mesh.slices=2", "mesh.fsdp=2", "mesh=auto"])
     assert config.mesh.auto and config.mesh.slices == 2 and config.mesh.fsdp == 1
+
+
+def test_a_memory_is_split_as_the_rows_are() -> None:
+    config = load_config("configs/tiny.py:txl", ["train.batch_size=16"])
+    model = models.build(config.model)
+    axes = models.logical_axes(model)
+    schedule = build_schedule(config.schedule, config.train.steps)
+    abstract = abstract_state(model, build_optimizer(config.optimizer, schedule, axes), 16)
+    memory = sum(leaf.nbytes for leaf in jax.tree.leaves(abstract.carry))
+    one, eight, two = (
+        state_and_gradients(abstract, axes, shape)
+        for shape in ({"data": 1}, {"data": 8, "fsdp": 1}, {"slices": 2, "data": 8})
+    )
+    assert one - eight == memory - memory // 8
+    assert one - two == memory - memory // 16
