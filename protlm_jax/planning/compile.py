@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from protlm_jax import models
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.attention_choice import describe
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.partitioning import left_whole
 from protlm_jax.planning.hardware import CHIPS
@@ -79,6 +80,7 @@ class Plan:
         tokens_per_second: of all devices.
         host_tokens_per_second: that each host has to read, prepare and send.
         days: for all steps of the phase.
+        attention: what computes it and, where that is no fused kernel, why.
     """
 
     phase: str
@@ -114,6 +116,7 @@ class Plan:
     tokens_per_second: float | None = None
     host_tokens_per_second: float | None = None
     days: float | None = None
+    attention: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -203,6 +206,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
         chosen=parts.chosen,
         model_flops=flops,
         compile_seconds=time.monotonic() - begin,
+        attention=describe(config.model, topology.devices[0].device_kind, length),
         **speed,
     )
 

@@ -25,6 +25,8 @@ def table(plans: Sequence[Plan]) -> str:
         name = f"phase {plan.phase}: " if plan.phase else ""
         if plan.suggestion:
             lines.append(f"{name}does not fit; try {plan.suggestion}")
+        if plan.attention:
+            lines.append(f"{name}attention: {plan.attention}")
         if plan.chosen:
             lines.append(f"{name}{plan.chosen}")
         lines += [f"{name}{line}" for line in plan.whole]
