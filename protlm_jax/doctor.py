@@ -34,10 +34,8 @@ _RIVALS = (
     ("tensorflow-datasets", "tfds-nightly"),
 )
 
-# T5X needs these beside what the data road needs; its own metadata pins packages of 2023.
-_T5X = ("tensorboard", "gin-config", "cached-property", "fiddle", "clu", "jaxtyping", "grain")
-_SOURCES = ("t5x", "airio", "jestimator")  # installed from git, without their dependencies
-_MEND_T5X = "pip install --no-deps -r requirements/t5x.txt"
+_SOURCES = ("t5x", "airio", "jestimator")  # from git: they are on no package index, or stale there
+_T5X = "pip install --no-deps -r requirements/t5x.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,28 +44,26 @@ class Road:
 
     Attributes:
         what: in words.
-        extra: of our metadata; "" for what everybody needs.
+        extras: of our metadata, comma-separated; "" for what everybody needs.
         imports: modules that must import.
         platform: of the device that JAX must see; "" for any.
     """
 
     what: str
-    extra: str = ""
+    extras: str = ""
     imports: tuple[str, ...] = ()
     platform: str = ""
 
 
 ROADS = {
-    "train": Road(
-        "pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)
-    ),
+    "train": Road("pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)),
     "data": Road("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_batches",)),
     "embed": Road("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
     "probe": Road("probes and maps of embeddings", "probe", ("sklearn", "umap")),
     "hf": Road("PyTorch and transformers", "hf", ("torch", "transformers")),
     "beam": Road("prepare releases on many machines", "beam", ("apache_beam",)),
     "plan": Road("compile for a TPU pod without it", "plan"),
-    "t5x": Road("T5X drives our models", "data", ("t5x.train",)),
+    "t5x": Road("T5X drives our models", "data,t5x", ("t5x.train",)),
     "gpu": Road("run on NVIDIA GPUs", "cuda", platform="gpu"),
     "tpu": Road("run on TPUs", "tpu", platform="tpu"),
 }
@@ -102,9 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.road and not findings:
             findings = imported(name)
         broken |= bool(findings)
-        print(f"{name:6} {'BROKEN' if findings else 'ok':7} {ROADS[name].what}")
-        for finding in findings:
-            print(f"{'':7}{finding.what}\n{'':9}mend: {finding.mend}")
+        print(f"{name:6} {'no' if findings else 'ok':3} {ROADS[name].what}")
+        for mend in dict.fromkeys(finding.mend for finding in findings):
+            wrong = "; ".join(finding.what for finding in findings if finding.mend == mend)
+            print(f"{'':7}{wrong}\n{'':9}mend: {mend}")
     return int(broken and arguments.road is not None)
 
 
@@ -116,12 +113,16 @@ def examine(name: str, devices: str) -> list[Finding]:
         devices: of `seen_devices`.
     """
     road = ROADS[name]
-    install = f"pip install 'protlm-jax[{road.extra}]'" if road.extra else "pip install protlm-jax"
-    findings = [Finding(what, install) for what in _unmet(_required(road.extra))]
+    install = (
+        f"pip install 'protlm-jax[{road.extras}]'" if road.extras else "pip install protlm-jax"
+    )
+    if name == "t5x":
+        install = f"pip install -r requirements/core.txt -r requirements/data.txt && {_T5X}"
+    findings = [Finding(what, install) for what in _unmet(_required(road.extras.split(",")))]
     findings += [Finding(what, "pip install -U jax") for what in _unmet(_requires("jax"))]
     findings += _rivals()
     if name == "t5x":
-        findings += _t5x()
+        findings += _t5x(install)
     if road.platform and road.platform not in devices and not findings:
         findings.append(
             Finding(f"JAX sees no {road.platform}: is it there, and in no other process?", install)
@@ -154,8 +155,8 @@ def seen_devices() -> str:
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
-def _required(extra: str) -> list[Requirement]:
-    """What our metadata asks for: always, and with an extra."""
+def _required(extras: list[str]) -> list[Requirement]:
+    """What our metadata asks for: always, and with each of the extras."""
     try:
         lines = metadata.requires("protlm-jax") or []
     except metadata.PackageNotFoundError:  # run from its sources
@@ -165,7 +166,8 @@ def _required(extra: str) -> list[Requirement]:
         lines = list(project["dependencies"])
         for name, several in project["optional-dependencies"].items():
             lines += [f'{line}; extra == "{name}"' for line in several]
-    return _with_extra(lines, extra)
+    found = {str(r): r for extra in ["", *extras] for r in _with_extra(lines, extra)}
+    return list(found.values())
 
 
 def _requires(name: str, extra: str = "") -> list[Requirement]:
@@ -208,18 +210,15 @@ def _rivals() -> Iterator[Finding]:
             )
 
 
-def _t5x() -> Iterator[Finding]:
-    for name in _T5X:
-        if _distribution(name) is None:
-            yield Finding(f"{name} is missing", _MEND_T5X)
+def _t5x(install: str) -> Iterator[Finding]:
     for name in _SOURCES:
         if importlib.util.find_spec(name) is None:
-            yield Finding(f"{name} is missing: it is not on the package index", _MEND_T5X)
+            yield Finding(f"{name} is missing", install)
     amos = _source_of("jestimator", "amos.py")
     if re.search(r"jax\.experimental\.pjit import .*PartitionSpec", amos):
         yield Finding(
             "jestimator is the one of the package index, of 2022: T5X imports it, and it fails",
-            f"pip uninstall -y jestimator && {_MEND_T5X}",
+            f"pip uninstall -y jestimator && {_T5X}",
         )
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import gin
 import jax
 import t5x
 import tensorflow as tf
+from absl import logging as absl_logging
 from flax.traverse_util import flatten_dict
+from gin.config import configurable
 from jax.sharding import NamedSharding, PartitionSpec
 from t5x import gin_utils, utils
 
@@ -197,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topology", required=True)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(argv)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         plan = _planned(arguments)
     except ProtlmError as error:
@@ -210,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _planned(arguments: argparse.Namespace) -> Plan:
     pod = topology(arguments.topology)
-    compile_step = gin.configurable(train)
+    compile_step = configurable(train)
     roots = [".", *(str(Path(root).parent) for root in (Path(__file__).parents[1], *t5x.__path__))]
     try:
         bindings = [NOWHERE, *arguments.gin_bindings]

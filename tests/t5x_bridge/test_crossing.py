@@ -45,6 +45,12 @@ SHAPES = {
     )
 }  # fmt: skip
 
+FEATURES = {
+    f"{side}_{kind}": (8, 12)
+    for side in ("encoder", "decoder")
+    for kind in ("input_tokens", "segment_ids", "positions")
+}
+
 
 @pytest.fixture(autouse=True)
 def as_t5x_writes_it() -> Iterator[None]:
@@ -110,12 +116,43 @@ def test_t5x_and_transformers_say_the_same(
     state = state.replace_params(alike(state.params))
     save(state, tmp_path)
 
-    tokens = np.random.default_rng(0).integers(3, 28, (8, 12))
-    tokens[:, 9:] = np.where(np.arange(8)[:, None] % 2, 0, tokens[:, 9:])  # half are shorter
-    shifted = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+    tokens, shifted = batch_of_two_lengths()
     expected = module.apply({"params": state.params}, tokens, shifted, tokens, enable_dropout=False)
 
-    folder = export(load_model(tmp_path), tmp_path / "hf")
+    assert_transformers_agrees(tmp_path, tokens, shifted, expected)
+
+
+def test_our_model_under_t5x_and_transformers_say_the_same(tmp_path: Path) -> None:
+    config = zoo.ZOO["t5"].config
+    model = bridge.EncoderDecoderModel(config, "denoising", optimizer())
+    state = states(model, FEATURES).from_scratch(jax.random.PRNGKey(3))
+    save_orbax(state, tmp_path)
+    sizes = {name: value for name, value in config.to_dict().items() if type(value) is int}
+    bound = [f"models.architecture.{name} = {value}" for name, value in sizes.items()]
+    gin = ["models.architecture.name = 'prot_t5_xl'", *bound]
+    (tmp_path / "config.gin").write_text("\n".join(gin))
+    tokens, shifted = batch_of_two_lengths()
+    features = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": shifted,
+        **{f"{side}_segment_ids": np.int32(tokens > 0) for side in ("encoder", "decoder")},
+        **{f"{side}_positions": np.indices((8, 12))[1] for side in ("encoder", "decoder")},
+    }
+    expected = model._compute_logits(state.params, features)
+    assert_transformers_agrees(tmp_path, tokens, shifted, expected)
+
+
+def batch_of_two_lengths() -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [8, 12], half of the rows with padding, and what the decoder is shown."""
+    tokens = np.random.default_rng(0).integers(3, 28, (8, 12))
+    tokens[:, 9:] = np.where(np.arange(8)[:, None] % 2, 0, tokens[:, 9:])
+    return tokens, np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+
+
+def assert_transformers_agrees(
+    model_dir: Path, tokens: np.ndarray, shifted: np.ndarray, expected: Any
+) -> None:
+    folder = export(load_model(model_dir), model_dir / "hf")
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
     shown, seen = torch.tensor(tokens), torch.tensor((tokens > 0).astype(np.int64))
     with torch.no_grad():
@@ -138,9 +175,7 @@ def test_t5x_starts_from_what_is_exported_for_it(tmp_path: Path) -> None:
         assignment_map=(("state/param_states/.*", None),),
         fallback_to_scratch=True,
     )
-    kinds = ("input_tokens", "segment_ids", "positions")
-    shapes = {f"{side}_{kind}": (8, 12) for side in ("encoder", "decoder") for kind in kinds}
-    initializer = states(model, shapes)
+    initializer = states(model, FEATURES)
     state, _ = utils.create_checkpoint_manager_and_restore(
         initializer,
         partitioner(),
