@@ -274,12 +274,15 @@ def asked_for(message: str) -> int:
     """How many bytes the compiler wanted, from its message.
 
     Raises:
-        JaxRuntimeError: the message is of something else.
+        ProtlmError: the message is of something else than memory.
     """
-    match = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])\b", message)
-    if not match or "RESOURCE_EXHAUSTED" not in message:
-        raise jax.errors.JaxRuntimeError(message)
-    return int(float(match[1]) * _UNITS[match[2]])
+    amount = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])\b", message)
+    size = re.search(r"\(size=(\d+)\)", message)  # of one array that is too large by itself
+    if "RESOURCE_EXHAUSTED" not in message or not (amount or size):
+        raise ProtlmError(f"the TPU compiler cannot compile this step: {message[:500]}")
+    if amount:
+        return int(float(amount[1]) * _UNITS[amount[2]])
+    return int(size[1]) if size else 0
 
 
 def suggest(config: RunConfig, parts: Parts, state: int, available: int) -> str:

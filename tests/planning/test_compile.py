@@ -10,7 +10,8 @@ import jax
 import pytest
 
 from protlm_jax.config_files import load_config
-from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, suggest
+from protlm_jax.errors import ProtlmError
+from protlm_jax.planning.compile import abstract_batch, asked_for, plan, plan_recipe, suggest
 from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble
@@ -114,6 +115,23 @@ def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
     assert not made.collectives and made.step_seconds is None and made.binds is None
     assert "does not fit; try --config.model.remat=minimal" in table([made])
     assert "not known" in table([made])
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Ran out of memory in memory space hbm. Used 45.50G of 15.48G hbm.", 45.5 * 2**30),
+        ("21.45G required for HLO temporaries (512.00M): too much", 512 * 2**20),
+        ("Allocation (size=17179869184) would exceed memory (size=100)", 2**34),
+    ],
+)
+def test_what_the_compiler_asked_for(message: str, expected: float) -> None:
+    assert asked_for(f"RESOURCE_EXHAUSTED: {message}") == expected
+
+
+def test_another_failure_of_the_compiler_is_one_line() -> None:
+    with pytest.raises(ProtlmError, match="cannot compile this step: INTERNAL: Mosaic failed"):
+        asked_for("INTERNAL: Mosaic failed")
 
 
 @pytest.mark.parametrize("given", ["data.prepared=mine", "phases.length512.data.fasta=mine.fa"])
