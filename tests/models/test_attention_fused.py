@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
@@ -103,20 +104,27 @@ CASES = {
 }
 
 
-def value_and_gradients(attention: Callable, case: str, dtype: str = "float32"):
-    """Output and gradients; what padding gives counts for nothing."""
+def value_and_gradients(
+    attention: Callable, case: str, dtype: str = "float32", *, biased: bool = False
+) -> tuple[jax.Array, ...]:
+    """Output and gradients, of the bias too; what padding gives counts for nothing."""
     mine, theirs, causal = CASES[case]
     *arrays, direction = inputs(mine.shape[1], theirs.shape[1])
     direction = direction * (mine > 0)[..., None, None]
+    arrays = [jnp.asarray(x, dtype) for x in arrays]
+    if biased:
+        shape = (1, H, mine.shape[1], theirs.shape[1])
+        arrays.append(jax.random.normal(jax.random.key(0), shape))
 
-    def run(q: jax.Array, k: jax.Array, v: jax.Array):
-        context = AttentionContext(jnp.asarray(mine), jnp.asarray(theirs), causal=causal)
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, *bias: jax.Array):
+        context = AttentionContext(jnp.asarray(mine), jnp.asarray(theirs), *bias, causal=causal)
         out = attention(q, k, v, context, lambda weights: weights)
         return jnp.sum(out * direction.astype(dtype)), out
 
-    arrays = [jnp.asarray(x, dtype) for x in arrays]
-    gradients, out = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))(*arrays)
-    return jax.tree.map(lambda x: x.astype(jnp.float32), (out, *gradients))
+    with_gradients = jax.grad(run, argnums=tuple(range(len(arrays))), has_aux=True)
+    gradients, out = jax.jit(with_gradients)(*arrays)
+    seen = out * (mine > 0)[..., None, None]
+    return tuple(x.astype(jnp.float32) for x in (seen, *gradients))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -124,8 +132,6 @@ def test_splash_is_the_reference(case: str, assert_close) -> None:
     found = value_and_gradients(functools.partial(splash_attention, interpret=True), case)
     reference = value_and_gradients(reference_attention, case)
     for name, a, b in zip("oqkv", found, reference, strict=True):
-        if name == "o":
-            a, b = (x * (CASES[case][0] > 0)[..., None, None] for x in (a, b))
         assert_close(a, b, 1e-5, f"{case}: {name}")
 
 
@@ -163,10 +169,10 @@ def compare_on_gpu() -> None:
     if chosen.name != "cudnn":
         print(f"needs another GPU: {chosen.reason}")
         sys.exit(NOT_HERE)
-    for case in CASES:
-        found = value_and_gradients(cudnn_attention, case, "bfloat16")
-        reference = value_and_gradients(reference_attention, case, "bfloat16")
-        for name, a, b in zip("oqkv", found, reference, strict=True):
+    for case, biased in itertools.product(CASES, (False, True)):
+        found = value_and_gradients(cudnn_attention, case, "bfloat16", biased=biased)
+        reference = value_and_gradients(reference_attention, case, "bfloat16", biased=biased)
+        for name, a, b in zip("oqkvb" if biased else "oqkv", found, reference, strict=True):
             difference = float(jnp.abs(a - b).max() / jnp.abs(b).max())
             print(f"{case}, {name}: {difference:.2g}")
             assert difference < 0.02
