@@ -23,7 +23,7 @@ import numpy as np
 from protlm_jax import models
 from protlm_jax.evaluation.depth.batches import Asked
 from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.depth.metrics import DEFAULT, why_not
+from protlm_jax.evaluation.depth.metrics import DEFAULT, forwards, why_not
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.esm2 import esm2_config
@@ -45,6 +45,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no_torch", action="store_true")
+    parser.add_argument("--by_metric", action="store_true", help="each default metric alone, too")
+    parser.add_argument(
+        "--cpu_time", action="store_true",
+        help="processor seconds of this process: on a machine that others use, pinned to one core",
+    )  # fmt: skip
     arguments = parser.parse_args()
     layers = arguments.layers
     model, params, batch, amino_acids = prepare(arguments.family, arguments.shape, layers)
@@ -62,15 +67,19 @@ def main() -> None:
         "skip map": ours("skips"),
         "all default": ours(*defined),
     }
+    if arguments.by_metric:
+        contestants |= {name: ours(name) for name in defined}
     if not arguments.no_torch:
         contestants |= hooked(model, params, batch, layers)
-    medians = timed(contestants, arguments.rounds)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    medians = timed(contestants, arguments.rounds, clock)
     one = medians["one forward"]
-    for name, limit in (("skip map", 0.6), ("all default", 2.5)):
-        share = medians[name] / one / layers
-        print(
-            f"{name}: {share * layers:.1f} forwards = {share:.2f} L (limit {limit} L), L={layers}"
-        )
+    limits = {"skip map": " (limit 0.6 L)", "all default": " (limit 2.5 L)"}
+    for name in ("skip map", "all default", *(defined if arguments.by_metric else ())):
+        share = medians[name] / one
+        limit = limits.get(name, "")
+        print(f"{name}: {share:.1f} forwards = {share / layers:.2f} L{limit}, L = {layers}")
+    print(f"all default by count: {forwards(defined, layers, 2) / layers:.2f} L")
     for name in ("torch hooks", "nnsight"):
         if name in medians:
             print(f"skip map, {name} / ours: {medians[name] / medians['skip map']:.2f}")
@@ -190,15 +199,17 @@ def _nnsight(network: Any, blocks: Any, tokens: Any, hidden: Any, layers: int) -
     return {"nnsight": skip_map}
 
 
-def timed(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def timed(
+    contestants: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median seconds of interleaved rounds, the first of which is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
-            began = time.perf_counter()
+            began = clock()
             jax.block_until_ready(run())
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     for name, median in medians.items():
         print(f"{name:14s} median {median:9.4f} s")

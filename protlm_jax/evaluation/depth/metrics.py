@@ -44,7 +44,7 @@ METRICS: dict[str, Metric] = {
     "logit_lens": Metric(answers.logit_lens, lambda n, k: 0.1, "lens"),
     "skips": Metric(None, lambda n, k: (n - 1) / 2),
     "sublayer_skips": Metric(None, lambda n, k: k * (n + 1) / 2 - 1),
-    "local_effects": Metric(skips.local_effects, lambda n, k: (n - 1) / 6, "sum", layers=2),
+    "local_effects": Metric(skips.local_effects, lambda n, k: (n - 1) / 4, "sum", layers=2),
     "swaps": Metric(None, lambda n, k: (n + 1) / 2, "answer", layers=2),
     "repeats": Metric(None, lambda n, k: (n + 3) / 2, "answer"),
     "block_deletions": Metric(

@@ -69,7 +69,7 @@ def local_effects(subject: Subject) -> dict[str, Stat]:
     Returns:
         "local_effect" (skipped, affected), zero where affected <= skipped.
 
-    Cost: (N - 1) / 2 forwards where every position is read; where few are, half of that or less,
+    Cost: (N - 1) / 2 forwards where every position is read; where few are, about half of that,
     since of the others a layer needs keys and values alone.
     """
     number = subject.num_layers

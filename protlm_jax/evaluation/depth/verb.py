@@ -22,7 +22,7 @@ typical use:
   protlm depth --model runs/mine --metrics erasure gradients tuned_lens --output depth/more
 
 metrics: default is contributions, angles, similarity, logit_lens, skips, sublayer_skips,
-  local_effects and swaps, about 2.5 forwards for each layer. all adds repeats,
+  local_effects and swaps, about 2.3 forwards for each layer. all adds repeats,
   block_deletions, reversals, erasure, gradients and tuned_lens. What a family has no readout
   for is not measured, and the reason is given. docs/depth.md has every formula and source.
 

@@ -102,7 +102,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
         assert seen[steps - 2 :] == list(range(1, steps + 1)), "other settings start anew"
 
 
-@pytest.mark.parametrize("positions", ["asked", "future"])
+@pytest.mark.parametrize("positions", ["asked", pytest.param("future", marks=pytest.mark.slow)])
 def test_costly_measurements_are_asked_for_by_name(
     fasta: Path, tmp_path: Path, positions: str
 ) -> None:
