@@ -16,6 +16,7 @@ from protlm_jax.models.attention_choice import SPLASH_TILE
 from protlm_jax.models.attention_context import AttentionContext, Dropout, visible
 from protlm_jax.models.axes import logical_spec
 
+KEPT = "attention"  # name of what the kernel's gradient needs again, for rematerialisation
 _LARGEST_TILE = 512  # tokens; scores of a tile and its gradients have to fit a core's own memory
 
 
@@ -90,6 +91,7 @@ def _splash(
             block_q_dq=asking,
             block_kv_dq=asked,
         ),
+        residual_checkpoint_name=KEPT,
         interpret=interpret,
     )
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))

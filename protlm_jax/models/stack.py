@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.models.attention_fused import KEPT
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 
@@ -246,10 +247,14 @@ def layer_params(params: Params, index: jax.Array | int) -> Params:
 
 
 def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:
-    """What backward recomputes: nothing, all but the matrix products, or everything."""
+    """What backward recomputes: nothing, all but the matrix products and what a fused kernel of
+    attention mixed (which is small beside them, and costs all of attention anew), or everything."""
     if policy == "none":
         return step
     saved = None
     if policy == "minimal":
-        saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
+        policies = jax.checkpoint_policies
+        saved = policies.save_from_both_policies(
+            policies.checkpoint_dots_with_no_batch_dims, policies.save_only_these_names(KEPT)
+        )
     return jax.checkpoint(step, policy=saved, prevent_cse=False)

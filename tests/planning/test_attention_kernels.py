@@ -81,12 +81,14 @@ def test_every_generation_compiles_what_is_chosen_for_it(name: str, expected: st
     assert bool(scores) == (expected == "xla")
 
 
-def test_a_causal_train_step_has_the_kernels_too() -> None:
+def test_a_causal_train_step_has_the_kernels_too_and_each_of_them_once() -> None:
+    """Rematerialisation keeps what the forward kernel made."""
     sizes = [f"model.{name}={size}" for name, size in SIZES.items()]
     config = load_config(
         "configs/tiny.py:gpt2",
-        [*sizes, "model.dtype=bfloat16", "model.remat=full", f"data.length={LENGTH}"],
+        [*sizes, "model.dtype=bfloat16", "model.remat=minimal", f"data.length={LENGTH}"],
     )
     parts = assemble(config, topology("v4:2x2x1").devices)
     lowered = parts.update.lower(parts.abstract, abstract_batch(config))
-    assert kernels(lowered.compile().as_text()) == KERNELS
+    calls = re.findall(r"%(splash_mha_[a-z]+)\S* = .* custom-call\(", lowered.compile().as_text())
+    assert sorted(calls) == sorted(KERNELS)
