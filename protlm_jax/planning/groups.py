@@ -40,6 +40,8 @@ def groups_of(instruction: Instruction, mesh: tuple[int, ...]) -> np.ndarray:
         ValueError: for groups written in a way that is not known.
     """
     text, devices = instruction.attributes, math.prod(mesh)
+    if "_xla_megascale_transfer_type" in text:  # the slices are the mesh's first axis
+        return np.arange(devices).reshape(mesh[0], -1).T
     if match := _MESH.search(text):
         return _of_mesh(match, devices)
     if match := _IOTA.search(text):

@@ -56,6 +56,10 @@ def kind_of(instruction: Instruction, where: str) -> str | None:
         instruction: any.
         where: name of its computation.
     """
+    if instruction.operation == "send":  # between slices, of what each has reduced within itself
+        told = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"') or ""
+        kind = told.lower().replace("_", "-").replace("one-to-one", "collective-permute")
+        return kind if kind in KINDS else None
     kind = instruction.operation.removesuffix("-start")
     if kind not in KINDS:
         return None
@@ -66,7 +70,8 @@ def kind_of(instruction: Instruction, where: str) -> str | None:
 def payload(instruction: Instruction) -> int:
     """Bytes of a collective's result; of what is begun, the largest part: the others are given."""
     sizes = [array.bytes for array in instruction.results]
-    return max(sizes, default=0) if instruction.operation.endswith("-start") else sum(sizes)
+    begun = instruction.operation.endswith("-start") or instruction.operation == "send"
+    return max(sizes, default=0) if begun else sum(sizes)
 
 
 def exchanges(program: Program) -> Iterator[Exchange]:

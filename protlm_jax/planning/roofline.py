@@ -92,20 +92,25 @@ class Walk:
 
     def computation(self, name: str) -> Spent:
         """What a computation takes, with loops, branches (the longest) and calls."""
+        instructions = self.program.computations[name]
         spent, clock = Spent(), 0.0
         ends: dict[str, tuple[float, str]] = {}  # of what goes on beside: when, and on what
         busy = dict.fromkeys(SPENT, 0.0)
-        for instruction in self.program.computations[name].values():
-            if instruction.operation in ("while", "conditional", "call"):
+        for instruction in instructions.values():
+            operation = instruction.operation
+            if operation in ("while", "conditional", "call"):
                 more = self._inside(instruction)
-            elif instruction.operation.endswith("-start"):
+            elif operation.endswith("-start") or operation == "send":
                 more = self._own(name, instruction)
                 ((resource, length),) = more.booked.items()
                 busy[resource] = max(busy[resource], clock) + length
-                ends[instruction.name] = busy[resource], resource
+                ends[_meeting(instruction)] = busy[resource], resource
                 more = dataclasses.replace(more, booked={})
-            elif instruction.operation.endswith("-done"):
-                end, resource = ends.get(instruction.operands[0], (0.0, "hbm"))
+            elif operation in ("recv", "send-done"):
+                continue  # what was sent is awaited where it arrives
+            elif operation.endswith("-done"):
+                begun = _meeting(instructions[instruction.operands[0]])
+                end, resource = ends.get(begun, (0.0, "hbm"))
                 more = Spent(booked={resource: max(0.0, end - clock)})
             else:
                 more = self._own(name, instruction)
@@ -145,6 +150,11 @@ class Walk:
                 groups = groups_of(one, self.mesh)
                 total = _added(total, self.network.seconds(kind, _whole(one, groups), groups))
         return total
+
+
+def _meeting(instruction: Instruction) -> str:
+    """What a beginning and its end have in common: their name, or where host transfers meet."""
+    return instruction.attribute(r'_transfer_rendezvous="([^"]*)"') or instruction.name
 
 
 def _whole(instruction: Instruction, groups: np.ndarray) -> int:

@@ -65,6 +65,30 @@ def test_what_is_awaited_before_it_is_over_costs_the_rest() -> None:
     assert took.booked["ici"] == pytest.approx(30 * (gathered - 2e-3) + reduced, rel=1e-3)
 
 
+BETWEEN = """\
+ENTRY %main (w: f32[1000,1000]) -> f32[1000] {
+  %w = f32[1000,1000]{1,0} parameter(0)
+  %send.1 = (f32[1000000]{0}, u32[], token[]) send(%w, %t), is_host_transfer=true, SENT
+  %recv.1 = (f32[1000000]{0}, u32[], token[]) recv(%t), is_host_transfer=true, SENT
+  %send-done.1 = token[] send-done(%send.1), is_host_transfer=true
+  %y = f32[1000,1000]{1,0} dot(%w, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %recv-done.1 = (f32[1000000]{0}, token[]) recv-done(%recv.1), is_host_transfer=true
+}
+"""
+
+
+def test_slices_are_spoken_to_beside_what_is_computed() -> None:
+    sent = (
+        '_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"'
+    )
+    line = np.stack([np.zeros(16, int), np.tile(np.arange(8), 2)], axis=1)
+    network = Network(CHIP, line, np.arange(16) // 8, np.arange(16) // 4)
+    took = Walk(read(BETWEEN.replace("SENT", sent)), network, (2, 8, 1, 1)).all()
+    assert took.alone["dcn"] == pytest.approx(4 * 4e6 / 25e9)  # of four devices of a host
+    assert took.booked["dcn"] == 0, "over before the product is"
+    assert took.seconds == pytest.approx(2e-3)
+
+
 def test_clocks_are_those_at_which_the_matrix_units_reach_the_peak() -> None:
     units = {"v2": 2, "v3": 4, "v4": 8, "v5e": 4, "v5p": 8}  # of a chip, as documented
     for generation, count in units.items():
