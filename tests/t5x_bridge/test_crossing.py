@@ -22,10 +22,12 @@ from t5x.examples.t5 import network as t5
 from t5x.models import EncoderDecoderModel
 
 from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.huggingface.load import load_source
 from protlm_jax.t5x_bridge import models as bridge
 from protlm_jax.t5x_bridge.checkpoints import write_checkpoint
+from protlm_jax.t5x_bridge.initial import FromCheckpoint, FromModel
 from protlm_jax.t5x_bridge.partitioning import Partitioner, axis_rules
 from protlm_jax.vocabularies import PROT_T5
 
@@ -59,13 +61,19 @@ def as_t5x_writes_it() -> Iterator[None]:
         yield
 
 
-def states(model: Any, shapes: dict[str, Any] = SHAPES) -> utils.TrainStateInitializer:
-    return utils.TrainStateInitializer(
+def states(
+    model: Any,
+    shapes: dict[str, Any] = SHAPES,
+    kind: Any = utils.TrainStateInitializer,
+    **more: str,
+) -> utils.TrainStateInitializer:
+    return kind(
         optimizer_def=model.optimizer_def,
         init_fn=model.get_initial_variables,
         input_shapes=shapes,
         input_types=dict.fromkeys(shapes, np.int32),
         partitioner=partitioner(),
+        **more,
     )
 
 
@@ -187,3 +195,22 @@ def test_t5x_starts_from_what_is_exported_for_it(tmp_path: Path) -> None:
     )
     assert int(state.step) == 40
     jax.tree.map(np.testing.assert_array_equal, unfreeze(state.params), loaded.params)
+
+
+def test_a_run_starts_from_another_model_or_from_all_of_a_checkpoint(tmp_path: Path) -> None:
+    loaded = zoo.loaded("t5")
+    hf = str(export(loaded, tmp_path / "hf"))
+    model = bridge.EncoderDecoderModel(loaded.config, "denoising", optimizer())
+    state = states(model, FEATURES, FromModel, source=hf).from_scratch(jax.random.PRNGKey(0))
+    assert int(state.step) == 0
+    jax.tree.map(np.testing.assert_array_equal, unfreeze(state.params), loaded.params)
+    moved = state.replace_step(state.step + 30)
+    save_orbax(moved, tmp_path)  # without the state of any data
+    from_checkpoint = states(
+        model, FEATURES, FromCheckpoint, checkpoint=str(tmp_path / "checkpoint_30")
+    )
+    again = from_checkpoint.from_scratch(jax.random.PRNGKey(1))
+    jax.tree.map(np.testing.assert_array_equal, again.state_dict(), moved.state_dict())
+    wider = bridge.EncoderDecoderModel(loaded.config.replace(d_ff=48), "denoising", optimizer())
+    with pytest.raises(ProtlmError, match=r"mlp/wi/kernel is \[2, 16, 32\] there and \[2, 16, 48"):
+        states(wider, FEATURES, FromModel, source=hf).from_scratch(jax.random.PRNGKey(0))

@@ -131,7 +131,8 @@ def test_a_second_phase_continues_the_first_one() -> None:
             Path("runs"),
         )
         assert first["TRAIN_STEPS"] == both[0].config.train.steps
-        assert second["utils.RestoreCheckpointConfig.mode"] == "specific"
+        initializer = second["train_script.train.train_state_initializer_cls"]
+        assert initializer == "@initial.FromCheckpoint"
         assert dataclasses.replace(both[0].config.model, dropout_rate=0.0) == dataclasses.replace(
             architecture(first), dropout_rate=0.0
         )
