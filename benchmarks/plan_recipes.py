@@ -44,11 +44,11 @@ PODS = {
 KINDS = ("all-gather", "all-reduce", "reduce-scatter")
 HEADER = (
     "recipe, phase", "pod", "mesh data x fsdp x tensor", "rows x tokens", "rows of a part",
-    "state", "peak", "fits", *KINDS, "others", "compiled",
+    "state", "peak", "fits", *KINDS, "others", "PFLOPs", "compiled",
 )  # fmt: skip
 SPEED = (
-    "recipe, phase", "model PFLOPs", "executed", "HBM", "alone: compute, HBM, ICI", "MFU at most",
-    "a step", "bound by", "MFU", "HFU", "tokens per second", "from each host", "days",
+    "recipe, phase", "executed PFLOPs", "HBM", "alone: compute, HBM, ICI", "MFU at most", "a step",
+    "bound by", "MFU", "HFU", "tokens per second", "from each host", "days",
 )  # fmt: skip
 
 
@@ -101,6 +101,7 @@ def memory(name: str, plan: dict[str, Any]) -> list[str]:
         "yes" if plan["fits"] else f"no: {plan['suggestion']}",
         *map(said, KINDS),
         "; ".join(f"{kind} {said(kind)}" for kind in others) or "-",
+        f"{plan['model_flops'] / 1e15:,.0f}",
         f"{plan['compile_seconds']:.0f} s",
     ]
 
@@ -108,12 +109,11 @@ def memory(name: str, plan: dict[str, Any]) -> list[str]:
 def speed(name: str, plan: dict[str, Any]) -> list[str]:
     """A line of the second table; FLOPs of all cores, bytes in GiB of one."""
     if plan.get("step_seconds") is None:
-        return [name, f"{plan['model_flops'] / 1e15:,.3g}", *["not known"] * (len(SPEED) - 2)]
+        return [name, *["not known"] * (len(SPEED) - 1)]
     alone, step = plan["seconds"], plan["step_seconds"]
     shares = sorted(plan["spent"].items(), key=lambda item: -item[1])
     return [
         name,
-        f"{plan['model_flops'] / 1e15:,.3g}",
         f"{plan['executed_flops'] / 1e15:,.3g}",
         f"{plan['hbm_bytes'] / 2**30:,.0f}",
         ", ".join(f"{alone[resource]:.2f}" for resource in ("compute", "hbm", "ici")) + " s",
