@@ -56,7 +56,8 @@ class Headline:
 def headlines(measured: Measured, seed: int = 0) -> dict[str, Headline]:
     """What of the following was measured and is defined, by name.
 
-        loss                nats at the asked residues, among the 20 amino acids
+        loss                nats at the residues that are read, among the 20 amino acids
+        accuracy            share of them that are right
         depth_score         centre of mass of the layers' effects on later ones, D / (N - 1)
         answer_depth_score  the same of their effects on the answer ("l2")
         small_share         share of layers whose skip changes the answer by KL < NEGLIGIBLE
@@ -106,6 +107,7 @@ def _centre(effect: np.ndarray) -> np.ndarray:
 
 _HEADLINES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "loss": ("base_nll", lambda x: x),
+    "accuracy": ("base_accuracy", lambda x: x),
     "depth_score": ("skip_effect", lambda x: _centre(per_layer_effect(x))),
     "answer_depth_score": ("skip_l2", _centre),
     "small_share": ("skip_kl", lambda x: np.mean(x < NEGLIGIBLE, axis=-1)),

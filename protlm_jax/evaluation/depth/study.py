@@ -16,7 +16,7 @@ TREND = ("depth_score", "small_share", "exit_depth", "late_contribution")
 _PHRASES = {
     "depth_score": "the depth score",
     "small_share": f"the share of layers that cost less than {NEGLIGIBLE} nats",
-    "exit_depth": "the depth at which 95 % of the answer are there",
+    "exit_depth": "the depth at which 95 % of the answer is there",
     "late_contribution": "the mean contribution in the second half",
 }
 Runs = list[Headline]
@@ -117,15 +117,17 @@ def _idle(measured: Measured, control: Measured) -> list[str]:
     if len(runs) < 2 or not runs[0]:
         return []
     ours, theirs = runs
+    there = (
+        f"In the control {theirs or 'none'} of {control.num_layers} layers, counted from the end,"
+    )
     if theirs >= ours:
         return [
-            f"In the control the last {theirs} of {control.num_layers} layers stay below "
-            f"{NEGLIGIBLE} nats too: that the last {ours} of this model do is no sign of training."
+            f"{there} stay below {NEGLIGIBLE} nats too: that {ours} of this model do so is no sign "
+            "of training."
         ]
-    count = f"only the last {theirs}" if theirs else "no run of last layers"
     return [
-        f"In the control {count} of {control.num_layers} stays below {NEGLIGIBLE} nats: the last "
-        f"{ours} of this model do so by training."
+        f"{there} stay below {NEGLIGIBLE} nats for certain: that {ours} of this model do so is not "
+        "there before training."
     ]
 
 
@@ -195,6 +197,8 @@ def trend(phrase: str, runs: Mapping[float, Runs], unit: str = "layers") -> str:
     first, last = depths[0], depths[-1]
     word = {-1: "falls", 1: "rises"}.get(_apart(runs[first], runs[last]))
     here, there = _spanned(runs[first]), _spanned(runs[last])
+    if word is None and _same(runs[first], runs[last]):
+        return f"From {first} to {last} {unit} {phrase} stays at {here}."
     if word is None:
         ends = f"from {first} to {last} {unit}"
         return f"Whether {phrase} changes {ends} cannot be told: {here}, {there}."
@@ -210,6 +214,11 @@ def _apart(first: Runs, second: Runs) -> int:
     if min(x.low for x in second) > max(x.high for x in first):
         return 1
     return -int(max(x.high for x in second) < min(x.low for x in first))
+
+
+def _same(first: Runs, second: Runs) -> bool:
+    """Whether two models have the same number in every draw."""
+    return len(first) == len(second) == 1 and not second[0].minus(first[0]).draws.any()
 
 
 def _spanned(runs: Runs) -> str:

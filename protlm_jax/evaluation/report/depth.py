@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protlm_jax.evaluation.report.depth_panels import CONTROL, estimate, noise_panels, panels
+from protlm_jax.evaluation.report.depth_charts import CONTROL, estimate, noise_panels, panels
 from protlm_jax.evaluation.report.frame import number
 from protlm_jax.evaluation.report.page import (
     caption,
@@ -23,6 +23,7 @@ Results = Mapping[str, Any]
 WHAT = "What each layer does"
 _HEADLINES = {
     "loss": "loss, nats",
+    "accuracy": "share of residues that are right",
     "depth_score": "depth score, by the effect on later layers",
     "answer_depth_score": "depth score, by the effect on the answer",
     "small_share": "share of layers that cost less than 0.05 nats",

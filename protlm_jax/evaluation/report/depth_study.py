@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from protlm_jax.evaluation.report.depth import WHAT, depth
-from protlm_jax.evaluation.report.depth_panels import CONTROL, curves, estimate, heats
+from protlm_jax.evaluation.report.depth_charts import CONTROL, curves, estimate, heats
 from protlm_jax.evaluation.report.frame import Frame, colour_of, number, ticks
 from protlm_jax.evaluation.report.page import caption, heading, section, sentences, table
 from protlm_jax.evaluation.report.svg import Series, figure, line_chart

@@ -252,12 +252,12 @@ def heat_map(
                 f'height="{cell - 1:.1f}"{data} style="fill-opacity:{0.05 + 0.95 * share:.3f}">'
                 f"<title>{escape(words)}</title></rect>"
             )
-            if cell >= 30:
+            if cell >= 34:
                 ink = "on" if share > 0.55 else "off"
                 shown = number(value, 2)
                 parts.append(text_at(x + cell / 2, y + cell / 2 + 4, shown, f"value {ink}"))
     parts.append(text_at(WIDTH / 2, height - 4, escape(column_label), "label"))
-    parts.append(turned_at(left - 30, TOP + size * cell / 2, row_label))
+    parts.append(turned_at(left - 33, TOP + size * cell / 2, row_label))
     return figure("".join(parts), height, f"{row_label} by {column_label}", ())
 
 
