@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.axes import named
+from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.config import ModelConfig
 
 
@@ -33,6 +33,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
+
+
+def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of a table: [V, D] by [B, L] -> [B, L, D].
+
+    The whole table is brought to each device first. Left alone, the partitioner would move the
+    parts of one that is split by rows all over the mesh, and between slices.
+    """
+    return jnp.take(constrain(table, None, None), ids, axis=0)
 
 
 class Projection(nn.Module):

@@ -182,7 +182,7 @@ def _line(done: Tried) -> str:
         )
     speed = ""
     if made.step_seconds is not None and made.mfu is not None:
-        speed = f"{made.step_seconds:.3f} s a step, MFU {made.mfu:.1%}, bound by {made.binds}; "
+        speed = f"{made.step_seconds:.3g} s a step, MFU {made.mfu:.1%}, bound by {made.binds}; "
     return f"{what}{speed}{gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from protlm_jax.planning.groups import axes_of, groups_of
 from protlm_jax.planning.hlo import read
+from protlm_jax.planning.program import exchanges
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 
@@ -57,6 +58,25 @@ def test_pairs_of_a_permutation() -> None:
     found = groups("source_target_pairs={{0,1},{1,2},{2,3}}", "collective-permute")
     assert found.tolist() == [[0, 1], [1, 2], [2, 3]]
     assert axes_of(found, MESH) == "fsdp"
+
+
+SEND = """\
+ENTRY %main (a: f32[]) -> f32[] {
+  %send.1 = (bf16[6,8,128]{2,1,0}, u32[], token[]) send(%a, %after-all.1), channel_id=2,\
+ is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:7}",\
+ _xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.2 = (f32[8]{0}, u32[], token[]) send(%a, %after-all.2), channel_id=4, is_host_transfer=true
+}
+"""
+
+
+def test_what_slices_send_each_other() -> None:
+    mesh = {"slices": 2, "data": 1, "fsdp": 4, "tensor": 1}
+    (sent,) = exchanges(read(SEND))
+    assert (sent.kind, sent.bytes) == ("all-reduce", 6 * 8 * 128 * 2)
+    found = groups_of(sent.instruction, tuple(mesh.values()))
+    assert found.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert axes_of(found, mesh) == "slices"
 
 
 def test_an_unknown_way_is_refused() -> None:

@@ -16,7 +16,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.layers import ACTIVATIONS, Normalization, Projection
+from protlm_jax.models.layers import ACTIVATIONS, Normalization, Projection, lookup
 from protlm_jax.models.positions import sinusoidal
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
@@ -67,7 +67,7 @@ class Embedder(nn.Module):
         self.norm = Normalization(c)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        h = jnp.take(self.token, tokens, axis=0) + jnp.take(self.position, positions, axis=0)
+        h = lookup(self.token, tokens) + lookup(self.position, positions)
         h = h + self.token_type[0][None, None]
         return self.norm(h.astype(self.config.compute_dtype))
 

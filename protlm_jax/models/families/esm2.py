@@ -26,7 +26,7 @@ from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.contacts import ContactHead, pairs_of
 from protlm_jax.models.families.bert import Head
-from protlm_jax.models.layers import Normalization
+from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import rotary_frequencies, rotation
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
@@ -110,7 +110,7 @@ class Esm2(SingleStack):
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         c, tokens, segments = self.config, batch["input_tokens"], batch["segment_ids"]
-        h = jnp.take(self.token, tokens, axis=0)
+        h = lookup(self.token, tokens)
         if c.token_dropout:
             masked = tokens == get_vocabulary(c.vocabulary).hiding_id
             h = h * token_dropout(masked, segments)[..., None]

@@ -19,7 +19,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.layers import Normalization
+from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import sinusoidal
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
@@ -67,8 +67,8 @@ class Gpt2(SingleStack):
         self.dropout = nn.Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
-        h = jnp.take(self.token, batch["input_tokens"], axis=0)
-        h = h + jnp.take(self.position, batch["positions"], axis=0)
+        h = lookup(self.token, batch["input_tokens"])
+        h = h + lookup(self.position, batch["positions"])
         h = self.dropout(h.astype(self.config.compute_dtype), deterministic=deterministic)
         h = constrain(h, "batch", "length", "embed")
         segments = batch["segment_ids"]

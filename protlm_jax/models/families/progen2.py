@@ -15,13 +15,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.layers import Logits, Normalization
+from protlm_jax.models.layers import Logits, Normalization, lookup
 from protlm_jax.models.positions import rotary_frequencies, rotation
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
@@ -91,7 +90,7 @@ class ProGen2(SingleStack):
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         c, segments = self.config, batch["segment_ids"]
-        h = jnp.take(self.token, batch["input_tokens"], axis=0).astype(c.compute_dtype)
+        h = lookup(self.token, batch["input_tokens"]).astype(c.compute_dtype)
         h = constrain(self.dropout(h, deterministic=deterministic), "batch", "length", "embed")
         neighbours = c.rotary_pairs == "neighbours"
         turn = rotation(batch["positions"], rotary_frequencies(c.rotary_size), neighbours)

@@ -17,7 +17,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import Block, BlockContext, Taps
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.layers import Normalization
+from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import relative_bias
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stack import Params, init_stack
@@ -70,7 +70,7 @@ class Embedder(nn.Module):
         self.token = self.param("token", init, (c.vocab_size, c.d_model))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return jnp.take(self.token, tokens, axis=0).astype(self.config.compute_dtype)
+        return lookup(self.token, tokens).astype(self.config.compute_dtype)
 
 
 class T5(Stacked):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.layers import lookup
 from protlm_jax.models.memory import (
     RecurrentStack,
     causal_context,
@@ -80,7 +81,7 @@ class TransformerXL(RecurrentStack):
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         c = self.config
-        h = jnp.take(self.token, batch["input_tokens"], axis=0) * c.d_model**0.5
+        h = lookup(self.token, batch["input_tokens"]) * c.d_model**0.5
         h = self.dropout(h.astype(c.compute_dtype), deterministic=deterministic)
         h = constrain(h, "batch", "length", "embed")
         context = BlockContext(causal_context(c, batch), past=past_streams(batch))

@@ -30,6 +30,7 @@ from protlm_jax.models.attention_context import AttentionContext, Dropout, at_pl
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.layers import lookup
 from protlm_jax.models.memory import RecurrentStack, past_streams
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.relative_attention import relative_sinusoids
@@ -94,7 +95,7 @@ class XLNet(RecurrentStack):
         def dropped(x: jax.Array) -> jax.Array:
             return self.dropout(x.astype(self.config.compute_dtype), deterministic=deterministic)
 
-        content = dropped(jnp.take(self.token, batch["input_tokens"], axis=0))
+        content = dropped(lookup(self.token, batch["input_tokens"]))
         content = constrain(content, "batch", "length", "embed")
         attention = self._attention(batch, dropped)
         past = past_streams(batch)
