@@ -31,7 +31,11 @@ def neighbours(
     pairs = pair_counts(training)
     base = np.log(frequencies)
     left, right = (_conditional(counts, frequencies) for counts in (pairs, pairs.T))
-    hidden = [h for h in (hide(normalise(s), seed) for s in test.values()) if len(h.targets)]
+    hidden = [
+        h
+        for h in (hide(normalise(s, record=name), seed) for name, s in test.items())
+        if len(h.targets)
+    ]
     asked = [len(h.targets) for h in hidden]
     totals: dict[str, list[float]] = {}
     for protein in hidden:
