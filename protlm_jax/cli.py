@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
+from protlm_jax.arguments import positive
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
 
 if TYPE_CHECKING:
-    from protlm_jax.planning.topologies import Topology
     from protlm_jax.training.distributed import Hosts
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -131,7 +131,7 @@ def _add_train(verbs: Verbs) -> None:
         "SLURM, Open MPI) knows which; --workdir is on a disk that all share",
     )  # fmt: skip
     verb.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: address of host 0,")
-    verb.add_argument("--hosts", type=_positive, help="how many hosts there are,")
+    verb.add_argument("--hosts", type=positive, help="how many hosts there are,")
     verb.add_argument("--host", type=int, help="and which of them this is, from 0")
     verb.epilog = (
         "Any field of the config can be overridden: --config.train.steps=1000, "
@@ -143,28 +143,10 @@ def _add_train(verbs: Verbs) -> None:
 
 
 def _add_plan(verbs: Verbs) -> None:
+    from protlm_jax.planning import verb as plan
+
     verb = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
-    recipe = verb.add_mutually_exclusive_group(required=True)
-    recipe.add_argument("--config", help="path:variant; all its phases are planned")
-    recipe.add_argument("--gin_file", action="append", help="a recipe of T5X; may be repeated")
-    verb.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE", help="and in it")
-    verb.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
-    verb.add_argument(
-        "--num_slices", type=_positive, default=1, metavar="N",
-        help="so many of these pods, joined by the network of the data center",
-    )  # fmt: skip
-    verb.add_argument("--phase", help="plan this phase of a recipe alone")
-    verb.add_argument(
-        "--search", type=_positive, nargs="?", const=8, metavar="N",
-        help="compile N settings of mesh, accumulation and remat (default 8), and name the fastest",
-    )  # fmt: skip
-    verb.add_argument("--output", type=Path, help="write the plan as JSON here")
-    verb.epilog = (
-        "Compiles the very step that train runs, for each phase of the config. Fields are "
-        "overridden as in train; a corpus is not needed. Takes one to three minutes per phase and "
-        "pip install 'protlm-jax[plan]'. The exit code is 0 when the plan was made, also where it "
-        "says that a phase does not fit: that is an answer, and what to change stands below it."
-    )
+    plan.add_arguments(verb)
 
 
 def _add_evaluate(verbs: Verbs) -> None:
@@ -272,12 +254,6 @@ def _takes_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--output", type=Path, help="write the result as JSON here")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
 def _train(arguments: argparse.Namespace) -> None:
     from protlm_jax.huggingface import load_source
     from protlm_jax.recipes import load_recipe
@@ -307,38 +283,13 @@ def _hosts(arguments: argparse.Namespace) -> Hosts | None:
 
 
 def _plan(arguments: argparse.Namespace) -> int | None:
-    from protlm_jax.planning.compile import plan_recipe
-    from protlm_jax.planning.table import table
-    from protlm_jax.planning.topologies import topology
+    from protlm_jax.planning import verb
     from protlm_jax.t5x_bridge import planned
 
     if arguments.gin_file:
         return planned.run(arguments)
-    pod = topology(arguments.topology, arguments.num_slices)
-    if arguments.search:
-        _finish(_search(arguments, pod), arguments.output)
-        return None
-    plans = plan_recipe(arguments.config, arguments.overrides, pod, arguments.phase)
-    result = {"summary": table(plans), "phases": [plan.to_dict() for plan in plans]}
-    _finish(result, arguments.output)
+    _finish(verb.run(arguments), arguments.output)
     return None
-
-
-def _search(arguments: argparse.Namespace, pod: Topology) -> dict:
-    """The settings that were compiled for each phase, the fastest first."""
-    from protlm_jax.planning.compile import phases_of
-    from protlm_jax.planning.search import report, search
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    said, found = [], []
-    for phase in phases_of(arguments.config, arguments.overrides, arguments.phase):
-        tried = search(phase, pod, arguments.search, tell)
-        said.append(report(tried, phase.name))
-        settings = [done.to_dict(phase.name) for done in tried]
-        found.append({"phase": phase.name, "settings": settings})
-    return {"summary": "\n".join(said), "phases": found}
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protlm_jax.arguments import positive
+
 if TYPE_CHECKING:
     from protlm_jax.evaluation.depth.results import Analysis
     from protlm_jax.evaluation.depth.study import Member
@@ -51,7 +53,7 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         "--input", type=Path, metavar="FILE", help="FASTA; default: proteins held out of training"
     )
     verb.add_argument(
-        "--proteins", type=_positive, default=64, metavar="N", help="drawn at most; default: 64"
+        "--proteins", type=positive, default=64, metavar="N", help="drawn at most; default: 64"
     )
     verb.add_argument(
         "--metrics", nargs="+", default=["default"], metavar="NAME", help="default, all, or names"
@@ -202,12 +204,6 @@ def _name(source: str, taken: Sequence[str]) -> str:
     base = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).resolve().name) or "model"
     names = [base, *(f"{base}-{i}" for i in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
 
 
 def _share(text: str) -> float:

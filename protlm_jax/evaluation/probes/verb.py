@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from protlm_jax.arguments import positive
+
 _UNSAID = 0  # how many training proteins
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         "--layers", type=_layers, default="last", metavar="N,N",
         help="last (default), all, or numbers",
     )  # fmt: skip
-    verb.add_argument("--seeds", type=_positive, default=3, metavar="N", help="default: 3")
+    verb.add_argument("--seeds", type=positive, default=3, metavar="N", help="default: 3")
     verb.add_argument(
         "--train_proteins",
         type=_count,
@@ -84,7 +86,7 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         help="default: 2500 (contacts: 20 chains); or all",
     )
     verb.add_argument(
-        "--window", type=_positive, metavar="N", help="residues that go through the model at once"
+        "--window", type=positive, metavar="N", help="residues that go through the model at once"
     )
     verb.add_argument(
         "--compute", choices=("fp32", "bf16"), default="fp32",
@@ -248,11 +250,5 @@ def _layers(text: str) -> str | list[int]:
         ) from None
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
 def _count(text: str) -> int | None:
-    return None if text == "all" else _positive(text)
+    return None if text == "all" else positive(text)

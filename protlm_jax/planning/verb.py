@@ -1,0 +1,68 @@
+"""The verb `protlm plan`: its arguments, and what it prints and writes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protlm_jax.arguments import positive
+
+if TYPE_CHECKING:
+    from protlm_jax.planning.topologies import Topology
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Gives the verb its arguments."""
+    recipe = verb.add_mutually_exclusive_group(required=True)
+    recipe.add_argument("--config", help="path:variant; all its phases are planned")
+    recipe.add_argument("--gin_file", action="append", help="a recipe of T5X; may be repeated")
+    verb.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE", help="and in it")
+    verb.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
+    verb.add_argument(
+        "--num_slices", type=positive, default=1, metavar="N",
+        help="so many of these pods, joined by the network of the data center",
+    )  # fmt: skip
+    verb.add_argument("--phase", help="plan this phase of a recipe alone")
+    verb.add_argument(
+        "--search", type=positive, nargs="?", const=8, metavar="N",
+        help="compile N settings of mesh, accumulation and remat (default 8), and name the fastest",
+    )  # fmt: skip
+    verb.add_argument("--output", type=Path, help="write the plan as JSON here")
+    verb.epilog = (
+        "Compiles the very step that train runs, for each phase of the config. Fields are "
+        "overridden as in train; a corpus is not needed. Takes one to three minutes per phase and "
+        "pip install 'protlm-jax[plan]'. The exit code is 0 when the plan was made, also where it "
+        "says that a phase does not fit: that is an answer, and what to change stands below it."
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Plans the phases of a recipe, or searches for their settings: "summary" and "phases"."""
+    from protlm_jax.planning.compile import plan_recipe
+    from protlm_jax.planning.table import table
+    from protlm_jax.planning.topologies import topology
+
+    pod = topology(arguments.topology, arguments.num_slices)
+    if arguments.search:
+        return _search(arguments, pod)
+    plans = plan_recipe(arguments.config, arguments.overrides, pod, arguments.phase)
+    return {"summary": table(plans), "phases": [plan.to_dict() for plan in plans]}
+
+
+def _search(arguments: argparse.Namespace, pod: Topology) -> dict[str, Any]:
+    """The settings that were compiled for each phase, the fastest first."""
+    from protlm_jax.planning.compile import phases_of
+    from protlm_jax.planning.search import report, search
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    said, found = [], []
+    for phase in phases_of(arguments.config, arguments.overrides, arguments.phase):
+        tried = search(phase, pod, arguments.search, tell)
+        said.append(report(tried, phase.name))
+        settings = [done.to_dict(phase.name) for done in tried]
+        found.append({"phase": phase.name, "settings": settings})
+    return {"summary": "\n".join(said), "phases": found}
