@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from protlm_jax.data import seqio_tasks  # noqa: F401 (registers tasks)
+from protlm_jax.data.bundled_source import ConfigSource
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.data.runtime import seqio
+from protlm_jax.data.tasks import make_task, steps
 from protlm_jax.errors import ProtlmError
 from protlm_jax.t5x_bridge.features import EncoderDecoderFeatures, SingleStackFeatures
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5
+from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
 
 CASES = {"tokens": (PROT_BERT, SingleStackFeatures), "prott5": (PROT_T5, EncoderDecoderFeatures)}
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_both_roads_read_the_same_batches(kind: str) -> None:
+def test_both_roads_read_the_same_batches(kind: str, tmp_path: Path) -> None:
     vocabulary, features = CASES[kind]
-    config = DataConfig(task=kind, length=64)
+    draw = random.Random(1)
+    proteins = ["".join(draw.choices(AMINO_ACIDS, k=draw.randint(5, 99))) for _ in range(300)]
+    fasta = tmp_path / "some.fasta"
+    fasta.write_text("".join(f">{i}\n{p}\n" for i, p in enumerate(proteins)))
+    config = DataConfig(fasta=str(fasta), task=kind, length=64)
     ours = open_batches(config, vocabulary, split="train", seed=5, batch_size=4)
-    task = seqio.get_mixture_or_task(f"bundled_{kind}")
+    # As seqio_tasks registers bundled_tokens and bundled_prott5.
+    source = ConfigSource(config, vocabulary)
+    task = make_task("some", source, kind, vocabulary, steps(kind, vocabulary, "train"))
     theirs = seqio.get_dataset(  # as t5x.utils.get_dataset calls it
         mixture_or_task_name=task,
         task_feature_lengths=dict.fromkeys(task.output_features, config.length),
