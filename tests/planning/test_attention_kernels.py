@@ -16,6 +16,7 @@ from protlm_jax.models.attention import Attention
 from protlm_jax.models.attention_choice import choose_backend
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.families.bert import bert_config
+from protlm_jax.models.stack import UNROLL_UP_TO
 from protlm_jax.planning.compile import abstract_batch
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble
@@ -82,8 +83,10 @@ def test_every_generation_compiles_what_is_chosen_for_it(name: str, expected: st
 
 
 def test_a_causal_train_step_has_the_kernels_too_and_each_of_them_once() -> None:
-    """Rematerialisation keeps what the forward kernel made."""
-    sizes = [f"model.{name}={size}" for name, size in SIZES.items()]
+    """Rematerialisation keeps what the forward kernel made. So many layers are a loop forward and
+    one backward, of which the compiler cannot join what both compute."""
+    layers = UNROLL_UP_TO + 1
+    sizes = [f"model.{name}={size}" for name, size in {**SIZES, "num_layers": layers}.items()]
     config = load_config(
         "configs/tiny.py:gpt2",
         [*sizes, "model.dtype=bfloat16", "model.remat=minimal", f"data.length={LENGTH}"],
