@@ -23,6 +23,7 @@ VERBS = (
     "export",
     "import",
     "quickstart",
+    "doctor",
 )
 
 

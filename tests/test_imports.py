@@ -19,6 +19,7 @@ ROOMS = (
     "evaluation.verbs",
     "quickstart",
     "data.pipeline",
+    "t5x_bridge.reading",
 )
 
 
