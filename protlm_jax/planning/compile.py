@@ -181,7 +181,7 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
         peak, suggestion = peak_of(compiled.memory_analysis()), ""
         text = compiled.as_text()
         spoken = collectives(text)
-        if parts.mesh.size > 1:
+        if parts.rows.spec[0] is not None:  # rows are split at all
             whole = unsplit(text, train.batch_size // train.accumulate, length)
         tokens = train.batch_size * length
         speed = how_fast(text, parts.mesh, topology.generation, tokens, train.steps, flops)

@@ -1,0 +1,200 @@
+"""The train step's program for a TPU: what it may never do, and that it has not changed unmeant.
+
+A refactoring that should change nothing changes none of the counts in step_programs.json. One that
+should is followed by
+
+    python tests/planning/test_step_programs.py [FAMILY ...]
+
+which records them anew; the difference then stands in the commit, for people to judge.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from protlm_jax.config_files import load_config
+from protlm_jax.configuration import RunConfig
+from protlm_jax.planning.compile import abstract_batch
+from protlm_jax.planning.costs import flops
+from protlm_jax.planning.groups import axes_of, groups_of
+from protlm_jax.planning.hlo import Program, read
+from protlm_jax.planning.program import collectives_by_axis, exchanges, unsplit
+from protlm_jax.planning.topologies import topology
+from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.state import bytes_on_device
+
+RECORD = Path(__file__).with_name("step_programs.json")
+COMPILERS = ("jax", "libtpu")
+QUICK = ("bert", "t5")
+FAMILIES = (
+    *QUICK,
+    *("albert", "dplm", "electra", "esm2", "esmc", "gpt2", "progen2", "txl", "xlnet"),
+)
+# Eight layers are scanned, as those of real models are; fewer would be written out one by one.
+OVERRIDES = [
+    *("model.num_layers=8", "model.dtype=bfloat16", "model.remat=full"),
+    *("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "train.batch_size=16", "data.length=128"),
+]
+
+
+def compiled(family: str, slices: int = 1) -> tuple[RunConfig, Parts, str]:
+    """A family's train step as a program for the eight cores of a v3-8, or of each of several."""
+    extra = ["model.num_decoder_layers=8"] if family == "t5" else []
+    config = load_config(f"configs/tiny.py:{family}", [*OVERRIDES, *extra])
+    parts = assemble(config, topology("v3:2x2", slices).devices)
+    text = parts.update.lower(parts.abstract, abstract_batch(config)).compile().as_text()
+    return config, parts, text
+
+
+def counted(program: Program, text: str, parts: Parts) -> dict[str, Any]:
+    """What the guard compares: numbers of executed instructions, and what devices say."""
+    operations: dict[str, int] = {}
+    computed = 0
+    for times, where, instruction in program.executed(program.entry):
+        kind = instruction.operation
+        if kind in ("dot", "convolution", "while", "custom-call"):
+            operations[kind] = operations.get(kind, 0) + times
+            computed += times * flops(instruction, program.computations[where])
+    spoken = collectives_by_axis(text, parts.mesh.shape)
+    return {
+        "flops of products on a device": computed,
+        **{f"executed: {kind}": count for kind, count in sorted(operations.items())},
+        **{
+            f"{kind} along {axes}, {what}": getattr(said, what)
+            for axes, kinds in spoken.items()
+            for kind, said in kinds.items()
+            for what in ("count", "bytes")
+        },
+    }
+
+
+def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """A line for each number that is another one."""
+    return [
+        f"{name}: recorded {recorded.get(name, 0):,}, now {found.get(name, 0):,}"
+        for name in {**recorded, **found}
+        if recorded.get(name, 0) != found.get(name, 0)
+    ]
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in COMPILERS}
+
+
+@pytest.fixture(autouse=True)
+def no_cache() -> Iterator[None]:
+    """JAX keeps programs for pods in its cache, but cannot read them back without the pod."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
+
+
+@functools.cache
+def step_of(family: str) -> tuple[RunConfig, Parts, str]:
+    """Compiled once for all tests."""
+    return compiled(family)
+
+
+families = pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[] if f in QUICK else [pytest.mark.long]) for f in FAMILIES]
+)
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"
+)
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+@families
+def test_no_device_gathers_what_is_split_for_good(family: str) -> None:
+    """Whole activations, or parameters outside of FSDP's gathers, are what shardings prevent."""
+    config, parts, text = step_of(family)
+    rows, length = config.train.batch_size, config.data.length
+    assert not unsplit(text, rows, length), "activations of all rows"
+    mesh = dict(parts.mesh.shape)
+    arrays = zip(jax.tree.leaves(parts.abstract.params), _names(parts.axes), strict=True)
+    matrix = max(math.prod(a.shape[int(names[0] == "layers") :]) for a, names in arrays)
+    stream = rows // (mesh["data"] * mesh["fsdp"]) * length * config.model.d_model
+    gathers = [one for one in exchanges(read(text)) if one.kind == "all-gather"]
+    assert any(one.times > 1 for one in gathers), "of FSDP, in the loop over layers"
+    for one in gathers:
+        axes = axes_of(groups_of(one.instruction, tuple(mesh.values())), mesh)
+        if axes == "fsdp":
+            assert one.bytes <= 4 * matrix, f"more than one matrix of one layer: {one}"
+        else:  # what goes into the first layer, or comes from the last one
+            assert one.times == 1, f"in the loop over layers, along {axes}: {one}"
+            assert one.bytes <= 4 * stream, f"more than a device's rows, along {axes}: {one}"
+
+
+def _names(axes: Any) -> list[tuple[str, ...]]:
+    return jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+@families
+def test_the_program_is_the_recorded_one(family: str) -> None:
+    record = json.loads(RECORD.read_text())
+    if record["compilers"] != versions():
+        pytest.skip(f"recorded with {record['compilers']}, here are {versions()}: record anew")
+    _, parts, text = step_of(family)
+    found = differences(record["programs"][family], counted(read(text), text, parts))
+    assert not found, (
+        f"the train step of {family} is another program than before:\n  "
+        + "\n  ".join(found)
+        + f"\nIf that is meant: python tests/planning/{Path(__file__).name} {family}"
+    )
+
+
+@pytest.mark.libtpu
+@pytest.mark.slow
+@needs_libtpu
+def test_slices_exchange_nothing_but_sums() -> None:
+    _, parts, text = compiled("bert", slices=2)
+    spoken = collectives_by_axis(text, parts.mesh.shape)
+    across = {axes: kinds for axes, kinds in spoken.items() if "slices" in axes}
+    assert {kind for kinds in across.values() for kind in kinds} == {"all-reduce"}
+    # In bfloat16, of what its slice has summed over `data` each core its half; tables in float32.
+    gradients = bytes_on_device(parts.abstract.params, parts.layout.params) / 2 / 2
+    sent = sum(said.bytes for kinds in across.values() for said in kinds.values())
+    assert gradients < sent < 2 * gradients
+
+
+def test_differences_are_named() -> None:
+    recorded = {"executed: dot": 10, "all-gather along fsdp, count": 1000, "same": 3}
+    found = {"executed: dot": 12, "same": 3, "all-to-all along tensor, bytes": 7}
+    assert differences(recorded, found) == [
+        "executed: dot: recorded 10, now 12",
+        "all-gather along fsdp, count: recorded 1,000, now 0",
+        "all-to-all along tensor, bytes: recorded 0, now 7",
+    ]
+
+
+def record(families: list[str]) -> None:
+    """Compiles programs and writes down their counts; of other families they stay."""
+    known = json.loads(RECORD.read_text())["programs"] if RECORD.exists() else {}
+    for family in families or FAMILIES:
+        _, parts, text = compiled(family)
+        known[family] = counted(read(text), text, parts)
+        print(family, known[family])
+    programs = {family: known[family] for family in FAMILIES if family in known}
+    content = {"compilers": versions(), "programs": programs}
+    RECORD.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    record(sys.argv[1:])
