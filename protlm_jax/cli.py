@@ -145,7 +145,7 @@ def _add_train(verbs: Verbs) -> None:
 def _add_plan(verbs: Verbs) -> None:
     from protlm_jax.planning import verb as plan
 
-    verb = _verb(verbs, _plan, "plan", "say whether training fits a TPU pod, without the pod")
+    verb = _verb(verbs, _plan, "plan", "say if training fits a TPU pod, and how fast it is there")
     plan.add_arguments(verb)
 
 
