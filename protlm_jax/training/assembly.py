@@ -103,7 +103,11 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
     mesh, chosen = _mesh(config, abstract, axes, devices)
     rows = partitioning.batch_sharding(mesh, train.batch_size // train.accumulate)
     sizes = {"length": config.data.length, "embed": config.model.d_model}
-    rules = partitioning.step_rules(config.mesh.stream, sizes, mesh)
+    stream = config.mesh.stream
+    if chosen and stream == "whole" and mesh.shape["tensor"] > 1:
+        stream = "length" if config.data.length % mesh.shape["tensor"] == 0 else stream
+        chosen += "; the stream between sublayers is split by length" * (stream == "length")
+    rules = partitioning.step_rules(stream, sizes, mesh)
     layout = lay_out(abstract, axes, mesh)
     step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, guard)
     return Parts(

@@ -1,7 +1,8 @@
 """The mesh of a run whose config says `mesh=auto`: a rule, not a trial, and the same every time.
 
 1. Where the rows of a part of the batch do not divide over the devices of a slice, `tensor` takes
-   as few of them as leave rows that do.
+   as few of them as leave rows that do. The stream is then split over them by its length, where
+   that divides.
 2. `fsdp` is the smallest number of devices at which the state (parameters, the optimizer's moments,
    a recurrent model's memory) and the gradients (float32) take at most half of a device's memory.
    The other half is for activations. 1, and no parameter is sent anywhere, where a whole copy fits.

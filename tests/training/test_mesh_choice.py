@@ -94,6 +94,10 @@ def test_a_run_trains_on_the_mesh_that_was_chosen(monkeypatch: pytest.MonkeyPatc
     stated = assemble(load_config("configs/tiny.py:bert", ["mesh.fsdp=4"]))
     assert dict(stated.mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1} and not stated.chosen
     assert memory_of(jax.devices()[0]) == 0
+    few = assemble(load_config("configs/tiny.py:bert", ["train.accumulate=2", "mesh=auto"]))
+    assert dict(few.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+    assert few.chosen.endswith("replicas; the stream between sublayers is split by length")
+    assert few.rules[-1] == ("length", "tensor") and stated.rules[-1] != ("length", "tensor")
 
 
 def test_a_mesh_is_chosen_or_given() -> None:
@@ -109,7 +113,7 @@ def test_a_memory_is_split_as_the_rows_are() -> None:
     axes = models.logical_axes(model)
     schedule = build_schedule(config.schedule, config.train.steps)
     abstract = abstract_state(model, build_optimizer(config.optimizer, schedule, axes), 16)
-    memory = sum(leaf.nbytes for leaf in jax.tree.leaves(abstract.carry))
+    memory = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract.carry))
     one, eight, two = (
         state_and_gradients(abstract, axes, shape)
         for shape in ({"data": 1}, {"data": 8, "fsdp": 1}, {"slices": 2, "data": 8})
