@@ -61,7 +61,7 @@ def dearest(measured: Measured) -> str:
             f"Leaving out layer {top} costs most: the loss rises by {cost(top)} nats; next is "
             f"layer {second} with {cost(second)}."
         )
-    if len(rivals) < 4:
+    if len(rivals) < min(4, len(values) // 2):
         costs = any_of([cost(layer) for layer in (top, *rivals)])
         return (
             f"Leaving out layer {any_of([top, *rivals], 'or')} costs most; which of them cannot be "

@@ -74,7 +74,7 @@ def _numbers(measured: Results, control: Results | None) -> str:
         for key, x in measured["headlines"].items()
     ]  # fmt: skip
     header = ("", "this model", *([CONTROL] if control else []))
-    return table(header, rows, kind="views") if rows else ""
+    return table(header, rows, kind="views wrap") if rows else ""
 
 
 def by_noise(measured: Results) -> list[str]:
@@ -88,6 +88,10 @@ def by_noise(measured: Results) -> list[str]:
         heading("With more or fewer residues hidden"),
         sentences(measured["reading"]),
         table(header, rows, kind="views") if keys else "",
+        caption(
+            "Embeddings that are scaled by the share that is hidden (ESM-2, DPLM) change sizes "
+            "relative to the stream by that alone."
+        ),
         *noise_panels(measured),
     ]
 

@@ -75,7 +75,7 @@ def _trend(found: Results) -> str:
         f"Trend across depth: {found['family']}, {found['stack']}",
         sentences(found["reading"]),
         _trend_chart(found["rows"], there),
-        table(header, rows, kind="views"),
+        table(header, rows, kind="views wrap"),
         caption(_TREND_WORDS),
         caption(
             f"{runs}, and deeper models of a family are mostly wider and trained longer too: "

@@ -79,7 +79,8 @@ def table(
 
     What stands after a "±", or an interval in brackets, is set smaller. `text` aligns the cells to
     the left and lets them wrap.
-    The kind "views" keeps the first column in sight while a narrow screen scrolls the others.
+    The kind "views" keeps the first column in sight while a narrow screen scrolls the others, and
+    "views wrap" breaks its lines.
     """
     style = ' class="text"' if text else ""
     head = "".join(f"<th{style}>{escape(cell)}</th>" for cell in header)

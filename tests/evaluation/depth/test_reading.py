@@ -71,6 +71,8 @@ def test_layers_that_are_close_are_not_ranked() -> None:
     assert "layer 0 or 2 costs most; which of them cannot be told" in text
     flat = said(losses([0.5] * 8, 0.3), "costs most")
     assert flat.startswith("Which layer costs most cannot be told") and "7 others" in flat
+    few = said(losses([0.5, 0.5, 0.5, 0.4], 0.5), "costs most")
+    assert "layer 0 raises" not in few and "3 others" in few
     nothing = said(losses([0.01, 0.0, -0.01], 0.5), "raises the loss")
     assert nothing.startswith("No layer raises the loss by an amount that can be told from 0")
     assert said(losses([0.01, 0.0, -0.01], 0.5), "costs most") == ""

@@ -43,6 +43,11 @@ def test_models_are_written_side_by_side(fasta: Path, tmp_path: Path, capsys) ->
     words = ("--model", "bert", "--input", str(fasta), "--output", str(out))
     run(*words, "--control", "--metrics", METRIC, "similarity")
     assert "wrote" in capsys.readouterr().out
+    assert (out / "report.html").stat().st_size > 10_000
+    assert {r["model"] for r in json.loads((out / "depth.json").read_text())} == {
+        "bert",
+        "bert-reinitialised",
+    }
     names = {"bert", "bert-reinitialised"}
     assert {p.name for p in out.glob("*.npz")} == {f"{name}.npz" for name in names}
     rows = list(csv.DictReader((out / "depth.csv").open()))
