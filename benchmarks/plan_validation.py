@@ -59,7 +59,7 @@ class Run:
         model: of the same shape.
         length: tokens per row.
         rows: per step.
-        mfu: as published; of the T5s from `examples`, with our count of FLOPs.
+        mfu, hfu: as published; of the T5s MFU from `examples`, with our count of FLOPs.
         examples: rows per second, as published.
         targets: tokens per row of the decoder.
         tensor: cores among which heads and MLP are split.
@@ -70,6 +70,7 @@ class Run:
     length: int
     rows: int
     mfu: float = 0.0
+    hfu: float = 0.0
     examples: float = 0.0
     targets: int = 0
     tensor: int = 1
@@ -88,11 +89,11 @@ T5_11B = t5_config(
 )  # fmt: skip
 V3_128, V3_256, V3_512, V3_1024 = "v3:8x8", "v3:8x16", "v3:16x16", "v3:16x32"
 RUNS = {
-    "GPT-2 345M": Run(V3_256, gpt2(24, 1024, 16, 1024), 1024, 512, 0.351),
-    "GPT-2 750M": Run(V3_256, gpt2(36, 1280, 20, 1024), 1024, 512, 0.389),
-    "GPT-2 1.4B": Run(V3_256, gpt2(48, 1536, 24, 1024), 1024, 512, 0.417),
-    "GPT-2 6.7B": Run(V3_256, gpt2(32, 4096, 32, 2048), 2048, 1024, 0.473),
-    "GPT-2 13B": Run(V3_256, gpt2(40, 5120, 40, 2048), 2048, 1024, 0.544),
+    "GPT-2 345M": Run(V3_256, gpt2(24, 1024, 16, 1024), 1024, 512, 0.351, 0.514),
+    "GPT-2 750M": Run(V3_256, gpt2(36, 1280, 20, 1024), 1024, 512, 0.389, 0.547),
+    "GPT-2 1.4B": Run(V3_256, gpt2(48, 1536, 24, 1024), 1024, 512, 0.417, 0.556),
+    "GPT-2 6.7B": Run(V3_256, gpt2(32, 4096, 32, 2048), 2048, 1024, 0.473, 0.715),
+    "GPT-2 13B": Run(V3_256, gpt2(40, 5120, 40, 2048), 2048, 1024, 0.544, 0.771),
     "T5-11B 512/114, v3-1024": Run(V3_1024, T5_11B, 512, 2048, examples=1100, targets=114),
     "T5-11B 512/114, v3-512": Run(V3_512, T5_11B, 512, 2048, examples=381, targets=114),
     "T5-11B 512/512, v3-128": Run(V3_128, T5_11B, 512, 128, examples=86, targets=512, tensor=8),
@@ -109,7 +110,7 @@ FIELDS = (
 )
 HEADER = (
     "run", "pod", "rows x tokens", "step", "compute, hbm, ici, vector", "roofline MFU",
-    "predicted HFU", "predicted MFU", "published MFU", "ratio",
+    "HFU: predicted, published", "MFU: predicted", "published", "ratio",
 )  # fmt: skip
 
 
@@ -199,9 +200,10 @@ def row(name: str, run: Run, plan: dict[str, Any]) -> str:
     step, spent = plan["step_seconds"], plan["spent"]
     shares = (f"{spent.get(k, 0) / step:.0%}" for k in ("compute", "hbm", "ici", "vector"))
     tokens = f"{run.length:,}" + (f"/{run.targets}" if run.targets else "")
+    measured = f"{run.hfu:.1%}" if run.hfu else "-"
     cells = (
         name, run.pod, f"{run.rows:,} x {tokens}", f"{step:.2f} s", ", ".join(shares),
-        f"{plan['roofline_mfu']:.1%}", f"{plan['hfu']:.1%}", f"{plan['mfu']:.1%}",
+        f"{plan['roofline_mfu']:.1%}", f"{plan['hfu']:.1%}, {measured}", f"{plan['mfu']:.1%}",
         f"{published:.1%}", f"{plan['mfu'] / published:.2f}",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
