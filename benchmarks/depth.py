@@ -12,6 +12,7 @@ libraries do, with effects on later layers and on the answer; nnsight where it i
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -128,6 +129,7 @@ def hooked(model: Any, params: Any, batch: Asked, layers: int) -> dict[str, Call
     network.load_state_dict(state, strict=False)
     network.tie_weights()
     network = network.to(device)
+    unhooked = copy.deepcopy(network)
     blocks = getattr(network, network.base_model_prefix).encoder.layer
     tokens = torch.tensor(batch.features["input_tokens"], device=device).long()
     hidden = torch.tensor(batch.hidden, device=device)
@@ -160,10 +162,10 @@ def hooked(model: Any, params: Any, batch: Asked, layers: int) -> dict[str, Call
         return [tuple(x.cpu() for x in row) for row in found]
 
     contestants = {"torch forward": lambda: run(-1)[1].cpu(), "torch hooks": skip_map}
-    return contestants | _nnsight(network, blocks, tokens, hidden, layers)
+    return contestants | _nnsight(unhooked, tokens, hidden, layers)
 
 
-def _nnsight(network: Any, blocks: Any, tokens: Any, hidden: Any, layers: int) -> dict[str, Any]:
+def _nnsight(network: Any, tokens: Any, hidden: Any, layers: int) -> dict[str, Any]:
     """The same through nnsight, where it is installed: a trace for each skipped layer."""
     try:
         from nnsight import NNsight
