@@ -199,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(argv)
     absl_logging.set_verbosity(absl_logging.ERROR)
+    jax.config.update("jax_enable_compilation_cache", False)  # cannot be read without the pod
     try:
         plan = _planned(arguments)
     except ProtlmError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,9 +99,8 @@ def unified(checkpoint: Path, stored: Tensors) -> Tensors:
     tensors = {name: _joined(name, x) for name, x in _unscanned(stored, width).items()}
     for stack in STACKS:
         shared = f"{stack}/relpos_bias/rel_embedding"
-        own = [
-            name for name in tensors if re.fullmatch(rf"{stack}/layers_\d+/relpos_bias/.*", name)
-        ]
+        layers = [f"{stack}/layers_{i}" for i in range(_layers(stack, tensors))]
+        own = [n for layer in layers if (n := f"{layer}/relpos_bias/rel_embedding") in tensors]
         if own and shared not in tensors:
             tensors[shared] = _one_bias(checkpoint, stack, [tensors.pop(name) for name in own])
     return tensors
