@@ -122,21 +122,52 @@ needs_libtpu = pytest.mark.skipif(
 def test_no_device_gathers_what_is_split_for_good(family: str) -> None:
     """Whole activations, or parameters outside of FSDP's gathers, are what shardings prevent."""
     config, parts, text = step_of(family)
+    assert not objections(config, parts, text)
+    gathers = [one for one in exchanges(read(text)) if one.kind == "all-gather"]
+    assert any(one.times > 1 for one in gathers), "of FSDP, in the loop over layers"
+
+
+EVERYONE = "replica_groups={{0,1,2,3,4,5,6,7}}"
+HALVES = "replica_groups={{0,2},{1,3},{4,6},{5,7}}"  # along fsdp
+
+
+@pytest.mark.libtpu
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("line", "objection"),
+    [
+        ("%bad = bf16[16,128,96]{2,1,0} copy(%x)", "activations of all rows: bf16[16,128,96]"),
+        (f"%bad = f32[8,96,384] all-gather(%x), {EVERYONE}", "along data, fsdp, tensor: bad"),
+        (f"%bad = bf16[8,96,384] all-gather(%x), {HALVES}", "more than one matrix of one layer: b"),
+    ],
+)
+def test_what_may_not_be_is_found(line: str, objection: str) -> None:
+    config, parts, text = step_of("bert")
+    begin = text.index("{\n", text.index("\nENTRY ")) + 2
+    (found,) = objections(config, parts, f"{text[:begin]}  {line}\n{text[begin:]}")
+    assert objection in found
+
+
+def objections(config: RunConfig, parts: Parts, text: str) -> list[str]:
+    """What a program does that it should not."""
     rows, length = config.train.batch_size, config.data.length
-    assert not unsplit(text, rows, length), "activations of all rows"
+    found = [f"activations of all rows: {shape}" for shape in unsplit(text, rows, length)]
     mesh = dict(parts.mesh.shape)
     arrays = zip(jax.tree.leaves(parts.abstract.params), _names(parts.axes), strict=True)
     matrix = max(math.prod(a.shape[int(names[0] == "layers") :]) for a, names in arrays)
     stream = rows // (mesh["data"] * mesh["fsdp"]) * length * config.model.d_model
-    gathers = [one for one in exchanges(read(text)) if one.kind == "all-gather"]
-    assert any(one.times > 1 for one in gathers), "of FSDP, in the loop over layers"
-    for one in gathers:
+    for one in exchanges(read(text)):
+        if one.kind != "all-gather":
+            continue
         axes = axes_of(groups_of(one.instruction, tuple(mesh.values())), mesh)
-        if axes == "fsdp":
-            assert one.bytes <= 4 * matrix, f"more than one matrix of one layer: {one}"
-        else:  # what goes into the first layer, or comes from the last one
-            assert one.times == 1, f"in the loop over layers, along {axes}: {one}"
-            assert one.bytes <= 4 * stream, f"more than a device's rows, along {axes}: {one}"
+        name = one.instruction.name
+        if axes == "fsdp" and one.bytes > 4 * matrix:
+            found.append(f"more than one matrix of one layer: {name}")
+        elif axes != "fsdp" and one.times > 1:
+            found.append(f"in the loop over layers, along {axes}: {name}")
+        elif axes != "fsdp" and one.bytes > 4 * stream:
+            found.append(f"more than a device's own rows, along {axes}: {name}")
+    return found
 
 
 def _names(axes: Any) -> list[tuple[str, ...]]:
