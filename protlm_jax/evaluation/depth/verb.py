@@ -97,8 +97,9 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> No
             members.append(Member(title, loaded.config.family, found, asked, control_of, noise))
             if set(DEFAULT) <= set(metrics):
                 print(summaries.depth(summary(found, asked)))
-            for stack in found.stacks.values():
-                print("\n".join(reading(stack, len(found.proteins))), flush=True)
+            for stack, what in found.stacks.items():
+                said = reading(what, len(found.proteins))
+                print("\n".join([f"\n{stack}", *said]), flush=True)
     if arguments.output is not None:
         print("wrote " + ", ".join(map(str, _written(arguments, members))))
 

@@ -92,7 +92,7 @@ def _trend_chart(rows: Sequence[Results], keys: Sequence[str]) -> str:
     layers = [row["layers"] for row in rows]
     highest = max(x["high"] or x["value"] for _, _, x in found)
     frame = Frame(sorted({*layers}), ticks(0.0, max(highest, 0.1)), height=270)
-    parts = [frame.axes("layers", "share")]
+    parts = [frame.axes("layers", "share, or norm / stream")]
     for index, key in enumerate(keys):
         hue, marks = colour_of(index), []
         for control in (False, True):
