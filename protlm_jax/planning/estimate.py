@@ -93,7 +93,7 @@ def activation_bytes(config: RunConfig, setting: Setting, slices: int) -> int:
     # kept in float32 and as weights.
     everything = size * (products + 3 * width + hidden) + 4 * 2 * width + (4 + size) * scores
     kept = {
-        "none": everything,
+        "none": everything + 2 * 4 * scores,  # what softmax is of, and its exponentials
         "minimal": size * (width + products),
         "full": size * width,
     }[setting.remat]
