@@ -120,8 +120,13 @@ def native_scores(checkpoint: Path, lines: list[dict[str, Any]]) -> list[float]:
     return list(np.sum(own * (targets > 0), axis=1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["prot_t5_tiny", "prot_bert_tiny"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param("prot_t5_tiny", marks=pytest.mark.slow),
+        pytest.param("prot_bert_tiny", marks=pytest.mark.long),
+    ],
+)
 def test_a_recipe_trains_goes_on_exactly_and_is_asked(recipe: str, tmp_path: Path) -> None:
     straight, stopped, split = (tmp_path / name for name in ("straight", "stopped", "split"))
     train(recipe, straight, 4)
