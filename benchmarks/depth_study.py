@@ -8,6 +8,7 @@ seed, the best rate is trained with the other seeds, and every model and what it
 measured on test proteins, as `protlm evaluate` and `protlm depth` do. --outside measures another
 model in the same way, such as a Hugging Face folder of ESM-2. What is done already is not done
 again. Results go to results.json, and with --page to a folder of the documentation with figures.
+--config.train.steps=2000 and the like hold for all arms.
 """
 
 from __future__ import annotations
@@ -88,11 +89,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of runs and results")
     parser.add_argument("--outside", action="append", default=[], help="another model, NAME=FOLDER")
     parser.add_argument("--page", type=Path, help="folder for figures, tables and results.json")
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()
+    overrides = tuple(word.removeprefix("--config.") for word in rest)
+    if any(not word.startswith("--config.") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # Seeds of an arm share their programs.
     jax.config.update("jax_compilation_cache_dir", str(arguments.output / "compiled"))
     outside = dict(text.split("=", 1) for text in arguments.outside)
-    results = Bench(Study(), arguments.output).run(outside)
+    results = Bench(Study(overrides=overrides), arguments.output).run(outside)
     if arguments.page is not None:
         write_page(results, arguments.page)
 

@@ -111,7 +111,7 @@ def _losses(results: Results) -> list[tuple[str, dict[str, float]]]:
     """Losses with intervals: of what counts, over proteins; of the arms, over seeds."""
     first = next(iter(next(iter(results["arms"].values()))["seeds"].values()))
     frequencies = first["trained"]["heldout"]["baselines"]["training_frequencies"]["nll"]
-    counted = {k.replace("_", " "): v for k, v in results["baselines"].items() if k in _COUNTED}
+    counted = {label: results["baselines"][key] for key, label in _COUNTED.items()}
     rows = [("training frequencies", frequencies), *counted.items()]
     for name, arm in results["arms"].items():
         nll = arm["trained"]["nll"]
@@ -122,7 +122,12 @@ def _losses(results: Results) -> list[tuple[str, dict[str, float]]]:
     return rows
 
 
-_COUNTED = ("bigram", "both_neighbours", "composition", "composition_and_neighbours")
+_COUNTED = {
+    "bigram": "bigram",
+    "both_neighbours": "both neighbours",
+    "composition": "composition",
+    "composition_and_neighbours": "composition, neighbours",
+}
 
 
 def _curve(name: str, arm: Results, key: str) -> Series:

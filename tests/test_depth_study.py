@@ -131,7 +131,7 @@ def test_rates_are_tried_beyond_the_best_end(
     module: Any, best: float, tried: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = object.__new__(module.Bench)
-    bench.study = module.Study(most_rates=6 if best < 1e-3 else 5)
+    bench.study = module.Study(rates=(2e-3, 4e-3, 8e-3), most_rates=6 if best < 1e-3 else 5)
     monkeypatch.setattr(bench, "trained", lambda arm, rate, seed: Path(f"{rate:g}"))
 
     def found(name: str, _: Any) -> dict[str, Any]:
