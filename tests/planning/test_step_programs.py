@@ -46,12 +46,15 @@ OVERRIDES = [
     *("model.num_layers=8", "model.dtype=bfloat16", "model.remat=full"),
     *("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "train.batch_size=16", "data.length=128"),
 ]
+EXTRA = {
+    "t5": ["model.num_decoder_layers=8"],
+    "electra": ["model.num_heads=8", "model.head_dim=12"],  # two in the generator, for `tensor`
+}
 
 
 def compiled(family: str, slices: int = 1) -> tuple[RunConfig, Parts, str]:
     """A family's train step as a program for the eight cores of a v3-8, or of each of several."""
-    extra = ["model.num_decoder_layers=8"] if family == "t5" else []
-    config = load_config(f"configs/tiny.py:{family}", [*OVERRIDES, *extra])
+    config = load_config(f"configs/tiny.py:{family}", [*OVERRIDES, *EXTRA.get(family, ())])
     parts = assemble(config, topology("v3:2x2", slices).devices)
     text = parts.update.lower(parts.abstract, abstract_batch(config)).compile().as_text()
     return config, parts, text
