@@ -46,7 +46,9 @@ class Tried:
 
     @property
     def fits(self) -> bool:
-        return self.plan is not None and self.plan.fits
+        """Also where the compiler finds a place for more than there is, it is not taken."""
+        made = self.plan
+        return made is not None and made.fits and made.peak_bytes <= made.available_bytes
 
     @property
     def seconds(self) -> float:
@@ -116,7 +118,7 @@ def settings(config: RunConfig, devices: int, slices: int) -> Iterator[Setting]:
         each = rows // (replicas * slices)
         parts = [count for count in range(1, each + 1) if each % count == 0]
         for fsdp in _powers(replicas):
-            if replicas % fsdp == 0:
+            if replicas % fsdp == 0 and model.d_model % fsdp == 0:
                 for accumulate, remat in itertools.product(parts, REMATS):
                     yield Setting(replicas // fsdp, fsdp, tensor, accumulate, remat)
 
@@ -176,7 +178,7 @@ def _line(done: Tried) -> str:
     )
     if made is None:
         return f"{what}the compiler failed: {done.failure}"
-    if not made.fits:
+    if not done.fits:
         return (
             f"{what}does not fit: {gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
         )

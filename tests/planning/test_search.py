@@ -64,6 +64,8 @@ def test_all_settings_are_those_that_rows_heads_and_devices_allow() -> None:
     assert {s.tensor for s in every} == {1, 2}, "of two heads"
     assert {s.fsdp for s in every if s.tensor == 2} == {1, 2, 4}
     assert {s.accumulate for s in every if s.tensor == 1} == {1, 2, 4}  # of four rows
+    odd = dataclasses.replace(CONFIG, model=CONFIG.model.replace(d_model=100))
+    assert {s.fsdp for s in search.settings(odd, devices=8, slices=1)} == {1, 2, 4}
     assert {s.accumulate for s in every if s.tensor == 2} == {1, 2, 4, 8}
     two = list(search.settings(CONFIG, devices=4, slices=2))
     assert {s.data * s.fsdp * s.tensor for s in two} == {4}
