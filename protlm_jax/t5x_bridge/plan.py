@@ -224,14 +224,21 @@ def _planned(arguments: argparse.Namespace) -> Plan:
     pod = topology(arguments.topology)
     compile_step = configurable(train)
     roots = [".", *(str(Path(root).parent) for root in (Path(__file__).parents[1], *t5x.__path__))]
+    files = ", ".join(arguments.gin_file)
     try:
         bindings = [NOWHERE, *arguments.gin_bindings]
         gin_utils.parse_gin_flags(roots, arguments.gin_file, bindings)
-    except Exception as error:  # gin raises what the modules raise that a recipe names, and its own
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ProtlmError(f"{', '.join(arguments.gin_file)}: {said[0]}") from error
-    plan: Plan = compile_step(pod=pod)
+    except Exception as error:  # what the modules raise that a recipe names, and gin's own
+        raise ProtlmError(f"{files}: {_first_line(error)}") from error
+    try:
+        plan: Plan = compile_step(pod=pod)
+    except TypeError as error:  # a parameter was bound that does not exist
+        raise ProtlmError(f"{files}: {_first_line(error)}") from error
     return plan
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 if __name__ == "__main__":
