@@ -139,7 +139,7 @@ def kinds_first() -> list[Any]:
 
 
 def kinds_alone(among: Iterable[str] = ZOO) -> list[Any]:
-    """Of some families those of `KINDS`; the others, which another test has too, are marked long."""
+    """Of some families those of `KINDS`; the others, which another test has, are marked long."""
     return [f if f in KINDS else pytest.param(f, marks=pytest.mark.long) for f in among]
 
 

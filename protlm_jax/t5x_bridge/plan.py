@@ -32,7 +32,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.files import write_atomically
 from protlm_jax.models import ModelConfig, parameter_count
 from protlm_jax.models.flops import training_flops_per_token
-from protlm_jax.planning.compile import Plan, asked_for, how_fast
+from protlm_jax.planning.compile import Plan, asked_for, how_fast, peak_of
 from protlm_jax.planning.program import collectives, unsplit
 from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import Topology, topology
@@ -119,7 +119,7 @@ def compiled(
         return {**found, "collectives": {}, "unsplit": []}
     text = program.as_text()
     return {
-        "peak_bytes": _peak(program.memory_analysis()),
+        "peak_bytes": peak_of(program.memory_analysis()),
         "fits": True,
         "suggestion": "",
         "collectives": collectives(text),
@@ -170,15 +170,6 @@ def suggest(config: ModelConfig, rows: int, parts: int, mesh: dict[str, int]) ->
     if rows // parts > mesh["data"]:
         return f"--gin.trainer.Trainer.num_microbatches={2 * parts}"
     return f"--gin.partitioning.Partitioner.num_partitions={2 * mesh['model']}"
-
-
-def _peak(memory: Any) -> int:
-    """The most that is alive at once, as the compiler placed it, and the program itself.
-
-    Not the size of all temporary buffers: on ProtT5-XXL over v3-512 that is 17.4 GiB of a core that
-    has 15.5, on which the compiler has placed the step with 11.
-    """
-    return int(memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes)
 
 
 def _state_bytes(abstract: Any, axes: Any, mesh: Any) -> int:

@@ -63,9 +63,8 @@ def analyse(
             model hides what it predicts.
         metrics: "default", "all", or names out of `metrics.METRICS`.
         positions: see `positions.POSITION_SETS`.
-        noise_levels: shares of the residues that are hidden instead, each above 0 and at most 1.
-            All is then measured at each of them, and every quantity has "noise" for its first
-            dimension, also where there is one level.
+        noise_levels: shares of the residues that are hidden instead, above 0 and at most 1. All is
+            then measured at each, and every quantity has "noise" for its first dimension.
         length: tokens in a row; None takes the position table's size, or 256.
         seed: of the choice of hidden residues.
         progress: draw a progress bar on a terminal, with the time that is left.

@@ -64,12 +64,7 @@ def edited(
     stack = stack or readout.stack
     block, _ = loaded.model.bind({"params": loaded.params}).rows(stack)
     for name, program in programs.items():
-        if int(program.order.max()) >= block.num_layers:
-            raise ProtlmError(
-                f"program {name!r} runs layer {int(program.order.max())}, but the {stack} of "
-                f"{loaded.name} has {block.num_layers}, counted from 0: begin with "
-                f"LayerProgram.full({block.num_layers})"
-            )
+        _require_layers(name, program, block.num_layers, f"the {stack} of {loaded.name}")
     loaded = in_float32(loaded)
     proteins = prepare(loaded, sequences, length, seed)
     stacked = LayerProgram.stack(list(programs.values()))
@@ -87,6 +82,15 @@ def edited(
     quantities, _ = over_batches(loaded, proteins, measured, "programs")
     coords = {"program": tuple(programs)}
     return Measured(stack, block.num_layers, dict(quantities), coords, {})
+
+
+def _require_layers(name: str, program: LayerProgram, number: int, whose: str) -> None:
+    last = int(program.order.max())
+    if last >= number:
+        raise ProtlmError(
+            f"program {name!r} runs layer {last}, but {whose} has {number}, counted from 0: begin "
+            f"with LayerProgram.full({number})"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "stack"))
