@@ -17,7 +17,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import detection, heldout, probe_data, summaries
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.plain import plain
-from protlm_jax.evaluation.depth.run import POSITIONS, summary
+from protlm_jax.evaluation.depth.summary import POSITIONS, summary
 from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.evaluation.probes import table
 from protlm_jax.models.loaded import LoadedModel, parts_of

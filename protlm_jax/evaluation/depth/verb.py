@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> No
     from protlm_jax.evaluation import summaries
     from protlm_jax.evaluation.depth.metrics import DEFAULT, resolve
     from protlm_jax.evaluation.depth.reading import reading
-    from protlm_jax.evaluation.depth.run import POSITIONS, summary
     from protlm_jax.evaluation.depth.study import Member
+    from protlm_jax.evaluation.depth.summary import POSITIONS, summary
 
     words = arguments.metrics
     metrics = resolve(words[0] if words in (["default"], ["all"]) else words)

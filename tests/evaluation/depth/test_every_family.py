@@ -93,7 +93,7 @@ def test_what_is_not_defined_has_a_reason(family: str) -> None:
     assert (model.readouts[0].why_no_noise is None) == (family in masked)
 
 
-TRACED = ("bert", "electra", "xlnet", "t5_encoder")  # others are seen to by test_run, in part
+TRACED = ("bert", "electra", "xlnet", "t5_encoder")  # others are seen to by test_summary, in part
 
 
 @pytest.mark.parametrize(

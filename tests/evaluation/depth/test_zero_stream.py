@@ -8,15 +8,15 @@ import zoo
 
 from protlm_jax.evaluation import summaries
 from protlm_jax.evaluation.depth.analyse import analyse
-from protlm_jax.evaluation.depth.run import run
 from protlm_jax.evaluation.depth.subject import TINY
+from protlm_jax.evaluation.depth.summary import summary
 
 PROTEINS = {"a": "MKTAYIAKQRQISFV", "b": "QLEERLGLIEVQ"}
 
 
 def test_layers_before_which_the_stream_is_zero_say_nothing(small_model) -> None:
     """The published clamp of 1e-6 would make of them a mean of about a million."""
-    result = run(small_model("esm2"), PROTEINS)
+    result = summary(analyse(small_model("esm2"), PROTEINS), "asked")
     measured = result["stacks"]["encoder"]
     for key in ("relative_contribution", "cosine"):
         for part in ("layer", "attention"):
@@ -46,6 +46,6 @@ def test_without_token_dropout_every_position_counts() -> None:
     plain = dataclasses.replace(
         loaded.model, config=loaded.config.replace(token_dropout=False), parent=None
     )
-    result = run(dataclasses.replace(loaded, model=plain), PROTEINS)
+    result = summary(analyse(dataclasses.replace(loaded, model=plain), PROTEINS), "asked")
     relative = result["stacks"]["encoder"]["relative_contribution"]
     assert None not in relative["layer"]

@@ -1,16 +1,13 @@
-"""Depth analysis as a plain dict: what the report draws and the terminal shows."""
+"""Depth analysis as the short dict that the terminal shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.results import Analysis, Measured
 from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
-from protlm_jax.models.loaded import LoadedModel
 
 # Which positions are measured, by the kind of a family's readout.
 POSITIONS = {
@@ -27,26 +24,6 @@ POSITIONS = {
 }
 LENS = ("l2", "kl", "js", "top1_agreement", "top3_overlap", "rank_correlation", "nll", "accuracy")
 OUTPUT = ("l2", "kl", "kl_reverse", "top1_agreement")
-
-
-def run(
-    loaded: LoadedModel,
-    sequences: Mapping[str, str],
-    *,
-    length: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """The default measurements of every stack; arguments as in `analyse`.
-
-    Returns:
-        `summary` of the analysis.
-
-    Raises:
-        ProtlmError: when no protein has a residue to hide.
-    """
-    found = analyse(loaded, sequences, length=length, seed=seed, progress=progress)
-    return summary(found, POSITIONS[loaded.model.readouts[0].kind])
 
 
 def summary(found: Analysis, positions: str) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from zoo import kinds_first
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.depth.run import run
 from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
+from protlm_jax.evaluation.depth.summary import summary
+from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
@@ -21,13 +24,17 @@ def proteins(number: int, length: int, seed: int = 0) -> dict[str, str]:
     return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
 
 
+def summarised(loaded: LoadedModel, sequences: dict[str, str]) -> dict[str, Any]:
+    return summary(analyse(loaded, sequences), "asked")
+
+
 @pytest.mark.parametrize("family", kinds_first())
 def test_every_stack_is_measured_with_one_compilation(family: str, small_model) -> None:
     loaded = small_model(family)
     before = measure._cache_size()
-    result = run(loaded, proteins(20, 21))  # three batches
+    result = summarised(loaded, proteins(20, 21))  # three batches
     assert measure._cache_size() - before == len(loaded.model.stack_names)
-    run(loaded, proteins(9, 21, seed=1))  # other proteins, the same program
+    summarised(loaded, proteins(9, 21, seed=1))  # other proteins, the same program
     assert measure._cache_size() - before == len(loaded.model.stack_names)
 
     assert json.loads(json.dumps(result)) == result
@@ -63,8 +70,8 @@ def test_a_protein_counts_the_same_in_any_company(small_model, assert_close) -> 
     """Means over residues of all proteins are the weighted means of each alone."""
     loaded = small_model("bert")
     together = {**proteins(3, 40), **{f"q{i}": s for i, s in enumerate(proteins(1, 20).values())}}
-    whole = run(loaded, together)
-    alone = [run(loaded, {name: sequence}) for name, sequence in together.items()]
+    whole = summarised(loaded, together)
+    alone = [summarised(loaded, {name: sequence}) for name, sequence in together.items()]
     weights = np.array([one["hidden_residues"] for one in alone])
     assert whole["hidden_residues"] == weights.sum() and len(set(weights)) == 2
     for key in ("kl", "l2", "top1_agreement", "delta_nll"):
@@ -99,9 +106,9 @@ def test_the_seed_chooses_what_is_hidden(small_model) -> None:
 
 def test_proteins_without_a_residue_to_hide_are_refused(small_model) -> None:
     with pytest.raises(ProtlmError, match="at least two standard residues"):
-        run(small_model("bert"), {"short": "M", "unknown": "MXXX"})
+        summarised(small_model("bert"), {"short": "M", "unknown": "MXXX"})
     with pytest.raises(ProtlmError, match="'bad', position 3"):
-        run(small_model("bert"), {"bad": "MK*"})
+        summarised(small_model("bert"), {"bad": "MK*"})
 
 
 def test_the_depth_score_is_the_centre_of_mass_of_effects_on_later_layers() -> None:
