@@ -56,7 +56,9 @@ def test_attributions_are_gradients_along_the_path(family: str, stack: str) -> N
             x = base + (k + 0.5) / steps * (h - base)
             e = 1e-4
             expected += (value(x + e * direction) - value(x - e * direction))[row] / (2 * e)
-        np.testing.assert_allclose(found[i, row, at], expected / steps, rtol=2e-3, atol=1e-6)
+        # transformers takes T5's norms in float32, which differences show as noise.
+        noise = 5e-4 * np.abs(found[i]).max()
+        np.testing.assert_allclose(found[i, row, at], expected / steps, rtol=2e-3, atol=noise)
         np.testing.assert_allclose(differences[i], value(h) - value(base), rtol=1e-3, atol=1e-6)
         assert not np.asarray(found)[i][~REAL].any()
 
