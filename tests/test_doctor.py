@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -69,8 +70,11 @@ def test_what_an_extra_of_another_package_needs(monkeypatch: pytest.MonkeyPatch)
         ("import jax", False),
     ],
 )
-def test_the_jestimator_that_breaks_t5x(line: str, broken: bool, site: Path) -> None:
+def test_the_jestimator_that_breaks_t5x(
+    line: str, broken: bool, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("t5x", "airio", "jestimator"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # where the real one is installed
         (site / name).mkdir()
         (site / name / "__init__.py").touch()
         importlib.util.find_spec(name)
