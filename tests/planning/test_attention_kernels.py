@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +30,6 @@ pytestmark = [
         importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"
     ),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_cache() -> Iterator[None]:
-    """JAX keeps programs for pods in its cache, but cannot read them back without the pod."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
 
 
 def kernels(text: str) -> set[str]:

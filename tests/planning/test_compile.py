@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 
 from protlm_jax.config_files import load_config
@@ -35,16 +33,6 @@ KEPT = {"adamw": 3, "lamb": 3, "adafactor": 1}
 compiles = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"
 )
-
-
-@pytest.fixture(autouse=True)
-def no_cache() -> Iterator[None]:
-    """JAX keeps programs for pods in its cache, but cannot read them back without the pod."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
 
 
 @pytest.mark.pods

@@ -16,7 +16,6 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +92,6 @@ def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in COMPILERS}
-
-
-@pytest.fixture(autouse=True)
-def no_cache() -> Iterator[None]:
-    """JAX keeps programs for pods in its cache, but cannot read them back without the pod."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
 
 
 @functools.cache
