@@ -8,7 +8,7 @@ seed, the best rate is trained with the other seeds, and every model and what it
 measured on test proteins, as `protlm evaluate` and `protlm depth` do. --outside measures another
 model in the same way, such as a Hugging Face folder of ESM-2. What is done already is not done
 again. Results go to results.json, and with --page to a folder of the documentation with figures.
---config.train.steps=2000 and the like hold for all arms.
+--config.train.steps=250 --config.schedule.warmup_steps=25 and the like hold for all arms.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from protlm_jax.data.splits import (
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, verbs
 from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.metrics import DEFAULT
 from protlm_jax.evaluation.depth.results import minus
 from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
 from protlm_jax.files import write_atomically
@@ -69,8 +70,7 @@ class Study:
         validation_percent: of the held-out proteins, those that a split of so many percent would
             hold out choose the rate; the others are the test proteins.
         proteins: test proteins whose depth is measured.
-        metrics: what is measured of them; the other default metrics of `protlm depth` cost four
-            times as much again, and no table here reads them.
+        metrics: what is measured of them.
     """
 
     config: str = "configs/depth_study.py"
@@ -81,7 +81,7 @@ class Study:
     most_rates: int = 4
     validation_percent: float = 1.0
     proteins: int = 32
-    metrics: tuple[str, ...] = ("contributions", "logit_lens", "skips")
+    metrics: tuple[str, ...] = DEFAULT
 
 
 def main() -> None:
