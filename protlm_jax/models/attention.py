@@ -11,13 +11,15 @@ import jax.numpy as jnp
 
 from protlm_jax.models.attention_choice import backend_of
 from protlm_jax.models.attention_chunked import chunked_attention
-from protlm_jax.models.attention_context import MASKED, AttentionContext, Dropout, visible
+from protlm_jax.models.attention_context import MASKED, AttentionContext, Drop, visible
 from protlm_jax.models.attention_fused import cudnn_attention, splash_attention
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Normalization, Projection
 from protlm_jax.models.positions import rotate
 
+MAP = ("batch", "heads", "length", None)  # logical names of a map's axes
 MAPS = "attention_maps"  # collection in which attention leaves its weights when it is asked for
 
 
@@ -33,7 +35,7 @@ def attention_weights(q: jax.Array, k: jax.Array, context: AttentionContext) -> 
 
 
 def reference_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
+    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Drop
 ) -> jax.Array:
     """Attention as the papers write it, every step in float32.
 
@@ -52,7 +54,7 @@ def reference_attention(
 
 
 def xla_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
+    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Drop
 ) -> jax.Array:
     """The same in the compute dtype with a float32 softmax, normalised after the second product.
 
@@ -109,9 +111,9 @@ class Attention(nn.Module):
         q, k, v = (constrain(t, "batch", "length", "heads", "kv") for t in (q, k, v))
         if self.is_mutable_collection(MAPS) and not self.is_initializing():
             self.sow(MAPS, "weights", attention_weights(q, k, context))
-        dropout = nn.Dropout(c.dropout_rate)
+        dropout = Dropout(c.dropout_rate)
         mixed = BACKENDS[backend_of(c, q, k, context, deterministic)](
-            q, k, v, context, lambda weights: dropout(weights, deterministic=deterministic)
+            q, k, v, context, lambda weights: dropout(weights, deterministic, MAP)
         )
         mixed = constrain(mixed, "batch", "length", "heads", "kv")
         stddev = c.initializer_range

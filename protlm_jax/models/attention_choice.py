@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 
 from protlm_jax.models.attention_context import AttentionContext
+from protlm_jax.models.axes import device_kind, is_placed
 from protlm_jax.models.config import ModelConfig
 
 SPLASH_TILE = 128  # tokens, of queries and of keys
@@ -94,6 +95,8 @@ def backend_of(
     """The backend of the call that is being traced: q [B, L, H, K], k [B, M, H, K]."""
     if config.attention_backend != "auto":
         return config.attention_backend
+    if not is_placed():
+        return "xla"  # the compiler cannot split a kernel
     asked = Asked(
         queries=q.shape[1],
         keys=k.shape[1],
@@ -104,12 +107,6 @@ def backend_of(
         dropping=config.dropout_rate > 0 and not deterministic,
     )
     return choose(device_kind(), asked).name
-
-
-def device_kind() -> str:
-    """What the program that is being traced will run on: the mesh's devices, or this machine's."""
-    described = jax.sharding.get_abstract_mesh().abstract_device
-    return str((described or jax.devices()[0]).device_kind)
 
 
 def _in_training(config: ModelConfig, length: int) -> Asked:

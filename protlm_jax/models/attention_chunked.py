@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention_context import MASKED, AttentionContext, Dropout
+from protlm_jax.models.attention_context import MASKED, AttentionContext, Drop
 
 
 def chunked_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
+    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Drop
 ) -> jax.Array:
     """The same, a tile of queries and keys at a time, for inference on CPUs: it has no dropout.
 

@@ -16,7 +16,7 @@ from protlm_jax.models.positions import Rotation
 
 MASKED = -1e9  # finite, so that a row without a visible key stays finite
 
-Dropout = Callable[[jax.Array], jax.Array]
+Drop = Callable[[jax.Array], jax.Array]
 
 
 @flax.struct.dataclass

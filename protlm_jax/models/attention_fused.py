@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from protlm_jax.models.attention_choice import SPLASH_TILE
-from protlm_jax.models.attention_context import AttentionContext, Dropout, visible
+from protlm_jax.models.attention_context import AttentionContext, Drop, visible
 from protlm_jax.models.axes import logical_spec
 
 KEPT = "attention"  # name of what the kernel's gradient needs again, for rematerialisation
@@ -25,7 +25,7 @@ def splash_attention(
     k: jax.Array,
     v: jax.Array,
     context: AttentionContext,
-    drop: Dropout,
+    drop: Drop,
     *,
     interpret: bool = False,
 ) -> jax.Array:
@@ -106,7 +106,7 @@ def tile_of(length: int) -> int:
 
 
 def cudnn_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Dropout
+    q: jax.Array, k: jax.Array, v: jax.Array, context: AttentionContext, drop: Drop
 ) -> jax.Array:
     """cuDNN's flash attention, for NVIDIA GPUs from Ampere on.
 

@@ -107,6 +107,21 @@ def _laid_out(
     return PartitionSpec(*(s[0] if s is not None and len(s) == 1 else s for s in spec)), whole
 
 
+def device_kind() -> str:
+    """What the program that is being traced will run on: the mesh's devices, or this machine's."""
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    return str((described or jax.devices()[0]).device_kind)
+
+
+def is_placed() -> bool:
+    """Whether it is known here how arrays lie on the devices: on a mesh, or all on the only one.
+
+    What the compiler cannot split over devices by itself has to be left alone where it is not:
+    under T5X, for one, whose mesh JAX does not show.
+    """
+    return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Asks the partitioner to lay `x` out by its logical axis names; the identity off a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -14,6 +14,7 @@ from protlm_jax.models.attention import Attention
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Mlp, Normalization
 from protlm_jax.models.positions import rotary_frequencies, rotation
 from protlm_jax.models.relative_attention import RelativeAttention
@@ -87,7 +88,7 @@ class Block(nn.Module):
             and is added to: in a parallel block, "stream" for both.
         """
         c = self.config
-        dropout = nn.Dropout(c.dropout_rate)
+        dropout = Dropout(c.dropout_rate)
         sublayers = self._sublayers(context, deterministic)
         shared = Normalization(c, name="norm") if c.parallel_block else None
         before, taps = h, {"stream": h}
@@ -95,7 +96,7 @@ class Block(nn.Module):
             norm = shared if shared is not None else Normalization(c, name=f"{name}_norm")
             onto = before if c.parallel_block else h
             added = sublayers[name](jax.tree.map(norm, onto) if c.norm_placement == "pre" else onto)
-            added = jax.tree.map(lambda x: dropout(x, deterministic=deterministic), added)
+            added = jax.tree.map(lambda x: dropout(x, deterministic), added)
             if c.residual_divisor != 1.0:
                 added = jax.tree.map(lambda x: x / c.residual_divisor, added)
             if gate is not None:

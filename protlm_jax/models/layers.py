@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -131,7 +132,7 @@ class Mlp(nn.Module):
         activation = ACTIVATIONS[c.activation]
         h = activation(expand("wi_0")) * expand("wi_1") if c.gated_mlp else activation(expand("wi"))
         if c.mlp_dropout:
-            h = nn.Dropout(c.dropout_rate)(h, deterministic=deterministic)
+            h = Dropout(c.dropout_rate)(h, deterministic, ("batch", "length", "mlp"))
         return Projection(
             "BLF,FD->BLD",
             ("mlp", "embed"),

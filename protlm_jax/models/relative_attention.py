@@ -20,11 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import BACKENDS, MAPS, attention_weights
+from protlm_jax.models.attention import BACKENDS, MAP, MAPS, attention_weights
 from protlm_jax.models.attention_choice import backend_of
 from protlm_jax.models.attention_context import AttentionContext, visible
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Projection
 
 
@@ -113,9 +114,9 @@ class RelativeAttention(nn.Module):
         bias = shift(scores, memory.shape[1], context.places)
         if c.type_vocab_size:
             bias = bias + self._type_scores(q, context)
-        bias = constrain(bias, "batch", "heads", "length", None)
+        bias = constrain(bias, *MAP)
 
-        dropout = nn.Dropout(c.dropout_rate)
+        dropout = Dropout(c.dropout_rate)
         asked, context = self._biased(q, "content_bias"), dataclasses.replace(context, bias=bias)
         if self.is_mutable_collection(MAPS) and not self.is_initializing():
             self.sow(MAPS, "weights", attention_weights(asked, k, context))
@@ -124,7 +125,7 @@ class RelativeAttention(nn.Module):
             k,
             v,
             context,
-            lambda weights: dropout(weights, deterministic=deterministic),
+            lambda weights: dropout(weights, deterministic, MAP),
         )
         if context.allowed is not None:
             # Softmax over nothing would be an average of everything, the forbidden included.

@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ EXTRA = {
 }
 
 
-def compiled(family: str, slices: int = 1) -> tuple[RunConfig, Parts, str]:
+def compiled(family: str, *overrides: str, slices: int = 1) -> tuple[RunConfig, Parts, str]:
     """A family's train step as a program for the eight cores of a v3-8, or of each of several."""
-    config = load_config(f"configs/tiny.py:{family}", [*OVERRIDES, *EXTRA.get(family, ())])
+    overrides = (*OVERRIDES, *EXTRA.get(family, ()), *overrides)
+    config = load_config(f"configs/tiny.py:{family}", list(overrides))
     parts = assemble(config, topology("v3:2x2", slices).devices)
     text = parts.update.lower(parts.abstract, abstract_batch(config)).compile().as_text()
     return config, parts, text
@@ -194,6 +196,23 @@ def test_slices_exchange_nothing_but_sums() -> None:
     gradients = bytes_on_device(parts.abstract.params, parts.layout.params) / 2 / 2
     sent = sum(said.bytes for kinds in across.values() for said in kinds.values())
     assert gradients < sent < 2 * gradients
+
+
+@pytest.mark.libtpu
+@pytest.mark.slow
+@needs_libtpu
+def test_each_core_draws_the_bits_of_its_own_rows() -> None:
+    config, parts, text = compiled("t5", "model.dropout_rate=0.1", "model.mlp_dropout=True")
+    drawn = [
+        [int(size) for size in sizes.split(",")]
+        for sizes in re.findall(r"= u16\[([\d,]+)\]\S* rng-bit-generator\(", text)
+    ]
+    mesh, c = parts.mesh.shape, config.model
+    rows, length = config.train.batch_size // (mesh["data"] * mesh["fsdp"]), config.data.length
+    stream, hidden = [rows, length, c.d_model], [rows, length, c.d_ff // mesh["tensor"]]
+    scores = [rows, c.num_heads // mesh["tensor"], length, length]
+    assert {tuple(shape) for shape in drawn} == {tuple(s) for s in (stream, hidden, scores)}
+    assert not objections(config, parts, text)
 
 
 def test_differences_are_named() -> None:

@@ -16,6 +16,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import ACTIVATIONS, Normalization, Projection, lookup
 from protlm_jax.models.positions import sinusoidal
 from protlm_jax.models.readouts import Readout
@@ -124,11 +125,11 @@ class Bert(SingleStack):
                 c.compute_dtype,
             )
         self.head_module = self.make_head(c, name="head")
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         h = self.embedder(batch["input_tokens"], batch["positions"])
-        h = self.dropout(h, deterministic=deterministic)
+        h = self.dropout(h, deterministic)
         if self.config.embedding_size:
             h = self.projection(h)
         h = constrain(h, "batch", "length", "embed")

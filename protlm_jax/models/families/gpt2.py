@@ -19,6 +19,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import sinusoidal
 from protlm_jax.models.readouts import Readout
@@ -64,12 +65,12 @@ class Gpt2(SingleStack):
             "position", named(start, "positions", "embed"), (c.max_positions, c.d_model)
         )
         self.final_norm = Normalization(c)
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         h = lookup(self.token, batch["input_tokens"])
         h = h + lookup(self.position, batch["positions"])
-        h = self.dropout(h.astype(self.config.compute_dtype), deterministic=deterministic)
+        h = self.dropout(h.astype(self.config.compute_dtype), deterministic)
         h = constrain(h, "batch", "length", "embed")
         segments = batch["segment_ids"]
         attention = AttentionContext(segments, segments, causal=True)

@@ -20,6 +20,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Logits, Normalization, lookup
 from protlm_jax.models.positions import rotary_frequencies, rotation
 from protlm_jax.models.readouts import Readout
@@ -86,12 +87,12 @@ class ProGen2(SingleStack):
         self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
         self.final_norm = Normalization(c)
         self.head_module = Logits(c, name="head")
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         c, segments = self.config, batch["segment_ids"]
         h = lookup(self.token, batch["input_tokens"]).astype(c.compute_dtype)
-        h = constrain(self.dropout(h, deterministic=deterministic), "batch", "length", "embed")
+        h = constrain(self.dropout(h, deterministic), "batch", "length", "embed")
         neighbours = c.rotary_pairs == "neighbours"
         turn = rotation(batch["positions"], rotary_frequencies(c.rotary_size), neighbours)
         attention = AttentionContext(

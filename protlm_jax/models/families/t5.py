@@ -17,6 +17,7 @@ from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import Block, BlockContext, Taps
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import relative_bias
 from protlm_jax.models.readouts import Readout
@@ -95,7 +96,7 @@ class T5(Stacked):
         self.decoder_relative_bias = self.param("decoder_relative_bias", bias, shape)
         self.encoder_norm = Normalization(c)
         self.decoder_norm = Normalization(c)
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
         if not c.tie_embeddings:
             init = named(nn.initializers.normal(c.d_model**-0.5), "embed", "vocab")
             self.head_kernel = self.param("head_kernel", init, (c.d_model, c.vocab_size))
@@ -112,7 +113,7 @@ class T5(Stacked):
         """
         encoder, encoder_context = self._embed_encoder(batch, deterministic)
         tokens, segments = batch["decoder_input_tokens"], batch["decoder_segment_ids"]
-        decoder = self.dropout(self.embedder(tokens), deterministic=deterministic)
+        decoder = self.dropout(self.embedder(tokens), deterministic)
         decoder_context = BlockContext(
             AttentionContext(
                 segments, segments, self._bias("decoder", tokens.shape[1]), causal=True
@@ -147,13 +148,13 @@ class T5(Stacked):
 
     def connect(self, h: Streams, context: Contexts, deterministic: bool = True) -> Contexts:
         """Gives the decoder's context the normed encoder output as its memory."""
-        memory = self.dropout(self.encoder_norm(h["encoder"]), deterministic=deterministic)
+        memory = self.dropout(self.encoder_norm(h["encoder"]), deterministic)
         return {**context, "decoder": dataclasses.replace(context["decoder"], memory=memory)}
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         """Logits from the decoder's stream at any depth."""
         c = self.config
-        x = self.dropout(self.decoder_norm(h["decoder"]), deterministic=deterministic)
+        x = self.dropout(self.decoder_norm(h["decoder"]), deterministic)
         if c.tie_embeddings:
             if c.scale_tied_logits:
                 x = x * jnp.asarray(c.d_model**-0.5, x.dtype)
@@ -181,7 +182,7 @@ class T5(Stacked):
 
     def _embed_encoder(self, batch: Batch, deterministic: bool) -> tuple[jax.Array, BlockContext]:
         tokens, segments = batch["encoder_input_tokens"], batch["encoder_segment_ids"]
-        h = self.dropout(self.embedder(tokens), deterministic=deterministic)
+        h = self.dropout(self.embedder(tokens), deterministic)
         bias = self._bias("encoder", tokens.shape[1])
         context = BlockContext(AttentionContext(segments, segments, bias))
         return constrain(h, "batch", "length", "embed"), context

@@ -13,6 +13,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.families.t5 import Embedder
 from protlm_jax.models.layers import Normalization
 from protlm_jax.models.positions import relative_bias
@@ -33,11 +34,11 @@ class T5Encoder(SingleStack):
         shape = (c.relative_buckets, c.num_heads)
         self.encoder_relative_bias = self.param("encoder_relative_bias", bias, shape)
         self.encoder_norm = Normalization(c)
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         tokens, segments = batch["input_tokens"], batch["segment_ids"]
-        h = self.dropout(self.embedder(tokens), deterministic=deterministic)
+        h = self.dropout(self.embedder(tokens), deterministic)
         bias = relative_bias(
             self.encoder_relative_bias,
             tokens.shape[1],

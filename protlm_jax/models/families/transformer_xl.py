@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import lookup
 from protlm_jax.models.memory import (
     RecurrentStack,
@@ -77,19 +78,19 @@ class TransformerXL(RecurrentStack):
         zeros = nn.initializers.zeros_init()
         self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
         self.head_bias = self.param("head_bias", named(zeros, "vocab"), (c.vocab_size,))
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         c = self.config
         h = lookup(self.token, batch["input_tokens"]) * c.d_model**0.5
-        h = self.dropout(h.astype(c.compute_dtype), deterministic=deterministic)
+        h = self.dropout(h.astype(c.compute_dtype), deterministic)
         h = constrain(h, "batch", "length", "embed")
         context = BlockContext(causal_context(c, batch), past=past_streams(batch))
         return {"encoder": h}, {"encoder": context}
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         """Logits of the next token."""
-        x = self.dropout(h["encoder"], deterministic=deterministic)
+        x = self.dropout(h["encoder"], deterministic)
         logits = jnp.einsum(
             "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
         )

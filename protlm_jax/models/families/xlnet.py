@@ -26,10 +26,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention_context import AttentionContext, Dropout, at_places
+from protlm_jax.models.attention_context import AttentionContext, at_places
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import lookup
 from protlm_jax.models.memory import RecurrentStack, past_streams
 from protlm_jax.models.readouts import Readout
@@ -89,15 +90,15 @@ class XLNet(RecurrentStack):
         self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
         self.query_start = self.param("query_start", named(normal, "embed"), (c.d_model,))
         self.head_bias = self.param("head_bias", named(zeros, "vocab"), (c.vocab_size,))
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         def dropped(x: jax.Array) -> jax.Array:
-            return self.dropout(x.astype(self.config.compute_dtype), deterministic=deterministic)
+            return self.dropout(x.astype(self.config.compute_dtype), deterministic)
 
         content = dropped(lookup(self.token, batch["input_tokens"]))
         content = constrain(content, "batch", "length", "embed")
-        attention = self._attention(batch, dropped)
+        attention = self._attention(batch, deterministic)
         past = past_streams(batch)
         order = batch.get("order")
         if order is None and "hidden" in batch:
@@ -122,13 +123,13 @@ class XLNet(RecurrentStack):
         """Logits from the query stream where there is one, else from the content stream."""
         stream = h["encoder"]
         x = stream[1] if isinstance(stream, tuple) else stream
-        x = self.dropout(x, deterministic=deterministic)
+        x = self.dropout(x, deterministic)
         logits = jnp.einsum(
             "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
         )
         return logits + self.head_bias[None, None]
 
-    def _attention(self, batch: Batch, dropped: Dropout) -> AttentionContext:
+    def _attention(self, batch: Batch, deterministic: bool) -> AttentionContext:
         """Segments, types and distances of the row's own keys, after those of its past."""
         tokens, segments = batch["input_tokens"], batch["segment_ids"]
         closing = get_vocabulary(self.config.vocabulary).suffix_ids[-1:]
@@ -140,10 +141,11 @@ class XLNet(RecurrentStack):
             key_types = jnp.concatenate([jnp.zeros_like(older), types], axis=1)
         length, keys = segments.shape[1], key_segments.shape[1]
         distances = relative_sinusoids(length, keys, self.config.d_model, causal=False)
+        distances = distances.astype(self.config.compute_dtype)
         return AttentionContext(
             segments,
             key_segments,
-            distances=dropped(distances),
+            distances=self.dropout(distances, deterministic, (None, None)),
             query_types=types,
             key_types=key_types,
         )

@@ -1,0 +1,85 @@
+"""Dropout, with random bits from where the device has them cheaply.
+
+JAX's own bits (threefry) are a hundred operations each on the vector unit of a TPU, inside of the
+products whose results they fall on. A TPU draws them itself for a tenth of that time
+(`benchmarks/RESULTS.md`); but what it draws depends on how the array lies on the devices.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from protlm_jax.models.axes import device_kind, is_placed, logical_spec
+
+STREAM = ("batch", "length", "embed")
+
+
+class Dropout(nn.Module):
+    """Zeroes a share of the values and scales the others up (Srivastava et al. 2014).
+
+    On a TPU the masks come from the device's own generator: they repeat from run to run on one
+    mesh, and differ between meshes. Elsewhere they are those of `flax.linen.Dropout`, on any mesh.
+
+    Attributes:
+        rate: the share, in 0 to 1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, deterministic: bool, names: tuple[str | None, ...] = STREAM
+    ) -> jax.Array:
+        """x of any shape; `names` are the logical names of its axes."""
+        if deterministic or not self.rate:
+            return x
+        key = self.make_rng("dropout")
+        if is_placed() and device_kind().startswith("TPU"):
+            return hardware_dropout(x, self.rate, key, names)
+        kept = jax.random.bernoulli(key, 1.0 - self.rate, x.shape)
+        return jnp.where(kept, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def hardware_dropout(
+    x: jax.Array, rate: float, key: jax.Array, names: tuple[str | None, ...]
+) -> jax.Array:
+    """Dropout of `x` with bits of the device's own generator.
+
+    The rate is rounded to a multiple of 2^-16. Each device of a mesh draws for its own part of `x`,
+    as the active rules lay it out, from a key of its own: XLA would otherwise draw the whole array
+    on every device.
+    """
+    threshold = min(max(round((1.0 - rate) * 2**16), 1), 2**16 - 1)
+    kept = _bits(key, x.shape, names) < jnp.uint16(threshold)
+    return jnp.where(kept, x / (threshold / 2**16), jnp.zeros_like(x))
+
+
+def _bits(key: jax.Array, shape: tuple[int, ...], names: tuple[str | None, ...]) -> jax.Array:
+    """Random uint16 of a shape."""
+    words = jax.random.key_data(key)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.are_all_axes_manual:
+        return _drawn(words, shape)
+    spec = logical_spec(names, shape, dict(mesh.shape), nn.get_logical_axis_rules())
+    split = [(axes,) if isinstance(axes, str) else axes or () for axes in spec]
+    split += [()] * (len(shape) - len(split))
+    parts = [math.prod(mesh.shape[axis] for axis in axes) for axes in split]
+    own = tuple(size // count for size, count in zip(shape, parts, strict=True))
+    over = tuple(axis for axes in split for axis in axes)
+
+    def local(words: jax.Array) -> jax.Array:
+        place = jax.lax.axis_index(over) if over else 0
+        mine = jax.random.fold_in(jax.random.wrap_key_data(words), place)
+        return _drawn(jax.random.key_data(mine), own)
+
+    return jax.shard_map(local, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(words)
+
+
+def _drawn(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    state = jnp.concatenate([words, words])  # as JAX's own "rbg" keys are made of a seed
+    return jax.lax.rng_bit_generator(state, shape, dtype=jnp.uint16)[1]
