@@ -20,9 +20,9 @@ from protlm_jax.planning.compile import plan_recipe
 from protlm_jax.planning.topologies import topology
 
 V3_512, V3_1024 = "v3:16x16", "v3:16x32"
-# Recipe and phase, and its pod. The second phases of ProtT5 ran on smaller ones in the paper; those
-# of Transformer-XL and ESM-2 on GPUs, for which a v3-1024 and a v3-512 stand here. The first phases
-# of the recipes prot_t5_*_uniref50 are prot_t5_*_bfd.
+# Recipe and phase, and its pod; after @ another pod of the same. The second phases of ProtT5 ran on
+# smaller ones in the paper; those of Transformer-XL and ESM-2 on GPUs, for which a v3-1024 and a
+# v3-512 stand here. The first phases of the recipes prot_t5_*_uniref50 are prot_t5_*_bfd.
 PODS = {
     "esm2_uniref50": V3_512,
     "prot_albert/length512": V3_512,
@@ -36,6 +36,7 @@ PODS = {
     "prot_t5_xl_bfd": V3_1024,
     "prot_t5_xl_uniref50/uniref50": V3_1024,
     "prot_t5_xxl_bfd": V3_1024,
+    "prot_t5_xxl_bfd@v3-512": V3_512,
     "prot_t5_xxl_uniref50/uniref50": V3_1024,
     "prot_txl_bfd": V3_1024,
     "prot_txl_uniref100": V3_1024,
@@ -77,7 +78,7 @@ def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def planned(name: str) -> dict[str, Any]:
     """The plan of a recipe's phase."""
-    recipe, _, phase = name.partition("/")
+    recipe, _, phase = name.partition("@")[0].partition("/")
     (plan,) = plan_recipe(f"configs/{recipe}.py", [], topology(PODS[name]), phase or None)
     return plan.to_dict()
 

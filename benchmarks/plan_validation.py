@@ -5,8 +5,9 @@
 NAME is a run; all by default, a minute or more each. What is found is kept as JSON in the folder,
 and not compiled again. Nothing in `protlm_jax.planning` was chosen to match these runs.
 
-The programs are ours, of the same shape: FSDP over all cores, float32 parameters, products in
-bfloat16, and activations computed again in the backward pass.
+The programs are ours, of the same shape: FSDP, over all cores for the GPT-2s and over as many as in
+our ProtT5-XXL for the T5s; float32 parameters, products in bfloat16, and activations computed again
+in the backward pass.
 
 Levanter 1.0 (Hall et al. 2023) publishes the MFU of GPT-2s of five sizes with FSDP on a v3-256. Its
 repository at the time holds configs of 345M, 750M, 1.4B and 6.7B, whose widths, lengths and lack of
@@ -62,6 +63,7 @@ class Run:
         mfu, hfu: as published; of the T5s MFU from `examples`, with our count of FLOPs.
         examples: rows per second, as published.
         targets: tokens per row of the decoder.
+        fsdp: cores among which the state is split.
         tensor: cores among which heads and MLP are split.
     """
 
@@ -73,6 +75,7 @@ class Run:
     hfu: float = 0.0
     examples: float = 0.0
     targets: int = 0
+    fsdp: int = -1
     tensor: int = 1
 
 
@@ -94,8 +97,8 @@ RUNS = {
     "GPT-2 1.4B": Run(V3_256, gpt2(48, 1536, 24, 1024), 1024, 512, 0.417, 0.556),
     "GPT-2 6.7B": Run(V3_256, gpt2(32, 4096, 32, 2048), 2048, 1024, 0.473, 0.715),
     "GPT-2 13B": Run(V3_256, gpt2(40, 5120, 40, 2048), 2048, 1024, 0.544, 0.771),
-    "T5-11B 512/114, v3-1024": Run(V3_1024, T5_11B, 512, 2048, examples=1100, targets=114),
-    "T5-11B 512/114, v3-512": Run(V3_512, T5_11B, 512, 2048, examples=381, targets=114),
+    "T5-11B 512/114, v3-1024": Run(V3_1024, T5_11B, 512, 2048, examples=1100, targets=114, fsdp=64),
+    "T5-11B 512/114, v3-512": Run(V3_512, T5_11B, 512, 2048, examples=381, targets=114, fsdp=64),
     "T5-11B 512/512, v3-128": Run(V3_128, T5_11B, 512, 128, examples=86, targets=512, tensor=8),
 }
 FIELDS = (
@@ -163,8 +166,8 @@ def config_of(run: Run) -> RunConfig:
             f"data.length={run.length}",
             f"model.max_positions={run.model.max_positions}",
             f"train.batch_size={run.rows}",
-            "mesh.data=1",
-            "mesh.fsdp=-1",
+            f"mesh.data={1 if run.fsdp == -1 else -1}",
+            f"mesh.fsdp={run.fsdp}",
             f"mesh.tensor={run.tensor}",
             f"optimizer.name={'adafactor' if t5 else 'adamw'}",
         ],
