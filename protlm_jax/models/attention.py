@@ -5,6 +5,8 @@ Axis letters: B batch, L query length, M key length, D d_model, H heads, K head 
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,13 +66,45 @@ def xla_attention(
     scores = jnp.einsum("BLHK,BMHK->BHLM", q, k, preferred_element_type=jnp.float32)
     if context.bias is not None:
         scores = scores + context.bias
-    scores = jnp.where(visible(context), scores, MASKED)
-    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - peak)
-    total = jnp.sum(weights, axis=-1)  # [B, H, L]
-    weights = drop(weights).astype(v.dtype)
-    mixed = jnp.einsum("BHLM,BMHK->BLHK", weights, v, preferred_element_type=jnp.float32)
+    weights, total = _exponentials(scores, visible(context), v.dtype)
+    mixed = jnp.einsum("BHLM,BMHK->BLHK", drop(weights), v, preferred_element_type=jnp.float32)
     return (mixed / jnp.swapaxes(total, 1, 2)[..., None]).astype(q.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _exponentials(
+    scores: jax.Array, seen: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+    """exp(score - the row's largest) of what is seen [B, H, L, M] in `dtype`; sums [B, H, L].
+
+    The gradient is computed from the weights in `dtype`, and rounded to it, as a TPU's products do
+    with what goes into them. Left to itself XLA keeps the scores in float32 instead, and computes
+    exponentials and gradient anew for each of those products: twice the bytes through memory, for
+    which attention without a fused kernel waits (`docs/pods.md`).
+    """
+    return _exponentials_forward(scores, seen, dtype)[0]
+
+
+def _exponentials_forward(
+    scores: jax.Array, seen: jax.Array, dtype: jnp.dtype
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    scores = jnp.where(seen, scores, MASKED)
+    # The largest score cancels out, and takes no part in the gradient.
+    wide = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    weights = wide.astype(dtype)
+    return (weights, jnp.sum(wide, axis=-1)), (weights, seen)
+
+
+def _exponentials_backward(
+    dtype: jnp.dtype, kept: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, None]:
+    weights, seen = kept
+    to_weights, to_total = (gradient.astype(jnp.float32) for gradient in gradients)
+    to_scores = (to_weights + to_total[..., None]) * weights.astype(jnp.float32)
+    return jnp.where(seen, to_scores, 0.0).astype(dtype).astype(jnp.float32), None
+
+
+_exponentials.defvjp(_exponentials_forward, _exponentials_backward)
 
 
 BACKENDS = {

@@ -87,6 +87,25 @@ def test_backends_agree_with_each_other_and_with_a_hand_written_loop(case, asser
             assert np.abs(b).max() > 0.01
 
 
+def test_gradients_in_bfloat16_are_as_good_as_the_dtype(assert_close) -> None:
+    rng = np.random.default_rng(1)
+    shape, segments = (4, 64, 2, 16), np.repeat([[1, 2]], 32, axis=1).repeat(4, axis=0)
+    context = AttentionContext(segments, segments)
+    q, k, v, direction = (jnp.asarray(rng.standard_normal(shape), jnp.bfloat16) for _ in range(4))
+
+    def gradients(backend: str, dtype: str) -> tuple[jax.Array, ...]:
+        def run(q, k, v):
+            return jnp.sum(BACKENDS[backend](q, k, v, context, lambda w: w) * direction)
+
+        found = jax.grad(run, argnums=(0, 1, 2))(*(x.astype(dtype) for x in (q, k, v)))
+        return tuple(g.astype(jnp.float32) for g in found)
+
+    exact, found = gradients("reference", "float32"), gradients("xla", "bfloat16")
+    for name, a, b in zip("qkv", found, exact, strict=True):
+        assert_close(a, b, 1e-2, f"gradient of {name}")
+        assert np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)) < 6e-3  # half a step is 2e-3
+
+
 @pytest.mark.parametrize("backend", ["reference", "xla", "chunked"])
 def test_rows_without_a_visible_key_stay_finite(backend: str) -> None:
     """A decoder's padding looks at an encoder row without any, and whole rows are padding."""
@@ -100,8 +119,11 @@ def test_rows_without_a_visible_key_stay_finite(backend: str) -> None:
 
     assert np.isfinite(total(q, k, v))
     if backend != "chunked":  # which is for inference
-        gradients = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
-        assert all(np.isfinite(g).all() for g in gradients)
+        q_gradient, k_gradient, v_gradient = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+        # What sees nothing takes the mean of the values, whatever it asks.
+        assert not np.any(q_gradient[queries == 0]) and np.any(q_gradient[queries == 1])
+        assert not np.any(k_gradient[0]) and np.any(k_gradient[1])
+        assert np.isfinite(v_gradient).all()
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
