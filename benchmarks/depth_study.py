@@ -78,7 +78,7 @@ class Study:
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     rates: tuple[float, ...] = (1e-3, 2e-3)
-    most_rates: int = 4
+    most_rates: int = 6
     validation_percent: float = 1.0
     proteins: int = 32
     metrics: tuple[str, ...] = DEFAULT
