@@ -119,7 +119,7 @@ def is_placed() -> bool:
     What the compiler cannot split over devices by itself has to be left alone where it is not:
     under T5X, for one, whose mesh JAX does not show.
     """
-    return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
+    return not jax.sharding.get_abstract_mesh().empty or len(jax.devices()) == 1
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:

@@ -61,7 +61,7 @@ def hardware_dropout(
 
 def _bits(key: jax.Array, shape: tuple[int, ...], names: tuple[str | None, ...]) -> jax.Array:
     """Random uint16 of a shape."""
-    words = jax.random.key_data(key)
+    words, kind = jax.random.key_data(key), jax.random.key_impl(key)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return _drawn(words, shape)
@@ -74,12 +74,13 @@ def _bits(key: jax.Array, shape: tuple[int, ...], names: tuple[str | None, ...])
 
     def local(words: jax.Array) -> jax.Array:
         place = jax.lax.axis_index(over) if over else 0
-        mine = jax.random.fold_in(jax.random.wrap_key_data(words), place)
+        mine = jax.random.fold_in(jax.random.wrap_key_data(words, impl=kind), place)
         return _drawn(jax.random.key_data(mine), own)
 
     return jax.shard_map(local, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(words)
 
 
 def _drawn(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    state = jnp.concatenate([words, words])  # as JAX's own "rbg" keys are made of a seed
+    # The generator takes four: JAX's own "rbg" keys have them, and are made of a seed in this way.
+    state = words if words.size == 4 else jnp.concatenate([words, words])
     return jax.lax.rng_bit_generator(state, shape, dtype=jnp.uint16)[1]

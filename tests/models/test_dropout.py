@@ -35,6 +35,8 @@ def test_bits_of_the_device_keep_a_share_and_the_mean(rate: float) -> None:
     assert np.unique(y).size == 2 and y.max() == pytest.approx(1 / (1 - rate), rel=1e-4)
     again = hardware_dropout(x, rate, KEY, NAMES)
     np.testing.assert_array_equal(y, again)
+    for key in (jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")):
+        assert np.mean(np.asarray(hardware_dropout(x, rate, key, NAMES)) == 0) < rate + 0.01
     other = hardware_dropout(x, rate, jax.random.key(4), NAMES)
     assert np.mean(y == other) == pytest.approx(rate**2 + (1 - rate) ** 2, abs=0.02)
 
