@@ -116,8 +116,8 @@ def device_kind() -> str:
 def is_placed() -> bool:
     """Whether it is known here how arrays lie on the devices: on a mesh, or all on the only one.
 
-    What the compiler cannot split over devices by itself has to be left alone where it is not:
-    under T5X, for one, whose mesh JAX does not show.
+    Where it is not, as under a mesh that JAX was not told of, what the compiler cannot split over
+    devices by itself has to be left alone.
     """
     return not jax.sharding.get_abstract_mesh().empty or len(jax.devices()) == 1
 
