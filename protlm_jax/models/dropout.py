@@ -36,7 +36,7 @@ class Dropout(nn.Module):
         self, x: jax.Array, deterministic: bool, names: tuple[str | None, ...] = STREAM
     ) -> jax.Array:
         """x of any shape; `names` are the logical names of its axes."""
-        if deterministic or not self.rate:
+        if not self.rate or deterministic:
             return x
         key = self.make_rng("dropout")
         if is_placed() and device_kind().startswith("TPU"):
