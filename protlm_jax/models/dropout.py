@@ -1,18 +1,16 @@
 """Dropout, with random bits from where the device has them cheaply.
 
 JAX's own bits (threefry) are a hundred operations each on the vector unit of a TPU, inside of the
-products whose results they fall on. A TPU draws them itself for a tenth of that time
-(`benchmarks/RESULTS.md`); but what it draws depends on how the array lies on the devices.
+products whose results they fall on. A TPU draws them itself in a fraction of that time, as plans
+have it (`docs/pods.md`); but what it draws depends on how the array lies on the devices.
 """
 
 from __future__ import annotations
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from protlm_jax.models.axes import device_kind, is_placed, logical_spec
 
@@ -61,26 +59,22 @@ def hardware_dropout(
 
 def _bits(key: jax.Array, shape: tuple[int, ...], names: tuple[str | None, ...]) -> jax.Array:
     """Random uint16 of a shape."""
-    words, kind = jax.random.key_data(key), jax.random.key_impl(key)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
-        return _drawn(words, shape)
+        return _drawn(key, shape)
     spec = logical_spec(names, shape, dict(mesh.shape), nn.get_logical_axis_rules())
-    split = [(axes,) if isinstance(axes, str) else axes or () for axes in spec]
-    split += [()] * (len(shape) - len(split))
-    parts = [math.prod(mesh.shape[axis] for axis in axes) for axes in split]
-    own = tuple(size // count for size, count in zip(shape, parts, strict=True))
-    over = tuple(axis for axes in split for axis in axes)
+    own = NamedSharding(mesh, spec).shard_shape(shape)
+    over = [axis for axes in spec for axis in ((axes,) if isinstance(axes, str) else axes or ())]
 
-    def local(words: jax.Array) -> jax.Array:
-        place = jax.lax.axis_index(over) if over else 0
-        mine = jax.random.fold_in(jax.random.wrap_key_data(words, impl=kind), place)
-        return _drawn(jax.random.key_data(mine), own)
+    def local(key: jax.Array) -> jax.Array:
+        place = jax.lax.axis_index(tuple(over)) if over else 0
+        return _drawn(jax.random.fold_in(key, place), own)
 
-    return jax.shard_map(local, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(words)
+    return jax.shard_map(local, in_specs=PartitionSpec(), out_specs=spec, check_vma=False)(key)
 
 
-def _drawn(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _drawn(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    words = jax.random.key_data(key)
     # The generator takes four: JAX's own "rbg" keys have them, and are made of a seed in this way.
     state = words if words.size == 4 else jnp.concatenate([words, words])
     return jax.lax.rng_bit_generator(state, shape, dtype=jnp.uint16)[1]

@@ -50,7 +50,6 @@ def train(
     partitioner: Any,
     trainer_cls: Any,
     total_steps: int,
-    use_hardware_rng: bool = False,
     **_: Any,
 ) -> Plan:
     """Takes what T5X's `train` takes from gin, and answers with a plan.
@@ -62,13 +61,10 @@ def train(
         partitioner: T5X's or ours.
         trainer_cls: with its learning rate and number of microbatches.
         total_steps: of the run.
-        use_hardware_rng: as in T5X, of the process: dropout's bits come from the device.
 
     Raises:
         ProtlmError: the model is none of ours.
     """
-    if use_hardware_rng:
-        utils.set_hardware_rng_ops()
     config = getattr(model.module, "config", None)
     if not isinstance(config, ModelConfig):
         raise ProtlmError("the recipe's MODEL is none of protlm_jax.t5x_bridge.models")
