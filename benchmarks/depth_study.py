@@ -45,10 +45,10 @@ from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.metrics import DEFAULT
 from protlm_jax.evaluation.depth.results import minus
 from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
-from protlm_jax.files import write_atomically
 from protlm_jax.huggingface import load_model
 from protlm_jax.models import LoadedModel, init_params, parameter_count
 from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.loop import train
 
 PROTEINS = "proteins"

@@ -12,7 +12,7 @@ import numpy as np
 
 from protlm_jax.evaluation.report.standalone import standalone
 from protlm_jax.evaluation.report.svg import Series, heat_map, interval_chart, line_chart
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 QUANTITIES = {  # name -> heading, decimals
     "nll": ("test loss, nats", 4),

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.files import write_atomically
 from protlm_jax.planning.compile import plan_recipe
 from protlm_jax.planning.topologies import topology
+from protlm_jax.storage.files import write_atomically
 
 V3_512, V3_1024 = "v3:16x16", "v3:16x32"
 # Recipe and phase, and its pod; after @ another pod of the same. The second phases of ProtT5 ran on

@@ -36,7 +36,6 @@ import jax.numpy as jnp
 
 from protlm_jax.config_files import load_config
 from protlm_jax.configuration import RunConfig
-from protlm_jax.files import write_atomically
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.t5 import t5_config
@@ -46,6 +45,7 @@ from protlm_jax.objectives.seq2seq import DenoisingObjective
 from protlm_jax.planning.compile import UNREAD, abstract_batch, how_fast
 from protlm_jax.planning.hardware import CHIPS
 from protlm_jax.planning.topologies import topology
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.assembly import assemble
 
 BF16 = {"dtype": "bfloat16", "remat": "full", "dropout_rate": 0.0}

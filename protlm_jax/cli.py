@@ -377,7 +377,7 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 
 
 def _finish(result: dict, output: Path | None) -> None:
-    from protlm_jax.files import write_atomically
+    from protlm_jax.storage.files import write_atomically
 
     print(result.pop("summary"))
     if output is not None:

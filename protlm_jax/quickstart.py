@@ -23,10 +23,10 @@ from protlm_jax.config_files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.evaluation import report, verbs
-from protlm_jax.files import write_atomically
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.loop import train
 
 PROBE_PROTEINS = 1200

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import VOCABULARIES, Vocabulary, get_vocabulary
 
 FILE = "vocabulary.json"

@@ -8,8 +8,8 @@ from typing import Any
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
 from protlm_jax.run_folders import PHASES
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.checkpoints import latest_step
 from protlm_jax.training.distributed import leads, require_shared
 from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE

@@ -12,7 +12,7 @@ import pytest
 from protlm_jax.config_files import load_config
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.workdir import FREE_ON_RESUME, claim_workdir, read_config
 
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from protlm_jax.data.prepared import Prepared, Shard
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import atomic_file
+from protlm_jax.storage.files import atomic_file
 
 MAGIC = b"PRTLMTOK"
 VERSION = 1

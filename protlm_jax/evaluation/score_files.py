@@ -29,8 +29,8 @@ from protlm_jax.evaluation.score import (
 )
 from protlm_jax.evaluation.variant_files import VariantTable, read_variants
 from protlm_jax.evaluation.variants import Strategy, Variant, choose_strategy, effects, fits
-from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
 
 PROTEIN_COLUMNS = (

@@ -18,11 +18,12 @@ from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.matching import matched
 from protlm_jax.huggingface.read_tokenizer import read_vocabulary
-from protlm_jax.huggingface.tensor_files import open_tensors, read_json
+from protlm_jax.huggingface.tensor_files import open_tensors
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
 from protlm_jax.models.registry import FAMILIES
 from protlm_jax.run_folders import newest_run, t5x_checkpoint, t5x_step
+from protlm_jax.storage.json_files import read_json
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface.tensor_files import read_json
+from protlm_jax.storage.json_files import read_json
 from protlm_jax.vocabularies import BUILT_IN, RESIDUES, Vocabulary
 from protlm_jax.vocabulary_files import custom_vocabulary
 

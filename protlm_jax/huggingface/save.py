@@ -16,10 +16,11 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.card import model_card
 from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
 from protlm_jax.huggingface.folders import written_whole
-from protlm_jax.huggingface.tensor_files import SINGLE, read_json
+from protlm_jax.huggingface.tensor_files import SINGLE
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.loaded import parts_of
+from protlm_jax.storage.json_files import read_json
 
 # In the config.json of an export: a folder with this mark may be written over.
 _MARK = "protlm_jax_version"

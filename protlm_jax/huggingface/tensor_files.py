@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.json_files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -27,23 +27,6 @@ class StoredTensor:
     file: Path
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from disk.
-
-    Raises:
-        ProtlmError: the file cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(file.read_text())
-    except OSError as error:
-        raise ProtlmError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ProtlmError(f"{file} is not JSON ({error}): copy it again") from error
-    if not isinstance(value, dict):
-        raise ProtlmError(f"{file} must hold a JSON object: copy it again")
-    return value
 
 
 def open_tensors(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:

@@ -20,8 +20,9 @@ import orbax.checkpoint as ocp
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.folders import written_whole
-from protlm_jax.huggingface.tensor_files import StoredTensor, read_json
+from protlm_jax.huggingface.tensor_files import StoredTensor
 from protlm_jax.models import ModelConfig, preset
+from protlm_jax.storage.json_files import read_json
 from protlm_jax.t5x_bridge.gin_config import FILE as GIN
 from protlm_jax.t5x_bridge.gin_config import bound, literal
 from protlm_jax.training.checkpoints import restore_field, stored_field

@@ -29,13 +29,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from t5x import gin_utils, utils
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
 from protlm_jax.models import ModelConfig, parameter_count
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.planning.compile import Plan, asked_for, how_fast, peak_of
 from protlm_jax.planning.program import collectives, unsplit
 from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import Topology, topology
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.state import bytes_on_device
 
 # Recipes leave it to the command line; nothing is written there.

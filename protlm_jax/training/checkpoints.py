@@ -25,7 +25,7 @@ from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.distributed import agreed, leads
 
 FORMAT = 2  # of the folder's layout and of the names in the tree; raised when either changes

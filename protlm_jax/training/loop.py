@@ -22,9 +22,9 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError, Stopped
-from protlm_jax.files import write_atomically
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.assembly import assemble
 from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from protlm_jax.training.distributed import Farewell, leads, say

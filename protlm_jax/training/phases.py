@@ -19,9 +19,9 @@ from protlm_jax.configuration import RunConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import source_name
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
 from protlm_jax.recipes import Phase
 from protlm_jax.run_folders import PHASES
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.checkpoints import latest_step
 from protlm_jax.training.distributed import leads, say
 from protlm_jax.training.initial import Load

@@ -22,7 +22,7 @@ from protlm_jax.data.prepare.rules import DUPLICATE, SIDES
 from protlm_jax.data.prepare.scatter import Row, read_rows
 from protlm_jax.data.prepared import HELDOUT, RECORDS, TOKENS
 from protlm_jax.data.token_files import write_token_shard
-from protlm_jax.files import atomic_file, write_atomically
+from protlm_jax.storage.files import atomic_file, write_atomically
 
 
 @dataclass

@@ -37,7 +37,7 @@ from protlm_jax.data.prepare.rules import SIDES
 from protlm_jax.data.prepare.scatter import digest_of, read_tail, scatter
 from protlm_jax.data.prepared import HELDOUT, MANIFEST, RECORDS, TOKENS, WORK, Prepared
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 
 def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared:

@@ -27,7 +27,7 @@ from protlm_jax.data.prepare.manifest import Counts, Position
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.rules import BAD_RECORD, SIDES, bucket_of, order_key
 from protlm_jax.errors import ProtlmError
-from protlm_jax.files import atomic_file
+from protlm_jax.storage.files import atomic_file
 
 MAGIC = b"PRTSPILL"
 

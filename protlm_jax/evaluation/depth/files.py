@@ -14,7 +14,7 @@ import numpy as np
 
 from protlm_jax.evaluation.depth.headlines import headlines
 from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity, by_noise
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 COLUMNS = (
     *("model", "stack", "quantity", "noise", "part", "size", "layer", "other", "relative"),

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.files import write_atomically
 
 EVERY = 30.0  # seconds between two savings
 Arrays = dict[str, np.ndarray]

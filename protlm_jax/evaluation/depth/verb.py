@@ -179,7 +179,7 @@ def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]
     from protlm_jax.evaluation import report
     from protlm_jax.evaluation.depth import files
     from protlm_jax.evaluation.depth.study import study, tidy
-    from protlm_jax.files import write_atomically
+    from protlm_jax.storage.files import write_atomically
 
     folder = arguments.output
     analyses = {member.title: member.analysis for member in members}

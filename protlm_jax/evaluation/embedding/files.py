@@ -29,8 +29,8 @@ from protlm_jax.evaluation.embedding.parts import Collector, Failure, Parts, dif
 from protlm_jax.evaluation.embedding.sequences import make_engine, resolve_window
 from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted
 from protlm_jax.evaluation.score_files import Outcome
-from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
 
 FORMAT = 1

@@ -18,7 +18,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.files import atomic_file, write_atomically
+from protlm_jax.storage.files import atomic_file, write_atomically
 
 PART_BYTES = 1 << 26
 PART_SECONDS = 60.0

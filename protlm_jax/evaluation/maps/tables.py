@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 
 def write_tables(folder: Path, result: Mapping[str, Any]) -> list[Path]:

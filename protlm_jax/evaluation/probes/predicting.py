@@ -24,8 +24,8 @@ from protlm_jax.evaluation.probes.predictions import by_protein
 from protlm_jax.evaluation.probes.readers import model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
 from protlm_jax.evaluation.score_files import Outcome
-from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
 
 TABLES, STRINGS = (".csv",), (".fasta", ".fa")

@@ -19,8 +19,8 @@ from protlm_jax.evaluation.embedding.files import fingerprint
 from protlm_jax.evaluation.probes import trained
 from protlm_jax.evaluation.probes.run import Probed
 from protlm_jax.evaluation.probes.trained import TrainedHeads
-from protlm_jax.files import write_atomically
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.files import write_atomically
 
 FORMAT = 1
 _INDEX = "probes.json"

@@ -20,7 +20,7 @@ from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads
 from protlm_jax.evaluation.probes.batches import Batch
 from protlm_jax.evaluation.probes.moments import Standard
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 
 @dataclass(frozen=True)

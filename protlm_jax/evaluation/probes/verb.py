@@ -148,7 +148,7 @@ def _run_contacts(
     from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import report, verbs
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
-    from protlm_jax.files import write_atomically
+    from protlm_jax.storage.files import write_atomically
 
     if (
         arguments.heads
@@ -213,7 +213,7 @@ def _write(
 
     from protlm_jax.evaluation import maps, report
     from protlm_jax.evaluation.probes import saved, table
-    from protlm_jax.files import write_atomically
+    from protlm_jax.storage.files import write_atomically
 
     folder, result = arguments.output, probed.result
     write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")

@@ -29,7 +29,7 @@ from protlm_jax.evaluation.report.maps import maps
 from protlm_jax.evaluation.report.page import page
 from protlm_jax.evaluation.report.probe import probe
 from protlm_jax.evaluation.report.verdict import leads
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 
 def write(path: str | Path, results: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from protlm_jax.evaluation.report.svg import Series, colour_of
-from protlm_jax.files import write_atomically
+from protlm_jax.storage.files import write_atomically
 
 # The page's colours and sizes for what charts draw; scoped, because a notebook is a page too.
 _STYLE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,24 +27,43 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes its name when the block ends well, and is gone when it does not.
 
+    A symbolic link of that name is replaced, not followed. The file is readable to those whom the
+    process's umask allows.
+
     Raises:
         ProtlmError: as `write_atomically`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, 0o666 & ~umask())
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):  # an interruption after it got its name
                 os.unlink(temporary)
             raise
     except OSError as error:
-        raise ProtlmError(
-            f"cannot write {path}: {error.strerror}; free space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> ProtlmError:
+    """The error for a place that does not take what is written to it, with the remedy."""
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    remedy = "free some space or choose another place" if full else "choose another place"
+    return ProtlmError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+
+
+def umask() -> int:
+    """The permissions that the process's new files do not get."""
+    try:  # os.umask can be read only by setting it, which other threads would see
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("Umask:", 1)[1].split(None, 1)[0], 8)
+    except (OSError, IndexError, ValueError):  # no Linux
+        current = os.umask(0o022)
+        os.umask(current)
+        return current

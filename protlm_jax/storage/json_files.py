@@ -1,0 +1,103 @@
+"""JSON files of any origin, read with bounds; and our own, which carry a digest of themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
+from protlm_jax.storage.files import write_atomically
+
+LARGEST = 1 << 28  # bytes; the largest that models bring, tokenizers, have a few million
+
+DIGEST = "digest"
+
+
+def read_json(file: Path, *, remedy: str = "copy it again") -> dict[str, Any]:
+    """A JSON object from disk; one that `write_json` wrote is checked against its digest.
+
+    Args:
+        file: its path.
+        remedy: what to do about a broken one.
+
+    Returns:
+        The object, without the digest.
+
+    Raises:
+        Damaged: the file was written with a digest, and has another content now.
+        ProtlmError: it is missing, cannot be read, is too large or too deep, or is no JSON object.
+    """
+    value = parse_json(read_text(file, remedy=remedy), file, remedy=remedy)
+    if isinstance(told := value.pop(DIGEST, None), str) and told != _digest(value):
+        raise Damaged(
+            f"{file} is not as it was written: {remedy}; if it was changed on purpose, delete its "
+            f"line {DIGEST!r}"
+        )
+    return value
+
+
+def parse_json(
+    text: str | bytes, place: object, *, remedy: str = "copy it again"
+) -> dict[str, Any]:
+    """The JSON object of a text; `place` says where it stands.
+
+    Raises:
+        ProtlmError: it is none, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ProtlmError(f"{place} is not JSON ({error}): {remedy}") from error
+    except RecursionError as error:
+        raise ProtlmError(f"{place} is nested too deeply: {remedy}") from error
+    if not isinstance(value, dict):
+        raise ProtlmError(f"{place} must hold a JSON object: {remedy}")
+    return value
+
+
+def read_text(file: Path, *, largest: int = LARGEST, remedy: str = "copy it again") -> str:
+    """The text of a small file.
+
+    Raises:
+        ProtlmError: it is missing, no ordinary file, too large, unreadable, or not UTF-8.
+    """
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a named pipe would be waited for
+            raise ProtlmError(f"{file} is not an ordinary file")
+        if status.st_size > largest:
+            raise ProtlmError(
+                f"{file} has {status.st_size:,} bytes, more than {largest:,}: {remedy}"
+            )
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ProtlmError(f"{file} is not text in UTF-8 ({error}): {remedy}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ProtlmError(f"{file} cannot be read: {reason}") from error
+
+
+def write_json(file: Path, value: dict[str, Any], *, indent: int | None = 1) -> None:
+    """Writes an object with a digest of itself, which `read_json` compares.
+
+    Args:
+        file: its path.
+        value: what `json.dumps` takes, with names other than "digest".
+        indent: as of `json.dumps`.
+
+    Raises:
+        ProtlmError: the folder or the disk does not take it.
+    """
+    text = json.dumps({**value, DIGEST: _digest(value)}, indent=indent)
+    write_atomically(file, text + "\n")
+
+
+def _digest(value: dict[str, Any]) -> str:
+    """Of what JSON makes of a value, whatever the order of names and the spaces."""
+    plain = json.loads(json.dumps(value))  # lists for tuples, text for names
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return "blake2b:" + hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
