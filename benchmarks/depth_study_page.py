@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.evaluation.report.standalone import standalone
-from protlm_jax.evaluation.report.svg import Series, heat_map, interval_chart, line_chart
+from protlm_jax.report.charts import curves, intervals
+from protlm_jax.report.grids import heat_maps
 from protlm_jax.storage.files import write_atomically
 
 QUANTITIES = {  # name -> heading, decimals
@@ -45,17 +45,17 @@ def tables(results: Results) -> str:
 
 def figures(results: Results, folder: Path) -> None:
     """loss.svg, skips.svg, lens.svg, and map-NAME.svg of every arm and outside model."""
-    rows = [(name, e["value"], e["low"], e["high"]) for name, e in _losses(results)]
-    chart = interval_chart(rows, x_label="nats per hidden residue")
-    standalone(chart, title="Test loss").save(folder / "loss.svg")
+    rows = [{"label": name, **e} for name, e in _losses(results)]
+    chart = intervals(rows, x="nats per hidden residue")
+    chart.titled("Test loss").save(folder / "loss.svg")
     for key, name, title, unit in (
         ("skip_delta_nll", "skips", "What the answer loses without a layer", "rise of loss, nats"),
         ("lens_nll", "lens", "Loss if the answer were read early", "nats per residue"),
         ("relative_contribution", "contributions", "Size of what a layer adds", "norm / stream"),
     ):
-        curves = [_curve(arm, found, key) for arm, found in results["arms"].items()]
-        chart = line_chart(curves, x_label="relative depth", y_label=unit, legend=False)
-        standalone(chart, curves, title).save(folder / f"{name}.svg")
+        rows = [row for arm, found in results["arms"].items() for row in _curve(arm, found, key)]
+        chart = curves(rows, x="relative depth", y=unit)
+        chart.titled(title).save(folder / f"{name}.svg")
     for name, found in results["arms"].items():
         for which in ("trained", "control"):
             maps = [_matrix(seed[which]["skip_map"]) for seed in found["seeds"].values()]
@@ -130,13 +130,14 @@ _COUNTED = {
 }
 
 
-def _curve(name: str, arm: Results, key: str) -> Series:
+def _curve(name: str, arm: Results, key: str) -> list[dict[str, Any]]:
     """Mean over seeds and its standard deviation, by relative depth; gaps left out."""
     values = np.array([seed["trained"][key] for seed in arm["seeds"].values()], float)
     there = np.isfinite(values).all(axis=0)
     places = np.linspace(0, 1, values.shape[1])[there]
     mean, sd = values[:, there].mean(axis=0), values[:, there].std(axis=0, ddof=1)
-    return Series(name, mean.tolist(), places.tolist(), error=sd.tolist())
+    points = zip(places.tolist(), mean.tolist(), sd.tolist(), strict=True)
+    return [{"series": name, "x": x, "y": y, "error": error} for x, y, error in points]
 
 
 def _matrix(rows: list[list[float | None]]) -> np.ndarray:
@@ -144,11 +145,12 @@ def _matrix(rows: list[list[float | None]]) -> np.ndarray:
 
 
 def _save_map(matrix: np.ndarray, title: str, folder: Path, name: str) -> None:
-    cells = [[float(x) if np.isfinite(x) else None for x in row] for row in matrix]
-    chart = heat_map(cells, row_label="layer left out", column_label="later layer")
-    standalone(chart, title=f"{title}, largest {np.nanmax(matrix):.2f}").save(
-        folder / f"map-{name}.svg"
-    )
+    cells = [
+        {"row": row, "column": column, "value": float(value)}
+        for (row, column), value in np.ndenumerate(matrix)
+    ]
+    chart = heat_maps({title: cells}, row="layer left out", column="later layer")
+    chart.titled(f"{title}, largest {np.nanmax(matrix):.2f}").save(folder / f"map-{name}.svg")
 
 
 def _cells(found: Results) -> list[str]:

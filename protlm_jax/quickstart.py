@@ -18,11 +18,11 @@ from typing import Any
 
 import jax
 
-from protlm_jax import __version__
+from protlm_jax import __version__, report
 from protlm_jax.config_files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
-from protlm_jax.evaluation import report, verbs
+from protlm_jax.evaluation import verbs
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel

@@ -49,7 +49,7 @@ def test_the_pipeline_says_what_is_missing(module: str) -> None:
 def test_evaluation_and_models_know_nothing_of_training() -> None:
     listed = run(
         "import sys, protlm_jax.evaluation.probes.run, protlm_jax.evaluation.depth, "
-        "protlm_jax.evaluation.heldout, protlm_jax.evaluation.report, protlm_jax.models\n"
+        "protlm_jax.evaluation.heldout, protlm_jax.report, protlm_jax.models\n"
         "print([m for m in sys.modules if m.startswith('protlm_jax.training')])"
     )
     assert listed.strip() == "[]"

@@ -176,7 +176,7 @@ def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]
     """The files of a study: arrays, tables, and the report."""
     import json
 
-    from protlm_jax.evaluation import report
+    from protlm_jax import report
     from protlm_jax.evaluation.depth import files
     from protlm_jax.evaluation.depth.study import study, tidy
     from protlm_jax.storage.files import write_atomically

@@ -145,8 +145,9 @@ def _run_contacts(
     """Contacts are read from attention maps, by a road of their own."""
     import json
 
+    from protlm_jax import report
     from protlm_jax.errors import ProtlmError
-    from protlm_jax.evaluation import report, verbs
+    from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
     from protlm_jax.storage.files import write_atomically
 
@@ -211,7 +212,8 @@ def _write(
     """The folder: numbers and heads first, then what is drawn from them."""
     import json
 
-    from protlm_jax.evaluation import maps, report
+    from protlm_jax import report
+    from protlm_jax.evaluation import maps
     from protlm_jax.evaluation.probes import saved, table
     from protlm_jax.storage.files import write_atomically
 

@@ -10,25 +10,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from protlm_jax.evaluation.report.frame import number
-from protlm_jax.evaluation.report.page import (
+from protlm_jax.report.charts import curves, intervals
+from protlm_jax.report.grids import confusion
+from protlm_jax.report.page import (
+    Piece,
     caption,
     folded,
-    grid,
     heading,
     headline,
+    picture,
     section,
     table,
-    titled,
     unfolds,
 )
-from protlm_jax.evaluation.report.panels import confusion, dot_chart
-from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.svg import Series, line_chart
-from protlm_jax.evaluation.report.verdict import (
+from protlm_jax.report.picture import Picture, number
+from protlm_jax.report.sections import around, name
+from protlm_jax.report.verdict import (
     headline as verdict,
 )
-from protlm_jax.evaluation.report.verdict import (
+from protlm_jax.report.verdict import (
     is_classes,
     preferred_head,
     title,
@@ -38,11 +38,12 @@ from protlm_jax.evaluation.report.verdict import (
 
 Results = Mapping[str, Any]
 
-_HUES = {"model": "--c0", "random": "--c1", "one_hot": "--c2", "blosum62": "--c3"}
-_HUES |= {"composition": "--c2", "majority": "--soft"}
+_HUES = {f"{kind}": f"var(--{hue})" for kind, hue in {
+    "model": "c0", "random": "c1", "one_hot": "c2", "blosum62": "c3", "composition": "c2",
+    "majority": "soft"}.items()}  # fmt: skip
 
 
-def probe(result: Results) -> str:
+def probe(result: Results) -> Piece:
     """All heads of one benchmark."""
     benchmark, parts = result["benchmark"], [headline(verdict(result))]
     for target in benchmark["targets"]:
@@ -59,14 +60,14 @@ def probe(result: Results) -> str:
     return section(benchmark["title"], *parts)
 
 
-def _target(result: Results, head: str, target: str) -> list[str]:
+def _target(result: Results, head: str, target: str) -> list[Piece]:
     """Pictures and tables of one target with one head."""
     parts = [
         heading(f"{upper(name(target))}, {name(head)}"),
         *_numbers(result, head, target, dots=True),
     ]
     charts = [
-        titled(title(result, view), "", _layers(result, head, view, target))
+        picture(_layers(result, head, view, target), title(result, view))
         for view in views_of(result, head, target)
     ]
     if len(result["layers"]) > 1 and charts:
@@ -78,29 +79,27 @@ def _target(result: Results, head: str, target: str) -> list[str]:
                 "is before the first block. Rings mark the layers that validation chose, which "
                 "alone count above; the others describe. Dashed: inputs without layers."
             ),
-            unfolds("By layer on the other test sets", grid("pair", charts[1:]))
-            if charts[1:]
-            else "",
+            unfolds("By layer on the other test sets", *charts[1:]),
         ]
     return parts + _mistakes(result, head, target)
 
 
-def _numbers(result: Results, head: str, target: str, dots: bool = False) -> list[str]:
+def _numbers(result: Results, head: str, target: str, dots: bool = False) -> list[Piece]:
     """The scores as a picture and a table, and what the model is above its controls."""
     views, inputs = views_of(result, head, target), result["heads"][head]["inputs"]
     kinds = [kind for kind in inputs if _scored(inputs[kind], views, target)]
     rows = [
-        ("", (title(result, view),
-              *(written(_pooled(inputs[kind], view, target), result, target) for kind in kinds),
-              *_sizes(inputs["model"]["tests"][view][target])))
+        (title(result, view),
+         *(written(_pooled(inputs[kind], view, target), result, target) for kind in kinds),
+         *_sizes(inputs["model"]["tests"][view][target]))
         for view in views
     ]  # fmt: skip
     minus = result["heads"][head]["model_minus"]
     against = [kind for kind in kinds if kind in minus]
     gaps = [
-        ("", (title(result, view),
-              *(written((minus[kind].get(view) or {}).get(target), result, target, signed=True)
-                for kind in against)))
+        (title(result, view),
+         *(written((minus[kind].get(view) or {}).get(target), result, target, signed=True)
+           for kind in against))
         for view in views
     ]  # fmt: skip
     unit = f"{result['benchmark']['level']}s"
@@ -112,7 +111,7 @@ def _numbers(result: Results, head: str, target: str, dots: bool = False) -> lis
     measure = "Percent right" if is_classes(result, target) else "Rank correlation"
     columns = (unit, "proteins") if unit != "proteins" else (unit,)
     return [
-        _dots(result, inputs, kinds, views, target) if dots else "",
+        *([picture(_dots(result, inputs, kinds, views, target))] if dots else []),
         table(("test set", *map(name, kinds), *columns), rows, kind="views"),
         caption(f"{measure} of all labelled {unit} of a set, ± one standard error over proteins; "
                 f"from layer {chosen} of {result['num_layers']}."),
@@ -123,77 +122,76 @@ def _numbers(result: Results, head: str, target: str, dots: bool = False) -> lis
 
 def _dots(
     result: Results, inputs: Results, kinds: Sequence[str], views: Sequence[str], target: str
-) -> str:
-    scale = _scale(result, target)
-    series = []
-    for kind in kinds:
-        found = [_pooled(inputs[kind], view, target) for view in views]
-        series.append(
-            Series(
-                name(kind),
-                [scale * e["value"] if e else None for e in found],
-                colour=_hue(kind),
-                error=[scale * e["standard_error"] if e else None for e in found],
-            )
-        )
-    model = inputs["model"]["tests"]
-    rows = [(title(result, v), f"{model[v][target]['proteins']:,} proteins") for v in views]
-    return dot_chart(rows, series, x_label=_measure(result, target))
+) -> Picture:
+    """A row for each test set, a dot with one standard error to each side for each input."""
+    model, scale = inputs["model"]["tests"], _scale(result, target)
+    rows = [
+        {
+            "label": f"{title(result, view)}, {model[view][target]['proteins']:,} proteins",
+            "series": name(kind),
+            **around(found, scale),
+        }
+        for kind in kinds
+        for view in views
+        if (found := _pooled(inputs[kind], view, target))
+    ]
+    return intervals(rows, x=_measure(result, target), colours=[_HUES[kind] for kind in kinds])
 
 
-def _layers(result: Results, head: str, view: str, target: str) -> str:
+def _layers(result: Results, head: str, view: str, target: str) -> Picture:
     """Score by layer on one test set; inputs without layers as level lines."""
     inputs, scale = result["heads"][head]["inputs"], _scale(result, target)
-    curves = []
+    rows: list[dict[str, Any]] = []
     for kind, outcome in inputs.items():
         found = (outcome.get("by_layer") or {}).get(view, {}).get(target) or []
-        if len(found) > 1:
-            chosen = outcome["best_layer"]["index"]
-            curves.append(
-                Series(
-                    name(kind),
-                    [scale * e["value"] if e else None for e in found],
-                    outcome["layers"],
-                    _hue(kind),
-                    [scale * e["standard_error"] if e else None for e in found],
-                    chosen,
-                )
-            )
-        elif level := _pooled(outcome, view, target):
-            ends = [min(result["layers"]), max(result["layers"])]
-            flat = [scale * level["value"]] * 2
-            curves.append(Series(name(kind), flat, ends, _hue(kind), dashed=True))
-    return line_chart(
-        curves, x_label="layer", y_label=_measure(result, target), layers=result["num_layers"]
-    )
+        by_layer = len(found) > 1
+        if by_layer:
+            points = list(zip(outcome["layers"], found, strict=True))
+        else:
+            level = _pooled(outcome, view, target)
+            points = [(x, level) for x in (min(result["layers"]), max(result["layers"]))]
+        chosen = outcome["best_layer"]["layer"] if by_layer else None
+        rows += [
+            {
+                "series": name(kind),
+                "x": layer,
+                "y": scale * estimate["value"],
+                "error": scale * (estimate["standard_error"] or 0.0) if by_layer else None,
+                "dashed": not by_layer,
+                "chosen": layer == chosen,
+            }
+            for layer, estimate in points
+            if estimate
+        ]
+    colours = [_HUES[k] for k in inputs if any(row["series"] == name(k) for row in rows)]
+    return curves(rows, x="layer", y=_measure(result, target), whole=True, colours=colours)
 
 
-def _mistakes(result: Results, head: str, target: str) -> list[str]:
+def _mistakes(result: Results, head: str, target: str) -> list[Piece]:
     """The confusion matrix of the first test set, the control's and the other sets' folded."""
-    classes = result["benchmark"]["targets"][target]["classes"]
     inputs = result["heads"][head]["inputs"]
+    classes = result["benchmark"]["targets"][target]["classes"]
     drawn = []
     for view in views_of(result, head, target):
         for kind in ("model", "random"):
             scored = (inputs.get(kind) or {}).get("tests", {}).get(view, {}).get(target) or {}
             if counts := scored.get("confusion"):
-                words = f"{title(result, view)}, {scored['n']:,} {result['benchmark']['level']}s"
-                drawn.append(titled(name(kind).capitalize(), words, confusion(counts, classes)))
+                n = f"{scored['n']:,} {result['benchmark']['level']}s"
+                label = f"{upper(name(kind))}: {title(result, view)}, {n}"
+                drawn.append(picture(confusion(counts, classes), label))
     if not drawn:
         return []
     return [
         heading(f"{upper(name(target))}, what is mistaken for what"),
         drawn[0],
-        caption("Percent of each row: what is there, by column: what is read. Counts on hover."),
-        unfolds("The control and the other test sets", grid("pair", drawn[1:]))
-        if drawn[1:]
-        else "",
+        caption("Percent of each row: true class by predicted class."),
+        unfolds("The control and the other test sets", *drawn[1:]),
     ]
 
 
-def _published(result: Results) -> str:
+def _published(result: Results) -> Piece:
     """The paper's numbers of the same protocol, below ours."""
-    parts: list[str] = []
+    parts: list[Piece] = []
     sources: dict[str, None] = {}
     rows = [row for row in result.get("paper") or () if _finite(row.get("percent"))]
     for target in result["benchmark"]["targets"]:
@@ -204,16 +202,15 @@ def _published(result: Results) -> str:
             continue
         numbers = {(row["model"], row["view"]): row["percent"] for row in ours}
         model = result["heads"][head]["inputs"]["model"]
-        lines = [
-            ("strong", (f"{name('model')}, {name(head)}",
-                        *(written(_pooled(model, v, target), result, target) for v in views)))
-        ]  # fmt: skip
+        ours_is = f"{name('model')}, {name(head)}"
+        lines = [(ours_is, *(written(_pooled(model, v, target), result, target) for v in views))]
         for peer in dict.fromkeys(row["model"] for row in ours):
             cells = [number(numbers.get((peer, view))) for view in views]
-            lines.append(("", (peer, *cells)))
+            lines.append((peer, *cells))
         sources |= dict.fromkeys(row["source"] for row in ours)
         parts += [heading(f"{upper(name(target))} beside the literature")]
-        parts.append(table(("", *(title(result, v) for v in views)), lines, kind="views"))
+        header = ("", *(title(result, v) for v in views))
+        parts.append(table(header, lines, kind="views", strong=(ours_is,)))
     missing = dict.fromkeys(
         row["source"] for row in result.get("paper") or () if not _finite(row.get("percent"))
     )
@@ -222,7 +219,7 @@ def _published(result: Results) -> str:
         f"Published: {'; '.join(sources)}. Theirs were trained on all training proteins, the head "
         f"of this model on {trained:,}: the rows are alike where head and number are."
     ] * bool(sources)
-    return "".join(parts) + "".join(caption(text) for text in (*words, *missing))
+    return Piece("").join([*parts, *map(caption, (*words, *missing))])
 
 
 def _papers_head(result: Results, target: str) -> str:
@@ -240,7 +237,7 @@ def _counted(benchmark: Results) -> str:
     return f"Labels: {'; '.join(words)}."
 
 
-def _protocol(result: Results) -> str:
+def _protocol(result: Results) -> Piece:
     """Everything that a reader may want to check, folded away."""
     benchmark = result["benchmark"]
     views = benchmark.get("views", {})
@@ -256,24 +253,24 @@ def _protocol(result: Results) -> str:
     )  # fmt: skip
 
 
-def _every_score(result: Results) -> str:
+def _every_score(result: Results) -> Piece:
     rows = []
     for head, outcome in result["heads"].items():
         for kind, found in outcome["inputs"].items():
             for view, by_target in found["tests"].items():
                 rows += [
-                    ("", (name(head), name(kind), title(result, view), name(target),
-                          written(scored["pooled"], result, target),
-                          written(scored.get("per_protein"), result, target),
-                          _range(scored.get("by_seed"), _scale(result, target)),
-                          _more(scored), *_sizes(scored)))
+                    (name(head), name(kind), title(result, view), name(target),
+                     written(scored["pooled"], result, target),
+                     written(scored.get("per_protein"), result, target),
+                     _range(scored.get("by_seed"), _scale(result, target)),
+                     _more(scored), *_sizes(scored))
                     for target, scored in by_target.items() if scored
                 ]  # fmt: skip
     header = ("head", "input", "test set", "target", "pooled", "mean of proteins", "by seed")
     return table((*header, "also", "n", "proteins"), rows, kind="views")
 
 
-def _training(result: Results) -> str:
+def _training(result: Results) -> Piece:
     rows = []
     for head, outcome in result["heads"].items():
         for kind, found in outcome["inputs"].items():
@@ -288,8 +285,8 @@ def _training(result: Results) -> str:
             )
             epochs = _flat(training.get("best_epoch"))
             rows.append(
-                ("", (name(head), name(kind), number(best.get("layer")), scores or "-",
-                      _range(epochs, 1, 0), number(training.get("seconds"))))
+                (name(head), name(kind), number(best.get("layer")), scores or "-",
+                 _range(epochs, 1, 0), number(training.get("seconds")))
             )  # fmt: skip
     header = ("head", "input", "layer", "validation, by seed", "best epoch, all heads", "seconds")
     return table(header, rows, kind="views")
@@ -358,10 +355,6 @@ def _measure(result: Results, target: str) -> str:
     level = result["benchmark"]["level"]
     percent = f"{name(target)}, percent of {level}s right"
     return percent if is_classes(result, target) else f"{name(target)}, Spearman's correlation"
-
-
-def _hue(kind: str) -> str:
-    return f"var({_HUES.get(kind, '--soft')})"
 
 
 def _finite(value: object) -> bool:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from protlm_jax.evaluation.report.depth_panels import BY_NOISE, KNOWN, PANELS, Panel
-from protlm_jax.evaluation.report.frame import colour_of, number
-from protlm_jax.evaluation.report.page import caption, grid, heading, table, titled
-from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.svg import Series, heat_map, largest_of, line_chart
+from protlm_jax.report.charts import curves
+from protlm_jax.report.depth_panels import BY_NOISE, KNOWN, PANELS, Panel
+from protlm_jax.report.grids import heat_maps
+from protlm_jax.report.page import Piece, caption, heading, picture, table
+from protlm_jax.report.picture import PALETTE, Row, number, steps
+from protlm_jax.report.sections import name
 
 Results = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ _FIELDS = ("values", "low", "high", "largest")
 _MOST_ROWS = 60
 
 
-def panels(stack: Results, control: Results | None = None) -> list[str]:
+def panels(stack: Results, control: Results | None = None) -> list[Piece]:
     """Every chart for which there is a measurement; a control's curves are dashed."""
     drawn = [_panel(panel, stack, control) for panel in PANELS]
     for key in stack["quantities"]:
@@ -46,7 +46,7 @@ def panels(stack: Results, control: Results | None = None) -> list[str]:
     return [part for part in drawn if part]
 
 
-def noise_panels(stack: Results) -> list[str]:
+def noise_panels(stack: Results) -> list[Piece]:
     """Of what was measured by level of noise, the whole layers' charts: a curve or map a level."""
     whole = {dim: list(labels) for dim, labels in stack["coords"].items()}
     quantities = {}
@@ -60,51 +60,32 @@ def noise_panels(stack: Results) -> list[str]:
     return [_panel(panel, picked, None) for panel in PANELS if BY_NOISE & {*panel.quantities}]
 
 
-def curves(stack: Results, key: str, label: str = "") -> list[Series]:
-    """A quantity over layers, one curve for each entry of the dimensions before it."""
-    found: list[Series] = []
+def points(stack: Results, key: str, label: str = "") -> list[Row]:
+    """A quantity over layers as points of curves, one for each entry of the dimensions before."""
+    rows: list[Row] = []
     for words, x in _entries(stack, key):
         (dim,) = x["dims"]
-        places = stack["coords"].get(dim, range(len(x["values"])))
-        found.append(
-            Series(
-                ", ".join(filter(None, (label, words))) or name(key),
-                x["values"],
-                [float(place) for place in places],
-                low=x.get("low", ()),
-                high=x.get("high", ()),
-            )
-        )
-    return found
+        series = ", ".join(filter(None, (label, words))) or name(key)
+        for i, place in enumerate(stack["coords"].get(dim, range(len(x["values"])))):
+            ends = {end: x[end][i] for end in ("low", "high") if end in x}
+            rows.append({"series": series, "x": float(place), "y": x["values"][i], **ends})
+    return rows
 
 
-def heats(maps: Sequence[tuple[str, Results]], row_label: str, column_label: str) -> str:
-    """Heat maps in the same colours, under their titles; only what lies above the diagonal."""
-    above = [(title, {key: _above(x[key]) for key in _FIELDS if key in x}) for title, x in maps]
-    most = max(largest_of(x["values"]) for _, x in above)
-    charts = [
-        heat_map(
-            x["values"],
-            row_label=row_label,
-            column_label=column_label,
-            low=x.get("low", ()),
-            high=x.get("high", ()),
-            largest=x.get("largest", ()),
-            most=most,
-        )
-        for _, x in above
+def cells(x: Results) -> list[Row]:
+    """The cells of a map that lie above the diagonal: elsewhere an effect says nothing."""
+    fields = {"value": "values", "low": "low", "high": "high", "largest": "largest"}
+    return [
+        {"row": r, "column": c, **{f: x[key][r][c] for f, key in fields.items() if key in x}}
+        for r, row in enumerate(x["values"])
+        for c in range(r + 1, len(row))
     ]
-    if len(charts) > 1:
-        named = [titled(title, "", chart) for (title, _), chart in zip(above, charts, strict=True)]
-        charts = [grid("grid-of", named)]
-    scale = f'<div class="scale"><span>0</span><i></i><span>{number(most, 2)}</span></div>'
-    return f'<div class="heats">{charts[0]}{scale}</div>'
 
 
-def _panel(panel: Panel, stack: Results, control: Results | None) -> str:
+def _panel(panel: Panel, stack: Results, control: Results | None) -> Piece:
     there = {key: label for key, label in panel.quantities.items() if key in stack["quantities"]}
     if not there:
-        return ""
+        return Piece("")
     first = next(iter(there))
     kind = _kind(stack, first)
     if kind == "table":
@@ -113,47 +94,50 @@ def _panel(panel: Panel, stack: Results, control: Results | None) -> str:
         chart = _maps(stack, control, first)
     else:
         chart = _chart(panel, stack, control, there)
-    words = caption(panel.words) if panel.words else ""
-    return f"{heading(panel.title)}{chart}{words}" if chart else ""
+    words = caption(panel.words) if panel.words else Piece("")
+    return heading(panel.title) + chart + words if chart.strip() else Piece("")
 
 
-def _chart(panel: Panel, stack: Results, control: Results | None, there: Results) -> str:
-    series = [each for key, label in there.items() for each in curves(stack, key, label)]
-    scale = len(series) if stack["quantities"][next(iter(there))]["dims"][0] in _SCALES else 0
-    series = [replace(each, colour=_hue(i, scale)) for i, each in enumerate(series)]
-    if len(series) == 1 and control is not None:
-        series = [replace(series[0], label="this model")]
-    by_label = {each.label: each.colour for each in series}
-    twins = [each for key, label in there.items() if control and key in control["quantities"]
-             for each in curves(control, key, label)]  # fmt: skip
-    for twin in twins:
-        own = len(by_label) == 1
-        colour = "var(--soft)" if own else by_label[twin.label]
-        label = CONTROL if own else f"{twin.label}, {CONTROL}"
-        series.append(replace(twin, label=label, colour=colour, dashed=True))
-    dim = stack["quantities"][next(iter(there))]["dims"][-1]
-    return line_chart(
-        series,
-        x_label=_AXES.get(dim, name(dim)),
-        y_label=panel.unit,
-        references=[("blind guess", math.log(20))] if panel.guess else (),
-        whole=dim in _AXES,
+def _chart(panel: Panel, stack: Results, control: Results | None, there: Results) -> Piece:
+    rows = [row for key, label in there.items() for row in points(stack, key, label)]
+    series = list(dict.fromkeys(row["series"] for row in rows))
+    first = stack["quantities"][next(iter(there))]["dims"]
+    scaled = first[0] in _SCALES and len(series) > 2
+    colours = steps(len(series)) if scaled else PALETTE[: len(series)]
+    if control is not None:
+        alone = len(series) == 1
+        twins = [row for key, label in there.items() if key in control["quantities"]
+                 for row in points(control, key, label)]  # fmt: skip
+        mine = "this model" if alone else ""
+        rows = [{**row, "series": mine or row["series"], "dashed": False} for row in rows]
+        for row in twins:
+            words = CONTROL if alone else f"{row['series']}, {CONTROL}"
+            rows.append({**row, "series": words, "dashed": True})
+        there_too = [s for s in series if any(row["series"] == s for row in twins)]
+        again = [colours[series.index(s)] for s in there_too]
+        colours = [*colours, *(["var(--soft)"] if alone and twins else again)]
+    return picture(
+        curves(
+            rows,
+            x=_AXES.get(first[-1], name(first[-1])),
+            y=panel.unit,
+            references={"blind guess": math.log(20)} if panel.guess else None,
+            whole=first[-1] in _AXES,
+            colours=colours,
+        ),
+        label=panel.title,
     )
 
 
-def _hue(index: int, scale: int) -> str:
-    """The colour of a curve; of steps of one scale, from the first to the last of so many."""
-    return f"var(--s{round(4 * index / (scale - 1))})" if scale > 2 else colour_of(index)
-
-
-def _maps(stack: Results, control: Results | None, key: str) -> str:
-    maps = [(words or "this model", x) for words, x in _entries(stack, key)]
+def _maps(stack: Results, control: Results | None, key: str) -> Piece:
+    maps = {words or "this model": x for words, x in _entries(stack, key)}
     if len(maps) == 1 and control is not None and key in control["quantities"]:
-        maps += [(CONTROL, x) for _, x in _entries(control, key)]
-    row, column = maps[0][1]["dims"]
-    if not any(largest_of(_above(x["values"])) for _, x in maps):
-        return ""
-    return heats(maps, _AXES[row], _COLUMNS[column])
+        maps[CONTROL] = next(x for _, x in _entries(control, key))
+    row, column = next(iter(maps.values()))["dims"]
+    drawn = {title: cells(x) for title, x in maps.items()}
+    if not any(cell["value"] for some in drawn.values() for cell in some):
+        return Piece("")
+    return picture(heat_maps(drawn, row=_AXES[row], column=_COLUMNS[column]), label=name(key))
 
 
 def _kind(stack: Results, key: str) -> str:
@@ -194,20 +178,14 @@ def _entry(stack: Results, dim: str, index: int) -> str:
     return words.format(number(label))
 
 
-def _above(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """What lies above the diagonal; None elsewhere, where an effect says nothing."""
-    return [[x if c > r else None for c, x in enumerate(row)] for r, row in enumerate(rows)]
-
-
-def _table(stack: Results, key: str) -> str:
+def _table(stack: Results, key: str) -> Piece:
     """Every entry with its interval, up to a number of them."""
     x = stack["quantities"][key]
     rows = list(itertools.islice(_flat(stack, x, x["dims"]), _MOST_ROWS + 1))
-    more = (
-        caption("More of it is in the tables beside this page.") if len(rows) > _MOST_ROWS else ""
-    )
-    body = [("", cells) for cells in rows[:_MOST_ROWS]]
-    return table((*map(name, x["dims"]), "value"), body) + more
+    found = table((*map(name, x["dims"]), "value"), rows[:_MOST_ROWS])
+    if len(rows) <= _MOST_ROWS:
+        return found
+    return found + caption("The other values are in the tables beside this page.")
 
 
 def _flat(stack: Results, x: Results, dims: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
+from report_pages import rows, specs
 
-from protlm_jax.evaluation.report.contacts import contacts
+from protlm_jax.report.contacts import contacts
 
 
 def estimate(value: float) -> dict[str, Any]:
@@ -48,9 +48,10 @@ def test_headline_compares_with_the_strongest_control(result: dict[str, Any]) ->
 
 
 def test_all_ranges_and_predictors_are_drawn(result: dict[str, Any]) -> None:
-    root = ElementTree.fromstring(f"<div>{contacts(result)}</div>")
-    assert len(root.findall(".//circle")) == 3 * 4
-    assert len(root.findall(".//rect")) == 3
+    dots, weights = map(rows, specs(contacts(result)))
+    assert len(dots) == 3 * 4 and len(weights) == 3
+    one = next(d for d in dots if d["series"] == "regression over heads")
+    assert (one["low"], one["value"], one["high"]) == pytest.approx((29, 30, 31))
 
 
 def test_a_range_without_pairs_is_left_out(result: dict[str, Any]) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protlm_jax.evaluation.report.page import (
+from protlm_jax.report.grids import scatters
+from protlm_jax.report.page import (
+    Piece,
     caption,
     folded,
-    grid,
     heading,
     headline,
-    legend,
+    picture,
     section,
     table,
-    titled,
     unfolds,
 )
-from protlm_jax.evaluation.report.panels import class_name, scatter
-from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.verdict import errors_apart, listed
+from protlm_jax.report.picture import Picture
+from protlm_jax.report.sections import name
+from protlm_jax.report.verdict import errors_apart, listed
 
 Results = Mapping[str, Any]
 
@@ -29,13 +29,13 @@ _KINDS = {"model": name("model"), "random": _RANDOM}  # short enough for a third
 _RARE = 0.01  # chance below which a correlation is called one
 
 
-def maps(result: Results) -> str:
+def maps(result: Results) -> Piece:
     """The parts that there are: "proteins" and "residues"."""
     parts = [("proteins", _proteins), ("residues", _residues)]
-    return "".join(draw(result[key]) for key, draw in parts if result.get(key))
+    return Piece("").join(draw(result[key]) for key, draw in parts if result.get(key))
 
 
-def _proteins(result: Results) -> str:
+def _proteins(result: Results) -> Piece:
     shown, number = len(result["ids"]), result.get("of", len(result["ids"]))
     which = f"{shown:,} proteins" if shown == number else f"{shown:,} of {number:,} proteins"
     parts = [
@@ -44,16 +44,20 @@ def _proteins(result: Results) -> str:
             f"{which} of {result.get('set', 'the input')}, each the mean over its residues at "
             f"layer {result['layer']} of {result['num_layers']}. Axes have no meaning of their "
             "own, and t-SNE and UMAP can draw clusters where there are none: read the percentages "
-            "first, which are counted in the full space. PCA: percent of variance. Point at a "
-            f"class to see it alone. {result.get('left_out', '')}".strip()
+            "first, which are counted in the full space. PCA: percent of variance. Click a "
+            f"class in the legend to see it alone. {result.get('left_out', '')}".strip()
         ),
     ]
-    for title, colour in result["colours"].items():
-        parts += [heading(f"Coloured by {name(title)}"), _coloured(result, colour)]
+    coloured = [
+        (heading(f"Coloured by {name(title)}"), picture(_coloured(result, colour)))
+        for title, colour in result["colours"].items()
+    ]
+    parts += coloured[0] if coloured else ()
+    parts.append(unfolds("The same in other colours", *(p for pair in coloured[1:] for p in pair)))
     rows = [
-        ("", (name(title), *(_share(found[k]) for k in ("model", "random")),
-              _share(found["difference"], "+"), f"{100 * found['chance']:.1f}",
-              f"{found['model']['proteins']:,}"))
+        (name(title), *(_share(found[k]) for k in ("model", "random")),
+         _share(found["difference"], "+"), f"{100 * found['chance']:.1f}",
+         f"{found['model']['proteins']:,}")
         for title, found in result["neighbours"].items()
     ]  # fmt: skip
     header = ("neighbours alike, %", name("model"), name("random"), "difference", "by chance")
@@ -81,22 +85,24 @@ def _neighbours(result: Results) -> str:
     return f"{text}. {verdict}.".replace(" %", "\u00a0%")
 
 
-def _coloured(result: Results, colour: Results) -> str:
-    """All methods in one colouring, with the legend that highlights."""
-    count, ordered = len(colour["classes"]), colour["ordered"]
-    entries = [
-        (class_name(i, count, ordered), label, f"{colour['counts'][i]:,}")
-        for i, label in enumerate(colour["classes"])
+def _coloured(result: Results, colour: Results) -> Picture:
+    """All methods in one colouring."""
+    counted = [f"{c} ({n:,})" for c, n in zip(colour["classes"], colour["counts"], strict=True)]
+    rows = [
+        {
+            "map": f"{_METHODS[method]}, {_below(result, method, kind)}",
+            "name": protein,
+            "class": counted[value] if value >= 0 else "unknown",
+            "x": x,
+            "y": y,
+        }
+        for kind in ("model", "random")
+        for method, by_kind in result["methods"].items()
+        for protein, value, (x, y) in zip(
+            result["ids"], colour["values"], by_kind[kind], strict=True
+        )
     ]
-    if unknown := sum(value < 0 for value in colour["values"]):
-        entries.append(("kx", "unknown", f"{unknown:,}"))
-    panels = []
-    for method, by_kind in result["methods"].items():
-        for kind in ("model", "random"):
-            chart = scatter(by_kind[kind], colour["values"], colour["classes"], ordered=ordered)
-            panels.append(titled(_METHODS[method], _below(result, method, kind), chart))
-    kind = "maps six" if len(result["methods"]) == 3 else "maps"
-    return f'<div class="map-group">{legend(entries)}{grid(kind, panels)}</div>'
+    return scatters(rows, counted, ordered_classes=colour["ordered"])
 
 
 def _below(result: Results, method: str, kind: str) -> str:
@@ -106,12 +112,11 @@ def _below(result: Results, method: str, kind: str) -> str:
     return f"{_KINDS[kind]}, {100 * sum(result['explained'][kind]):.0f} %"
 
 
-def _residues(result: Results) -> str:
+def _residues(result: Results) -> Piece:
     properties = result["properties"]
     first, *others = result["methods"]
     rows = [
-        ("", (title, *(_correlation(about["agreement"][k]) for k in ("model", "random")),
-              about["unit"]))
+        (title, *(_correlation(about["agreement"][k]) for k in ("model", "random")), about["unit"])
         for title, about in properties.items()
     ]  # fmt: skip
     header = ("property", name("model"), name("random"), "unit")
@@ -121,7 +126,7 @@ def _residues(result: Results) -> str:
         headline(_mantel(properties)),
         _by_property(result, first),
         caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0); "
-                "letters that would cover each other are moved apart."),
+                "letters near each other may overlap."),
         *(unfolds(f"The same by {_METHODS[m]}", _by_property(result, m)) for m in others),
         table(header, rows, kind="views"),
         caption("Correlation of distance with difference in the property, over 190 pairs; p: how "
@@ -146,26 +151,21 @@ def _mantel(properties: Results) -> str:
     )
 
 
-def _by_property(result: Results, method: str) -> str:
-    """A column for each property: the model's map above its copy's."""
-    columns = []
+def _by_property(result: Results, method: str) -> Piece:
+    """For each property, the model's map beside its copy's."""
+    drawn = []
     for title, about in result["properties"].items():
         classes = about["classes"]
-        entries = [
-            (class_name(i, len(classes), True), label, str(about["groups"].count(i)))
-            for i, label in enumerate(classes)
-        ]
-        panels = [
-            titled(title, _KINDS[kind], scatter(
-                result["methods"][method][kind], about["groups"], classes, ordered=True,
-                letters=result["residues"],
-            ))
+        rows = [
+            {"map": f"{title}, {_KINDS[kind]}", "letter": letter, "class": classes[group],
+             "x": x, "y": y}
             for kind in ("model", "random")
+            for letter, group, (x, y) in zip(
+                result["residues"], about["groups"], result["methods"][method][kind], strict=True
+            )
         ]  # fmt: skip
-        columns.append(
-            f'<div class="map-group">{legend(entries)}{grid("maps stack", panels)}</div>'
-        )
-    return grid("thirds", columns)
+        drawn.append(picture(scatters(rows, classes, ordered_classes=True, size=270)))
+    return Piece("").join(drawn)
 
 
 def _share(estimate: Results, sign: str = "") -> str:

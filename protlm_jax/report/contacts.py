@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protlm_jax.evaluation.report.page import (
+from protlm_jax.report.charts import bars, intervals
+from protlm_jax.report.page import (
+    Piece,
     caption,
     folded,
     heading,
     headline,
+    picture,
     section,
     table,
     unfolds,
 )
-from protlm_jax.evaluation.report.panels import dot_chart
-from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.svg import Series, bar_chart
-from protlm_jax.evaluation.report.verdict import errors_apart
+from protlm_jax.report.picture import Picture
+from protlm_jax.report.sections import around, name
+from protlm_jax.report.verdict import errors_apart
 
 Results = Mapping[str, Any]
 
@@ -30,29 +32,29 @@ _NAMES = {
 }
 
 
-def contacts(result: Results) -> str:
+def contacts(result: Results) -> Piece:
     """Precision by range of separation, differences, and which layers the regression reads."""
     predictors, about = result["predictors"], result["benchmark"]
     ranges = [r for r in _RANGES if predictors["regression"].get(r, {}).get("precision")]
     rows = [
-        ("", (f"{r}, {label}", *(_percent(found[r]["precision"].get(label))
-                                for found in predictors.values()),
-              _percent(predictors["regression"][r]["chance"])))
+        (f"{r}, {label}",
+         *(_percent(found[r]["precision"].get(label)) for found in predictors.values()),
+         _percent(predictors["regression"][r]["chance"]))
         for r in ranges for label in ("L", "L/2", "L/5")
     ]  # fmt: skip
     minus = result["model_minus"]
     gaps = [
-        ("", (r, *(_percent((by_range.get(r) or {}).get("L"), "+") for by_range in minus.values())))
+        (r, *(_percent((by_range.get(r) or {}).get("L"), "+") for by_range in minus.values()))
         for r in ranges
     ]
     shares = result["regression"]["share_by_layer"]
-    layers = [str(i) for i in range(len(shares))]
+    weights = [{"label": str(i), "value": share} for i, share in enumerate(shares)]
     left = result["left_out"]
     omitted = f" {left:,} test chains are longer than the model takes." if left else ""
     return section(
         about["title"],
         headline(_verdict(result, ranges[0])) if ranges else "",
-        _dots(result, ranges),
+        picture(_dots(result, ranges)),
         table(("percent true", *map(_title, predictors), "any pairs"), rows, kind="views"),
         caption(
             "Share of the L, L/2 and L/5 most probable pairs of a range that are in contact, L "
@@ -62,7 +64,7 @@ def contacts(result: Results) -> str:
         table(("regression minus", *map(_title, minus)), gaps, kind="views"),
         caption("Of the L most probable pairs, paired over chains."),
         heading("Where the contacts are read"),
-        bar_chart(layers, [Series("share", shares)], x_label="block", y_label="share of weight"),
+        picture(bars(weights, x="block", y="share of weight")),
         caption(_fitted(result["regression"])),
         unfolds("Notes on the data", *map(caption, about["notes"])) if about["notes"] else "",
         unfolds("Licences and sources", caption(about["licence"]),
@@ -95,19 +97,14 @@ def _verdict(result: Results, kind: str) -> str:
     )
 
 
-def _dots(result: Results, ranges: list[str]) -> str:
-    series = []
-    for way, by_range in result["predictors"].items():
-        found = [by_range[r]["precision"].get("L") for r in ranges]
-        series.append(
-            Series(
-                _title(way),
-                [100 * e["value"] if e else None for e in found],
-                error=[100 * e["standard_error"] if e else None for e in found],
-            )
-        )
-    rows = [(f"{r} range", _RANGES[r]) for r in ranges]
-    return dot_chart(rows, series, x_label="percent true of the L surest pairs")
+def _dots(result: Results, ranges: list[str]) -> Picture:
+    rows = [
+        {"label": f"{r} range, {_RANGES[r]}", "series": _title(way), **around(found, 100)}
+        for way, by_range in result["predictors"].items()
+        for r in ranges
+        if (found := by_range[r]["precision"].get("L"))
+    ]
+    return intervals(rows, x="percent true of the L most probable pairs, ± one standard error")
 
 
 def _fitted(fitted: Results) -> str:

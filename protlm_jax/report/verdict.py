@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from protlm_jax.evaluation.report.sections import name
+from protlm_jax.report.sections import name
 
 Results = Mapping[str, Any]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
+from report_pages import part, rows, specs
 
-from protlm_jax.evaluation.report import verdict
-from protlm_jax.evaluation.report.probe import probe
+from protlm_jax.report import verdict
+from protlm_jax.report.probe import probe
 
 
 def test_headline_names_head_layer_control_and_errors(probed: dict[str, Any]) -> None:
@@ -58,12 +58,13 @@ def test_numbers_are_correlations(probed: dict[str, Any]) -> None:
 
 
 def test_layers_are_drawn_with_errors_and_the_chosen_one(probed: dict[str, Any]) -> None:
-    text = probe(probed)
-    chart = text[text.index("Q3 by layer") :]
-    chart = chart[: chart.index("</svg>")]
-    assert chart.count('class="ring"') == 2 and chart.count('class="error"') == 2 * 7
-    assert "this model, layer 4: 73 ± 0.4" in chart and "relative depth" in chart
-    assert chart.count("stroke-dasharray") == 3  # one-hot, BLOSUM62, majority
+    chart = specs(part(probe(probed), "Q3 by layer"))[0]
+    points = rows(chart)
+    assert [p["x"] for p in points if p["chosen"]] == [4, 4]  # the model's, and random weights'
+    best = next(p for p in points if p["series"] == "this model" and p["x"] == 4)
+    assert (best["y"], best["error"]) == pytest.approx((73, 0.4))
+    flat = {p["series"] for p in points if p["dashed"]}
+    assert flat == {"one-hot residues", "BLOSUM62 rows", "commonest class"}
 
 
 def test_one_layer_needs_no_curve(probed: dict[str, Any]) -> None:
@@ -80,10 +81,11 @@ def test_confusion_is_by_row_with_counts_on_hover(probed: dict[str, Any]) -> Non
     counts = [[90, 10, 0], [0, 0, 0], [30, 30, 60]]
     probed["heads"]["cnn"]["inputs"]["model"]["tests"]["ts115"]["q3"]["confusion"] = counts
     text = probe(probed)
-    assert "helix read as strand: 10 of 100 (10.0 %)" in text
-    assert "other read as other: 60 of 120 (50.0 %)" in text
-    opacity = re.search(r"fill-opacity:([\d.]+)[^>]*><title>helix read as helix: 90", text)
-    assert opacity and float(opacity[1]) == pytest.approx(0.905)
+    (chart, *_) = specs(part(text, "Q3, what is mistaken for what"))
+    cells = {(c["true"], c["predicted"]): (c["count"], c["percent"]) for c in rows(chart)}
+    assert cells["helix", "strand"] == (10, pytest.approx(10.0))
+    assert cells["other", "other"] == (60, pytest.approx(50.0))
+    assert "strand" not in {truth for truth, _ in cells}  # none is there
 
 
 def test_what_is_missing_is_a_dash_or_left_out(probed: dict[str, Any]) -> None:

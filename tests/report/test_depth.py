@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from depth_made import analysis, by_noise, everything, measured, quantity
+from report_pages import part, rows, specs
 
-from protlm_jax.evaluation import report
+from protlm_jax import report
 from protlm_jax.evaluation.depth.plain import plain
 from protlm_jax.evaluation.depth.results import Measured
 from protlm_jax.evaluation.depth.study import Member, study
@@ -46,17 +47,18 @@ def test_every_measurement_has_its_section() -> None:
     # A quantity that the report was not told of, by its dimensions; one of unknown ones as a table.
     assert "Swap by level kl" in titles and "level 0.1" in text and "level 0.5" in text
     assert "Odd" in titles and "<th>corner</th><th>side</th>" in text
+    assert len(specs(text)) == len(titles) - 1  # Odd is a table
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE.quantities))
 def test_any_measurement_alone_is_a_report(name: str) -> None:
     one = dataclasses.replace(WHOLE, quantities={name: WHOLE.quantities[name]})
     text = rendered(one)
-    drawn = "<svg" in text or "<td" in text
+    drawn = specs(text) or "<td" in text
     # Other measures of the same changes are left to the table beside the report.
     assert drawn or name in ("base_accuracy", "skip_l2", "skip_nll", "lens_l2", "lens_kl",
                              "skip_top1_agreement")  # fmt: skip
-    assert "nan" not in text.split("</style>")[1].split("<script>")[0]
+    assert "NaN" not in text.split("<main>")[1].split("</main>")[0]
 
 
 def test_nothing_measured_is_a_page_with_the_reasons() -> None:
@@ -65,7 +67,7 @@ def test_nothing_measured_is_a_page_with_the_reasons() -> None:
     )
     text = rendered(empty)
     assert "Not defined here" in text and "no distribution over residues" in text
-    assert "<svg" not in text.split("<main>")[1].split("<script>")[0]
+    assert not specs(text) and len(text) < 20_000  # without charts, no library
 
 
 def test_curves_have_bands_and_the_control_beside() -> None:
@@ -74,16 +76,18 @@ def test_curves_have_bands_and_the_control_beside() -> None:
         Member("mine-c", "esm2", analysis(everything(scale=0.1)), control_of="mine"),
     ]
     text = report.render({"depths": study(members)})
-    chart = text.split("<h3>What the answer loses without a layer</h3>")[1].split("<h3>")[0]
-    assert chart.count('class="band"') == 4 and chart.count("stroke-dasharray") == 2
-    assert chart.count('class="dot"') == 4 * 6
-    assert "divergence, layer left out 1: 0.5 (0.49" in chart
-    assert "rise of loss, re-initialised" in chart
-    maps = text.split("<h3>Who builds on whom</h3>")[1].split("<h3>")[0]
-    assert maps.count("<svg") == 2 and maps.count('class="cell"') == 2 * 15
-    assert "layer left out 0, later layer 1\n1 (" in maps and "\nlargest 1.0" in maps
-    shade = [float(x) for x in re.findall(r"fill-opacity:([\d.]+)", maps)]
-    assert max(shade[:15]) == 1.0 and max(shade[15:]) == pytest.approx(0.145), "one scale"
+    (chart,) = specs(part(text, "What the answer loses without a layer"))
+    points = rows(chart)
+    assert len(points) == 4 * 6 and sum(p["dashed"] for p in points) == 2 * 6
+    one = next(p for p in points if (p["series"], p["x"]) == ("divergence", 1))
+    assert one["y"] == pytest.approx(0.5) and one["low"] < 0.5 < one["high"]
+    assert {p["series"] for p in points if p["dashed"]} == {
+        "divergence, re-initialised", "rise of loss, re-initialised"
+    }  # fmt: skip
+    (maps,) = specs(part(text, "Who builds on whom"))
+    cells = rows(maps)
+    assert len(cells) == 2 * 15 and all(c["column"] > c["row"] for c in cells)
+    assert maps["facet"]["field"] == "map" and "largest" in cells[0]
     assert "Beside the re-initialised control" in text
 
 
@@ -91,7 +95,8 @@ def test_models_stand_side_by_side_and_make_a_trend() -> None:
     text = rendered(everything(4), everything(8))
     assert "Trend across depth: esm2, encoder" in text and "Models side by side" in text
     trend = text.split("Trend across depth")[1].split("</section>")[0]
-    assert trend.count('class="dot"') == 4 * 2 and "From 4 to 8 layers" in trend
+    (chart,) = specs(trend)
+    assert len(rows(chart)) == 4 * 2 and "From 4 to 8 layers" in trend
     assert "layer 3 of 8" in text and "after 4 of 4 layers" in text
     assert "Trend" not in rendered(everything(4), everything(4, 0.5))
 
@@ -113,18 +118,22 @@ def test_undefined_layers_are_gaps() -> None:
     """ESM-2's first layer has no relative contribution at hidden residues."""
     parts = [[float("nan"), 0.5, 0.4, 0.3]] * 3
     one = measured(4, {"relative_contribution": quantity(("part", "layer"), parts, 0.01)})
-    text = rendered(one)
-    assert text.count('class="dot"') == 3 * 3
+    (chart,) = specs(rendered(one))
+    assert len(rows(chart)) == 3 * 3
 
 
 def test_levels_of_noise_have_their_own_part() -> None:
     noisy = Member("mine", "dplm", analysis(WHOLE), noise=analysis(by_noise()))
     text = report.render({"depths": study([noisy])})
-    part = text.split("With more or fewer residues hidden")[1]
-    assert "0.9 hidden, layer left out 0: 1.9 (" in part
-    assert "<figcaption><b>0.5 hidden</b>" in part and part.count("var(--s4)") > 0
+    noisy_part = text.split("With more or fewer residues hidden")[1]
+    curve = rows(specs(part(noisy_part, "What the answer loses without a layer"))[0])
+    last = next(p for p in curve if (p["series"], p["x"]) == ("divergence, 0.9 hidden", 0))
+    assert last["y"] == pytest.approx(1.9)
+    maps = specs(part(noisy_part, "Who builds on whom"))[0]
+    assert {cell["map"] for cell in rows(maps)} == {"0.1 hidden", "0.5 hidden", "0.9 hidden"}
+    assert "var(--s4)" in noisy_part
     # Effects grow with noise; contributions too, and where they are does not change.
-    assert "From 0.1 to 0.9 of the residues hidden the mean contribution" in part
-    assert "Whether the depth score changes from 0.1 to 0.9 of the residues hidden" in part
-    rows = part.split("<tbody>")[1].split("</tbody>")[0]
-    assert rows.count("<tr") == 3 and "With more" not in rendered(WHOLE)
+    assert "From 0.1 to 0.9 of the residues hidden the mean contribution" in noisy_part
+    assert "Whether the depth score changes from 0.1 to 0.9 of the residues hidden" in noisy_part
+    body = noisy_part.split("<tbody>")[1].split("</tbody>")[0]
+    assert body.count("<tr") == 3 and "With more" not in rendered(WHOLE)

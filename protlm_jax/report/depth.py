@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from protlm_jax.evaluation.report.depth_charts import CONTROL, estimate, noise_panels, panels
-from protlm_jax.evaluation.report.frame import number
-from protlm_jax.evaluation.report.page import (
+from protlm_jax.report.depth_charts import CONTROL, estimate, noise_panels, panels
+from protlm_jax.report.page import (
+    Piece,
     caption,
     folded,
     heading,
@@ -16,7 +16,8 @@ from protlm_jax.evaluation.report.page import (
     table,
     unfolds,
 )
-from protlm_jax.evaluation.report.sections import name
+from protlm_jax.report.picture import number
+from protlm_jax.report.sections import name
 
 Results = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ _NOTE = (
 
 def depth(
     result: Results, control: Results | None = None, title: str = WHAT, fold: bool = False
-) -> str:
+) -> Piece:
     """All stacks of a model, one after the other.
 
     Args:
@@ -65,29 +66,28 @@ def depth(
     return section(title, *parts, folded("How it was measured", _method(result)))
 
 
-def _numbers(measured: Results, control: Results | None) -> str:
+def _numbers(measured: Results, control: Results | None) -> Piece:
     """Headlines, the control's beside."""
     theirs = (control or {}).get("headlines", {})
     rows = [
-        ("", (_HEADLINES.get(key, name(key)), estimate(x),
-              *([estimate(theirs.get(key, {}))] if control else [])))
+        (_HEADLINES.get(key, name(key)), estimate(x),
+         *([estimate(theirs.get(key, {}))] if control else []))
         for key, x in measured["headlines"].items()
     ]  # fmt: skip
     header = ("", "this model", *([CONTROL] if control else []))
-    return table(header, rows, kind="views wrap") if rows else ""
+    return table(header, rows, kind="views wrap") if rows else Piece("")
 
 
-def by_noise(measured: Results) -> list[str]:
+def by_noise(measured: Results) -> list[Piece]:
     """What depends on how much of a protein is hidden."""
     levels = measured["levels"]
     keys = [key for key in _HEADLINES if any(key in row for row in levels)]
-    rows = [("", (number(row["noise"]), *(estimate(row.get(key, {})) for key in keys)))
-            for row in levels]  # fmt: skip
+    rows = [(number(row["noise"]), *(estimate(row.get(key, {})) for key in keys)) for row in levels]
     header = ("hidden", *(_HEADLINES[key] for key in keys))
     return [
         heading("With more or fewer residues hidden"),
         sentences(measured["reading"]),
-        table(header, rows, kind="views") if keys else "",
+        table(header, rows, kind="views") if keys else Piece(""),
         caption(
             "Embeddings that are scaled by the share that is hidden (ESM-2, DPLM) change sizes "
             "relative to the stream by that alone."
@@ -96,11 +96,11 @@ def by_noise(measured: Results) -> list[str]:
     ]
 
 
-def _undefined(reasons: Mapping[str, str]) -> str:
+def _undefined(reasons: Mapping[str, str]) -> Piece:
     if not reasons:
-        return ""
-    rows = [("", (name(metric), reason)) for metric, reason in reasons.items()]
-    return heading("Not defined here") + table(("measurement", "why"), rows, text=True)
+        return Piece("")
+    rows = [(name(metric), reason) for metric, reason in reasons.items()]
+    return heading("Not defined here") + table(("measurement", "why"), rows, kind="text")
 
 
 def _method(result: Results) -> str:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from protlm_jax.evaluation.report.frame import number
-from protlm_jax.evaluation.report.page import caption, folded, heading, section, table
-from protlm_jax.evaluation.report.svg import Series, interval_chart, line_chart
+from protlm_jax.report.charts import curves, intervals
+from protlm_jax.report.page import Piece, caption, folded, heading, picture, section, table
+from protlm_jax.report.picture import number, steps
 
 Results = Mapping[str, Any]
 
@@ -42,56 +42,51 @@ def name(key: str) -> str:
     return NAMES.get(key, key.replace("_", " "))
 
 
-def training(lines: Sequence[Results], entropy: float | None) -> str:
+def training(lines: Sequence[Results], entropy: float | None) -> Piece:
     """Loss at hidden residues and gradient norms per layer, from the lines of metrics.jsonl."""
-    references = [("training frequencies", entropy)] if entropy else []
-    curves = [
-        _curve(lines, "hidden/nll", "training batches"),
-        _curve(lines, "heldout/nll", "held-out batches"),
+    losses = {"hidden/nll": "training batches", "heldout/nll": "held-out batches"}
+    rows = [
+        {"series": label, "x": line["step"], "y": line[key]}
+        for key, label in losses.items()
+        for line in lines
+        if isinstance(line.get(key), int | float)
     ]
+    references = {"training frequencies": entropy} if entropy else {}
     parts = [
-        line_chart(
-            [c for c in curves if c.y],
-            x_label="step",
-            y_label="nats per hidden residue",
-            references=references,
-        ),
+        picture(curves(rows, x="step", y="nats per hidden residue", references=references)),
         caption(
-            "Cross-entropy at residues that the model is shown as mask; lower is better, and the "
-            "dashed line is what knowing only how common each amino acid is would give."
+            "Cross-entropy at residues that the model is shown as mask; lower is better. The "
+            "dashed line is the loss of predicting training frequencies."
         ),
     ]
     for key in sorted({k for line in lines for k, v in line.items() if _per_layer(k, v)}):
         stack = key.removeprefix("layers/").removesuffix("/grad_norm")
-        layers = len(next(line[key] for line in lines if key in line))
-        chart = line_chart(
-            [_layer_curve(lines, key, layer, layers) for layer in range(layers)],
-            x_label="step",
-            y_label="gradient norm",
-            legend=layers <= 12,
-        )
-        parts += [heading(f"Gradient norm by layer, {stack}"), chart]
+        found = [(line["step"], line[key]) for line in lines if key in line]
+        layers = len(found[0][1])
+        rows = [
+            {"series": f"layer {layer}", "x": step, "y": norms[layer]}
+            for layer in range(layers)
+            for step, norms in found
+        ]
+        chart = curves(rows, x="step", y="gradient norm", colours=steps(layers))
+        parts += [heading(f"Gradient norm by layer, {stack}"), picture(chart)]
         parts.append(
-            caption("How strongly each layer is pulled: curves that part ways show layers that "
-                    "learn at different times; blue is the first layer, red the last.")
+            caption("Gradient norm per layer; diverging curves mean that layers learn at different "
+                    "times. Blue is the first layer, orange the last.")
         )  # fmt: skip
     return section("Training", *parts)
 
 
-def heldout(result: Results) -> str:
+def heldout(result: Results) -> Piece:
     """The loss on held-out proteins beside its baselines."""
     systems = [("model", result["model"]["nll"])]
     systems += [(key, base["nll"]) for key, base in result["baselines"].items()]
-    rows = [(name(key), e["value"], e["low"], e["high"]) for key, e in systems]
+    rows = [
+        {"label": name(key), "value": e["value"], "low": e["low"], "high": e["high"]}
+        for key, e in systems
+    ]
     differences = [
-        (
-            "",
-            (
-                f"minus {name(key)}",
-                _signed(e, 4),
-                f"{e['low']:+.4f} to {e['high']:+.4f}",
-            ),
-        )
+        (f"minus {name(key)}", _signed(e, 4), f"{e['low']:+.4f} to {e['high']:+.4f}")
         for key, e in result["model_minus"].items()
     ]
     accuracy = result["model"]["accuracy"]
@@ -102,7 +97,7 @@ def heldout(result: Results) -> str:
             f"that were not trained on. Perplexity {result['model']['perplexity']:.2f} (20 would "
             f"be a blind guess); the right residue comes first in {_percent(accuracy)} %."
         ),
-        interval_chart(rows, x_label="nats per residue, 95 % interval over proteins"),
+        picture(intervals(rows, x="nats per residue, 95 % interval over proteins")),
         table(("difference in nats", "± standard error", "95 % interval"), differences),
         caption(
             "This model minus each baseline: below zero the model predicts better, on the "
@@ -112,42 +107,34 @@ def heldout(result: Results) -> str:
     )
 
 
-def export(result: Results) -> str:
+def export(result: Results) -> Piece:
     """What was checked after loading the exported folder back."""
-    rows = [("", (name(key), _plain(value))) for key, value in result.items() if key != "summary"]
+    rows = [(name(key), _plain(value)) for key, value in result.items() if key != "summary"]
     return section(
         "Export",
         caption("The exported folder, loaded back by another library and compared with this one."),
-        table(("what", ""), rows, text=True),
+        table(("what", ""), rows, kind="text"),
     )
 
 
-def run(result: Results) -> str:
+def run(result: Results) -> Piece:
     """Command, machine, versions, timings; the configuration folded away."""
     shown = {k: v for k, v in result.items() if k not in ("config", "title")}
-    rows = [("", (name(key), _plain(value))) for key, value in shown.items()]
+    rows = [(name(key), _plain(value)) for key, value in shown.items()]
     config = result.get("config")
     return section(
         "What was run",
-        table(("", ""), rows, text=True),
+        table(("", ""), rows, kind="text"),
         folded("Configuration", json.dumps(config, indent=2, default=str)) if config else "",
     )
 
 
-def _curve(lines: Sequence[Results], key: str, label: str) -> Series:
-    found = [line for line in lines if isinstance(line.get(key), int | float)]
-    return Series(label, [line[key] for line in found], [line["step"] for line in found])
-
-
-def _layer_curve(lines: Sequence[Results], key: str, layer: int, layers: int) -> Series:
-    found = [line for line in lines if key in line]
-    hue = 205 - 190 * layer / max(1, layers - 1)
-    return Series(
-        f"layer {layer}",
-        [line[key][layer] for line in found],
-        [line["step"] for line in found],
-        f"hsl({hue:.0f} 55% 52%)",
-    )
+def around(estimate: Results, scale: float = 1.0) -> dict[str, float | None]:
+    """An estimate as "value", with one standard error to each side as "low" and "high"."""
+    value, error = scale * estimate["value"], estimate["standard_error"]
+    if error is None:
+        return {"value": value, "low": None, "high": None}
+    return {"value": value, "low": value - scale * error, "high": value + scale * error}
 
 
 def _per_layer(key: str, value: Any) -> bool:
