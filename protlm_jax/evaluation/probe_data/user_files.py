@@ -99,7 +99,7 @@ def read_annotated(path: Path) -> list[Entry]:
                 f"{path}, line {record.line}: {record.id!r} has no label: write TARGET=... into "
                 f"its header, or give the labels of residues in a file of their own"
             )
-        split, label = _split(attributes), attributes["TARGET"]
+        split, label = split_of(record.description), attributes["TARGET"]
         found.append(Entry(record.line, record.id, record.sequence, split, label))
     return found
 
@@ -128,7 +128,7 @@ def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
             _same_length(mask, mask_line, record.id, counted, record.sequence)
             if not set(counted) <= {"0", "1"}:
                 raise ProtlmError(f"{mask}, line {mask_line}: a mask of other signs than 0 and 1")
-        split = split or _split(_attributes(record.description))
+        split = split or split_of(record.description)
         entry = Entry(line, record.id, record.sequence, split, text, counted)
         found.append(entry)
     for file, left in ((labels, list(letters)), (mask, list(masks))):
@@ -150,7 +150,7 @@ def _strings(path: Path) -> Iterator[tuple[int, str, str, str]]:
             line,
             name,
             "".join("".join(t.split()) for _, t in below),
-            _split(_attributes(description)),
+            split_of(description),
         )
 
 
@@ -168,8 +168,9 @@ def _attributes(description: str) -> dict[str, str]:
     return {key.upper(): value for key, equals, value in words if equals}
 
 
-def _split(attributes: dict[str, str]) -> str:
+def split_of(description: str) -> str:
     """What biotrainer's attributes say: SET=train with VALIDATION=True is valid."""
+    attributes = _attributes(description)
     split = attributes.get("SET", "")
     if split.casefold() == "train" and attributes.get("VALIDATION", "").casefold() == "true":
         return "valid"
