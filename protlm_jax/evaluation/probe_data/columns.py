@@ -205,7 +205,7 @@ def _naming(table: Table, taken: set[str]) -> str | None:
 
 def _reason(table: Table, column: str, sequence: str, dividing: Sequence[str]) -> tuple[str, bool]:
     """Why a column is none of labels, "" where it may be one; and whether it describes proteins."""
-    if column.rpartition(":")[2] in KINDS:
+    if wanted([column], column, "").kind:
         return "", False
     name = _plain(column)
     if re.fullmatch(r"Unnamed: \d+", column):

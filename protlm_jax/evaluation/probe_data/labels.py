@@ -90,7 +90,7 @@ def _one(column: Column, cells: list[str], where: str) -> tuple[Labels, list[str
             *notes,
         ]
     if not column.kind:
-        _refuse_several(column, cells, where)
+        notes += _refuse_several(column, cells, where)
     classes = sorted(different, key=_in_order)
     if len(classes) < 2 or len(classes) > _MOST["classes"]:
         raise ProtlmError(
@@ -145,24 +145,36 @@ def _split(cell: str, separator: str) -> list[str]:
     return [part for part in dict.fromkeys(map(str.strip, cell.split(separator))) if part]
 
 
-def _refuse_several(column: Column, cells: list[str], where: str) -> None:
-    """Raises ProtlmError where cells look like several labels: parts of one stand in others."""
+def _refuse_several(column: Column, cells: list[str], where: str) -> list[str]:
+    """What to say about classes with a separator in them.
+
+    Raises:
+        ProtlmError: they look like several labels: parts of one stand alone, or in others.
+    """
     sign = _separator(cells)
     if sign is None:
-        return
+        return []
     counts = Counter(part for cell in set(cells) for part in _split(cell, sign))
     joined = [i for i, cell in enumerate(cells) if len(_split(cell, sign)) > 1]
     mixed = [i for i in joined if any(counts[part] > 1 for part in _split(cells[i], sign))]
-    if not mixed:
-        return
-    labelled = sum(map(bool, cells))
-    place = column.places[mixed[0]].removeprefix(f"{column.file}, ").partition(", ")[0]
-    first = f"{shortened(cells[mixed[0]])} ({place})"
-    raise ProtlmError(
-        f"{where}: {len(joined):,} of {labelled:,} labels hold {sign!r}, as {first}: say "
-        f"--multilabel {_word(column.name)} to learn several labels at once, or --targets "
-        f"{_word(column.name + ':classes')} to take each combination for a class of its own"
+    alike = len({len(_split(cell, sign)) for cell in cells if cell}) == 1  # as "EC1|oxygen"
+    first = (mixed or joined or [0])[0]
+    place = column.places[first].removeprefix(f"{column.file}, ").partition(", ")[0]
+    told = (
+        f"{len(joined):,} of {sum(map(bool, cells)):,} labels hold {sign!r}, as "
+        f"{shortened(cells[first])} ({place})"
     )
+    several = f"--multilabel {_word(column.name)}"
+    if mixed and not alike:
+        raise ProtlmError(
+            f"{where}: {told}: say {several} to learn several labels at once, or --targets "
+            f"{_word(column.name + ':classes')} to take each combination for a class of its own"
+        )
+    if not joined:
+        return []
+    return [
+        f"WARNING: {column.name}: {told}; each is taken for one class ({several} learns its parts)."
+    ]
 
 
 def _several(column: Column, cells: list[str], where: str) -> tuple[list[Labels], list[str]]:
