@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from protlm_jax.data.tables import MISSING, shortened
+from protlm_jax.data.tables import shortened
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.user_files import Entry
 
@@ -80,7 +80,7 @@ def divided(
     said = [e for e in found if e.split and not asked.random]
     if not said:
         if asked.words:
-            raise ProtlmError(f"{path} holds no split; leave out --split {dict(asked.words)}")
+            raise ProtlmError(f"{path} has no column of splits: name it, or leave out --split")
         found = [replace(e, split=_drawn(e.sequence)) for e in found]
         how = "The split of the file is not used" if asked.random else "The file names no split"
         notes = [
@@ -89,11 +89,12 @@ def divided(
             "on both sides, which flatters every score: cluster the proteins, with MMseqs2 for "
             "instance, and give a split that keeps clusters together."
         ]
-        _need(path, found, ("train", "valid", "test"))
+        _need(path, found, ("train", "valid", "test"), f"name the splits ({_NAMES})")
         return found, notes
     notes = ["Split as the file says; that no test protein has relatives in training is its care."]
     found = _translated(path, found, asked, column)
-    _need(path, found, ("train", "test"))
+    remedy = f"name it ({_NAMES}), or divide the proteins anew (--split {RANDOM})"
+    _need(path, found, ("train", "test"), remedy)
     if not any(e.split == "valid" for e in found):
         found = [
             replace(e, split="valid")
@@ -105,7 +106,7 @@ def divided(
             f"The file names no validation proteins: {_VALID:.0%} of the training sequences are "
             f"taken, by a hash of the sequence (SHA-256, seed {_SEED})."
         )
-        _need(path, found, ("train", "valid"))
+        _need(path, found, ("train", "valid"), remedy)
     return found, notes
 
 
@@ -142,7 +143,7 @@ def _translated(path: Path, found: Sequence[Entry], asked: Asked, column: str) -
     made, unknown = [], dict[str, int]()
     for e in found:
         word = e.split
-        if word in MISSING and word.casefold() not in known:
+        if not word:
             raise ProtlmError(
                 f"{path}, line {e.line}, column {column!r}: {e.id!r} has no split, others have; "
                 f"write {_NAMES}, of all proteins or of none"
@@ -169,12 +170,11 @@ def _drawn(sequence: str) -> str:
     return "test" if place < _TEST else "valid" if place < _TEST + _VALID else "train"
 
 
-def _need(path: Path, found: Sequence[Entry], parts: Sequence[str]) -> None:
+def _need(path: Path, found: Sequence[Entry], parts: Sequence[str], remedy: str) -> None:
     splits = Counter("test" if e.split.startswith("test") else e.split for e in found)
     for part in parts:
         if not splits[part]:
             raise ProtlmError(
-                f"{path}: none of its {len(found):,} proteins is in split {part!r}; name the "
-                f"splits of all proteins ({_NAMES}), give more proteins, or divide them anew "
-                f"(--split {RANDOM})"
+                f"{path}: none of its {len(found):,} proteins is in split {part!r}: give more "
+                f"proteins, {remedy}"
             )

@@ -63,7 +63,8 @@ def from_table(table: Table, roles: Roles) -> list[Entry]:
             sequence = normalise(text, record=name)
         except ProtlmError as error:
             raise ProtlmError(f"{place}: {error}") from None
-        entry = Entry(line, name, sequence, row[roles.split] if roles.split else "")
+        split = row[roles.split] if roles.split else ""
+        entry = Entry(line, name, sequence, "" if split in MISSING else split)
         if roles.validation:
             place, alone = table.place(number, roles.validation), roles.split is None
             split = _from_validation(place, entry, row[roles.validation], alone)
