@@ -17,7 +17,8 @@ SEQUENCES = (
     "mutated_sequence", "mutant_sequence", "sequence", "seq", "protein_sequence", "aa_sequence",
     "aa_seq", "amino_acid_sequence", "primary",
 )  # fmt: skip
-SPLITS = ("split", "data_split", "set", "subset", "partition", "fold", "cv_fold", "stage")
+SPLITS = ("split", "data_split", "set", "subset", "partition")
+_FOLDS = ("fold", "cv_fold", "stage")  # these may be labels: folds of structures, stages of life
 KINDS = ("classes", "number")
 FEW = 10  # values that are classes, however often each occurs
 
@@ -178,7 +179,7 @@ def _labels(table: Table, why: dict[str, tuple[str, bool]]) -> list[Wanted]:
 def _dividing(table: Table, taken: set[str]) -> list[str]:
     """The columns that divide proteins into training, validation and test, or into folds."""
     found = []
-    for name in SPLITS:
+    for name in (*SPLITS, *_FOLDS):
         column = find_column(table, [name])
         if column is None or column in taken:
             continue
@@ -187,7 +188,7 @@ def _dividing(table: Table, taken: set[str]) -> list[str]:
         }
         words = any(re.match(r"(train|valid|val|dev|test)", value) for value in values)
         folds = len(values) <= 20 and all(re.fullmatch(r"\d+(\.0+)?", value) for value in values)
-        if words or folds or name == SPLITS[0]:
+        if words or folds or name in SPLITS:
             found.append(column)
     return found
 

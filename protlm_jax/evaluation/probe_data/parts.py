@@ -160,7 +160,7 @@ def _translated(path: Path, found: Sequence[Entry], asked: Asked, column: str) -
         raise ProtlmError(
             f"{path}, column {column!r}: {', '.join(words[:_SHOWN])}{more}: no names of a split; "
             f"write {_NAMES}, or say what they mean (--split {name} train=A,B valid=C test=D), or "
-            f"divide the proteins anew (--split {RANDOM})"
+            f"divide the proteins anew (--split {RANDOM}), or learn the column (--targets {name})"
         )
     return made
 

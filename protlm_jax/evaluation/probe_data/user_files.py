@@ -185,7 +185,9 @@ def _from_validation(place: str, entry: Entry, word: str, alone: bool) -> str:
     """The split where a column `validation` (FLIP's) says which training proteins validate."""
     true = word.casefold() in _TRUE
     if not true and word.casefold() not in _FALSE and word not in MISSING:
-        raise ProtlmError(f"{place}: {shortened(word)} is neither True nor False")
+        raise ProtlmError(
+            f"{place}: {shortened(word)} is neither True nor False; rename the column"
+        )
     if true and entry.split.casefold().startswith("test"):
         raise ProtlmError(f"{place}: {entry.id!r} validates, and its split is {entry.split!r}")
     return "valid" if true else "train" if alone else entry.split

@@ -71,6 +71,17 @@ def test_flip(tmp_path: Path) -> None:
         read_own(file)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("set", ""), ("fold", "classes")])
+def test_unknown_words_of_a_split_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+    file, header, row = tmp_path / "t.csv", f"sequence,y,{name}", "{s},{n},{p}"
+    if kind:  # words of folds may be labels
+        assert targets(own(file, header, row))[name] == kind
+        return
+    with pytest.raises(ProtlmError, match=r"'Nucleus' .line 2., .*or learn .* .--targets set."):
+        own(file, header, row)
+    assert list(targets(own(file, header, row, targets=["set"]))) == ["set"]
+
+
 def test_tape(tmp_path: Path) -> None:
     found = own(tmp_path / "t.csv", ",SEQ,label", "{i},{s},{n}")
     assert targets(found) == {"label": "number"}
@@ -208,3 +219,25 @@ def test_what_is_asked_must_be_there(
 ) -> None:
     with pytest.raises(ProtlmError, match=message):
         own(tmp_path / "t.csv", "sequence,split,y", "{s},{t},{i}.0", **asked)
+
+
+def test_any_table_is_read_or_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = ["id", "Entry", "set", "validation", "fold", "y:number", "loc", "Length", "", "target"]
+    words = ["", "NA", "inf", "0", "0.5", "1,5", "test", "train", "True", "a|b", "b", "1e39", "٣"]
+    read = 0
+    for _ in range(300):
+        columns = [str(name) for name in rng.choice(names, rng.integers(1, 5), replace=False)]
+        some = rng.choice(words, rng.integers(1, len(words)))
+        lines = [";".join([protein(i), PARTS[i % 5], *rng.choice(some, len(columns))])
+                 for i in range(20)]  # fmt: skip
+        file = write(tmp_path / "t.csv", ";".join(["sequence", "split", *columns]), *lines)
+        asked = {} if rng.random() < 0.5 else {"targets": [columns[-1] or "Unnamed: 2"]}
+        try:
+            found = read_own(file, **asked)
+        except ProtlmError as error:
+            assert str(error).startswith(str(file))
+        else:
+            read += 1
+            assert found.targets and {"train", "valid", "test"} <= set(found.splits)
+    assert read > 20
