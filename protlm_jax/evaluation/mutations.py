@@ -14,6 +14,7 @@ without its wild-type residue (its numbering cannot be checked), letters beyond 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -85,7 +86,13 @@ def parse_mutations(text: str, offset: int = 0) -> tuple[Edit, ...]:
     body = _bare(_accession.sub("", body))
     if "[" in body or "]" in body:
         raise ProtlmError(f"{_short(text)} describes more than one allele; give each its own row")
-    edits = [edit for part in _separator.split(body) for edit in _part(part.strip(), text)]
+    parts = [part.strip() for part in _separator.split(body)]
+    if not all(parts):
+        raise ProtlmError(
+            f"{_short(text)} has nothing before or after one of its separators; was a mutation "
+            "cut off?"
+        )
+    edits = [edit for part in parts for edit in _part(part)]
     moved = [_moved(edit, offset) for edit in edits] if offset else edits
     ordered = sorted(moved, key=lambda edit: (edit.start, edit.stop))
     for before, after in itertools.pairwise(ordered):
@@ -139,13 +146,9 @@ def restored(edits: Sequence[Edit], mutant: str) -> str:
     return "".join(letters)
 
 
-def _part(part: str, text: str) -> list[Edit]:
+@functools.lru_cache(1 << 16)  # a scan of a protein names each of its single mutations often
+def _part(part: str) -> tuple[Edit, ...]:
     """The mutations of one part between separators."""
-    if not part:
-        raise ProtlmError(
-            f"{_short(text)} has nothing before or after one of its separators; was a mutation "
-            "cut off?"
-        )
     words = part.split()
     if len(words) > 1 and not all(map(_site_first, words)):
         words = ["".join(words)]  # "A 42 G"
@@ -153,7 +156,7 @@ def _part(part: str, text: str) -> list[Edit]:
     for word in map(_bare, words):
         single = _substitution(word) or _indel(word)
         found += map(_edit, _singles(word) if not single and _several(word) else [word])
-    return found
+    return tuple(found)
 
 
 def _edit(word: str) -> Edit:

@@ -78,7 +78,8 @@ class Likelihood:
     @property
     def perplexity(self) -> float:
         """exp(-mean): the pseudo-perplexity of a masked model."""
-        return float(np.exp(-np.float64(self.mean)))
+        with np.errstate(over="ignore"):
+            return float(np.exp(-np.float64(self.mean)))
 
 
 def likelihoods(

@@ -234,8 +234,9 @@ def _variant_lines(
     of = Counter(methods.values())
     ratios, apart = of["likelihood-ratio"], sum(n for m, n in of.items() if m.endswith("windows"))
     mixed = 0 < ratios < len(variants) - of[UNCHANGED]
-    kinds = "likelihood-ratio" if ratios else strategy
-    kinds = f"{strategy} and likelihood-ratio" if mixed else kinds
+    kinds: str = f"{strategy} and likelihood-ratio" if mixed else strategy
+    if ratios and not mixed:
+        kinds = "likelihood-ratio"
     lines = [
         f"{len(variants):,} of {len(table.rows):,} variants of {len(wildtypes):,} wild type(s) "
         f"scored: {kinds}, nats, positive where the model prefers the mutant"

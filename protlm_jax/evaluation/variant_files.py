@@ -86,7 +86,7 @@ class VariantTable:
 
     Attributes:
         table: as it stands in the file.
-        roles: role -> the column that has it, of those in `ROLES`.
+        roles: role -> the column that is read for it, of those in `ROLES`.
         rows: in the order of the file.
         names: wild-type sequence -> its name in the FASTA file, where there is one.
         hint: what to do where the mutations match the wild types at another offset; or "".
@@ -129,6 +129,10 @@ def read_variants(
     roles = _roles(table, columns or {})
     proteins = {r.id: r.sequence for r in read_fasta(wildtype, policy=policy)} if wildtype else {}
     _need_wildtypes(path, roles, wildtype, proteins)
+    if len(proteins) == 1:  # the columns of wild types are not read
+        roles = {role: column for role, column in roles.items() if role not in SEQUENCE_ROLES}
+    elif "wildtype" in roles:
+        roles.pop("sequence", None)
     reader = _Reader(roles, proteins, policy, offset)
     rows = []
     for i, (line, cells) in enumerate(zip(table.lines, table.cells, strict=True)):

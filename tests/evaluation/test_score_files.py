@@ -319,7 +319,12 @@ S-2G
 S2.0G
 """
 GFP_LIKE = "MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTL"
+LONG = Path(__file__).parents[1] / "data" / "files" / "long.fasta"
 WEIGHTS = Path(os.environ.get("PROTLM_WEIGHTS", "")) / "esm2_t6_8M"
+needs_weights = pytest.mark.skipif(
+    not (os.environ.get("PROTLM_WEIGHTS") and WEIGHTS.is_dir()),
+    reason="set PROTLM_WEIGHTS to a folder with trained weights in esm2_t6_8M/",
+)
 
 
 def test_a_zoo_of_notations(monkeypatch, tmp_path, capsys) -> None:
@@ -341,10 +346,7 @@ def test_a_zoo_of_notations(monkeypatch, tmp_path, capsys) -> None:
     assert "line 14: 'S2*': stops are not scored" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(
-    not (os.environ.get("PROTLM_WEIGHTS") and WEIGHTS.is_dir()),
-    reason="set PROTLM_WEIGHTS to a folder with trained weights in esm2_t6_8M/",
-)
+@needs_weights
 def test_trained_weights_give_the_values_of_the_field(tmp_path) -> None:
     """Computed with transformers and torch on the same weights."""
     model = huggingface.load_model(str(WEIGHTS))
@@ -355,6 +357,15 @@ def test_trained_weights_give_the_values_of_the_field(tmp_path) -> None:
         score_file(model, table, output, wildtype=wildtype, strategy=strategy)
         scores = [float(row["score"]) for row in rows_of(output)]
         assert scores == pytest.approx([value, 0.295674, -0.419205], abs=1e-4)
+    insertion, deletion = ("MSKGEELFTGGGVV" + GFP_LIKE[12:], GFP_LIKE[:20] + GFP_LIKE[23:])
+    table = write(tmp_path, f"mutated_sequence\n{insertion}\n{deletion}\n{GFP_LIKE}\n", "i.csv")
+    score_file(model, table, output, wildtype=wildtype)
+    scores = [float(row["score"]) for row in rows_of(output)]
+    assert scores == pytest.approx([-4.363616, 6.305777, 0.0], abs=1e-3)
+    table = write(tmp_path, "mutant\nF1A\nN1500A\nF1A:N1500A\n", "long.csv")
+    score_file(model, table, output, wildtype=LONG, length=1024)
+    scores = [float(row["score"]) for row in rows_of(output)]
+    assert scores == pytest.approx([1.02807, 0.06134, 1.02807 + 0.06134], abs=1e-4)
 
 
 def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> None:

@@ -138,6 +138,16 @@ def test_an_offset_is_found_and_never_applied(tmp_path, fasta) -> None:
     assert "pass --offset 4" in away.hint and "position -2 is outside" in away.rows[0].error
 
 
+def test_columns_of_wild_types_are_read_or_not_named(tmp_path, fasta) -> None:
+    text = f"mutant,wildtype,sequence\nS2G,b,{WILDTYPE}\n"
+    assert read(tmp_path, text, fasta).roles == {"mutant": "mutant"}
+    two = tmp_path / "two.fa"
+    two.write_text(f">a\n{WILDTYPE[::-1]}\n>b\n{WILDTYPE}\n")
+    table = read(tmp_path, text, two)
+    assert table.roles == {"mutant": "mutant", "wildtype": "wildtype"}
+    assert mutants(table) == [S2G]
+
+
 def test_what_the_wild_type_is_must_be_said(tmp_path) -> None:
     for text in ("mutant\nS2G\n", f"mutated_sequence\n{S2G}\n"):
         with pytest.raises(ProtlmError, match="--wildtype wt.fasta"):
