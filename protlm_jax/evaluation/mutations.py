@@ -4,7 +4,8 @@ Read, alone or joined by `:` `,` `;` `/` `+` or spaces (positions count from 1):
 
 - substitutions: `A42G`, `a42g`, `Ala42Gly`, HGVS's `p.Ala42Gly`, `p.(Ala42Gly)`,
   `p.[Ala42Gly;Leu50Pro]`; `A42GL50P` and `A42G_L50P` are two;
-- no change: `WT`, `_wt`, `p.=`, an empty field; `A42A`, `A42=`, `p.Ala42=` at one residue;
+- no change: `WT`, `_wt`, MaveDB's `_sy`, `p.=`, an empty field; `A42A`, `A42=`, `p.Ala42=` at one
+  residue;
 - HGVS's `A42del`, `A42_L50del`, `A42_L43insGP`, `A42delinsGP`, `A42_L50delinsGP`, `A42dup`,
   `A42_L50dup`; `A42-` is a deletion.
 
@@ -24,7 +25,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 WILD_TYPE = frozenset(
-    ("", "wt", "_wt", "wildtype", "wild_type", "wild-type", "wild type", "=", "p.=", "p.(=)")
+    ("", "wt", "_wt", "_sy", "wildtype", "wild_type", "wild-type", "wild type", "=", "p.=", "p.(=)")
 )
 
 _CODES = "AlaCysAspGluPheGlyHisIleLysLeuMetAsnProGlnArgSerThrValTrpTyrXaaSecAsxGlxPylXleTer"

@@ -38,6 +38,7 @@ METHODS = {
     "denoising": "denoising likelihood",
     "causal": "autoregressive likelihood",
 }
+SOFTMAX_NAMES = {"residues": "the 20 amino acids", "vocabulary": "the whole vocabulary"}
 COLUMN = {residue: column for column, residue in enumerate(AMINO_ACIDS)}
 
 _PROTEINS_AT_ONCE = 256  # how far the stream looks ahead to fill its buckets

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record, text_lines
-from protlm_jax.data.tables import is_number, number
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.finite import reason
 from protlm_jax.evaluation.questions import Softmax
 from protlm_jax.evaluation.score import (
+    SOFTMAX_NAMES,
     Likelihood,
     kind_of,
     likelihoods,
@@ -30,14 +28,13 @@ from protlm_jax.evaluation.score import (
     residue_limit,
 )
 from protlm_jax.evaluation.variant_files import VariantTable, read_variants
+from protlm_jax.evaluation.variant_summary import correlations, method_for, scored_lines
 from protlm_jax.evaluation.variants import (
     Strategy,
     Variant,
     choose_strategy,
     effects,
-    groups_of,
     require_scorable,
-    strategy_of,
 )
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
@@ -48,8 +45,6 @@ PROTEIN_COLUMNS = (
     "method", "softmax", "error",
 )  # fmt: skip
 VARIANT_COLUMNS = ("score", "method", "error")
-UNCHANGED = "wild type"  # the method of a row without a change
-SOFTMAX_NAMES = {"residues": "the 20 amino acids", "vocabulary": "the whole vocabulary"}
 
 _LISTED = 20  # failures and long proteins named in the summary; the file has all of them
 
@@ -173,10 +168,7 @@ def _score_variants(
     progress: bool,
 ) -> Outcome:
     columns = table.table.columns
-    if clash := [name for name in VARIANT_COLUMNS if name in columns]:
-        raise ProtlmError(
-            f"the table has a column {clash[0]!r} already, which is one of the result's; rename it"
-        )
+    names = _free_names(columns)
     strategy, limit = choose_strategy(loaded, strategy), residue_limit(loaded, length)
     errors = [r.error or _variant_error(loaded, r.variant, strategy, limit) for r in table.rows]
     good = [i for i, error in enumerate(errors) if not error]
@@ -194,107 +186,34 @@ def _score_variants(
     for i, why in _reasons(loaded, broken).items():
         errors[i] = f"the score is not finite: {why}"
         del variants[i]
-    methods = {i: _method(variant, strategy, limit) for i, variant in variants.items()}
+    methods = {i: method_for(variant, strategy, limit) for i, variant in variants.items()}
     rows = []
     for i, (row, error) in enumerate(zip(table.rows, errors, strict=True)):
         cells = [*row.cells, *[""] * len(columns)][: len(columns)]
         score = "" if error else f"{scores[i]:.6f}"
         rows.append([*cells, score, methods.get(i, strategy), error])
-    write_atomically(output, _table((*columns, *VARIANT_COLUMNS), rows))
+    write_atomically(output, _table((*columns, *names), rows))
 
-    lines = _variant_lines(loaded, table, variants, methods, strategy, softmax)
+    lines = scored_lines(loaded, table, variants, methods, strategy, softmax)
     if "DMS_score" in table.roles:
-        lines += _correlations(table, scores, variants, methods)
+        lines += correlations(table, scores, variants, methods)
     wildtypes = dict.fromkeys(v.wildtype for v in variants.values())
     long = [table.name(w) for w in wildtypes if limit is not None and len(w) > limit]
     lines += _listed(long, f"longer than {limit} residues, asked in the window around mutations")
     failures = [f"line {r.line}: {e}" for r, e in zip(table.rows, errors, strict=True) if e]
+    if names != VARIANT_COLUMNS:
+        lines.append(f"the table has such columns already: results are in {', '.join(names)}")
     return _outcome([*lines, *filter(None, [table.hint])], failures, output)
 
 
-def _method(variant: Variant, strategy: Strategy, limit: int | None) -> str:
-    """How a variant was scored, for its row."""
-    if variant.is_wildtype:
-        return UNCHANGED
-    own = strategy_of(variant, strategy)
-    windows = len(groups_of(variant.positions, limit)) if own == "masked-marginals" else 1
-    return own if windows == 1 else f"{own} in {windows} windows"
-
-
-def _variant_lines(
-    loaded: LoadedModel,
-    table: VariantTable,
-    variants: dict[int, Variant],
-    methods: dict[int, str],
-    strategy: Strategy,
-    softmax: Softmax,
-) -> list[str]:
-    """What was scored and how, for people."""
-    wildtypes = {variant.wildtype for variant in variants.values()}
-    of = Counter(methods.values())
-    ratios, apart = of["likelihood-ratio"], sum(n for m, n in of.items() if m.endswith("windows"))
-    mixed = 0 < ratios < len(variants) - of[UNCHANGED]
-    kinds: str = f"{strategy} and likelihood-ratio" if mixed else strategy
-    if ratios and not mixed:
-        kinds = "likelihood-ratio"
-    lines = [
-        f"{len(variants):,} of {len(table.rows):,} variants of {len(wildtypes):,} wild type(s) "
-        f"scored: {kinds}, nats, positive where the model prefers the mutant"
-    ]
-    used = [c if c == r else f"{c} as {r}" for r, c in table.roles.items()]
-    lines.append(f"columns that were used: {', '.join(used)}")
-    if of[UNCHANGED]:
-        lines.append(f"{of[UNCHANGED]:,} without a change: the wild type itself, 0")
-    if apart:
-        lines.append(
-            f"{apart:,} with mutations too far apart for one window: the sum over windows, each "
-            "with its own positions masked"
-        )
-    if ratios:
-        lines.append(
-            f"likelihood-ratio: {method_of(loaded)}, summed over residues, softmax over "
-            f"{SOFTMAX_NAMES[softmax]}"
-        )
-    if mixed:
-        lines.append(
-            f"{ratios:,} with insertions or deletions are on the scale of likelihood-ratio, not of "
-            f"{strategy} (column method): do not rank them together; --strategy likelihood-ratio "
-            "scores all variants alike"
-        )
-    return lines
-
-
-def _correlations(
-    table: VariantTable, scores: np.ndarray, variants: dict[int, Variant], methods: dict[int, str]
-) -> list[str]:
-    """Spearman's correlation with DMS_score for each wild type, and each scale."""
-    column = table.roles["DMS_score"]
-    decimal = table.table.decimal(column)
-    cells = table.table.column(column)
-    measured = {
-        i: number(cells[i], column, decimal) for i in variants if is_number(cells[i], decimal)
-    }
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, variant in variants.items():
-        if i in measured:
-            members[variant.wildtype].append(i)
-    lines = []
-    for wildtype, rows in members.items():
-        ratios = {i for i in rows if methods[i] == "likelihood-ratio"}
-        marginals = {i for i in rows if methods[i] != UNCHANGED} - ratios
-        parts = {"variants": rows}
-        if ratios and marginals:  # two scales; the wild type is 0 on both
-            parts = {
-                "substitutions": [i for i in rows if i not in ratios],
-                "insertions and deletions": [i for i in rows if i not in marginals],
-            }
-        for what, part in parts.items():
-            value = statistics.spearman(scores[part], [measured[i] for i in part])
-            shown = "not defined" if value is None else f"{value:+.4f}"
-            lines.append(
-                f"Spearman with {column}: {shown} ({len(part):,} {what} of {table.name(wildtype)})"
-            )
-    return lines or [f"no scored variant has a number in {column}"]
+def _free_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the result's columns, with a prefix where the table has one of them already."""
+    for prefix in ("", "protlm_"):
+        names = tuple(prefix + name for name in VARIANT_COLUMNS)
+        if not set(names) & set(columns):
+            return names
+    taken = sorted(set(names) & set(columns))[0]
+    raise ProtlmError(f"the table has a column {taken!r}, which is one of the result's; rename it")
 
 
 def _protein_error(loaded: LoadedModel, record: Record | BadRecord, limit: int | None) -> str:

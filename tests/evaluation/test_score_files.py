@@ -186,7 +186,7 @@ def test_wild_types_from_a_fasta_file(tmp_path) -> None:
         ("MKTAYIAKQR\n", "no rows"),
         ("MKTAYIAKQR\nMKT\n", "first line '>name'"),
         ("mutant,sequence\n", "no rows"),
-        ("mutant,sequence,score\nK2R,MK,1\n", "a column 'score' already"),
+        ("mutant,sequence,score,protlm_score\nK2R,MK,1,2\n", "a column 'protlm_score'"),
         ("\n\n", "no table"),
     ],
 )
@@ -222,6 +222,20 @@ def test_substitutions_and_indels_in_one_file_are_told_apart(tmp_path) -> None:
     )
     assert "scored: likelihood-ratio" in alike.summary and "(6 variants of" in alike.summary
     assert "do not rank" not in alike.summary
+
+
+def test_a_table_that_has_a_score_keeps_it(tmp_path) -> None:
+    one = write(tmp_path, f">WT\n{WILDTYPE}\n", "one.fasta")
+    text = "hgvs_pro,score\np.Lys2Arg,0.5\n_wt,1\n_sy,1\n"  # as MaveDB has them
+    columns = {"mutant": "hgvs_pro", "DMS_score": "score"}
+    path, output = write(tmp_path, text, "v.csv"), tmp_path / "s.csv"
+    outcome = score_file(loaded("bert"), path, output, wildtype=one, columns=columns)
+    rows = rows_of(output)
+    assert [row["score"] for row in rows] == ["0.5", "1", "1"]
+    expected = [effect("K2R"), 0, 0]
+    assert [float(row["protlm_score"]) for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert "results are in protlm_score, protlm_method, protlm_error" in outcome.summary
+    assert "Spearman with score" in outcome.summary and outcome.failed == 0
 
 
 def test_distant_mutations_are_scored_and_said(tmp_path) -> None:
