@@ -378,10 +378,10 @@ def _score(arguments: argparse.Namespace) -> int:
         arguments.output,
         length=verbs.trained_length(loaded, data),
         softmax=arguments.softmax,
-        strategy=arguments.strategy,
-        wildtype=arguments.wildtype,
         columns=columns,
         offset=arguments.offset,
+        strategy=arguments.strategy,
+        wildtype=arguments.wildtype,
         policy=ResiduePolicy(rare=data.rare_residues),
         progress=True,
     )

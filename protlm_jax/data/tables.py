@@ -162,8 +162,7 @@ def plain(name: str) -> str:
 
 def is_number(text: str, decimal: str = ".") -> bool:
     """Whether a cell is a finite number."""
-    if decimal == ",":
-        text = "" if "." in text else text.replace(",", ".")
+    text = _with_point(text, decimal)
     if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return False
     return math.isfinite(float(text))
@@ -183,8 +182,8 @@ def number(text: str, place: str, decimal: str = ".") -> float:
     if text in MISSING:
         return math.nan
     if is_number(text, decimal):
-        return float(text.replace(decimal, "."))
-    if _INFINITE.fullmatch(text) or _NUMBER.fullmatch(text.replace(decimal, ".")):
+        return float(_with_point(text, decimal))
+    if _INFINITE.fullmatch(text) or _NUMBER.fullmatch(_with_point(text, decimal)):
         raise ProtlmError(
             f"{place}: {shortened(text)} is not finite; leave the cell empty where the value is "
             "unknown"
@@ -199,6 +198,13 @@ def number(text: str, place: str, decimal: str = ".") -> float:
 def shortened(text: str) -> str:
     """A cell in quotes, cut where it is long, for messages."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _with_point(text: str, decimal: str) -> str:
+    """A number with a point before its decimals; "" where it has one in place of the comma."""
+    if decimal == ".":
+        return text
+    return "" if "." in text else text.replace(decimal, ".")
 
 
 def _lines(path: str) -> Iterator[str]:
