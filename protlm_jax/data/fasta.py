@@ -251,7 +251,8 @@ def not_text(path: str, line: int, text: str) -> ProtlmError:
     """What there is to say about a file with a NUL byte in this line, or in this part of it."""
     rest = text.rstrip("\r\n")
     zeros = rest.count("\0")
-    if rest.startswith(("\\xff\\xfe", "\\xfe\\xff")) or 2 * zeros >= len(rest) - 1 > 3:
+    marked = rest.startswith(("\\xff\\xfe", "\\xfe\\xff"))
+    if marked or (zeros > 3 and 0.4 < zeros / len(rest) < 0.6):
         what = "text in UTF-16, or binary data; save it as UTF-8, or"
     elif zeros <= 3 and rest.replace("\0", "").replace("\t", "").isprintable():
         return ProtlmError(

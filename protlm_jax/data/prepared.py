@@ -215,17 +215,21 @@ def _check(manifest: Mapping[str, Any]) -> None:
     """Raises KeyError, TypeError or AttributeError where something that is read later is missing,
     or of another kind. (The splits are checked by `_split`.)"""
     for side in ("train", "heldout"):
-        manifest["splits"][side]["proteins"]
+        _number(manifest["splits"][side]["proteins"])
     heldout = manifest["heldout"]
     if heldout["file"] is not None:
         _text(heldout["file"])
     _number(heldout["bytes"]), _text(heldout["blake2b"])
-    if "rules" in manifest:  # a folder of the tests may have none
-        _text(manifest["rules"]["rare_residues"])
-    for reason, told in manifest.get("dropped", {}).items():
-        _text(reason), _number(told["count"]), [_text(name) for name in told["examples"]]
-    for source in manifest.get("sources", ()):
+    _text(manifest["rules"]["rare_residues"])
+    for source in manifest["sources"]:
         _text(source["name"]), _number(source["bytes"]), _text(source["sha256"])
+    left_out = 0
+    for reason, told in manifest["dropped"].items():
+        _text(reason), [_text(name) for name in told["examples"]]
+        left_out += _number(told["count"])
+    kept = sum(told["proteins"] for told in manifest["splits"].values())
+    if not (manifest["kept"] == kept == manifest["read"] - left_out):
+        raise ValueError("records read, kept and left out do not add up")
     _number(manifest.get("nucleotides", 0))
 
 

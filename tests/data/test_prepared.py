@@ -33,6 +33,11 @@ def told() -> dict:
         "format": 1,
         "dataset": "uniref50",
         "release": "2024_01",
+        "sources": [],
+        "rules": {"rare_residues": "X"},
+        "read": 4,
+        "kept": 4,
+        "dropped": {},
         "splits": {"train": split(5, 3), "heldout": split(2, 1)},
         "heldout": {"file": "heldout.fasta", "bytes": len(FASTA), "blake2b": digest},
     }
