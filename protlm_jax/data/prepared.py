@@ -107,8 +107,8 @@ class Prepared:
                 f"{FORMAT}: prepare the data again with this version"
             )
         try:
-            _check(manifest)
             splits = {name: _split(name, told) for name, told in manifest["splits"].items()}
+            _check(manifest)
             names = _text(manifest["dataset"]), _text(manifest["release"])
             digest = blake2b(_OWN_DIGEST.sub(b"", file.read_bytes(), count=1), digest_size=16)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
