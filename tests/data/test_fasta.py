@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm_jax import bundled
-from protlm_jax.data.fasta import read_every_record, read_fasta
+from protlm_jax.data.fasta import looks_like_nucleotides, read_every_record, read_fasta
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
 
@@ -206,3 +206,33 @@ def test_every_record_gets_an_answer(tmp_path):
     assert "no sequence" in messages[2]
     with pytest.raises(ProtlmError, match="before any header"):
         list(read_every_record(write(tmp_path, b"MK\n")))
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        ("ATGGCGTTAGCTAGCTAGG", True),
+        ("ATGNNNGGCCTTAACC", True),
+        ("AXGAAAXXXGGGCCC", True),  # RNA, whose U became X
+        ("ACGTACGTACGTAC", False),  # too short
+        ("AATAATAAAATAAATAATAA", False),  # antifreeze proteins are like this
+        ("GGGGGGGGGGGGGGGGGGGG", False),
+        ("ATGGCGTTAGCTAGCTAGGM", False),
+    ],
+)
+def test_what_looks_like_nucleotides(sequence, expected):
+    assert looks_like_nucleotides(sequence) == expected
+
+
+def test_nucleotides_are_warned_of_once(tmp_path, caplog):
+    file = write(tmp_path, b">g1\nATGGCGTTAGCTAGCTAGG\n>p\nMKTAYIAKQRQISFV\n>g2\natgaaatttgggccc\n")
+    for _ in range(2):
+        assert len(list(read_fasta(file))) == 3
+        assert len(list(read_every_record(file))) == 3
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{file}: 2 of 3 records have only the letters of nucleotides")
+
+
+def test_no_real_protein_looks_like_nucleotides():
+    records = list(read_fasta(bundled.path("pretraining")))
+    assert len(records) == 20_000 and not any(looks_like_nucleotides(r.sequence) for r in records)
