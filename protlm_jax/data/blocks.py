@@ -181,24 +181,27 @@ def _split(pieces: Iterator[bytes], size: int, kind: Kind) -> Iterator[_Part]:
             del held[:at]
         if len(held) > size + _LONGEST[kind]:
             kept = max(held.rfind(b"\n>"), held.rfind(b"\r>"), 0) + _KEPT
-            text, left_out = bytes(held[:kept]), _line_ends(held[kept:])
-            left_out, held = _skip(pieces, left_out, end, bytes(held[-1:]))
-            yield text, left_out
+            text, last = bytes(held[:kept]), bytes(held[-1:])
+            del held[:kept]
+            left_out = _line_ends(held)
+            held.clear()
+            yield text, left_out + _skip(pieces, held, end, last)
     yield bytes(held), None
 
 
-def _skip(
-    pieces: Iterator[bytes], line_ends: int, end: re.Pattern[bytes], last: bytes
-) -> tuple[int, bytearray]:
-    """Reads to the end of a record; its line ends, and what stands behind it."""
+def _skip(pieces: Iterator[bytes], held: bytearray, end: re.Pattern[bytes], last: bytes) -> int:
+    """Reads to the end of a record, and adds what stands behind it to `held`; returns how many line
+    ends were passed."""
+    line_ends = 0
     for piece in pieces:
         found = end.search(last + piece)
         at = found.end() - len(last) if found else len(piece)
         line_ends += _line_ends(piece[:at])
         if found:
-            return line_ends, bytearray(piece[at:])
+            held += piece[at:]
+            break
         last = piece[-1:]
-    return line_ends, bytearray()
+    return line_ends
 
 
 def _line_ends(text: bytes | bytearray) -> int:

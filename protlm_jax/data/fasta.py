@@ -240,8 +240,9 @@ def _lines(path: str, strip: str) -> Iterator[tuple[int, str]]:
         read = partial(text.readline, LONGEST_LINE + 1)
         for number, line in enumerate(iter(read, ""), start=1):
             rest = line
-            while "\0" not in rest and len(rest) > LONGEST_LINE and rest[-1] != "\n":
-                rest = read()  # for a NUL, and to come to the next line
+            if len(line) > LONGEST_LINE:  # look for a NUL, and for the next line
+                while rest and rest[-1] != "\n" and "\0" not in rest:
+                    rest = text.readline(1 << 20)
             if "\0" in rest:
                 raise not_text(path, number, rest)
             yield number, line.strip(strip)
