@@ -69,6 +69,9 @@ def from_bytes(data: bytes) -> list[Row]:
         return []
     number, *sizes = np.frombuffer(data, "<i8", 1 + _TEXTS).tolist()
     at = 8 * (1 + _TEXTS)
+    each = _KEY + 8 * _NUMBERS + 4 * _TEXTS
+    if min(number, *sizes) < 0 or at + each * number + sum(sizes) != len(data):
+        raise ValueError("the sizes do not add up")
     keys = [data[i : i + _KEY] for i in range(at, at + _KEY * number, _KEY)]
     at += _KEY * number
     integers = np.frombuffer(data, "<i8", _NUMBERS * number, at).reshape(_NUMBERS, number)
