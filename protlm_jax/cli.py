@@ -53,14 +53,34 @@ proteins (a FASTA file): one row each, in the order of the file, in nats.
   is fed the true residues before it; not comparable with pseudo-perplexity.
   Transformer-XL: the exact likelihood, whatever the length. X is context, not scored.
 
-variants (a CSV file with a column `mutant`: A42G, several joined by colons: A42G:L50P):
-  the wild type comes from --wildtype wt.fasta (with several proteins in it, the column
+variants (a table: CSV, TSV or semicolons) of a wild type:
+  column `mutant`: A42G, Ala42Gly or p.Ala42Gly, several joined by : , ; / + or spaces;
+  A42del, A42_L50del, A42_L43insGP, A42_L50delinsGP, A42dup; WT or nothing (score 0); or
+  the mutant's whole sequence. Column `mutated_sequence`: the mutant's sequence, alone or
+  beside its mutations. --columns says which they are where they have other names.
+  The wild type comes from --wildtype wt.fasta (with several proteins in it, the column
   `wildtype` names one), from a sequence in a column `wildtype` or `sequence`, or from
-  `mutated_sequence` (ProteinGym's files work as they are, and where there is a
-  DMS_score, Spearman's correlation is reported). The score is the sum over mutations of
-  log p(mutant residue) - log p(wild-type residue), above 0 where the model prefers the
-  mutant: with all mutated positions masked together (masked-marginals, Meier et al.
-  2021), or from the wild type as it is (wildtype-marginals: fast, masked models only).
+  `mutated_sequence` and its substitutions. ProteinGym's files work as they are (those of
+  insertions and deletions with --wildtype), and where there is a DMS_score, Spearman's
+  correlation is reported.
+
+  The score is positive where the model prefers the mutant. Strategies for substitutions
+  sum log p(mutant residue) - log p(wild-type residue) over the mutated positions:
+    masked-marginals           all mutated positions masked together (Meier et al. 2021);
+                               where they do not fit one window of the model, the sum
+                               over windows, each with its own positions masked
+    masked-marginals-additive  each masked alone: the sum of the single mutants' scores,
+                               as ProteinGym's and ESM's scripts compute
+    wildtype-marginals         none masked, one pass for all variants (masked models)
+  For all variants, and always for insertions and deletions:
+    likelihood-ratio           log-likelihood of the mutant - that of the wild type, as
+                               defined above for proteins, summed over all residues, not
+                               their mean. Exact for causal models; otherwise one row of
+                               the model for each residue of each mutant, which is slow.
+                               (For insertions and deletions ProteinGym takes the mutant's
+                               pseudo-perplexity or log-likelihood alone; the difference
+                               ranks the mutants of one wild type as the sum does.)
+  The two kinds are on different scales. The column `method` says what each row has.
 
 Longer proteins than the model was trained on are shown through windows around each
 residue, and listed. Records that cannot be scored keep their row, with the reason in the
@@ -199,12 +219,26 @@ def _add_score(verbs: Verbs) -> None:
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = SCORE_EPILOG
     verb.add_argument("--model", required=True, help=MODEL_HELP)
-    verb.add_argument("--input", required=True, type=Path, help="FASTA or CSV file, see below")
+    verb.add_argument("--input", required=True, type=Path, help="FASTA file or table, see below")
     verb.add_argument("--output", required=True, type=Path, help="CSV file to write")
     verb.add_argument("--wildtype", type=Path, help="FASTA file with the variants' wild type(s)")
     verb.add_argument(
-        "--strategy", choices=("masked-marginals", "wildtype-marginals", "likelihood-ratio"),
+        "--strategy",
+        choices=(
+            *("masked-marginals", "masked-marginals-additive"),
+            *("wildtype-marginals", "likelihood-ratio"),
+        ),
         help="of variants; default: masked-marginals, for causal models likelihood-ratio",
+    )
+    verb.add_argument(
+        "--columns", metavar="ROLE=NAME,...",
+        help="columns of variants that have other names, as in mutant=Variant,DMS_score=fitness; "
+        "roles: mutant, mutated_sequence, wildtype, sequence, DMS_score",
+    )  # fmt: skip
+    verb.add_argument(
+        "--offset", type=int, default=0, metavar="N",
+        help="added to the positions of mutations: -238 where residue 239 of the numbering is the "
+        "first of the wild type",
     )  # fmt: skip
     verb.add_argument(
         "--softmax", choices=("residues", "vocabulary"), default="residues",
@@ -331,9 +365,11 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 def _score(arguments: argparse.Namespace) -> int:
     from protlm_jax.evaluation import score_files, verbs
+    from protlm_jax.evaluation.variant_files import parse_columns
     from protlm_jax.huggingface import load_model
     from protlm_jax.vocabularies import ResiduePolicy
 
+    columns = parse_columns(arguments.columns) if arguments.columns else None
     loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
     verbs.require_answers(loaded, data)
     outcome = score_files.score_file(
@@ -342,6 +378,8 @@ def _score(arguments: argparse.Namespace) -> int:
         arguments.output,
         length=verbs.trained_length(loaded, data),
         softmax=arguments.softmax,
+        columns=columns,
+        offset=arguments.offset,
         strategy=arguments.strategy,
         wildtype=arguments.wildtype,
         policy=ResiduePolicy(rare=data.rare_residues),

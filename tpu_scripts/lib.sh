@@ -72,7 +72,9 @@ require_settings() {
   for name in PROTLM_SPOT PROTLM_QUEUED; do
     [[ ${!name} =~ ^(yes|no)$ ]] || fail "$name is '${!name}': yes or no is meant"
   done
-  [[ $PROTLM_TYPE =~ ^[a-z0-9]+-[0-9]+$ ]] || fail "PROTLM_TYPE is '$PROTLM_TYPE': e.g. v3-8"
+  [[ $PROTLM_TYPE =~ ^([a-z0-9]+)-0*([1-9][0-9]{0,5})$ ]] ||
+    fail "PROTLM_TYPE is '$PROTLM_TYPE': e.g. v3-8"
+  PROTLM_TYPE=${BASH_REMATCH[1]}-${BASH_REMATCH[2]} # bash takes 08 for an octal number
   PROTLM_TYPE=${PROTLM_TYPE/#v5e-/v5litepod-}
   PROTLM_BUCKET=${PROTLM_BUCKET#gs://} PROTLM_BUCKET=${PROTLM_BUCKET%/}
   [[ -n $PROTLM_RUNTIME ]] || PROTLM_RUNTIME=$(default_runtime)

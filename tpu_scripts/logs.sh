@@ -11,7 +11,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 follow=no
 options "follow" "$@"
 worker=${rest[0]-0}
-[[ $worker =~ ^[0-9]+$ && ${#rest[@]} -le 1 ]] || fail "unexpected: ${rest[*]}; see $0 --help"
+[[ $worker =~ ^0*([0-9]{1,6})$ && ${#rest[@]} -le 1 ]] ||
+  fail "unexpected: ${rest[*]}; see $0 --help"
+worker=${BASH_REMATCH[1]} # bash takes 08 for an octal number
 require_settings
 ((worker < $(hosts))) || fail "$PROTLM_TYPE has $(hosts) worker(s), counted from 0"
 if [[ $follow == yes ]]; then follow "$worker"; else at_worker "$worker" log; fi

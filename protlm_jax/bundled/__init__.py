@@ -6,14 +6,15 @@ read by `secondary_structure`, all that is labelled by `evaluation/probe_data`.
 
 from __future__ import annotations
 
-import json
-import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from protlm_jax.data.fasta import text_lines
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.json_files import parse_json
 
 FILES = {
     "pretraining": "uniprot2014_nr50_sample20k.fasta.xz",
@@ -39,6 +40,17 @@ def path(name: str) -> Path:
     if not file.is_file():
         raise ProtlmError(f"{file} is missing: install protlm-jax again")
     return file
+
+
+def json_lines(name: str) -> Iterator[dict[str, Any]]:
+    """The objects of a bundled file, one on each line.
+
+    Raises:
+      ProtlmError: the file is missing or damaged.
+    """
+    file = path(name)
+    for number, line in text_lines(str(file)):
+        yield parse_json(line, f"{file}, line {number}", remedy="install protlm-jax again")
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,5 @@ def secondary_structure(*splits: str) -> Iterator[LabelledChain]:
     first = {"secondary_structure"} if set(splits) & set(_NETSURFP) else set()
     second = {"secondary_structure_tests"} if set(splits) - set(_NETSURFP) else set()
     for name in sorted(first | second):
-        with lzma.open(path(name), "rt", encoding="ascii") as lines:
-            chains = (LabelledChain(**json.loads(line)) for line in lines)
-            yield from (chain for chain in chains if chain.split in splits)
+        chains = (LabelledChain(**fields) for fields in json_lines(name))
+        yield from (chain for chain in chains if chain.split in splits)

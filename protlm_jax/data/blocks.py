@@ -23,7 +23,17 @@ from typing import Literal
 
 from protlm_jax.data import uniref
 from protlm_jax.data.entries import Entry, from_header
-from protlm_jax.data.fasta import BadRecord, name_of, no_header, no_proteins, not_text, record_of
+from protlm_jax.data.fasta import (
+    LONGEST_LINE,
+    LONGEST_SEQUENCE,
+    BadRecord,
+    name_of,
+    no_header,
+    no_proteins,
+    not_text,
+    record_of,
+    too_long,
+)
 from protlm_jax.data.sources import Watch, explained, open_source
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, RESIDUES, ResiduePolicy
@@ -39,6 +49,9 @@ _BOM = b"\xef\xbb\xbf"
 # Where a record ends: before a header that begins a line; behind a closing tag.
 _RECORD_END = {"fasta": re.compile(rb"[\r\n](?=>)"), "xml": re.compile(uniref.ENTRY_END)}
 _LONGEST_END = len(uniref.ENTRY_END)
+# Bytes of a record with all that stands in it; a cluster may have a million members.
+_LONGEST = {"fasta": LONGEST_LINE, "xml": 1 << 30}
+_KEPT = 1 << 10  # bytes of a record that is longer: its name stands there
 _INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
 
 
@@ -46,7 +59,8 @@ _INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
 class Block:
     """Whole records of one file. `line` is the 1-based line on which `data` begins.
 
-    `data` is text in UTF-8 (or, in FASTA, in whatever encoding the file has).
+    `data` is text in UTF-8 (or, in FASTA, in whatever encoding the file has). `cut`: the last
+    record was too long, and only its beginning is here.
     """
 
     file: str
@@ -54,13 +68,15 @@ class Block:
     line: int
     data: bytes
     kind: Kind
+    cut: bool = False
 
 
 def cut(path: str, size: int = BLOCK_SIZE, watch: Watch | None = None) -> Iterator[Block]:
     """The blocks of a file, in order. They depend on its text and on `size` alone.
 
     A block ends with the record that brings it to `size` bytes or more, so a long protein is never
-    cut. Holds about two blocks in memory.
+    cut, unless it is longer than any protein: then its end is left out, and `entries` calls it bad.
+    Holds about two blocks in memory.
 
     Args:
       path: a local path or a URL; FASTA or UniRef XML, plain or compressed.
@@ -73,15 +89,28 @@ def cut(path: str, size: int = BLOCK_SIZE, watch: Watch | None = None) -> Iterat
     pieces = _pieces(path, watch)
     line, head = _beginning(path, pieces)
     kind: Kind = "xml" if head.lstrip(_BLANK).startswith(b"<") else "fasta"
-    texts = _split(chain([head], pieces), size, _RECORD_END[kind])
+    parts = _split(chain([head], pieces), size, kind)
     if kind == "xml":
         uniref.recognise(path, line, head)
-        texts = uniref.body(path, line, texts)
+        whole = _whole(path, line, parts)
+        parts = ((text, None) for text in uniref.body(path, line, whole))
     number = 0
-    for text in texts:
+    for text, left_out in parts:
         if text.strip(_BLANK):
-            yield Block(path, number, line, text, kind)
+            yield Block(path, number, line, text, kind, left_out is not None)
             number += 1
+        line += _line_ends(text) + (left_out or 0)
+
+
+def _whole(path: str, line: int, parts: Iterator[_Part]) -> Iterator[bytes]:
+    """The texts of XML, in which no entry is left out."""
+    for text, left_out in parts:
+        if left_out is not None:
+            raise ProtlmError(
+                f"{path}, in or after line {line}: an entry has more than {_LONGEST['xml']:,} "
+                "bytes; download the file again"
+            )
+        yield text
         line += _line_ends(text)
 
 
@@ -109,7 +138,9 @@ def _pieces(path: str, watch: Watch | None) -> Iterator[bytes]:
             if (nul := piece.find(b"\0")) >= 0:
                 before = piece[: max(piece.rfind(b"\n", 0, nul), piece.rfind(b"\r", 0, nul)) + 1]
                 yield before
-                raise not_text(path, line + _line_ends(before) + 1)
+                at = piece[len(before) :].splitlines(keepends=True)[0]
+                text = at.decode("utf-8", "backslashreplace")
+                raise not_text(path, line + _line_ends(before) + 1, text)
             yield piece
             line += _line_ends(piece)
             piece = source.read(_READ)
@@ -129,9 +160,13 @@ def _beginning(path: str, pieces: Iterator[bytes]) -> tuple[int, bytes]:
     raise no_proteins(path)
 
 
-def _split(pieces: Iterator[bytes], size: int, end: re.Pattern[bytes]) -> Iterator[bytes]:
-    """Cuts a text after each first `end` that makes it `size` bytes or more; then the rest."""
-    held = bytearray()
+_Part = tuple[bytes, int | None]
+"""A text, and how many line ends of its last record were left out (None: it is whole)."""
+
+
+def _split(pieces: Iterator[bytes], size: int, kind: Kind) -> Iterator[_Part]:
+    """Cuts a text after each first record that makes it `size` bytes or more; then the rest."""
+    held, end = bytearray(), _RECORD_END[kind]
     for piece in pieces:
         searched = len(held)
         held += piece
@@ -142,12 +177,34 @@ def _split(pieces: Iterator[bytes], size: int, end: re.Pattern[bytes]) -> Iterat
             if not found:
                 break
             at, searched = found.end(), 0
-            yield bytes(held[:at])
+            yield bytes(held[:at]), None
             del held[:at]
-    yield bytes(held)
+        if len(held) > size + _LONGEST[kind]:
+            kept = max(held.rfind(b"\n>"), held.rfind(b"\r>"), 0) + _KEPT
+            text, last = bytes(held[:kept]), bytes(held[-1:])
+            del held[:kept]
+            left_out = _line_ends(held)
+            held.clear()
+            yield text, left_out + _skip(pieces, held, end, last)
+    yield bytes(held), None
 
 
-def _line_ends(text: bytes) -> int:
+def _skip(pieces: Iterator[bytes], held: bytearray, end: re.Pattern[bytes], last: bytes) -> int:
+    """Reads to the end of a record, and adds what stands behind it to `held`; returns how many line
+    ends were passed."""
+    line_ends = 0
+    for piece in pieces:
+        found = end.search(last + piece)
+        at = found.end() - len(last) if found else len(piece)
+        line_ends += _line_ends(piece[:at])
+        if found:
+            held += piece[at:]
+            break
+        last = piece[-1:]
+    return line_ends
+
+
+def _line_ends(text: bytes | bytearray) -> int:
     return text.count(b"\n") + text.count(b"\r") - text.count(b"\r\n")
 
 
@@ -164,11 +221,20 @@ def _fasta(block: Block, policy: ResiduePolicy) -> Iterator[Entry | BadRecord]:
         first = text.partition(b"\n")[0].decode("utf-8", "backslashreplace")
         raise no_header(block.file, line, first)
     table, legal = _tables(policy)
-    for record in text[1:].split(b"\n>"):
+    records = text[1:].split(b"\n>")
+    for number, record in enumerate(records, 1):
         header, _, body = record.partition(b"\n")
         residues = body.translate(table, _BLANK)
         name, description = name_of(header.decode("utf-8", "backslashreplace"))
-        if name and residues and not residues.translate(None, legal):
+        if block.cut and number == len(records):
+            error = too_long(block.file, line, name, "text", LONGEST_LINE)
+            yield BadRecord(name, line, error)
+        elif (
+            name
+            and 0 < len(residues) <= LONGEST_SEQUENCE
+            and len(header) < LONGEST_LINE
+            and not residues.translate(None, legal)
+        ):
             yield from_header(name, description, residues.decode("ascii"), block.file, line)
         else:
             yield _with_fault(block.file, line, record, policy)

@@ -8,19 +8,33 @@ sequence, takes duplicate names, and cannot tell at which line it is. Hence our 
 Line ends of any system, blank lines, a byte-order mark, spaces between residues, lower case and a
 missing last line end are all fine. Files of any size, read by several processes, go through
 `blocks`, which finds the same records. Needs no TensorFlow.
+
+Memory does not depend on the file: a line or a sequence longer than any protein is not kept, and
+its record is a bad one.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import whitespace
 
 from protlm_jax.data.sources import explained, open_source
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
+
+LONGEST_SEQUENCE = 1_000_000
+"""Letters of a sequence. The longest protein known, PKZILLA-1, has 45,212 residues."""
+LONGEST_LINE = 1 << 24
+"""Characters of a line: headers that join the names of identical proteins have millions."""
+SHORTEST_NUCLEOTIDES = 15
+
+log = logging.getLogger(__name__)
+_warned: set[str] = set()  # files: most are read several times by one command
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,9 @@ def read_fasta(*paths: str | Path, policy: ResiduePolicy = ResiduePolicy()) -> I
     """
     seen: dict[str, tuple[str, int]] = {}
     for path in map(str, paths):
-        for record in _read_one(path, policy):
+        for record in read_every_record(path, policy):
+            if isinstance(record, BadRecord):
+                raise record.error
             if record.id in seen:
                 file, line = seen[record.id]
                 where = f"line {line}" if file == path else f"{file}, line {line}"
@@ -82,23 +98,50 @@ def read_every_record(
     Raises:
       ProtlmError: the file as a whole is missing, empty, truncated, damaged, or not FASTA.
     """
-    for start, header, lines in entries(str(path)):
+    path = str(path)
+    records = nucleotides = 0
+    for start, header, lines in entries(path):
+        records += 1
         try:
-            yield record_of(str(path), start, header, lines, policy)
+            record = record_of(path, start, header, lines, policy)
         except ProtlmError as error:
             yield BadRecord(name_of(header)[0], start, error)
+        else:
+            nucleotides += looks_like_nucleotides(record.sequence)
+            yield record
+    if nucleotides and path not in _warned:
+        _warned.add(path)
+        log.warning("%s", nucleotides_found(path, nucleotides, records))
 
 
-def _read_one(path: str, policy: ResiduePolicy) -> Iterator[Record]:
-    """The records of one file, names not yet compared."""
-    for start, header, lines in entries(path):
-        yield record_of(path, start, header, lines, policy)
+def looks_like_nucleotides(sequence: str) -> bool:
+    """Whether a normalised sequence is DNA or RNA rather than a protein.
+
+    It has A, C, G, and T or U (which may have become X), and nothing else but N. No protein of
+    UniProt at 50 % identity has so few kinds of residues; peptides are too short to tell.
+    """
+    return (
+        len(sequence) >= SHORTEST_NUCLEOTIDES
+        and not sequence.strip("ACGTUNX")
+        and all(letter in sequence for letter in "ACG")
+        and any(letter in sequence for letter in "TUX")
+    )
+
+
+def nucleotides_found(path: str, count: int, records: int) -> str:
+    """The warning about records that are DNA or RNA."""
+    return (
+        f"{path}: {count:,} of {records:,} records have only the letters of nucleotides "
+        "(A, C, G, T or U, N), and are read as proteins all the same; if this is DNA or RNA, "
+        "translate it first"
+    )
 
 
 def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
     """Line of the header, header, and the lines below it with their numbers, of each record.
 
-    What stands there need not be residues.
+    What stands there need not be residues. Of a sequence longer than `LONGEST_SEQUENCE` only the
+    beginning is given, which `record_of` refuses.
 
     Raises:
       ProtlmError: the file is missing, empty, truncated, damaged, or not FASTA.
@@ -106,17 +149,20 @@ def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
     header = ""
     start = 0
     lines: list[tuple[int, str]] = []
-    for number, line in text_lines(path):
+    letters = 0
+    for number, line in _lines(path, whitespace):
         if not line:
             continue
         if line[0] != ">":
             if not start:
                 raise no_header(path, number, line)
-            lines.append((number, line))
+            if letters <= LONGEST_SEQUENCE:
+                lines.append((number, line[: LONGEST_SEQUENCE + 1]))
+                letters += len(line)
             continue
         if start:
             yield start, header, lines
-        header, start, lines = line[1:], number, []
+        header, start, lines, letters = line[1:], number, [], 0
     if not start:
         raise no_proteins(path)
     yield start, header, lines
@@ -130,6 +176,8 @@ def record_of(
     Raises:
       ProtlmError: no name, no sequence, or a character that is not a residue.
     """
+    if len(header) >= LONGEST_LINE:
+        raise too_long(path, start, name_of(header[:100])[0], "header", LONGEST_LINE)
     name, description = name_of(header)
     if not name:
         raise ProtlmError(f"{path}, line {start}: a header without a name; write '>name'")
@@ -138,6 +186,8 @@ def record_of(
             f"{path}, line {start}: {name!r} has a header but no sequence; add the sequence or "
             "remove the header (at the end of a file: is the file complete?)"
         )
+    if sum(len(line) for _, line in lines) > LONGEST_SEQUENCE:
+        raise too_long(path, start, name, "sequence", LONGEST_SEQUENCE)
     try:
         sequence = normalise("".join(line for _, line in lines), policy, record=name)
     except ResidueError as error:
@@ -165,8 +215,20 @@ def text_lines(path: str, strip: str = whitespace) -> Iterator[tuple[int, str]]:
     """Lines of a file, decompressed and stripped of these characters, with 1-based numbers.
 
     Raises:
-      ProtlmError: the file is missing, empty, truncated, damaged, or not text.
+      ProtlmError: the file is missing, empty, truncated, damaged, or not text; or a line is longer
+        than `LONGEST_LINE`.
     """
+    for number, line in _lines(path, strip):
+        if len(line) > LONGEST_LINE:
+            raise ProtlmError(
+                f"{path}, line {number}: more than {LONGEST_LINE:,} characters in one line; is it "
+                "the right file?"
+            )
+        yield number, line
+
+
+def _lines(path: str, strip: str) -> Iterator[tuple[int, str]]:
+    """As `text_lines`; of a line that is too long the first `LONGEST_LINE` + 1 characters."""
     number = 0
     # Descriptions may hold any encoding; what is not UTF-8 stays readable as \xe9.
     with (
@@ -175,24 +237,50 @@ def text_lines(path: str, strip: str = whitespace) -> Iterator[tuple[int, str]]:
             open_source(path), encoding="utf-8-sig", errors="backslashreplace"
         ) as text,
     ):
-        for number, line in enumerate(text, start=1):
-            if "\0" in line:
-                raise not_text(path, number)
+        read = partial(text.readline, LONGEST_LINE + 1)
+        for number, line in enumerate(iter(read, ""), start=1):
+            rest = line
+            if len(line) > LONGEST_LINE:  # look for a NUL, and for the next line
+                while rest and rest[-1] != "\n" and "\0" not in rest:
+                    rest = text.readline(1 << 20)
+            if "\0" in rest:
+                raise not_text(path, number, rest)
             yield number, line.strip(strip)
 
 
-def not_text(path: str, line: int) -> ProtlmError:
-    """What there is to say about a file with a NUL byte in this line."""
+def not_text(path: str, line: int, text: str) -> ProtlmError:
+    """What there is to say about a file with a NUL byte in this line, or in this part of it."""
+    rest = text.rstrip("\r\n")
+    zeros = rest.count("\0")
+    marked = rest.startswith(("\\xff\\xfe", "\\xfe\\xff"))
+    if marked or (zeros > 3 and 0.4 < zeros / len(rest) < 0.6):
+        what = "text in UTF-16, or binary data; save it as UTF-8, or"
+    elif zeros <= 3 and rest.replace("\0", "").replace("\t", "").isprintable():
+        return ProtlmError(
+            f"{path}, line {line}: a NUL byte (\\0) after {rest.index(chr(0))} characters; such a "
+            "file was damaged when it was written or joined, and two sequences may have run "
+            "together there: make it again"
+        )
+    else:
+        what = "binary data, not text;"
     return ProtlmError(
-        f"{path}, line {line}: binary data, not text; give a text file, plain or compressed with "
-        "gzip, bzip2, xz or zstd (not an archive such as tar)"
+        f"{path}, line {line}: {what} give a text file, plain or compressed with gzip, bzip2, xz "
+        "or zstd (not an archive such as tar)"
+    )
+
+
+def too_long(path: str, line: int, name: str, what: str, most: int) -> ProtlmError:
+    """What there is to say about a record that is longer than any protein."""
+    return ProtlmError(
+        f"{path}, line {line}: the {what} of {name!r} has more than {most:,} characters, "
+        "which no protein has; remove the record (is it a genome, or did the line ends get lost?)"
     )
 
 
 def no_header(path: str, line: int, text: str) -> ProtlmError:
     """What there is to say about a file that begins with something else than a header."""
     return ProtlmError(
-        f"{path}, line {line}: {_shorten(text)} stands before any header; a FASTA file begins "
+        f"{path}, line {line}: {shorten(text)} stands before any header; a FASTA file begins "
         "with a line '>name', and the sequence follows on the next lines"
     )
 
@@ -202,5 +290,6 @@ def no_proteins(path: str) -> ProtlmError:
     return ProtlmError(f"{path} holds no proteins; is it the right file?")
 
 
-def _shorten(line: str) -> str:
+def shorten(line: str) -> str:
+    """The beginning of a line, in quotes."""
     return repr(line if len(line) <= 40 else line[:37] + "...")

@@ -10,16 +10,18 @@ Reads the manifest alone. Needs no TensorFlow.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
+from protlm_jax.storage.json_files import read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -27,6 +29,9 @@ WORK = ".work"
 TOKENS = "tokens"
 RECORDS = "records"
 HELDOUT = "heldout.fasta"
+
+_REMEDY = "restore it from a copy, or prepare the data again"
+_OWN_DIGEST = re.compile(rb'^ "digest": .*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Prepared:
     Attributes:
         folder: where it is.
         dataset, release: what it was made from, e.g. "uniref50", "2024_01".
-        digest: name of exactly this content: BLAKE2b-128 of the manifest, hexadecimal.
+        digest: name of exactly this content: BLAKE2b-128 of the manifest without its own digest
+            (as earlier versions wrote it), hexadecimal.
         splits: "train" and "heldout".
         manifest: all of manifest.json.
     """
@@ -92,28 +98,24 @@ class Prepared:
                 another version, or contradicts itself.
         """
         folder = Path(folder)
-        data = _read(folder)
-        try:
-            manifest = json.loads(data)
-            if not isinstance(manifest, dict):
-                raise TypeError("not an object")
-            if manifest["format"] != FORMAT:
-                raise ProtlmError(
-                    f"{folder / MANIFEST} has format {manifest['format']!r}; this version of "
-                    f"protlm_jax reads {FORMAT}: prepare the data again with this version"
-                )
-            splits = {name: _split(name, told) for name, told in manifest["splits"].items()}
-            digest = blake2b(data, digest_size=16).hexdigest()
-            prepared = cls(
-                folder, manifest["dataset"], manifest["release"], digest, splits, manifest
-            )
-            prepared.splits["train"], prepared.splits["heldout"], manifest["heldout"]["file"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        file = folder / MANIFEST
+        _require_finished(folder)
+        manifest = read_json(file, remedy=_REMEDY)
+        if "format" in manifest and manifest["format"] != FORMAT:
             raise ProtlmError(
-                f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); restore it "
-                "from a copy, or prepare the data again"
+                f"{file} has format {manifest['format']!r}; this version of protlm_jax reads "
+                f"{FORMAT}: prepare the data again with this version"
+            )
+        try:
+            splits = {name: _split(name, told) for name, told in manifest["splits"].items()}
+            _check(manifest)
+            names = _text(manifest["dataset"]), _text(manifest["release"])
+            digest = blake2b(_OWN_DIGEST.sub(b"", file.read_bytes(), count=1), digest_size=16)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise Damaged(
+                f"{file} is damaged ({type(error).__name__}: {error}); {_REMEDY}"
             ) from None
-        return prepared
+        return cls(folder, *names, digest.hexdigest(), splits, manifest)
 
     @property
     def source(self) -> str:
@@ -148,22 +150,31 @@ class Prepared:
         told = self.manifest["heldout"]
         if told["file"] is None:
             raise ProtlmError(f"{self.folder} holds no protein out; name a folder that does")
-        path = self.folder / told["file"]
+        shard = Shard(told["file"], 0, told["bytes"], told["blake2b"])
+        return self.require(shard, whole=True)
+
+    def require(self, shard: Shard, *, whole: bool = False) -> Path:
+        """The path of a file that the manifest hashes from its first byte to its last.
+
+        Args:
+            whole: read it for its checksum; else only its size is compared.
+        Raises:
+            Damaged: it is missing, or not as it was written.
+            ProtlmError: it cannot be read.
+        """
+        path = self.folder / shard.file
         try:
-            with open(path, "rb") as file:
-                digest = blake2b(digest_size=16)
-                while data := file.read(1 << 20):
-                    digest.update(data)
+            if (size := path.stat().st_size) != shard.bytes:
+                raise Damaged(f"{path} has {size:,} bytes, and not {shard.bytes:,}; {_REMEDY}")
+            if whole:
+                with open(path, "rb") as file:
+                    digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
+                if digest != shard.blake2b:
+                    raise Damaged(f"{path} is damaged: its checksum differs; {_REMEDY}")
+        except FileNotFoundError:
+            raise Damaged(f"{path} is missing; {_REMEDY}") from None
         except OSError as error:
-            raise ProtlmError(
-                f"cannot read {path}: {error.strerror}; restore it from a copy, or prepare the "
-                "data again"
-            ) from None
-        if digest.hexdigest() != told["blake2b"]:
-            raise ProtlmError(
-                f"{path} is not the file that was prepared (its checksum differs); restore it from "
-                "a copy, or prepare the data again"
-            )
+            raise ProtlmError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from None
         return path
 
     def _require(self, kind: str, there: bool) -> None:
@@ -173,22 +184,53 @@ class Prepared:
             )
 
 
-def _read(folder: Path) -> bytes:
-    """The bytes of the manifest."""
-    try:
-        return (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        if (folder / WORK).is_dir():
-            raise ProtlmError(
-                f"{folder} is not finished; run the same protlm prepare command again to go on"
-            ) from None
-        if not folder.is_dir():
-            raise ProtlmError(f"{folder} does not exist; make it with protlm prepare") from None
+def _require_finished(folder: Path) -> None:
+    """Raises ProtlmError where there is no manifest."""
+    if (folder / MANIFEST).exists():
+        return
+    if (folder / WORK).is_dir():
         raise ProtlmError(
-            f"{folder} is no prepared folder: it has no {MANIFEST}; make one with protlm prepare"
-        ) from None
-    except OSError as error:
-        raise ProtlmError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
+            f"{folder} is not finished; run the same protlm prepare command again to go on"
+        )
+    if not folder.is_dir():
+        raise ProtlmError(f"{folder} does not exist; make it with protlm prepare")
+    raise ProtlmError(
+        f"{folder} is no prepared folder: it has no {MANIFEST}; make one with protlm prepare"
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r} is no number of things")
+    return value
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError or AttributeError where something that is read later is missing,
+    or of another kind. (The splits are checked by `_split`.)"""
+    for side in ("train", "heldout"):
+        _number(manifest["splits"][side]["proteins"])
+    heldout = manifest["heldout"]
+    if heldout["file"] is not None:
+        _text(heldout["file"])
+    _number(heldout["bytes"]), _text(heldout["blake2b"])
+    _text(manifest["rules"]["rare_residues"])
+    for source in manifest["sources"]:
+        _text(source["name"]), _number(source["bytes"]), _text(source["sha256"])
+    left_out = 0
+    for reason, told in manifest["dropped"].items():
+        _text(reason), [_text(name) for name in told["examples"]]
+        left_out += _number(told["count"])
+    kept = sum(told["proteins"] for told in manifest["splits"].values())
+    if not (manifest["kept"] == kept == manifest["read"] - left_out):
+        raise ValueError("records read, kept and left out do not add up")
+    _number(manifest.get("nucleotides", 0))
 
 
 def _split(name: str, told: Mapping[str, Any]) -> PreparedSplit:
@@ -200,16 +242,17 @@ def _split(name: str, told: Mapping[str, Any]) -> PreparedSplit:
     lengths = np.array(told["lengths"], np.int64).reshape(-1, 2)
     split = PreparedSplit(
         name=name,
-        proteins=told["proteins"],
-        residues=told["residues"],
-        longest=told["longest"],
+        proteins=_number(told["proteins"]),
+        residues=_number(told["residues"]),
+        longest=_number(told["longest"]),
         lengths=lengths,
-        residue_counts=told["residue_counts"],
+        residue_counts={_text(k): _number(n) for k, n in told["residue_counts"].items()},
         tokens=_shards(told["tokens"]),
         records=_shards(told["records"]),
     )
     totals = {
         "lengths": (lengths[:, 1].sum(), split.proteins),
+        "longest of all lengths": (lengths[:, 0].max(initial=0), split.longest),
         "residues of all lengths": (lengths.prod(axis=1).sum(), split.residues),
         "residue_counts": (sum(split.residue_counts.values()), split.residues),
         "tokens": (sum(s.proteins for s in split.tokens), split.tokens and split.proteins),
@@ -217,9 +260,12 @@ def _split(name: str, told: Mapping[str, Any]) -> PreparedSplit:
     }
     for what, (found, expected) in totals.items():
         if found != (expected or 0):
-            raise ValueError(f"{name}: the {what} sum to {found}, not {expected}")
+            raise ValueError(f"{name}: the {what} come to {found}, not {expected}")
     return split
 
 
 def _shards(told: list[Mapping[str, Any]]) -> tuple[Shard, ...]:
-    return tuple(Shard(t["file"], t["proteins"], t["bytes"], t["blake2b"]) for t in told)
+    return tuple(
+        Shard(_text(t["file"]), _number(t["proteins"]), _number(t["bytes"]), _text(t["blake2b"]))
+        for t in told
+    )

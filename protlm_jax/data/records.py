@@ -13,14 +13,12 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import replace
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.prepared import Prepared, Shard
+from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.record_source import EpochSource, RecordSource
 from protlm_jax.data.resumable import (
     Counts,
@@ -59,7 +57,7 @@ def open_record_batches(
             "prepare with --records into another folder"
         )
     for shard in side.records:
-        _require_shard(prepared.folder, shard)
+        prepared.require(shard)
     lengths = dict.fromkeys(task_features(config.task), config.length)
     room = require_room(residues_per_row(config.task, vocabulary, lengths), config)
     if wanted.split == "train" and config.long_proteins == "drop" and side.lengths[0, 0] > room:
@@ -82,7 +80,7 @@ class RecordBatches(BatchIterator):
         counts: Counts,
         identity: str,
     ) -> None:
-        self._folder, self._side = prepared.folder, prepared.splits[wanted.split]
+        self._prepared, self._side = prepared, prepared.splits[wanted.split]
         self._shard = index, number = data_shard(wanted)
         if number > 1:
             size = wanted.batch_size // number
@@ -116,8 +114,8 @@ class RecordBatches(BatchIterator):
             return super().__next__()
         except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
             for shard in self._side.records:
-                _require_shard(self._folder, shard, whole=True)
-            raise ProtlmError(f"cannot read {self._folder}: {error.message}") from None
+                self._prepared.require(shard, whole=True)
+            raise ProtlmError(f"cannot read {self._prepared.folder}: {error.message}") from None
 
     def restore(self, state: bytes) -> None:
         """As `ResumableBatches.restore`; also refuses a state of another number of data shards."""
@@ -155,22 +153,3 @@ def letter_table(vocabulary: Vocabulary, rare_residues: str) -> np.ndarray:
     if rare_residues == "X":
         table[[ord(letter) for letter in "UZOB"]] = table[ord("X")]
     return table
-
-
-def _require_shard(folder: Path, shard: Shard, *, whole: bool = False) -> None:
-    """Raises ProtlmError where a shard is not as it was written; `whole` reads all of it."""
-    path = folder / shard.file
-    remedy = "restore it from a copy, or prepare the data again"
-    try:
-        size = path.stat().st_size
-        if size != shard.bytes:
-            raise ProtlmError(f"{path} has {size:,} bytes, and not {shard.bytes:,}; {remedy}")
-        if whole:
-            with open(path, "rb") as file:
-                digest = blake2b(digest_size=16)
-                while data := file.read(1 << 20):
-                    digest.update(data)
-            if digest.hexdigest() != shard.blake2b:
-                raise ProtlmError(f"{path} is damaged: its checksum differs; {remedy}")
-    except OSError as error:
-        raise ProtlmError(f"cannot read {path}: {error.strerror}; {remedy}") from None

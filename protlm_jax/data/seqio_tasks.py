@@ -31,6 +31,7 @@ from pathlib import Path
 
 from protlm_jax.data.bundled_source import ConfigSource
 from protlm_jax.data.config import DataConfig
+from protlm_jax.data.prepared import MANIFEST, Prepared
 from protlm_jax.data.record_source import RecordSource
 from protlm_jax.data.runtime import seqio, tfds
 from protlm_jax.data.tasks import encode, make_task, steps
@@ -80,6 +81,12 @@ def record_files(dataset: str, split: str) -> Sequence[str]:
 
 @functools.lru_cache
 def _record_files(folder: str, split: str) -> Sequence[str]:
+    # Our own manifest, where it is there, is checked when it is read; TFDS's files are not.
+    for ours in (Path(folder).parent, Path(folder)):
+        if (ours / MANIFEST).exists():
+            prepared = Prepared.open(ours)
+            shards = prepared.splits[split].records if split in prepared.splits else ()
+            return tuple(os.fspath(prepared.require(shard)) for shard in shards if shard.proteins)
     splits = tfds.builder_from_directory(folder).info.splits
     if split not in splits:
         return ()

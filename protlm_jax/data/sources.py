@@ -3,7 +3,8 @@
 How a file is compressed is seen from its first bytes, not from its name. Members of gz, streams of
 bz2 and xz, and frames of zst in a row are all read; anything behind them that is not another one
 is damage. The standard library's readers of bz2 and xz end there in silence: of two streams with
-one wrong byte between them they give the proteins of the first. Hence the short reader here.
+one wrong byte between them they give the proteins of the first. Hence the short reader here. It
+decompresses no more than was asked for, so memory does not depend on the ratio of compression.
 
 Remote files (`gs://`, `s3://`, `https://`, ...) go through fsspec. Needs no TensorFlow.
 """
@@ -27,6 +28,8 @@ Watch = Callable[[bytes], object]
 
 _PIECE = 1 << 16  # compressed bytes at a time
 _BUFFER = 1 << 20  # decompressed bytes held by the buffer of a source
+_XZ_MEMORY = 1 << 29  # bytes for the dictionary of a stream; xz -9 takes 65 MB
+_ZSTD_PIECE = 256  # compressed bytes at a time: 64 blocks of at most 128 kB
 
 
 class DamagedError(Exception):
@@ -158,7 +161,7 @@ class _Raw(io.RawIOBase):
 class _Members(io.RawIOBase):
     """Decompresses members one after the other, and notices when the last one is cut short.
 
-    `new` makes the decompressor of one member, an object like zlib's. `padded`: zero bytes may
+    `new` makes the decompressor of one member, an object like bz2's. `padded`: zero bytes may
     stand behind a member, as the formats of gz and xz allow.
     """
 
@@ -168,36 +171,40 @@ class _Members(io.RawIOBase):
         self._padded = padded
         self._member = new()
         self._begun = False
-        self._pending = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._pending:
+        while True:
             data = b""
             if self._member.eof:
                 data = self._member.unused_data
                 self._member, self._begun = self._new(), False
-            data = data or self._file.read(_PIECE)
-            if not data:
-                if self._begun:
-                    raise EOFError
-                return 0
-            if self._padded and not self._begun:
-                data = data.lstrip(b"\0")
-            if data:
+            if self._member.needs_input:
+                data = data or self._file.read(_PIECE)
+                if not data:
+                    if self._begun:
+                        raise EOFError
+                    return 0
+                if self._padded and not self._begun:
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        continue
                 self._begun = True
-                self._pending = memoryview(self._decompress(data))
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
+            if text := self._decompress(data, len(buffer)):
+                buffer[: len(text)] = text
+                return len(text)
 
-    def _decompress(self, data: bytes) -> bytes:
+    def _decompress(self, data: bytes, most: int) -> bytes:
         try:
-            return cast(bytes, self._member.decompress(data))
+            return cast(bytes, self._member.decompress(data, most))
         except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+            if "limit exceeded" in str(error):  # of xz, before it allocates
+                raise OSError(
+                    f"it needs more than {_XZ_MEMORY:,} bytes of memory; compress it "
+                    "anew with xz -9 or another program"
+                ) from None
             raise DamagedError(str(error)) from None
 
     def close(self) -> None:
@@ -208,14 +215,36 @@ class _Members(io.RawIOBase):
 def _decompressor(magic: bytes) -> Callable[[], Any] | None:
     """What makes a decompressor for data that begin so; None for plain data."""
     if magic.startswith(b"\x1f\x8b"):
-        return lambda: zlib.decompressobj(wbits=31)
+        return _Gzip
     if magic.startswith(b"BZh"):
         return bz2.BZ2Decompressor
     if magic.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMADecompressor
+        return partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
         return _zstd()
     return None
+
+
+class _Gzip:
+    """zlib's decompressor in the form of bz2's."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        return self._member.decompress(self._member.unconsumed_tail + data, most)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._member.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self._member.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._member.unused_data
 
 
 def _zstd() -> Callable[[], Any]:
@@ -225,23 +254,33 @@ def _zstd() -> Callable[[], Any]:
         raise ProtlmError("reading .zst files needs a package: pip install zstandard") from None
 
     class Frame:
-        """zstandard's decompressor, with errors of a kind that needs no import to be caught."""
+        """zstandard's decompressor in the form of bz2's: it has no bound of its own, so it is given
+        little at a time, and what comes of it is handed out in parts."""
 
         def __init__(self) -> None:
             self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._data = self._text = memoryview(b"")
 
-        def decompress(self, data: bytes) -> bytes:
-            try:
-                return self._frame.decompress(data)
-            except zstandard.ZstdError as error:
-                raise ValueError(str(error)) from None
+        def decompress(self, data: bytes, most: int) -> bytes:
+            self._data = memoryview(data) if data else self._data
+            while self._data and not self._text:
+                try:
+                    self._text = memoryview(self._frame.decompress(self._data[:_ZSTD_PIECE]))
+                except zstandard.ZstdError as error:
+                    raise ValueError(str(error)) from None
+                self._data = self._data[_ZSTD_PIECE:]
+                if self._frame.eof:
+                    self.unused_data = self._frame.unused_data + bytes(self._data)
+                    self._data = memoryview(b"")
+            text, self._text = self._text[:most], self._text[most:]
+            return bytes(text)
+
+        @property
+        def needs_input(self) -> bool:
+            return not (self._data or self._text)
 
         @property
         def eof(self) -> bool:
-            return self._frame.eof
-
-        @property
-        def unused_data(self) -> bytes:
-            return self._frame.unused_data
+            return self._frame.eof and not self._text
 
     return Frame

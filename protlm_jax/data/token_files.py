@@ -36,6 +36,7 @@ import numpy as np
 
 from protlm_jax.data.prepared import Prepared, Shard
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import atomic_file
 
 MAGIC = b"PRTLMTOK"
@@ -134,7 +135,7 @@ class TokenShard:
         """
         data = _mapped(path)
         if len(data) < _PRELUDE.size or not data[: len(MAGIC)] == MAGIC:
-            raise ProtlmError(f"{path} is no token file, or its beginning is damaged; {_REMEDY}")
+            raise Damaged(f"{path} is no token file, or its beginning is damaged; {_REMEDY}")
         _, version, size = _PRELUDE.unpack(data[: _PRELUDE.size])
         if version != VERSION:
             raise ProtlmError(
@@ -148,9 +149,9 @@ class TokenShard:
         count = shard.proteins + 1
         expected = begin + 16 * count + residues + name_bytes
         if not (intact and len(data) == expected == shard.bytes):
-            raise ProtlmError(f"{path} is not the shard that was prepared; {_REMEDY}")
+            raise Damaged(f"{path} is not the shard that was prepared; {_REMEDY}")
         if blake2b(memoryview(data)[begin:], digest_size=16).hexdigest() != shard.blake2b:
-            raise ProtlmError(f"{path} is damaged: its checksum is wrong; {_REMEDY}")
+            raise Damaged(f"{path} is damaged: its checksum is wrong; {_REMEDY}")
         letters = begin + 16 * count
         return cls(
             np.frombuffer(data, "<i8", count, begin),
@@ -199,7 +200,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise ProtlmError(f"{path} is missing, and with it its proteins; {_REMEDY}") from None
+        raise Damaged(f"{path} is missing, and with it its proteins; {_REMEDY}") from None
     except OSError as error:
         many = error.errno == errno.EMFILE
         remedy = "allow more open files (ulimit -n)" if many else _REMEDY

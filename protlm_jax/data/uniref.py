@@ -19,7 +19,7 @@ from string import whitespace
 from xml.etree import ElementTree
 
 from protlm_jax.data.entries import Entry, number_of, own_clusters
-from protlm_jax.data.fasta import BadRecord, line_of
+from protlm_jax.data.fasta import LONGEST_SEQUENCE, BadRecord, line_of, shorten, too_long
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
 
@@ -29,6 +29,7 @@ _ENTRY = re.compile(rb"<entry[\s>]")
 _ROOT = re.compile(rb"<UniRef\w*[\s>]")
 _ROOT_END = re.compile(rb"\s*</UniRef\w*\s*>\s*")
 _ENCODING = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([\w.:-]+)")
+_COMMENTS = re.compile(rb"(?:\s|<!--.*?-->)*", re.DOTALL)
 _ID = re.compile(rb"<entry\b[^>]*?\bid\s*=\s*[\"']([^\"'<>]*)")
 
 
@@ -129,9 +130,16 @@ def clusters(
       policy: what happens to rare residues and lower case.
     """
     for piece in data.split(ENTRY_END)[:-1]:
-        text = piece.lstrip()
+        before = _COMMENTS.match(piece)
+        text = piece[before.end() if before else 0 :]
         start = line + piece.count(b"\n", 0, len(piece) - len(text))
         try:
+            # A declaration would change how the entry is read: its encoding, or what "&x;" is.
+            if not _ENTRY.match(text):
+                raise ProtlmError(
+                    f"{file}, line {start}: {shorten(text[:50].decode('utf-8', 'replace'))} stands "
+                    "where an entry should begin; download the file again"
+                )
             yield _cluster(text + ENTRY_END, file, start, policy)
         except ProtlmError as error:
             name = _ID.search(text)
@@ -157,6 +165,8 @@ def _cluster(text: bytes, file: str, line: int, policy: ResiduePolicy) -> Cluste
             f"{file}, line {line}: {name!r} has no sequence of a representative; remove the entry "
             "or download the file again"
         )
+    if len(letters) > LONGEST_SEQUENCE:
+        raise too_long(file, line, name, "sequence", LONGEST_SEQUENCE)
     sequence = _sequence(letters, name, text, file, line, policy)
     representative = members[0]
     if representative.length and representative.length != len(sequence):

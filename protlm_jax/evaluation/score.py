@@ -38,6 +38,7 @@ METHODS = {
     "denoising": "denoising likelihood",
     "causal": "autoregressive likelihood",
 }
+SOFTMAX_NAMES = {"residues": "the 20 amino acids", "vocabulary": "the whole vocabulary"}
 COLUMN = {residue: column for column, residue in enumerate(AMINO_ACIDS)}
 
 _PROTEINS_AT_ONCE = 256  # how far the stream looks ahead to fill its buckets
@@ -51,10 +52,12 @@ class Likelihood:
         log_probabilities: [residues] float32 natural logs, NaN where a residue is not scored.
         window: residues that the model was shown at once; fewer than the protein has where it did
             not fit.
+        finite: whether all answers of the model were; otherwise total, mean and perplexity are NaN.
     """
 
     log_probabilities: np.ndarray
     window: int
+    finite: bool = True
 
     @property
     def scored(self) -> int:
@@ -64,6 +67,8 @@ class Likelihood:
     @property
     def total(self) -> float:
         """The sum over scored residues, in nats."""
+        if not self.finite:
+            return math.nan
         return float(np.nansum(self.log_probabilities, dtype=np.float64))
 
     @property
@@ -74,7 +79,8 @@ class Likelihood:
     @property
     def perplexity(self) -> float:
         """exp(-mean): the pseudo-perplexity of a masked model."""
-        return math.exp(-self.mean)
+        with np.errstate(over="ignore"):
+            return float(np.exp(-np.float64(self.mean)))
 
 
 def likelihoods(
@@ -200,6 +206,7 @@ def _stream(
             questions = [q for i, s in enumerate(part) for q in questions_of(loaded, i, s, limit)]
             proteins = [loaded.vocabulary.encode(s, specials=False) for s in part]
             arrays = [np.full(len(s), np.nan, np.float32) for s in part]
+            finite = [True] * len(part)
             for index, answer in ask(
                 loaded, proteins, questions, softmax=softmax, tokens_per_batch=budget
             ):
@@ -208,7 +215,8 @@ def _stream(
                 columns = [COLUMN[sequence[i]] for i in question.asked]
                 at = np.asarray(question.asked)
                 own = answer[np.arange(len(at)), columns] / ways
+                finite[question.protein] &= bool(np.isfinite(own).all())
                 arrays[question.protein][at] = np.nan_to_num(arrays[question.protein][at]) + own
                 bar.update(len(question.asked))
-            for sequence, array in zip(part, arrays, strict=True):
-                yield Likelihood(array, min(len(sequence), limit or len(sequence)))
+            for array, whole in zip(arrays, finite, strict=True):
+                yield Likelihood(array, min(len(array), limit or len(array)), whole)

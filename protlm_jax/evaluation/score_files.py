@@ -8,8 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,10 @@ import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record, text_lines
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import statistics
+from protlm_jax.evaluation.finite import reason
 from protlm_jax.evaluation.questions import Softmax
 from protlm_jax.evaluation.score import (
+    SOFTMAX_NAMES,
     Likelihood,
     kind_of,
     likelihoods,
@@ -28,7 +28,14 @@ from protlm_jax.evaluation.score import (
     residue_limit,
 )
 from protlm_jax.evaluation.variant_files import VariantTable, read_variants
-from protlm_jax.evaluation.variants import Strategy, Variant, choose_strategy, effects, fits
+from protlm_jax.evaluation.variant_summary import correlations, method_for, scored_lines
+from protlm_jax.evaluation.variants import (
+    Strategy,
+    Variant,
+    choose_strategy,
+    effects,
+    require_scorable,
+)
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
@@ -38,7 +45,6 @@ PROTEIN_COLUMNS = (
     "method", "softmax", "error",
 )  # fmt: skip
 VARIANT_COLUMNS = ("score", "method", "error")
-SOFTMAX_NAMES = {"residues": "the 20 amino acids", "vocabulary": "the whole vocabulary"}
 
 _LISTED = 20  # failures and long proteins named in the summary; the file has all of them
 
@@ -60,19 +66,23 @@ def score_file(
     softmax: Softmax = "residues",
     strategy: Strategy | None = None,
     wildtype: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    offset: int = 0,
     policy: ResiduePolicy = ResiduePolicy(),
     progress: bool = False,
 ) -> Outcome:
-    """Scores the proteins of a FASTA file or the variants of a CSV table, in their order.
+    """Scores the proteins of a FASTA file or the variants of a table, in their order.
 
     Args:
         loaded: the model.
-        path: FASTA or CSV, plain or compressed; told apart by the first character.
+        path: FASTA file or table, plain or compressed; told apart by the first character.
         output: CSV file to write, whole or not at all.
         length: tokens in a row, see `score.likelihoods`.
         softmax: over the 20 amino acids or the whole vocabulary.
         strategy: of variants; None takes the model's own.
         wildtype: FASTA file with the variants' wild types.
+        columns: role -> column of the table, see `variant_files.ROLES`.
+        offset: added to the positions of mutations.
         policy: what to do with rare residues and lower case.
         progress: draw a progress bar on a terminal.
 
@@ -80,12 +90,15 @@ def score_file(
         ProtlmError: the file as a whole cannot be read or written, or the model cannot answer.
     """
     kind_of(loaded)
-    _need_writable(output, path)
+    _need_writable(output, path, *filter(None, [wildtype]))
     if not _is_fasta(path):
-        table = read_variants(path, wildtype, policy)
+        table = read_variants(path, wildtype, policy, columns=columns, offset=offset)
         return _score_variants(loaded, table, output, length, softmax, strategy, progress)
-    if wildtype is not None or strategy is not None:
-        raise ProtlmError(f"{path} is a FASTA file: strategy and wild type are for variants")
+    if wildtype is not None or strategy is not None or columns or offset:
+        raise ProtlmError(
+            f"{path} is a FASTA file: --strategy, --wildtype, --columns and --offset are for "
+            "variants"
+        )
     records = list(read_every_record(path, policy))
     return _score_proteins(loaded, records, output, length, softmax, progress)
 
@@ -100,32 +113,45 @@ def _score_proteins(
 ) -> Outcome:
     limit, method = residue_limit(loaded, length), method_of(loaded)
     errors = [_protein_error(loaded, record, limit) for record in records]
-    good = [r for r, e in zip(records, errors, strict=True) if isinstance(r, Record) and not e]
-    sequences = [record.sequence for record in good]
-    scores = list(likelihoods(loaded, sequences, softmax=softmax, length=length, progress=progress))
-    results = iter(scores)
+    good = [i for i, error in enumerate(errors) if not error]
+    sequences = [r.sequence for r in (records[i] for i in good) if isinstance(r, Record)]
+    scores = dict(
+        zip(
+            good,
+            likelihoods(loaded, sequences, softmax=softmax, length=length, progress=progress),
+            strict=True,
+        )
+    )
+    broken = {
+        i: sequence
+        for i, sequence in zip(good, sequences, strict=True)
+        if not np.isfinite(scores[i].perplexity)
+    }
+    for i, why in _reasons(loaded, broken).items():
+        errors[i] = f"the log-likelihood is not finite: {why}"
+        del scores[i]
     rows = []
-    for record, error in zip(records, errors, strict=True):
-        numbers = [""] * 6 if error else _numbers(next(results))
+    for i, (record, error) in enumerate(zip(records, errors, strict=True)):
+        numbers = [""] * 6 if error else _numbers(scores[i])
         rows.append([record.id, *numbers, method, softmax, error])
     write_atomically(output, _table(PROTEIN_COLUMNS, rows))
 
-    residues = sum(score.scored for score in scores)
+    residues = sum(score.scored for score in scores.values())
     lines = [
         f"{len(scores):,} of {len(records):,} proteins scored, {residues:,} residues: {method}, "
         f"softmax over {SOFTMAX_NAMES[softmax]}"
     ]
     if scores:
-        mean = sum(score.total for score in scores) / residues
-        median = float(np.median([score.perplexity for score in scores]))
+        mean = sum(score.total for score in scores.values()) / residues
+        median = float(np.median([score.perplexity for score in scores.values()]))
         lines.append(
             f"{mean:.4f} nats per residue, perplexity {np.exp(-mean):.3f} (median protein "
             f"{median:.3f})"
         )
     if kind_of(loaded) == "denoising":
         lines.append("not comparable with pseudo-perplexity: the decoder sees what comes before")
-    pairs = zip(good, scores, strict=True)
-    long = [f"{r.id} ({len(r.sequence)})" for r, s in pairs if s.window < len(r.sequence)]
+    lengths = {i: len(score.log_probabilities) for i, score in scores.items()}
+    long = [f"{records[i].id} ({n})" for i, n in lengths.items() if scores[i].window < n]
     lines += _listed(long, f"longer than {limit} residues, asked in the window around each residue")
     named = zip(records, errors, strict=True)
     failures = [f"line {r.line}, {r.id or 'without a name'}: {e}" for r, e in named if e]
@@ -141,55 +167,53 @@ def _score_variants(
     strategy: Strategy | None,
     progress: bool,
 ) -> Outcome:
-    if clash := [name for name in VARIANT_COLUMNS if name in table.columns]:
-        raise ProtlmError(
-            f"the table has a column {clash[0]!r} already, which is one of the result's; rename it"
-        )
+    columns = table.table.columns
+    names = _free_names(columns)
     strategy, limit = choose_strategy(loaded, strategy), residue_limit(loaded, length)
-    errors = [row.error or _variant_error(row.variant, limit) for row in table.rows]
-    good = np.array([not error for error in errors])
-    variants = [r.variant for r, e in zip(table.rows, errors, strict=True) if r.variant and not e]
+    errors = [r.error or _variant_error(loaded, r.variant, strategy, limit) for r in table.rows]
+    good = [i for i, error in enumerate(errors) if not error]
+    variants = {i: v for i in good if (v := table.rows[i].variant)}
     scores = np.full(len(errors), np.nan)
     scores[good] = effects(
-        loaded, variants, strategy=strategy, softmax=softmax, length=length, progress=progress
+        loaded,
+        list(variants.values()),
+        strategy=strategy,
+        softmax=softmax,
+        length=length,
+        progress=progress,
     )
+    broken = {i: v.wildtype for i, v in variants.items() if not np.isfinite(scores[i])}
+    for i, why in _reasons(loaded, broken).items():
+        errors[i] = f"the score is not finite: {why}"
+        del variants[i]
+    methods = {i: method_for(variant, strategy, limit) for i, variant in variants.items()}
     rows = []
-    for row, score, error in zip(table.rows, scores, errors, strict=True):
-        fields = [*row.fields, *[""] * len(table.columns)][: len(table.columns)]
-        rows.append([*fields, "" if error else f"{score:.6f}", strategy, error])
-    write_atomically(output, _table((*table.columns, *VARIANT_COLUMNS), rows))
+    for i, (row, error) in enumerate(zip(table.rows, errors, strict=True)):
+        cells = [*row.cells, *[""] * len(columns)][: len(columns)]
+        score = "" if error else f"{scores[i]:.6f}"
+        rows.append([*cells, score, methods.get(i, strategy), error])
+    write_atomically(output, _table((*columns, *names), rows))
 
-    wildtypes = list(dict.fromkeys(variant.wildtype for variant in variants))
-    lines = [
-        f"{len(variants):,} of {len(errors):,} variants of {len(wildtypes):,} wild type(s) scored: "
-        f"{strategy}, nats, positive where the model prefers the mutant"
-    ]
-    if strategy == "likelihood-ratio":
-        lines.append(f"softmax over {SOFTMAX_NAMES[softmax]}")
-    if "DMS_score" in table.columns:
-        lines += _correlations(table, scores, good)
+    lines = scored_lines(loaded, table, variants, methods, strategy, softmax)
+    if "DMS_score" in table.roles:
+        lines += correlations(table, scores, variants, methods)
+    wildtypes = dict.fromkeys(v.wildtype for v in variants.values())
     long = [table.name(w) for w in wildtypes if limit is not None and len(w) > limit]
     lines += _listed(long, f"longer than {limit} residues, asked in the window around mutations")
     failures = [f"line {r.line}: {e}" for r, e in zip(table.rows, errors, strict=True) if e]
-    return _outcome(lines, failures, output)
+    if names != VARIANT_COLUMNS:
+        lines.append(f"the table has such columns already: results are in {', '.join(names)}")
+    return _outcome([*lines, *filter(None, [table.hint])], failures, output)
 
 
-def _correlations(table: VariantTable, scores: np.ndarray, good: np.ndarray) -> list[str]:
-    """Spearman's correlation with DMS_score for each wild type."""
-    measured = np.array([_float(text) for text in table.column("DMS_score")])
-    members: dict[str, list[int]] = defaultdict(list)
-    for i in np.flatnonzero(good & np.isfinite(measured)).tolist():
-        variant = table.rows[i].variant
-        assert variant is not None
-        members[variant.wildtype].append(i)
-    lines = []
-    for wildtype, rows in members.items():
-        value = statistics.spearman(scores[rows], measured[rows])
-        shown = "not defined" if value is None else f"{value:+.4f}"
-        lines.append(
-            f"Spearman with DMS_score: {shown} ({len(rows):,} variants of {table.name(wildtype)})"
-        )
-    return lines or ["no scored variant has a number in DMS_score"]
+def _free_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the result's columns, with a prefix where the table has one of them already."""
+    for prefix in ("", "protlm_"):
+        names = tuple(prefix + name for name in VARIANT_COLUMNS)
+        if not set(names) & set(columns):
+            return names
+    taken = sorted(set(names) & set(columns))[0]
+    raise ProtlmError(f"the table has a column {taken!r}, which is one of the result's; rename it")
 
 
 def _protein_error(loaded: LoadedModel, record: Record | BadRecord, limit: int | None) -> str:
@@ -204,14 +228,25 @@ def _protein_error(loaded: LoadedModel, record: Record | BadRecord, limit: int |
     return "" if asked else "none of its residues can be scored: no standard amino acid to predict"
 
 
-def _variant_error(variant: Variant | None, limit: int | None) -> str:
+def _variant_error(
+    loaded: LoadedModel, variant: Variant | None, strategy: Strategy, limit: int | None
+) -> str:
     """Why a variant of a known wild type cannot be scored; "" where it can."""
     assert variant is not None
     try:
-        fits(variant, limit)
+        require_scorable(loaded, variant, strategy, limit)
     except ProtlmError as error:
         return str(error)
     return ""
+
+
+def _reasons(loaded: LoadedModel, broken: dict[int, str]) -> dict[int, str]:
+    """Why results are not finite, by record, of the sequences that the model read."""
+    found: dict[str, str] = {}
+    for sequence in dict.fromkeys(broken.values()):
+        weights = next((r for r in found.values() if r.startswith("the parameter")), "")
+        found[sequence] = weights or reason(loaded, sequence)
+    return {i: found[sequence] for i, sequence in broken.items()}
 
 
 def _numbers(score: Likelihood) -> list[str]:
@@ -224,13 +259,6 @@ def _numbers(score: Likelihood) -> list[str]:
         f"{score.perplexity:.6f}",
         str(score.window),
     ]
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -261,12 +289,15 @@ def _is_fasta(path: Path) -> bool:
     return first.startswith(">")
 
 
-def _need_writable(output: Path, path: Path) -> None:
+def _need_writable(output: Path, *inputs: Path) -> None:
     """Refuses at once what would fail after the work is done."""
-    if output.is_dir() or (output.exists() and output.samefile(path)):
-        raise ProtlmError(
-            f"cannot write {output}: it is a folder or the input; choose another file"
-        )
+    for path in inputs:
+        if output.is_dir() or (output.exists() and path.exists() and output.samefile(path)):
+            raise ProtlmError(
+                f"cannot write {output}: it is a folder or the input; choose another file"
+            )
     folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ProtlmError(f"cannot write {output}: {folder} is no folder; choose another place")
     if not os.access(folder, os.W_OK):
         raise ProtlmError(f"cannot write {output}: no permission in {folder}; choose another place")

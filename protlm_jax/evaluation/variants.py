@@ -1,25 +1,33 @@
-"""Effects of substitutions: how much likelier a model finds the mutant residues than the wild type.
+"""Effects of mutations: how much likelier a model finds the mutant than the wild type.
 
-Strategies, after Meier et al. 2021 (doi:10.1101/2021.07.09.450648), each a sum over the mutated
-positions T of log p(mutant residue) - log p(wild-type residue):
+Strategies. The marginals are after Meier et al. 2021 (doi:10.1101/2021.07.09.450648) and defined
+for substitutions, as a sum over the mutated positions T of log p(mutant residue) - log p(wild-type
+residue):
 
-- masked-marginals: the wild type with all positions of T hidden at once, as in the paper's equation
-  (the scripts published with the paper and with ProteinGym hide one position at a time; for single
-  substitutions that is the same).
+- masked-marginals: the wild type with all positions of T hidden at once, as the paper defines it.
+- masked-marginals-additive: the same with one position of T hidden at a time, which makes it the
+  sum of the single mutants' scores. The scripts published with the paper and with ProteinGym do
+  this. Equal to masked-marginals for single substitutions.
 - wildtype-marginals: the wild type as it is, one forward for all its variants. Masked models only:
   others would copy what they see, or cannot see it.
-- likelihood-ratio: what a causal model has instead, log p(mutant sequence) - log p(wild type).
+- likelihood-ratio: log p(mutant sequence) - log p(wild-type sequence), with the log-likelihood that
+  `score` defines for the model: exact for causal models, otherwise pseudo-log-likelihoods, which
+  cost one row for each residue of each mutant. Sums over residues, not means.
+
+Insertions and deletions have no marginals: every model scores them by likelihood-ratio.
 
 Positive means that the model prefers the mutant. A marginal compares residues at one position, so
 that the softmax, over 20 residues or the vocabulary, does not change it. T5 is asked as in `score`:
 positions hidden in the encoder's input, the decoder fed the wild type's residues before each.
+
+Where the positions of T do not fit one window of the model, masked-marginals divides them, from the
+first on, into groups that fit, and adds up the scores of the groups.
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,111 +37,61 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import default_tokens_per_batch
 from protlm_jax.evaluation.embedding.plan import windows
 from protlm_jax.evaluation.questions import Question, Softmax, ask
-from protlm_jax.evaluation.score import COLUMN, kind_of, likelihoods, residue_limit, window_around
+from protlm_jax.evaluation.score import (
+    COLUMN,
+    kind_of,
+    likelihoods,
+    questions_of,
+    residue_limit,
+    window_around,
+)
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import AMINO_ACIDS
+from protlm_jax.vocabularies import ResiduePolicy
 
-Strategy = Literal["masked-marginals", "wildtype-marginals", "likelihood-ratio"]
+Strategy = Literal[
+    "masked-marginals", "masked-marginals-additive", "wildtype-marginals", "likelihood-ratio"
+]
 
 # By kind of readout; the first is the default.
 STRATEGIES: dict[str, tuple[Strategy, ...]] = {
-    "masked": ("masked-marginals", "wildtype-marginals"),
-    "query": ("masked-marginals",),
-    "denoising": ("masked-marginals",),
+    "masked": (
+        *("masked-marginals", "masked-marginals-additive"),
+        *("wildtype-marginals", "likelihood-ratio"),
+    ),
+    "query": ("masked-marginals", "masked-marginals-additive", "likelihood-ratio"),
+    "denoising": ("masked-marginals", "masked-marginals-additive", "likelihood-ratio"),
     "causal": ("likelihood-ratio",),
 }
-
-_SUBSTITUTION = re.compile(r"([A-Za-z])(\d+)([A-Za-z])").fullmatch
-
-
-@dataclass(frozen=True, slots=True)
-class Substitution:
-    """One residue for another.
-
-    wildtype and mutant are letters of AMINO_ACIDS; position counts from 1, as people write it.
-    """
-
-    wildtype: str
-    position: int
-    mutant: str
-
-    def __str__(self) -> str:
-        return f"{self.wildtype}{self.position}{self.mutant}"
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A wild type (normalised residues) and what is changed in it, at distinct positions."""
+    """A wild type and its mutant.
+
+    Attributes:
+        wildtype: normalised residues.
+        sequence: those of the mutant.
+        shifted: residues were inserted and as many deleted; positions cannot be compared.
+    """
 
     wildtype: str
-    substitutions: tuple[Substitution, ...]
+    sequence: str
+    shifted: bool = False
+
+    @property
+    def is_wildtype(self) -> bool:
+        return self.sequence == self.wildtype
+
+    @property
+    def is_indel(self) -> bool:
+        """Whether residues were inserted or deleted."""
+        return self.shifted or len(self.sequence) != len(self.wildtype)
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Mutated residues, counted from 0, ascending."""
-        return tuple(sorted(s.position - 1 for s in self.substitutions))
-
-    @property
-    def sequence(self) -> str:
-        """The mutant's residues."""
-        letters = list(self.wildtype)
-        for s in self.substitutions:
-            letters[s.position - 1] = s.mutant
-        return "".join(letters)
-
-
-def parse_substitutions(text: str) -> tuple[Substitution, ...]:
-    """Reads `A42G`, or several joined by colons: `A42G:L50P`.
-
-    Raises:
-        ProtlmError: an insertion, a deletion, a stop, a letter that is none of the 20 amino acids,
-            a position named twice, or no substitution at all.
-    """
-    if not text.strip():
-        raise ProtlmError("no mutation; write one like A42G, several like A42G:L50P")
-    found: list[Substitution] = []
-    for part in text.split(":"):
-        part = part.strip()
-        match = _SUBSTITUTION(part)
-        if match is None:
-            shown = part if len(part) <= 30 else part[:27] + "..."
-            raise ProtlmError(
-                f"{shown!r} is no substitution like A42G (wild-type residue, position "
-                "counted from 1, mutant residue); insertions, deletions and stops are not scored"
-            )
-        wildtype, position, mutant = match[1].upper(), int(match[2]), match[3].upper()
-        for letter in (wildtype, mutant):
-            if letter not in COLUMN:
-                raise ProtlmError(
-                    f"{part!r}: {letter} is none of the 20 amino acids ({AMINO_ACIDS}); "
-                    "the model has no probability for it to compare"
-                )
-        if position in {s.position for s in found}:
-            raise ProtlmError(f"{text!r} names position {position} twice")
-        found.append(Substitution(wildtype, position, mutant))
-    return tuple(found)
-
-
-def check(substitutions: Iterable[Substitution], sequence: str, *, mutated: bool = False) -> None:
-    """Holds substitutions against the wild type, or against the mutant if `mutated`.
-
-    Raises:
-        ProtlmError: a position outside the sequence, or another residue there; says what is
-            expected and what is found.
-    """
-    for s in substitutions:
-        expected, name = (s.mutant, "mutated sequence") if mutated else (s.wildtype, "wild type")
-        if not 1 <= s.position <= len(sequence):
-            raise ProtlmError(
-                f"{s}: position {s.position} is outside of the {name}, which has {len(sequence)} "
-                "residues; positions count from 1"
-            )
-        found = sequence[s.position - 1]
-        if found != expected:
-            raise ProtlmError(
-                f"{s}: expected {expected} at position {s.position} of the {name}, found {found}; "
-                "is it the right sequence, and do positions count from its first residue?"
-            )
+        """Residues that differ, counted from 0, ascending; of sequences of one length."""
+        own, other = (np.frombuffer(s.encode(), np.uint8) for s in (self.wildtype, self.sequence))
+        return tuple(np.flatnonzero(own != other).tolist())
 
 
 def choose_strategy(loaded: LoadedModel, wanted: Strategy | None) -> Strategy:
@@ -151,18 +109,49 @@ def choose_strategy(loaded: LoadedModel, wanted: Strategy | None) -> Strategy:
     )
 
 
-def fits(variant: Variant, limit: int | None) -> None:
-    """Whether the mutated positions fit a row of `limit` residues together.
+def strategy_of(variant: Variant, strategy: Strategy) -> Strategy:
+    """How a variant is scored where `strategy` was chosen."""
+    return "likelihood-ratio" if variant.is_indel else strategy
+
+
+def require_scorable(
+    loaded: LoadedModel, variant: Variant, strategy: Strategy, limit: int | None
+) -> None:
+    """Checks that a model has a score for a variant.
 
     Raises:
-        ProtlmError: they lie too far apart.
+        ProtlmError: a mutated residue is none of the 20, or the model cannot read a sequence.
     """
-    span = variant.positions[-1] - variant.positions[0] + 1
-    if limit is not None and span > limit:
+    if variant.is_indel:
+        other = Counter(variant.sequence)
+        other.subtract(variant.wildtype)
+        unscored = [letter for letter in other if letter not in COLUMN and other[letter]]
+    else:
+        at = variant.positions
+        changed = {s[i] for s in (variant.wildtype, variant.sequence) for i in at}
+        unscored = sorted(changed - set(COLUMN))
+    if unscored:
         raise ProtlmError(
-            f"the mutations span {span} residues and the model reads {limit} at once; score them "
-            "one by one, or use a model that reads longer proteins"
+            f"the mutation changes {unscored[0]}, which is none of the 20 amino acids; the model "
+            "has no probability for it to compare"
         )
+    loaded.vocabulary.encode(variant.wildtype, specials=False)
+    if strategy_of(variant, strategy) == "likelihood-ratio" and not variant.is_wildtype:
+        loaded.vocabulary.encode(variant.sequence, specials=False)
+        if kind_of(loaded) == "causal":
+            longest = max(variant.wildtype, variant.sequence, key=len)
+            questions_of(loaded, 0, longest, limit)
+
+
+def groups_of(positions: tuple[int, ...], limit: int | None) -> list[tuple[int, ...]]:
+    """Positions that are hidden together: all, or from the first on those that fit one window."""
+    groups: list[tuple[int, ...]] = []
+    for at in positions:
+        if groups and (limit is None or at - groups[-1][0] < limit):
+            groups[-1] += (at,)
+        else:
+            groups.append((at,))
+    return groups
 
 
 def effects(
@@ -175,11 +164,12 @@ def effects(
     tokens_per_batch: int | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Effects [variants] float64 in nats, positive where the mutant is likelier.
+    """Effects [variants] float64 in nats, positive where the mutant is likelier; the wild type's
+    is 0.
 
     Args:
         loaded: the model.
-        variants: substitutions in a wild type; they are held against it.
+        variants: `require_scorable` has passed for each.
         strategy: see the top of this file; None takes the model's own.
         softmax: matters for likelihood-ratio alone.
         length: tokens in a row, as in `score.likelihoods`; of a longer wild type the model is shown
@@ -188,56 +178,74 @@ def effects(
         progress: draw a progress bar on a terminal.
 
     Raises:
-        ProtlmError: a substitution that does not fit its wild type, mutations too far apart for the
-            model, or a strategy that the model does not have.
+        ProtlmError: a strategy that the model does not have, or a sequence that it cannot read.
     """
     strategy = choose_strategy(loaded, strategy)
-    limit = residue_limit(loaded, length)
-    for variant in variants:
-        check(variant.substitutions, variant.wildtype)
     budget = tokens_per_batch or default_tokens_per_batch()
-    if strategy == "likelihood-ratio":
-        return _likelihood_ratios(loaded, variants, softmax, budget, progress)
-    wildtypes = list(dict.fromkeys(v.wildtype for v in variants))
-    index = {sequence: i for i, sequence in enumerate(wildtypes)}
-    # What is hidden of which protein: a variant's own positions, or nothing.
-    masked = strategy == "masked-marginals"
-    keys = [(index[v.wildtype], v.positions if masked else ()) for v in variants]
-    if masked:
-        questions = _masked_questions(wildtypes, variants, keys, limit)
-    else:
-        questions = _unmasked_questions(wildtypes, variants, keys, limit)
-    answers = _answers(loaded, wildtypes, questions, budget, progress)
     result = np.zeros(len(variants))
-    for row, (variant, key) in enumerate(zip(variants, keys, strict=True)):
-        for s in variant.substitutions:
-            answer = answers[key][s.position - 1]
-            result[row] += answer[COLUMN[s.mutant]] - answer[COLUMN[s.wildtype]]
+    changed = [(i, v) for i, v in enumerate(variants) if not v.is_wildtype]
+    whole = [(i, v) for i, v in changed if strategy_of(v, strategy) == "likelihood-ratio"]
+    marginal = [(i, v) for i, v in changed if strategy_of(v, strategy) != "likelihood-ratio"]
+    for part, compute in (
+        (marginal, lambda vs: _marginals(loaded, vs, strategy, length, budget, progress)),
+        (whole, lambda vs: _likelihood_ratios(loaded, vs, softmax, length, budget, progress)),
+    ):
+        if part:
+            result[[i for i, _ in part]] = compute([v for _, v in part])
     return result
 
 
-Key = tuple[int, tuple[int, ...]]
+Key = tuple[int, tuple[int, ...]]  # the wild type, and the positions that are hidden in it
 
 
-def _masked_questions(
-    wildtypes: list[str], variants: Sequence[Variant], keys: list[Key], limit: int | None
-) -> list[Question]:
-    """One row for each set of mutated positions, however many variants share it."""
-    for variant in variants:
-        fits(variant, limit)
-    return [
-        Question(i, *window_around(at[0], at[-1], len(wildtypes[i]), limit), at, at)
-        for i, at in dict.fromkeys(keys)
-    ]
+def _marginals(
+    loaded: LoadedModel,
+    variants: Sequence[Variant],
+    strategy: Strategy,
+    length: int | None,
+    budget: int,
+    progress: bool,
+) -> np.ndarray:
+    limit = residue_limit(loaded, length)
+    wildtypes = list(dict.fromkeys(v.wildtype for v in variants))
+    index = {sequence: i for i, sequence in enumerate(wildtypes)}
+    positions = [v.positions for v in variants]
+    proteins = [index[v.wildtype] for v in variants]
+    if strategy == "wildtype-marginals":
+        keys: list[list[Key]] = [[(i, ())] for i in proteins]
+        questions = _unmasked_questions(wildtypes, proteins, positions, limit)
+    else:
+        together = 1 if strategy == "masked-marginals-additive" else limit
+        keys = [
+            [(i, group) for group in groups_of(at, together)]
+            for i, at in zip(proteins, positions, strict=True)
+        ]
+        # One row for each set of hidden positions, however many variants share it.
+        questions = [
+            Question(i, *window_around(at[0], at[-1], len(wildtypes[i]), limit), at, at)
+            for i, at in dict.fromkeys(key for part in keys for key in part)
+        ]
+    answers = _answers(loaded, wildtypes, questions, budget, progress)
+    result = np.zeros(len(variants))
+    for row, (variant, at, own) in enumerate(zip(variants, positions, keys, strict=True)):
+        for key in own:
+            for i in key[1] or at:
+                answer = answers[key][i]
+                result[row] += answer[COLUMN[variant.sequence[i]]]
+                result[row] -= answer[COLUMN[variant.wildtype[i]]]
+    return result
 
 
 def _unmasked_questions(
-    wildtypes: list[str], variants: Sequence[Variant], keys: list[Key], limit: int | None
+    wildtypes: list[str],
+    proteins: list[int],
+    positions: list[tuple[int, ...]],
+    limit: int | None,
 ) -> list[Question]:
     """One row for each wild type, or for each window of one that does not fit."""
     sites: list[set[int]] = [set() for _ in wildtypes]
-    for variant, (i, _) in zip(variants, keys, strict=True):
-        sites[i].update(variant.positions)
+    for i, at in zip(proteins, positions, strict=True):
+        sites[i].update(at)
     questions = []
     for i, wildtype in enumerate(wildtypes):
         for w in windows(len(wildtype), limit):
@@ -276,13 +284,20 @@ def _likelihood_ratios(
     loaded: LoadedModel,
     variants: Sequence[Variant],
     softmax: Softmax,
+    length: int | None,
     budget: int,
     progress: bool,
 ) -> np.ndarray:
     """log p(mutant sequence) - log p(wild type) [variants]."""
     sequences = list(dict.fromkeys(s for v in variants for s in (v.wildtype, v.sequence)))
     scores = likelihoods(
-        loaded, sequences, softmax=softmax, tokens_per_batch=budget, progress=progress
+        loaded,
+        sequences,
+        softmax=softmax,
+        length=length,
+        tokens_per_batch=budget,
+        policy=ResiduePolicy(rare="keep"),  # they are normalised already
+        progress=progress,
     )
     total = {s: score.total for s, score in zip(sequences, scores, strict=True)}
     return np.array([total[v.sequence] - total[v.wildtype] for v in variants])

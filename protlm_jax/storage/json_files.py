@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_json(file: Path, *, remedy: str = "copy it again") -> dict[str, Any]:
         ProtlmError: it is missing, cannot be read, is too large or too deep, or is no JSON object.
     """
     value = parse_json(read_text(file, remedy=remedy), file, remedy=remedy)
-    if isinstance(told := value.pop(DIGEST, None), str) and told != _digest(value):
+    if isinstance(told := value.pop(DIGEST, None), str) and told != digest_of_json(value):
         raise Damaged(
             f"{file} is not as it was written: {remedy}; if it was changed on purpose, delete its "
             f"line {DIGEST!r}"
@@ -92,11 +93,11 @@ def write_json(file: Path, value: dict[str, Any], *, indent: int | None = 1) -> 
     Raises:
         ProtlmError: the folder or the disk does not take it.
     """
-    text = json.dumps({**value, DIGEST: _digest(value)}, indent=indent)
+    text = json.dumps({**value, DIGEST: digest_of_json(value)}, indent=indent)
     write_atomically(file, text + "\n")
 
 
-def _digest(value: dict[str, Any]) -> str:
+def digest_of_json(value: Mapping[str, Any]) -> str:
     """Of what JSON makes of a value, whatever the order of names and the spaces."""
     plain = json.loads(json.dumps(value))  # lists for tuples, text for names
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))

@@ -163,7 +163,7 @@ def test_a_truncated_file_ends_in_an_error_after_its_whole_blocks(tmp_path, comp
 def test_faults_keep_their_lines_in_later_blocks(tmp_path):
     path = write(tmp_path, b">a\nMK\nMK\n>b\nMK\nM*\n>c\nGG\n>dd\n\n>e\nAA\0\n")
     answers = []
-    with pytest.raises(ProtlmError, match="line 12: binary"):
+    with pytest.raises(ProtlmError, match="line 12: a NUL byte"):
         for block in cut(path, 5):
             answers += [plain(e) for e in entries(block)]
     assert [a.id if isinstance(a, Entry) else a[:2] for a in answers] == [
@@ -206,3 +206,31 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_neither_jax_nor_tensorflow_is_needed():
     code = "import sys, protlm_jax.data.blocks; assert not {'jax', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_record_longer_than_any_protein_is_bad_and_takes_no_memory(tmp_path):
+    """Also where the end of the record falls between two pieces of the text."""
+    for line_end, lines in ((b"\n", 1), (b"\n", 200_000), (b"\r\n", 150_001)):
+        long = (b"A" * (20_000_000 // lines) + line_end) * lines
+        text = line_end.join(
+            [b">a x", b"MK", b">giant y", long + b">b z", b"MKV", b">c", b"1", b""]
+        )
+        path = write(tmp_path, gzip.compress(text, 1))
+        tracemalloc.start()
+        answers = by_blocks(path, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 80e6
+        tracemalloc.stop()
+        message = rf"{path}, line 3: the text of 'giant' has more than 16,777,216 characters"
+        assert [a[0] if isinstance(a, tuple) else a.id for a in answers] == ["a", "giant", "b", "c"]
+        assert answers[1][1] == 3 and answers[1][2].startswith(message)
+        assert answers[2].line == 4 + lines and f"line {7 + lines}:" in answers[3][2]
+
+
+def test_a_sequence_or_header_longer_than_any_is_bad_on_both_roads(tmp_path):
+    text = b">a\n" + b"M" * 1_000_000 + b"\n>b\n" + b"MK\n" * 500_001 + b">" + b"c" * (1 << 24)
+    path = write(tmp_path, text + b" x\nMK\n>d\nMK\n")
+    plain_ones, by_block = by_reader(path), by_blocks(path, 1 << 20)
+    assert [a.id for a in (plain_ones[0], plain_ones[-1])] == ["a", "d"] and len(plain_ones) == 4
+    assert plain_ones[0] == by_block[0] and plain_ones[-1] == by_block[-1]
+    for answer, other in zip(plain_ones[1:3], by_block[1:3], strict=True):
+        assert answer[1] == other[1] and "more than 1" in answer[2] and "more than 1" in other[2]

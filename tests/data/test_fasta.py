@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm_jax import bundled
-from protlm_jax.data.fasta import read_every_record, read_fasta
+from protlm_jax.data.fasta import looks_like_nucleotides, read_every_record, read_fasta
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
 
@@ -112,8 +112,13 @@ def test_harmless_variants_are_read(tmp_path, data):
         (b">a\nMK\n>b\nMK\n>a x\nGG\n", ["line 5", "'a'", "(line 1)"]),
         (b">a\nMKT\n\nM K*\n", ["line 4", "'a'", "position 6", "'*'", "stop"]),
         (b">a\nMKT\n>b\nM-K\n", ["line 4", "'b'", "position 2", "gap"]),
-        (b">a\nMK\0T\n", ["line 2", "binary"]),
-        (">a\nMKT".encode("utf-16"), ["line 1", "binary"]),
+        (b">a\nMK\0T\n", ["line 2", "a NUL byte", "after 2", "run together"]),
+        (b">a\nMKTAYIAKQR\n\0MKVLAAGWWD\n>b\nMK\n", ["line 3", "a NUL byte", "after 0"]),
+        (">a\nMKT".encode("utf-16"), ["line 1", "UTF-16", "binary"]),
+        (">abcdef\nMKT".encode("utf-16-le"), ["line 1", "UTF-16", "binary"]),
+        (b">a\n" + bytes(range(256)), ["line 2", "binary"]),
+        (b">a\nMK\n>long x\n" + b"A" * 1_000_001, ["line 3", "'long'", "1,000,000"]),
+        (b">a\n" + b"MKVA\n" * 250_001, ["line 1", "'a'", "1,000,000"]),
         (b"PK\x03\x04\x00\x00", ["binary", "archive"]),
         (b">a\nMK\xe9\n", ["line 2", "position 3"]),
     ],
@@ -201,3 +206,33 @@ def test_every_record_gets_an_answer(tmp_path):
     assert "no sequence" in messages[2]
     with pytest.raises(ProtlmError, match="before any header"):
         list(read_every_record(write(tmp_path, b"MK\n")))
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        ("ATGGCGTTAGCTAGCTAGG", True),
+        ("ATGNNNGGCCTTAACC", True),
+        ("AXGAAAXXXGGGCCC", True),  # RNA, whose U became X
+        ("ACGTACGTACGTAC", False),  # too short
+        ("AATAATAAAATAAATAATAA", False),  # antifreeze proteins are like this
+        ("GGGGGGGGGGGGGGGGGGGG", False),
+        ("ATGGCGTTAGCTAGCTAGGM", False),
+    ],
+)
+def test_what_looks_like_nucleotides(sequence, expected):
+    assert looks_like_nucleotides(sequence) == expected
+
+
+def test_nucleotides_are_warned_of_once(tmp_path, caplog):
+    file = write(tmp_path, b">g1\nATGGCGTTAGCTAGCTAGG\n>p\nMKTAYIAKQRQISFV\n>g2\natgaaatttgggccc\n")
+    for _ in range(2):
+        assert len(list(read_fasta(file))) == 3
+        assert len(list(read_every_record(file))) == 3
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{file}: 2 of 3 records have only the letters of nucleotides")
+
+
+def test_no_real_protein_looks_like_nucleotides():
+    records = list(read_fasta(bundled.path("pretraining")))
+    assert len(records) == 20_000 and not any(looks_like_nucleotides(r.sequence) for r in records)

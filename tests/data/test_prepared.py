@@ -33,6 +33,11 @@ def told() -> dict:
         "format": 1,
         "dataset": "uniref50",
         "release": "2024_01",
+        "sources": [],
+        "rules": {"rare_residues": "X"},
+        "read": 4,
+        "kept": 4,
+        "dropped": {},
         "splits": {"train": split(5, 3), "heldout": split(2, 1)},
         "heldout": {"file": "heldout.fasta", "bytes": len(FASTA), "blake2b": digest},
     }
@@ -78,10 +83,10 @@ def test_what_is_not_finished_says_how_to_go_on(tmp_path):
         (lambda t: t.update(format=2), "has format 2"),
         (lambda t: t.pop("splits"), "damaged .*splits"),
         (lambda t: t["splits"].pop("heldout"), "damaged .*heldout"),
-        (lambda t: t["splits"]["train"].update(proteins=4), "the lengths sum to 3, not 4"),
-        (lambda t: t["splits"]["train"].update(residues=16), "sum to 15, not 16"),
+        (lambda t: t["splits"]["train"].update(proteins=4), "the lengths come to 3, not 4"),
+        (lambda t: t["splits"]["train"].update(residues=16), "come to 15, not 16"),
         (lambda t: t["splits"]["train"]["tokens"].pop(), None),
-        (lambda t: t["splits"]["train"]["tokens"][0].update(proteins=2), "tokens sum to 2, not 3"),
+        (lambda t: t["splits"]["train"]["tokens"][0].update(proteins=2), "tokens come to 2, not 3"),
         (lambda t: t["splits"]["train"].update(lengths=[[5]]), "damaged"),
     ],
 )
@@ -99,17 +104,17 @@ def test_a_manifest_that_cannot_be_is_refused(tmp_path, told, change, message):
 def test_half_a_manifest_is_refused(tmp_path, told):
     path = write(tmp_path, told) / "manifest.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(ProtlmError, match="damaged"):
+    with pytest.raises(ProtlmError, match=r"manifest.json is not JSON .*restore it from a copy"):
         Prepared.open(tmp_path)
 
 
 def test_held_out_proteins_that_changed_are_noticed(tmp_path, told):
     prepared = Prepared.open(write(tmp_path, told))
     (tmp_path / "heldout.fasta").write_bytes(FASTA.replace(b"WW", b"WY"))
-    with pytest.raises(ProtlmError, match=r"heldout.fasta is not the file that was prepared"):
+    with pytest.raises(ProtlmError, match=r"heldout.fasta is damaged: its checksum"):
         prepared.heldout_fasta()
     (tmp_path / "heldout.fasta").unlink()
-    with pytest.raises(ProtlmError, match=r"cannot read .*heldout.fasta"):
+    with pytest.raises(ProtlmError, match=r"heldout.fasta is missing"):
         prepared.heldout_fasta()
     told["heldout"]["file"] = None
     with pytest.raises(ProtlmError, match="holds no protein out"):

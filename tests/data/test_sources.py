@@ -6,6 +6,10 @@ import bz2
 import gzip
 import lzma
 import random
+import subprocess
+import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import fsspec
@@ -47,6 +51,63 @@ def test_a_long_text_comes_back(tmp_path, how):
     text = bytes(random.Random(0).choices(b"ACDEFGHIKLMNPQRSTVWY\n", k=200_000))
     (tmp_path / "x").write_bytes(COMPRESS[how](text))
     assert read(tmp_path / "x") == text
+
+
+def bomb(how: str, megabytes: int) -> bytes:
+    """A compressed text of letters A, and a second member."""
+    compressor = {
+        "gz": lambda: zlib.compressobj(wbits=31),
+        "bz2": bz2.BZ2Compressor,
+        "xz": lzma.LZMACompressor,
+        "zst": lambda: zstandard.ZstdCompressor(level=19).compressobj(),
+    }[how]()
+    parts = [compressor.compress(b"A" * (1 << 20)) for _ in range(megabytes)]
+    return b"".join([*parts, compressor.flush(), COMPRESS[how](b"\nMK")])
+
+
+@pytest.mark.parametrize("how", COMPRESS)
+def test_no_more_is_decompressed_than_asked_for(tmp_path, how):
+    (tmp_path / "x").write_bytes(bomb(how, 16))
+    tracemalloc.start()
+    text, size = b"", 0
+    with open_source(str(tmp_path / "x")) as source:
+        while data := source.read(1 << 18):
+            text, size = (text + data)[-4:], size + len(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == (16 << 20) + 3 and text == b"A\nMK"
+    assert peak < 12 << 20 if how != "zst" else peak < 24 << 20
+
+
+SCRIPT = """\
+import re, sys
+from pathlib import Path
+from protlm_jax.data.blocks import cut, entries
+from protlm_jax.data.fasta import read_every_record
+
+def peak():  # not ru_maxrss, which a process inherits from the larger one that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+before = peak()
+for path in sys.argv[1:]:
+    plain = [(a.id, hasattr(a, "error")) for a in read_every_record(path)]
+    cuts = [(a.id, hasattr(a, "error")) for block in cut(path) for a in entries(block)]
+    assert plain == cuts == [("bomb", True), ("good", False)], (plain, cuts)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_bomb_takes_no_memory(tmp_path):
+    for how in COMPRESS:
+        parts = [b">bomb\n", *[b"A" * (1 << 20)] * 128, b"\n>good\nMK\n"]
+        members = {part: COMPRESS[how](part) for part in set(parts)}
+        (tmp_path / how).write_bytes(b"".join(members[part] for part in parts))
+    files = [str(tmp_path / how) for how in COMPRESS]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100
 
 
 @pytest.mark.parametrize("how", COMPRESS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,33 @@ def test_other_files_are_refused(tmp_path, text, part):
     (tmp_path / "u.xml").write_bytes(text)
     with pytest.raises(ProtlmError, match=part):
         read(tmp_path / "u.xml")
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        b'<?xml version="1.0" encoding="foo"?>',
+        b'<?xml version="1.0" encoding="utf-7"?>',
+        b'<!DOCTYPE a [<!ENTITY x "AAAA">]>',
+        b"text",
+    ],
+)
+def test_nothing_between_entries_changes_how_they_are_read(tmp_path, real, between):
+    """An encoding that nobody knows was a LookupError; an entity made four residues of two."""
+    text = REAL.read_bytes().replace(b"</entry>", b"</entry>\n" + between, 1)
+    line = text[: text.index(between)].count(b"\n") + 1
+    text = text.replace(b"<sequence", b"<!-- a comment --><sequence")
+    (tmp_path / "x.xml").write_bytes(text)
+    first, second = read(tmp_path / "x.xml")
+    assert first == replace(real[0], entry=replace(real[0].entry, file=first.entry.file))
+    assert isinstance(second, BadRecord) and second.line == line
+    assert f"x.xml, line {line}: {between.decode()[:30]!r}"[:-1] in str(second.error)
+    (tmp_path / "x.xml").write_bytes(text.replace(between, b"<!-- any -->\n <!-- text -->"))
+    assert [c.entry.sequence for c in read(tmp_path / "x.xml")] == [c.entry.sequence for c in real]
+
+
+def test_entities_are_not_expanded(tmp_path):
+    text = REAL.read_bytes().replace(b"?>", b'?>\n<!DOCTYPE a [<!ENTITY x "AAAA">]>', 1)
+    (tmp_path / "x.xml").write_bytes(re.sub(rb"(<sequence[^>]*>)", rb"\1&x;", text))
+    first, second = read(tmp_path / "x.xml")
+    assert "undefined entity" in str(first.error) and "undefined entity" in str(second.error)

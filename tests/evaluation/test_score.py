@@ -12,7 +12,7 @@ from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import recurrence
-from protlm_jax.evaluation.score import METHODS, likelihoods, window_around
+from protlm_jax.evaluation.score import METHODS, Likelihood, likelihoods, window_around
 from protlm_jax.huggingface import export
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.readouts import Readout
@@ -197,6 +197,14 @@ def test_order_and_batches_change_nothing() -> None:
     few = list(likelihoods(loaded("bert"), sequences[::-1], tokens_per_batch=50))[::-1]
     for a, b in zip(many, few, strict=True):
         np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, atol=1e-5)
+
+
+def test_an_answer_that_is_not_finite_is_no_residue_without_score() -> None:
+    values = np.array([-1.0, np.nan, -2.0], np.float32)
+    assert Likelihood(values, 3).total == -3.0  # as an X in the middle
+    broken = Likelihood(values, 3, finite=False)
+    assert np.isnan([broken.total, broken.mean, broken.perplexity]).all()
+    assert Likelihood(np.full(3, -1e4, np.float32), 3).perplexity == np.inf
 
 
 def test_what_cannot_be_scored(monkeypatch) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.mutations import mutated, parse_mutations
 from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.evaluation.score_files import score_file
-from protlm_jax.evaluation.variants import Variant, effects, parse_substitutions
+from protlm_jax.evaluation.variants import Variant, effects
 from protlm_jax.huggingface import export
 
 WILDTYPE = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -31,8 +35,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def variant(text: str, wildtype: str = WILDTYPE) -> Variant:
+    return Variant(wildtype, mutated(parse_mutations(text), wildtype))
+
+
 def effect(text: str, wildtype: str = WILDTYPE, family: str = "bert") -> float:
-    return float(effects(loaded(family), [Variant(wildtype, parse_substitutions(text))])[0])
+    return float(effects(loaded(family), [variant(text, wildtype)])[0])
 
 
 PROTEINS = (
@@ -98,7 +106,7 @@ def test_proteingym_files_work_as_they_are(tmp_path) -> None:
     mutants = {"K2R": 0.5, "A4W": -1.25, "T3S:A7L": 0.1, "Y5F": "", "Q22E": 2.0}
     lines = ["mutant,mutated_sequence,DMS_score,DMS_score_bin"]
     for mutant, measured in mutants.items():
-        sequence = Variant(WILDTYPE, parse_substitutions(mutant)).sequence
+        sequence = variant(mutant).sequence
         lines.append(f"{mutant},{sequence},{measured},1")
     lines.append(f"G4A,{WILDTYPE},0.3,0")  # A at position 4, as the other rows have it
     lines.append(f"A4G,{WILDTYPE},0.3,0")  # the sequence is not mutated
@@ -121,7 +129,7 @@ def test_proteingym_files_work_as_they_are(tmp_path) -> None:
 def test_two_assays_in_one_file_are_two_wild_types(tmp_path) -> None:
     other = WILDTYPE[::-1]
     pairs = [("K2R", WILDTYPE), ("A4W", WILDTYPE), ("Q1E", other)]
-    lines = [f"{m},{Variant(w, parse_substitutions(m)).sequence}" for m, w in pairs]
+    lines = [f"{m},{variant(m, w).sequence}" for m, w in pairs]
     path = write(tmp_path, "mutant,mutated_sequence\n" + "\n".join(lines), "v.csv")
     outcome = score_file(loaded("bert"), path, tmp_path / "s.csv")
     assert outcome.failed == 0 and "3 variants of 2 wild type(s)" in outcome.summary
@@ -135,7 +143,7 @@ def test_wild_types_from_a_column(tmp_path) -> None:
         f'a,K2R,{WILDTYPE},"keeps, commas"\n'
         f"b,A1G,{WILDTYPE},\n"
         f"c,K2R:A4W,{WILDTYPE.lower()},\n"
-        f"d,A42del,{WILDTYPE},\n"
+        f"d,A42fs,{WILDTYPE},\n"
         "e,K2R,MK*T,\n"
         "f,K2R\n"
     )
@@ -145,17 +153,17 @@ def test_wild_types_from_a_column(tmp_path) -> None:
     assert rows[0]["comment"] == "keeps, commas"
     assert [bool(row["error"]) for row in rows] == [False, True, False, True, True, True]
     assert "A1G: expected A at position 1 of the wild type, found M" in rows[1]["error"]
-    assert "insertions" in rows[3]["error"] and "position 3" in rows[4]["error"]
-    assert "2 fields, but the header has 4" in rows[5]["error"] and rows[5]["name"] == "f"
+    assert "frameshifts" in rows[3]["error"] and "position 3" in rows[4]["error"]
+    assert "2 cells under 4 columns" in rows[5]["error"] and rows[5]["name"] == "f"
     assert {row["method"] for row in rows} == {"wildtype-marginals"} and outcome.failed == 4
 
 
 def test_wild_types_from_a_fasta_file(tmp_path) -> None:
     one = write(tmp_path, f">WT\n{WILDTYPE}\n", "one.fasta")
-    path = write(tmp_path, "mutant,mutated_sequence\nK2R,\nK2R,MRTAYIAKQRQISFVKSHFSRA\n", "v.csv")
+    path = write(tmp_path, "mutant,mutated_sequence\nK2R,K\nK2R,MRTAYIAKQRQISFVKSHFSRA\n", "v.csv")
     outcome = score_file(loaded("bert"), path, tmp_path / "s.csv", wildtype=one)
     rows = rows_of(tmp_path / "s.csv")
-    assert outcome.failed == 2 and "no residues" in rows[0]["error"]
+    assert outcome.failed == 2 and "has 1 residues, but" in rows[0]["error"]
     assert "has A at position 22, where wild type and mutations give Q" in rows[1]["error"]
     two = write(tmp_path, f">a\n{WILDTYPE}\n>b\n{WILDTYPE[::-1]}\n", "two.fasta")
     path = write(tmp_path, "mutant,wildtype\nK2R,a\nQ1E,b\nQ1E,c\n", "w.csv")
@@ -173,11 +181,12 @@ def test_wild_types_from_a_fasta_file(tmp_path) -> None:
     ("text", "message"),
     [
         ("mutant\nK2R\n", "--wildtype wt.fasta"),
-        ("mutation,sequence\nK2R,MK\n", "has a column 'mutant'; found 'mutation,sequence'"),
-        ("mutant,sequence,sequence\nK2R,MK,MK\n", "names each column once"),
-        ("MKTAYIAKQR\n", "first line '>name'"),
-        ("mutant,sequence\n", "no variants"),
-        ("mutant,sequence,score\nK2R,MK,1\n", "a column 'score' already"),
+        ("mutation,sequence\nK2R,MK\n", "--columns mutant=mutation"),
+        ("mutant,sequence,sequence\nK2R,MK,MK\n", "two columns are called 'sequence'"),
+        ("MKTAYIAKQR\n", "no rows"),
+        ("MKTAYIAKQR\nMKT\n", "first line '>name'"),
+        ("mutant,sequence\n", "no rows"),
+        ("mutant,sequence,score,protlm_score\nK2R,MK,1,2\n", "a column 'protlm_score'"),
         ("\n\n", "no table"),
     ],
 )
@@ -188,14 +197,98 @@ def test_files_that_are_no_table(text: str, message: str, tmp_path) -> None:
     assert message in str(error.value) and not (tmp_path / "s.csv").exists()
 
 
+def test_substitutions_and_indels_in_one_file_are_told_apart(tmp_path) -> None:
+    one = write(tmp_path, f">WT\n{WILDTYPE}\n", "one.fasta")
+    mutants = {"K2R": 1, "A4G": 3, "T3S": 2, "A4del": 0.5, "K2dup": 0.1, "WT": 1.5}
+    text = "mutant,DMS_score\n" + "".join(f"{m},{v}\n" for m, v in mutants.items())
+    path = write(tmp_path, text, "v.csv")
+    outcome = score_file(loaded("bert"), path, tmp_path / "s.csv", wildtype=one)
+    rows = rows_of(tmp_path / "s.csv")
+    kinds = ["masked-marginals"] * 3 + ["likelihood-ratio"] * 2 + ["wild type"]
+    assert [row["method"] for row in rows] == kinds and outcome.failed == 0
+    scores = [effect(mutant) for mutant in mutants]
+    assert [float(row["score"]) for row in rows] == pytest.approx(scores, abs=1e-4)
+    for part in (
+        "scored: masked-marginals and likelihood-ratio",
+        "1 without a change",
+        "2 with insertions or deletions are on the scale of likelihood-ratio",
+        "(4 substitutions of WT (22 residues))",
+        "(3 insertions and deletions of WT (22 residues))",
+        "likelihood-ratio: masked pseudo-likelihood, summed over residues, softmax over the 20",
+    ):
+        assert part in outcome.summary
+    alike = score_file(
+        loaded("bert"), path, tmp_path / "s.csv", wildtype=one, strategy="likelihood-ratio"
+    )
+    assert "scored: likelihood-ratio" in alike.summary and "(6 variants of" in alike.summary
+    assert "do not rank" not in alike.summary
+
+
+def test_a_table_that_has_a_score_keeps_it(tmp_path) -> None:
+    one = write(tmp_path, f">WT\n{WILDTYPE}\n", "one.fasta")
+    text = "hgvs_pro,score\np.Lys2Arg,0.5\n_wt,1\n_sy,1\n"  # as MaveDB has them
+    columns = {"mutant": "hgvs_pro", "DMS_score": "score"}
+    path, output = write(tmp_path, text, "v.csv"), tmp_path / "s.csv"
+    outcome = score_file(loaded("bert"), path, output, wildtype=one, columns=columns)
+    rows = rows_of(output)
+    assert [row["score"] for row in rows] == ["0.5", "1", "1"]
+    expected = [effect("K2R"), 0, 0]
+    assert [float(row["protlm_score"]) for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert "results are in protlm_score, protlm_method, protlm_error" in outcome.summary
+    assert "Spearman with score" in outcome.summary and outcome.failed == 0
+
+
+def test_distant_mutations_are_scored_and_said(tmp_path) -> None:
+    one = write(tmp_path, f">WT\n{WILDTYPE * 4}\n", "one.fasta")
+    path = write(tmp_path, "mutant\nK2R\nQ88E\nK2R:Q88E\nK2R:A4G\n", "v.csv")
+    outcome = score_file(loaded("bert"), path, tmp_path / "s.csv", wildtype=one, length=22)
+    rows = rows_of(tmp_path / "s.csv")
+    scores = [float(row["score"]) for row in rows]
+    assert scores[2] == pytest.approx(scores[0] + scores[1], abs=1e-5) and outcome.failed == 0
+    assert rows[2]["method"] == "masked-marginals in 2 windows"
+    assert {rows[i]["method"] for i in (0, 1, 3)} == {"masked-marginals"}
+    assert "1 with mutations too far apart for one window" in outcome.summary
+
+
+def test_causal_models_score_what_fits_them(tmp_path) -> None:
+    text = f"mutant,sequence\nK2R,{WILDTYPE}\nK2R,{WILDTYPE * 4}\nA4del,{WILDTYPE}\n"
+    outcome = score_file(loaded("gpt2"), write(tmp_path, text, "v.csv"), tmp_path / "s.csv")
+    rows = rows_of(tmp_path / "s.csv")
+    assert outcome.failed == 1 and "88 residues is longer than" in rows[1]["error"]
+    assert float(rows[0]["score"]) == pytest.approx(effect("K2R", family="gpt2"), abs=1e-4)
+    assert rows[0]["method"] == rows[2]["method"] == "likelihood-ratio"
+
+
+@pytest.mark.parametrize("text", [">P1\nMKT\n>P2\nMKXA\n", f"mutant,sequence\nK2R,{WILDTYPE}\n"])
+def test_broken_weights_give_no_score(text: str, tmp_path) -> None:
+    model = loaded("bert")
+    flat = flatten_dict(model.params, sep="/")
+    name = next(n for n in flat if n.startswith("encoder/") and n.endswith("kernel"))
+    flat[name] = np.array(flat[name])
+    flat[name][(1,) + (0,) * (flat[name].ndim - 1)] = np.nan
+    broken = dataclasses.replace(model, params=unflatten_dict(flat, sep="/"))
+    outcome = score_file(broken, write(tmp_path, text, "x"), tmp_path / "s.csv")
+    rows = rows_of(tmp_path / "s.csv")
+    assert outcome.failed == len(rows) and "0 of " in outcome.summary
+    for row in rows:
+        assert f"not finite: the parameter {name} holds 1 number" in row["error"]
+        assert "(block 1)" in row["error"] and "nan" not in row.values()
+
+
 def test_places_that_take_no_file_are_refused_first(tmp_path) -> None:
     path = write(tmp_path, ">P1\nMKT\n", "x.fasta")
-    for output in (tmp_path, path):
+    for output in (tmp_path, path, path / "s.csv"):
         with pytest.raises(ProtlmError, match="cannot write"):
             score_file(loaded("bert"), path, output)
+    table = write(tmp_path, "mutant\nK2R\n", "v.csv")
+    with pytest.raises(ProtlmError, match="cannot write"):
+        score_file(loaded("bert"), table, path, wildtype=path)
     assert path.read_text() == ">P1\nMKT\n"
-    with pytest.raises(ProtlmError, match="for variants"):
-        score_file(loaded("bert"), path, tmp_path / "s.csv", strategy="masked-marginals")
+    with pytest.raises(ProtlmError, match=r"cannot read .*missing.fasta: No such file"):
+        score_file(loaded("bert"), tmp_path / "missing.fasta", table)
+    for options in ({"strategy": "masked-marginals"}, {"offset": 1}, {"columns": {"mutant": "x"}}):
+        with pytest.raises(ProtlmError, match="for variants"):
+            score_file(loaded("bert"), path, tmp_path / "s.csv", **options)
 
 
 @pytest.mark.parametrize(("text", "code"), [(">P1\nMKT\n", 0), (">P1\nMKT\n>P2\nM1\n", 3)])
@@ -208,6 +301,87 @@ def test_the_command_ends_with_what_was_done(text: str, code: int, tmp_path, cap
     assert len(rows_of(output)) == text.count(">")
 
 
+ZOO_OF_NOTATIONS = """\
+mutant
+"S2G,K3R"
+S2G;K3R
+S2G/K3R
+S2G K3R
+S2G+K3R
+p.Ser2Gly
+p.S2G
+s2g
+WT
+_wt
+
+S2S
+S2*
+S2del
+S2-
+2G
+S2
+S2_K3insG
+S2GK3R
+S2X
+S2U
+S2B
+S02G
+S2G:S2A
+S2G:
+S 2 G
+S-2G
+S2.0G
+"""
+GFP_LIKE = "MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTL"
+LONG = Path(__file__).parents[1] / "data" / "files" / "long.fasta"
+WEIGHTS = Path(os.environ.get("PROTLM_WEIGHTS", "")) / "esm2_t6_8M"
+needs_weights = pytest.mark.skipif(
+    not (os.environ.get("PROTLM_WEIGHTS") and WEIGHTS.is_dir()),
+    reason="set PROTLM_WEIGHTS to a folder with trained weights in esm2_t6_8M/",
+)
+
+
+def test_a_zoo_of_notations(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    table = write(tmp_path, ZOO_OF_NOTATIONS, "zoo.csv")
+    wildtype = write(tmp_path, f">gfp_like\n{GFP_LIKE}\n", "wt.fa")
+    output = tmp_path / "s.csv"
+    command = ["score", "--model", "m", "--input", str(table), "--wildtype", str(wildtype)]
+    assert cli.main([*command, "--output", str(output)]) == 3
+    rows = rows_of(output)
+    assert [row["mutant"] for row in rows if row["error"]] == [
+        *("S2*", "2G", "S2", "S2X", "S2U", "S2B", "S2G:S2A", "S2G:", "S-2G")
+    ]
+    single, double = (effect(text, GFP_LIKE) for text in ("S2G", "S2G:K3R"))
+    gone, inserted = (effect(text, GFP_LIKE) for text in ("S2del", "S2_K3insG"))
+    expected = [*[double] * 5, *[single] * 3, *[0.0] * 3, gone, gone, inserted, double]
+    scores = [float(row["score"]) for row in rows if not row["error"]]
+    assert scores == pytest.approx([*expected, single, single, single], abs=1e-4)
+    assert "line 14: 'S2*': stops are not scored" in capsys.readouterr().out
+
+
+@needs_weights
+def test_trained_weights_give_the_values_of_the_field(tmp_path) -> None:
+    """Computed with transformers and torch on the same weights."""
+    model = huggingface.load_model(str(WEIGHTS))
+    wildtype = write(tmp_path, f">gfp_like\n{GFP_LIKE}\n", "wt.fa")
+    table, output = write(tmp_path, "mutant\nS2G:K3R\nS2G\nK3R\n", "v.csv"), tmp_path / "s.csv"
+    expected = {"masked-marginals": -0.617341, "masked-marginals-additive": -0.123531}
+    for strategy, value in expected.items():
+        score_file(model, table, output, wildtype=wildtype, strategy=strategy)
+        scores = [float(row["score"]) for row in rows_of(output)]
+        assert scores == pytest.approx([value, 0.295674, -0.419205], abs=1e-4)
+    insertion, deletion = ("MSKGEELFTGGGVV" + GFP_LIKE[12:], GFP_LIKE[:20] + GFP_LIKE[23:])
+    table = write(tmp_path, f"mutated_sequence\n{insertion}\n{deletion}\n{GFP_LIKE}\n", "i.csv")
+    score_file(model, table, output, wildtype=wildtype)
+    scores = [float(row["score"]) for row in rows_of(output)]
+    assert scores == pytest.approx([-4.363616, 6.305777, 0.0], abs=1e-3)
+    table = write(tmp_path, "mutant\nF1A\nN1500A\nF1A:N1500A\n", "long.csv")
+    score_file(model, table, output, wildtype=LONG, length=1024)
+    scores = [float(row["score"]) for row in rows_of(output)]
+    assert scores == pytest.approx([1.02807, 0.06134, 1.02807 + 0.06134], abs=1e-4)
+
+
 def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("t5"))
     path = write(tmp_path, f"mutant,sequence\nK2R,{WILDTYPE}\n", "v.csv")
@@ -215,3 +389,5 @@ def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> No
     assert cli.main([*command, "--strategy", "wildtype-marginals"]) == 1
     error = capsys.readouterr().err
     assert "wildtype-marginals is not defined" in error and "masked-marginals" in error
+    assert cli.main([*command, "--columns", "mutation"]) == 1
+    assert "ROLE=COLUMN" in capsys.readouterr().err

@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from zoo import ZOO, loaded
+from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.mutations import mutated, parse_mutations
+from protlm_jax.evaluation.score import likelihoods, residue_limit
 from protlm_jax.evaluation.variants import (
     STRATEGIES,
-    Substitution,
     Variant,
-    check,
     effects,
-    parse_substitutions,
+    groups_of,
+    require_scorable,
 )
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -30,7 +30,8 @@ def of_kind(*kinds: str) -> list[str]:
 
 
 def variant(text: str, wildtype: str = WILDTYPE) -> Variant:
-    return Variant(wildtype, parse_substitutions(text))
+    edits = parse_mutations(text)
+    return Variant(wildtype, mutated(edits, wildtype), not all(e.substitutes for e in edits))
 
 
 def residue_logits(model: LoadedModel, sequence: str, hidden: list[int]) -> np.ndarray:
@@ -56,9 +57,9 @@ def residue_logits(model: LoadedModel, sequence: str, hidden: list[int]) -> np.n
 
 def log_odds(logits: np.ndarray, text: str) -> float:
     total = 0.0
-    for s in parse_substitutions(text):
-        row = logits[s.position - 1]
-        total += row[AMINO_ACIDS.index(s.mutant)] - row[AMINO_ACIDS.index(s.wildtype)]
+    for edit in parse_mutations(text):
+        row, ((_, own),) = logits[edit.start], edit.named
+        total += row[AMINO_ACIDS.index(edit.letters)] - row[AMINO_ACIDS.index(own)]
     return total
 
 
@@ -70,12 +71,23 @@ def test_masked_marginals_hide_all_mutated_positions_at_once(family: str) -> Non
     model = loaded(family)
     scores = effects(model, [variant(text) for text in MUTANTS], tokens_per_batch=100)
     for text, score in zip(MUTANTS, scores, strict=True):
-        hidden = [s.position - 1 for s in parse_substitutions(text)]
+        hidden = [edit.start for edit in parse_mutations(text)]
         expected = log_odds(residue_logits(model, WILDTYPE, hidden), text)
         assert score == pytest.approx(expected, abs=1e-4)
     assert scores[5] == 0.0 and scores[3] == scores[6]
     apart = effects(model, [variant("T3S"), variant("A7L")]).sum()
     assert abs(scores[3] - apart) > 1e-4  # together is not one at a time
+
+
+@pytest.mark.parametrize("family", kinds_alone(of_kind("masked", "denoising", "query")))
+def test_the_additive_strategy_is_the_sum_of_single_mutants(family: str) -> None:
+    texts = ("T3S", "A7L", "Q22E", "T3S:A7L:Q22E", "A7L:A4A")
+    variants = [variant(text) for text in texts]
+    scores = effects(loaded(family), variants, strategy="masked-marginals-additive")
+    assert scores[3] == pytest.approx(scores[:3].sum(), abs=1e-5) and scores[4] == scores[1]
+    single, together = (effects(loaded(family), v) for v in (variants[:3], variants[3:]))
+    np.testing.assert_allclose(scores[:3], single, atol=1e-5)
+    assert abs(scores[3] - together[0]) > 1e-4
 
 
 @pytest.mark.parametrize("family", of_kind("masked"))
@@ -90,15 +102,23 @@ def test_wildtype_marginals_see_the_wild_type(family: str) -> None:
     np.testing.assert_allclose(scores, single, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", of_kind("causal"))
-def test_causal_models_compare_whole_likelihoods(family: str) -> None:
+INDELS = ("A4del", "Q8_R9insGP", "T3_A4delinsW", "K8R", "M1_K2dup", "A4del:F14_V15insW")
+
+
+@pytest.mark.parametrize("family", kinds_alone(of_kind(*STRATEGIES)))
+def test_insertions_and_deletions_compare_whole_likelihoods(family: str) -> None:
     model = loaded(family)
-    variants = [variant(text) for text in MUTANTS]
-    scores = effects(model, variants)
+    variants = [variant(text) for text in (*INDELS, "A4G", "T3S:A7L", "A4A")]
+    scores = effects(model, variants, strategy="likelihood-ratio", tokens_per_batch=400)
     (base,) = likelihoods(model, [WILDTYPE])
-    for v, score in zip(variants, scores, strict=True):
-        (mutant,) = likelihoods(model, [v.sequence])
+    mutants = likelihoods(model, [v.sequence for v in variants])
+    for score, mutant in zip(scores, mutants, strict=True):
         assert score == pytest.approx(mutant.total - base.total, abs=1e-4)
+    assert scores[-1] == 0.0
+    default = effects(model, variants, tokens_per_batch=400)
+    np.testing.assert_allclose(default[[0, 1, 2, 4, 5]], scores[[0, 1, 2, 4, 5]], atol=1e-4)
+    alike = model.model.readouts[0].kind == "causal"
+    assert (abs(default[6] - scores[6]) < 1e-4) == alike
 
 
 def test_several_wild_types_and_windows() -> None:
@@ -112,66 +132,44 @@ def test_several_wild_types_and_windows() -> None:
     assert scores[1] == pytest.approx(expected, abs=1e-4)
     whole = effects(model, variants, length=22, strategy="wildtype-marginals")
     assert np.isfinite(whole).all() and len(set(whole)) == 3
-    with pytest.raises(ProtlmError, match="span 87 residues and the model reads 20"):
-        effects(model, [variant("K2R:Q88E", long)], length=22)
+
+
+def test_distant_mutations_are_summed_over_windows() -> None:
+    model, long = loaded("bert"), WILDTYPE * 4
+    texts = ("K2R", "Q88E", "K2R:Q88E", "T3S:A7L:Q88E", "T3S:A7L")
+    scores = effects(model, [variant(text, long) for text in texts], length=22)
+    assert scores[2] == pytest.approx(scores[0] + scores[1], abs=1e-5)
+    assert scores[3] == pytest.approx(scores[4] + scores[1], abs=1e-5)  # near ones together
+    assert groups_of((0, 19, 20, 60), 20) == [(0, 19), (20,), (60,)]
+    assert groups_of((0, 60), None) == [(0, 60)]
+    ratio = effects(model, [variant("Q88del", long)], length=22)
+    pair = likelihoods(model, [long, long[:-1]], length=22)
+    assert ratio[0] == pytest.approx(np.diff([score.total for score in pair])[0], abs=1e-4)
 
 
 def test_no_variants_no_work() -> None:
     assert effects(loaded("bert"), []).shape == (0,)
+    assert effects(loaded("bert"), [variant("WT")]) == [0.0]
 
 
 def test_strategies_that_a_model_does_not_have() -> None:
     for family in of_kind("denoising", "query", "causal"):
         with pytest.raises(ProtlmError, match="wildtype-marginals is not defined"):
             effects(loaded(family), [variant("K2R")], strategy="wildtype-marginals")
-    with pytest.raises(ProtlmError, match="likelihood-ratio is not defined"):
-        effects(loaded("bert"), [variant("K2R")], strategy="likelihood-ratio")
+    with pytest.raises(ProtlmError, match="masked-marginals-additive is not defined"):
+        effects(loaded("gpt2"), [variant("K2R")], strategy="masked-marginals-additive")
     assert set(STRATEGIES) == {"masked", "query", "denoising", "causal"}
 
 
-def test_substitutions_are_read() -> None:
-    assert parse_substitutions("A42G") == (Substitution("A", 42, "G"),)
-    assert [str(s) for s in parse_substitutions(" a42g : L5p ")] == ["A42G", "L5P"]
-    v = variant("Q22E:M1L")
-    assert v.positions == (0, 21)
-    assert v.sequence == "L" + WILDTYPE[1:-1] + "E"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no mutation"),
-        ("WT", "'WT' is no substitution"),
-        ("A42", "insertions, deletions and stops"),
-        ("A42del", "'A42del' is no substitution"),
-        ("A42*", "no substitution"),
-        ("A42GG", "no substitution"),
-        ("A42G,L5P", "no substitution"),
-        ("A42G:", "'' is no substitution"),
-        ("A42X", "X is none of the 20"),
-        ("U42C", "U is none of the 20"),
-        ("A42G:A42L", "position 42 twice"),
-        ("MKTAYIAKQRQISFVKSHFSRQMKTAYIAKQRQISFVK", "...' is no substitution"),
-    ],
-)
-def test_what_is_no_substitution(text: str, message: str) -> None:
-    with pytest.raises(ProtlmError) as error:
-        parse_substitutions(text)
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("A3G", "A3G: expected A at position 3 of the wild type, found T"),
-        ("M0L", "position 0 is outside"),
-        ("Q23E", "position 23 is outside of the wild type, which has 22 residues"),
-        ("K2R:A3G", "A3G: expected A"),
-    ],
-)
-def test_the_wild_type_must_match(text: str, message: str) -> None:
-    with pytest.raises(ProtlmError) as error:
-        check(parse_substitutions(text), WILDTYPE)
-    assert message in str(error.value)
-    with pytest.raises(ProtlmError):
-        effects(loaded("bert"), [variant(text)])
+def test_what_has_no_score_says_why() -> None:
+    bert, gpt2 = loaded("bert"), loaded("gpt2")
+    own = WILDTYPE[:5] + "X" + WILDTYPE[6:]
+    for mutant in (WILDTYPE[:2] + "X" + WILDTYPE[3:], WILDTYPE[:2] + "X" + WILDTYPE[2:]):
+        with pytest.raises(ProtlmError, match="changes X, which is none of the 20"):
+            require_scorable(bert, Variant(WILDTYPE, mutant), "masked-marginals", None)
+    for mutant in (own[1:], "L" + own[1:]):  # the X is context
+        require_scorable(bert, Variant(own, mutant), "masked-marginals", None)
+    long = Variant(WILDTYPE * 4, WILDTYPE * 4 + "A")
+    require_scorable(bert, long, "masked-marginals", residue_limit(bert, None))
+    with pytest.raises(ProtlmError, match="89 residues is longer than the"):
+        require_scorable(gpt2, long, "likelihood-ratio", residue_limit(gpt2, None))

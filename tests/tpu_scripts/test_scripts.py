@@ -371,6 +371,8 @@ def test_dry_run_and_help_call_nothing(cloud, script):
     [
         ("create", (), {"PROTLM_PROJECT": "", "PROTLM_BUCKET": ""}, "PROTLM_PROJECT PROTLM_BUCKET"),
         ("create", (), {"PROTLM_SPOT": "maybe"}, "PROTLM_SPOT is 'maybe'"),
+        ("create", (), {"PROTLM_TYPE": "v3-0"}, "PROTLM_TYPE is 'v3-0'"),
+        ("logs", ("08",), {"PROTLM_TYPE": "v3-08"}, "v3-8 has 1 worker(s)"),
         ("launch", ("a run", "--config", "c"), {}, "'a run' is not a name"),
         ("launch", ("r", "--workdir=w"), {}, "--workdir is given by the launcher"),
         ("launch", ("r",), {}, "no arguments for protlm train"),
@@ -384,6 +386,14 @@ def test_refusals_in_one_line(cloud, script, words, settings, message):
     output = cloud(script, *words, code=1, **settings)
     assert output.startswith("error: ") and message in output and output.count("\n") == 1
     assert cloud.calls() == []
+
+
+def test_a_number_may_begin_with_zero(cloud):
+    """Which bash reads as octal: 08 is none."""
+    assert "--accelerator-type=v3-8" in cloud("create", "--dry_run", PROTLM_TYPE="v3-08")
+    said = cloud("status", "--dry_run", PROTLM_TYPE="v3-08")
+    assert said.count("gcloud") == 1 and "--worker=0" in said
+    assert "--worker=1" in cloud("logs", "--dry_run", "01", PROTLM_TYPE="v3-016")
 
 
 @pytest.mark.parametrize(

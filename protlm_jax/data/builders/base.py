@@ -16,22 +16,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from protlm_jax.data.builders.notes import COUNTS, SOURCES, save, save_heldout, write_manifest
+from protlm_jax.data.builders.notes import (
+    COUNTS,
+    SOURCES,
+    save,
+    save_counts,
+    save_heldout,
+    write_manifest,
+)
 from protlm_jax.data.prepare.gather import settle
 from protlm_jax.data.prepare.manifest import Counts
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.pool import Pool
 from protlm_jax.data.prepare.records import NUMBERS, TEXTS, features, version_of
+from protlm_jax.data.prepare.rows import Row, from_bytes, to_bytes
 from protlm_jax.data.prepare.rules import SIDES, Rules, Side
 from protlm_jax.data.prepare.run import scatter_all
-from protlm_jax.data.prepare.scatter import Row, read_rows, read_tail
+from protlm_jax.data.prepare.scatter import read_rows, read_tail
 from protlm_jax.data.prepared import WORK
 from protlm_jax.data.runtime import tfds
 
@@ -104,15 +111,15 @@ class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             kept, told = settle(rows, self._plan)
             counts.add(told)
             save_heldout(bucket, kept, self._work)
-            (self._folder / f"{bucket:05d}").write_bytes(pickle.dumps(kept))
-        save(counts, f"{self._work}/{COUNTS}")
+            (self._folder / f"{bucket:05d}").write_bytes(to_bytes(kept))
+        save_counts(counts, f"{self._work}/{COUNTS}")
         save(sources, f"{self._work}/{SOURCES}")
         sides = [side for side in SIDES if counts.splits[side].lengths]
         return {side: self._generate_examples(side) for side in sides}
 
     def _generate_examples(self, side: Side) -> Iterator[Example]:
         for bucket in range(self._plan.buckets):
-            for row in pickle.loads((self._folder / f"{bucket:05d}").read_bytes()):
+            for row in from_bytes((self._folder / f"{bucket:05d}").read_bytes()):
                 if row.side == side:
                     yield keyed(row)
 

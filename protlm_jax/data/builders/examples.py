@@ -7,7 +7,7 @@ from typing import Any
 
 from protlm_jax.data.builders.base import keyed
 from protlm_jax.data.builders.graph import Sum, judged, rows_of
-from protlm_jax.data.builders.notes import COUNTS, SOURCES, save, save_heldout
+from protlm_jax.data.builders.notes import COUNTS, SOURCES, save, save_counts, save_heldout
 from protlm_jax.data.builders.runtime import beam
 from protlm_jax.data.prepare.gather import settle
 from protlm_jax.data.prepare.plan import Plan
@@ -25,7 +25,11 @@ def examples(pipeline: beam.Pipeline, plan: Plan, work: str) -> dict[Side, beam.
     steps = judged(pipeline, plan)
     settled = steps.buckets | "settle" >> beam.ParDo(_Settle(plan, work)).with_outputs()
     counts = (steps.counts, settled.counts) | "all counts" >> beam.Flatten()
-    _ = counts | beam.CombineGlobally(Sum()) | "save counts" >> beam.Map(save, f"{work}/{COUNTS}")
+    _ = (
+        counts
+        | beam.CombineGlobally(Sum())
+        | "save counts" >> beam.Map(save_counts, f"{work}/{COUNTS}")
+    )
     _ = (
         steps.sources
         | beam.combiners.ToList()
@@ -43,8 +47,8 @@ class _Settle(beam.DoFn):
         self._work = work
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
-        bucket, pickles = element
-        kept, counts = settle(rows_of(pickles), self._plan)
+        bucket, parts = element
+        kept, counts = settle(rows_of(parts), self._plan)
         save_heldout(bucket, kept, self._work)
         yield beam.pvalue.TaggedOutput("counts", counts)
         for row in kept:

@@ -2,16 +2,14 @@
 
     sources   (number, path)                one element per file
     blocks    (number of source, Block)     cut from front to back, then spread over all workers
-    rows      (bucket, pickled rows)        of one block; what the rules leave out is counted
+    rows      (bucket, bytes of rows)       of one block; what the rules leave out is counted
     buckets   (bucket, all its rows)        every bucket once, also those without a row
 
-A bucket is a range of hashes of sequences, so equal sequences meet in it. Pickles here are read by
-the pipeline that made them.
+A bucket is a range of hashes of sequences, so equal sequences meet in it.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -24,7 +22,8 @@ from protlm_jax.data.blocks import Block, cut
 from protlm_jax.data.builders.runtime import beam
 from protlm_jax.data.prepare.manifest import Counts
 from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.scatter import Row, judge
+from protlm_jax.data.prepare.rows import Row, from_bytes, to_bytes
+from protlm_jax.data.prepare.scatter import judge
 from protlm_jax.errors import ProtlmError
 
 _OUR_ERROR = re.compile(r"ProtlmError: (.*?)(?: \[while running|\n|$)")
@@ -34,7 +33,7 @@ _OUR_ERROR = re.compile(r"ProtlmError: (.*?)(?: \[while running|\n|$)")
 class Judged:
     """What comes out of the first steps, as PCollections.
 
-    buckets: (bucket, list of pickled lists of rows).
+    buckets: (bucket, list of bytes of rows).
     counts: one `Counts` per block, of records read and left out by the rules.
     sources: (number, {name, bytes, sha256}) of each source.
     """
@@ -61,9 +60,9 @@ def judged(pipeline: beam.Pipeline, plan: Plan) -> Judged:
     return Judged(buckets, rows.counts, blocks.sources)
 
 
-def rows_of(pickles: Iterable[bytes]) -> list[Row]:
+def rows_of(parts: Iterable[bytes]) -> list[Row]:
     """The rows of a bucket, in no order."""
-    return [row for data in pickles if data for row in pickle.loads(data)]
+    return [row for data in parts for row in from_bytes(data)]
 
 
 class Sum(beam.CombineFn):
@@ -134,5 +133,5 @@ class _Judge(beam.DoFn):
         buckets, counts = judge(block, number, self._plan)
         for bucket, rows in enumerate(buckets):
             if rows:
-                yield bucket, pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
+                yield bucket, to_bytes(rows)
         yield beam.pvalue.TaggedOutput("counts", counts)

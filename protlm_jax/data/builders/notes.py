@@ -1,7 +1,7 @@
 """What workers leave in the work folder for whoever started them, and the manifest made of it.
 
-    counts          pickled `Counts` of all records
-    sources         pickled list of {name, bytes, sha256}
+    counts          `Counts` of all records, as JSON
+    sources         [{name, bytes, sha256}], as JSON
     heldout/00000   the held-out proteins of a bucket, as FASTA
 
 Paths are etils', so the folder may be local or in a bucket.
@@ -9,7 +9,7 @@ Paths are etils', so the folder may be local or in a bucket.
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -19,8 +19,9 @@ from etils import epath
 
 from protlm_jax.data.prepare import manifest
 from protlm_jax.data.prepare.gather import heldout_fasta
+from protlm_jax.data.prepare.manifest import Counts
 from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.scatter import Row
+from protlm_jax.data.prepare.rows import Row
 from protlm_jax.data.prepared import HELDOUT, MANIFEST
 
 COUNTS = "counts"
@@ -30,16 +31,26 @@ _THREADS = 8
 _PIECE = 1 << 20
 
 
+def save_counts(counts: Counts, path: str) -> None:
+    """Writes counts as JSON."""
+    save(counts.to_json(), path)
+
+
 def save(value: Any, path: str) -> None:
-    """Pickles something."""
+    """Writes something as JSON."""
     file = epath.Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    file.write_text(json.dumps(value))
 
 
 def load(path: str) -> Any:
-    """What was pickled."""
-    return pickle.loads(epath.Path(path).read_bytes())
+    """What was saved."""
+    return json.loads(epath.Path(path).read_text())
+
+
+def load_counts(path: str) -> Counts:
+    """The counts that were saved."""
+    return Counts.from_json(load(path))
 
 
 def save_heldout(bucket: int, rows: Iterable[Row], work: str) -> None:
@@ -68,7 +79,7 @@ def write_manifest(
         release=plan.release,
         sources=load(f"{work}/{SOURCES}"),
         rules=plan.rules,
-        counts=load(f"{work}/{COUNTS}"),
+        counts=load_counts(f"{work}/{COUNTS}"),
         tokens={},
         records=records,
         heldout=heldout,

@@ -8,12 +8,11 @@ the next run begins again, and writes the same.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from protlm_jax.data.builders.graph import Sum, judged, options, plain_errors, rows_of
-from protlm_jax.data.builders.notes import COUNTS, SOURCES, load, save
+from protlm_jax.data.builders.notes import COUNTS, SOURCES, load, load_counts, save, save_counts
 from protlm_jax.data.builders.runtime import beam
 from protlm_jax.data.prepare.gather import write_bucket
 from protlm_jax.data.prepare.plan import Plan
@@ -39,15 +38,18 @@ def prepare_with_beam(plan: Plan, flags: str = "") -> Prepared:
         with plain_errors(), beam.Pipeline(options=options(flags)) as pipeline:
             steps = judged(pipeline, plan)
             _ = steps.buckets | "write" >> beam.Map(_write, plan, work)
-            _ = steps.counts | beam.CombineGlobally(Sum()) | "counts" >> beam.Map(save, counts)
+            _ = (
+                steps.counts
+                | beam.CombineGlobally(Sum())
+                | "counts" >> beam.Map(save_counts, counts)
+            )
             _ = steps.sources | beam.combiners.ToList() | "hashes" >> beam.Map(save, sources)
         told = [one for _, one in sorted(load(sources), key=lambda pair: pair[0])]
         with Pool(1) as pool:
-            finish(plan, work, pool, load(counts), told)
-    shutil.rmtree(work)
+            finish(plan, work, pool, load_counts(counts), told)
     return Prepared.open(plan.output)
 
 
 def _write(element: tuple[int, Iterable[bytes]], plan: Plan, work: Path) -> None:
-    bucket, pickles = element
-    write_bucket(bucket, rows_of(pickles), plan, work)
+    bucket, parts = element
+    write_bucket(bucket, rows_of(parts), plan, work)

@@ -5,6 +5,7 @@
     similarity.py  which proteins resemble a held-out one
     plan.py        what was asked for, and the sizes that follow from it
     scatter.py     a block of input -> its proteins, judged, in one spill file ordered by bucket
+    rows.py        proteins on their way, in memory and on disk
     gather.py      a bucket of all spill files -> one shard per split
     records.py     shards of `tf.train.Example` in a TFDS folder
     manifest.py    what is in the folder, counted exactly

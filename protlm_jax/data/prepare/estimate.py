@@ -7,7 +7,6 @@ folder. So the estimate is as good as the beginning is like the rest; releases a
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import tempfile
 import time
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protlm_jax.data.blocks import Block, cut
-from protlm_jax.data.prepare.gather import Gathered, gather, marker
+from protlm_jax.data.prepare.gather import Gathered, gather
 from protlm_jax.data.prepare.manifest import Counts
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.scatter import read_tail, scatter
@@ -64,7 +63,8 @@ def estimate(plan: Plan, workers: int) -> Estimate:
         scattered = time.perf_counter()
         gather(0, spills, small, folder)
         gathered = time.perf_counter()
-        done: Gathered = pickle.loads(marker(folder, 0).read_bytes())
+        done = Gathered.read(folder, 0)
+        assert done is not None
         for path in spills:
             done.counts.add(read_tail(path, small).counts)
         spilled = sum(path.stat().st_size for path in spills)

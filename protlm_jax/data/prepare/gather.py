@@ -7,7 +7,6 @@ shards lie too, and a restart goes to the next bucket.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -18,20 +17,45 @@ from typing import Any
 
 from protlm_jax.data.prepare.manifest import Counts, Tally
 from protlm_jax.data.prepare.plan import Plan, record_file, token_file
+from protlm_jax.data.prepare.rows import Row
 from protlm_jax.data.prepare.rules import DUPLICATE, SIDES
-from protlm_jax.data.prepare.scatter import Row, read_rows
+from protlm_jax.data.prepare.scatter import read_rows
 from protlm_jax.data.prepared import HELDOUT, RECORDS, TOKENS
 from protlm_jax.data.token_files import write_token_shard
+from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import digest_of
 from protlm_jax.storage.files import atomic_file, write_atomically
+from protlm_jax.storage.json_files import read_json, write_json
 
 
 @dataclass
 class Gathered:
-    """What became of a bucket: counts of its proteins, and its shards by side."""
+    """What became of a bucket: counts of its proteins, a digest of those that are held out, and its
+    shards by side."""
 
     counts: Counts
+    heldout: str = ""
     tokens: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, work: Path, bucket: int) -> Gathered | None:
+        """What a finished bucket left in the work folder; None where it is to be made (again)."""
+        file = marker(work, bucket)
+        if not file.exists():
+            return None
+        try:
+            told = read_json(file)
+            counts = Counts.from_json(told["counts"])
+            done = cls(counts, told["heldout"], told["tokens"], told["records"])
+            if done.heldout != digest_of(heldout_piece(work, bucket), "blake2b"):
+                return None
+            shards = [*done.tokens.values(), *done.records.values()]
+            there = {work / shard["file"]: shard["bytes"] for shard in shards}
+        except (ProtlmError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+        whole = all(not path.exists() or path.stat().st_size == n for path, n in there.items())
+        return done if whole else None
 
 
 def gather(bucket: int, spills: Sequence[Path], plan: Plan, work: Path) -> None:
@@ -61,7 +85,10 @@ def write_bucket(bucket: int, rows: Iterable[Row], plan: Plan, work: Path) -> No
             done.records[side] = {"file": f"{RECORDS}/{name}"} | told
         if side == "heldout":
             write_atomically(heldout_piece(work, bucket), heldout_fasta(mine))
-    write_atomically(marker(work, bucket), pickle.dumps(done, pickle.HIGHEST_PROTOCOL))
+            done.heldout = digest_of(heldout_piece(work, bucket), "blake2b")
+    told = {"counts": counts.to_json(), "heldout": done.heldout}
+    told |= {"tokens": done.tokens, "records": done.records}
+    write_json(marker(work, bucket), told, indent=None)
 
 
 def settle(rows: Iterable[Row], plan: Plan) -> tuple[list[Row], Counts]:

@@ -5,12 +5,14 @@
     sources     [{name, bytes, sha256}], in the order in which they were read
     rules       what was kept and what held out (`Rules.describe`)
     read, kept  number of records in the sources, and of proteins in the splits together
+    nucleotides number of records that are DNA or RNA by their letters; absent where it is 0
     dropped     {reason: {count, examples}}, with the names of the first few
     splits      {train, heldout}: proteins, residues, longest, lengths [[length, proteins], ...],
                 residue_counts {letter: number}, tokens and records [{file, proteins, ...}]
     heldout     {file, bytes, blake2b}: the held-out proteins as FASTA, for `--heldout_from`
 
-No clock, no machine and no path stands in it: the same input and rules give the same bytes. All
+No clock, no machine and no path stands in it, and a first line "digest" tells whether it is as it
+was written: the same input and rules give the same bytes. All
 counts here can be added up in any order, so that workers, restarts and Beam agree.
 """
 
@@ -26,10 +28,10 @@ import numpy as np
 
 from protlm_jax.data.prepare.rules import REASONS, SIDES, Rules
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.json_files import DIGEST, digest_of_json
 from protlm_jax.vocabularies import RESIDUES
 
 FORMAT = 1
-NAME = "manifest.json"
 EXAMPLES = 5
 
 Position = tuple[int, int]
@@ -61,6 +63,16 @@ class Tally:
         self.lengths.update(other.lengths)
         self.letters = self.letters + other.letters
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for the work folder."""
+        return {"lengths": sorted(self.lengths.items()), "letters": self.letters.tolist()}
+
+    @classmethod
+    def from_json(cls, told: Any) -> Tally:
+        """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
+        letters = np.array(told["letters"], np.int64).reshape(256)
+        return cls(Counter({int(length): int(n) for length, n in told["lengths"]}), letters)
+
     def describe(self) -> dict[str, Any]:
         """The numbers of one split, for the manifest."""
         return {
@@ -91,19 +103,44 @@ class Dropped:
 
 @dataclass
 class Counts:
-    """What became of some records: how many were read, left out, and kept on each side."""
+    """What became of some records: how many were read, left out, and kept on each side.
+
+    nucleotides: how many of those read are DNA or RNA by their letters.
+    """
 
     read: int = 0
+    nucleotides: int = 0
     dropped: dict[str, Dropped] = field(default_factory=lambda: {r: Dropped() for r in REASONS})
     splits: dict[str, Tally] = field(default_factory=lambda: {side: Tally() for side in SIDES})
 
     def add(self, other: Counts) -> None:
         """Adds what became of other records."""
         self.read += other.read
+        self.nucleotides += other.nucleotides
         for reason, dropped in other.dropped.items():
             self.dropped[reason].add(dropped)
         for side, tally in other.splits.items():
             self.splits[side].add(tally)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for the work folder."""
+        return {
+            "read": self.read,
+            "nucleotides": self.nucleotides,
+            "dropped": {r: [d.count, d.examples] for r, d in self.dropped.items()},
+            "splits": {side: tally.to_json() for side, tally in self.splits.items()},
+        }
+
+    @classmethod
+    def from_json(cls, told: Any) -> Counts:
+        """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
+        counts = cls(int(told["read"]), int(told["nucleotides"]))
+        for reason in REASONS:
+            number, examples = told["dropped"][reason]
+            noted = [((int(source), int(line)), str(name)) for (source, line), name in examples]
+            counts.dropped[reason] = Dropped(int(number), noted)
+        counts.splits = {side: Tally.from_json(told["splits"][side]) for side in SIDES}
+        return counts
 
     @property
     def kept(self) -> int:
@@ -152,6 +189,7 @@ def build(
         "rules": rules.describe(),
         "read": counts.read,
         "kept": counts.kept,
+        **({"nucleotides": counts.nucleotides} if counts.nucleotides else {}),
         "dropped": {
             reason: {"count": told.count, "examples": [name for _, name in told.examples]}
             for reason, told in dropped.items()
@@ -166,8 +204,11 @@ def build(
 
 
 def to_text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as JSON that people can read: one line per entry, lists of pairs in one line."""
-    return _pretty(manifest, "") + "\n"
+    """The manifest as JSON that people can read: one line per entry, lists of pairs in one line.
+
+    Its digest comes first, so that without this line it is the text of earlier versions.
+    """
+    return _pretty({DIGEST: digest_of_json(manifest)} | dict(manifest), "") + "\n"
 
 
 def _pretty(value: Any, indent: str) -> str:

@@ -21,7 +21,7 @@ Dataset = Literal["uniref50", "uniref90", "uniref100", "bfd", "fasta"]
 CLUSTERS = {"uniref50": "UniRef50_", "uniref90": "UniRef90_", "uniref100": "UniRef100_"}
 """How names of the entries of a dataset begin."""
 
-LAYOUT = 1  # of the work folder; another one is not gone on with
+LAYOUT = 2  # of the work folder; another one is not gone on with
 
 _MB = 1 << 20
 _SAMPLED_FILES = 16

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.data.prepare.scatter import Row
+from protlm_jax.data.prepare.rows import Row
 from protlm_jax.data.runtime import tf
 from protlm_jax.errors import ProtlmError
 

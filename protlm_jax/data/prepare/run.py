@@ -1,5 +1,6 @@
 """Prepares a folder, and goes on where an earlier run of the same command was stopped.
 
+    OUT/.lock                 says who is writing
     OUT/.work/plan.json       the settings; another command refuses to go on with this folder
     OUT/.work/spill/000000    one file per block of input
     OUT/.work/scattered       number of blocks, and hashes of the sources, once all are there
@@ -14,14 +15,12 @@ nothing that exists has to be made again, and nothing depends on who made it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from hashlib import sha256
+from contextlib import contextmanager, suppress
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,23 @@ from tqdm import tqdm
 
 from protlm_jax.data.blocks import cut
 from protlm_jax.data.prepare import manifest
-from protlm_jax.data.prepare.gather import Gathered, gather, join_heldout, marker
+from protlm_jax.data.prepare.gather import Gathered, gather, join_heldout
 from protlm_jax.data.prepare.manifest import Counts
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.pool import Pool
 from protlm_jax.data.prepare.rules import SIDES
-from protlm_jax.data.prepare.scatter import digest_of, read_tail, scatter
+from protlm_jax.data.prepare.scatter import SCATTERED, digest_of, read_tail, scatter
 from protlm_jax.data.prepared import HELDOUT, MANIFEST, RECORDS, TOKENS, WORK, Prepared
+from protlm_jax.data.sources import explained
+from protlm_jax.data.token_files import TokenShard
 from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.digests import Damaged
+from protlm_jax.storage.files import cannot_write, write_atomically
+from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.owner import LOCK, owned
+
+HASHED = 1 << 30
+"""Bytes of a source up to which its content is compared where all is said to be done."""
 
 
 def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared:
@@ -59,15 +66,19 @@ def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared
         for path in spills:
             counts.add(read_tail(path, plan).counts)
         finish(plan, work, pool, counts, sources)
-    shutil.rmtree(work)
     return Prepared.open(plan.output)
 
 
 def finished(plan: Plan) -> Prepared:
-    """The folder as it is, where it was made from this plan."""
+    """The folder as it is, where it was made from this plan, and is as it was made.
+
+    Raises:
+        Damaged: a file of it is missing or has changed.
+        ProtlmError: it was made from something else.
+    """
     prepared = Prepared.open(plan.output)
     there = prepared.manifest
-    asked = plan.settings()
+    asked = json.loads(json.dumps(plan.settings()))
     found = {
         "dataset": there["dataset"],
         "release": there["release"],
@@ -77,12 +88,32 @@ def finished(plan: Plan) -> Prepared:
         "records": any(split.records for split in prepared.splits.values()),
     }
     _compare(plan, {key: asked[key] for key in found}, found)
+    for source, told in zip(plan.sources, there["sources"], strict=True):
+        if "://" not in source.path and source.bytes <= HASHED:
+            with explained(source.path, lambda: 0), open(source.path, "rb") as file:
+                content = {"sha256 of " + source.name: file_digest(file, "sha256").hexdigest()}
+            _compare(plan, content, {"sha256 of " + source.name: told["sha256"]})
+    try:
+        for split in prepared.splits.values():
+            for shard in split.tokens:
+                TokenShard.open(prepared.folder / shard.file, shard)
+            for shard in split.records:
+                prepared.require(shard, whole=True)
+        if there["heldout"]["file"] is not None:
+            prepared.heldout_fasta()
+    except Damaged as error:
+        raise Damaged(f"{error} (remove {plan.output} first)") from None
     shutil.rmtree(plan.output / WORK, ignore_errors=True)
     return prepared
 
 
 def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
     """Raises ProtlmError where a folder was begun with other settings than those asked for."""
+    if asked.get("layout") != found.get("layout"):
+        raise ProtlmError(
+            f"{plan.output} was begun by another version of protlm_jax, which did not finish it; "
+            f"remove {plan.output / WORK} to begin again"
+        )
     for key in asked:
         if asked[key] != found.get(key):
             raise ProtlmError(
@@ -94,47 +125,50 @@ def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
 @contextmanager
 def work_folder(plan: Plan) -> Iterator[Path]:
     """The work folder of this plan, for one process at a time, without what a kill left half done.
+    It is gone when the block ends well.
 
     Raises:
-        ProtlmError: the output folder holds something else, or another process works in it.
+        Occupied: another process works in the output folder.
+        ProtlmError: the folder holds something else, or links to other places.
     """
     work = plan.output / WORK
     settings = json.loads(json.dumps(plan.settings()))
-    if not work.exists() and plan.output.exists() and any(plan.output.iterdir()):
-        raise ProtlmError(
-            f"{plan.output} holds something that protlm prepare did not write; give another "
-            "--output, or remove that folder"
-        )
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = open(work / "lock", "w")  # noqa: SIM115  (held until the end)
-    except OSError as error:
-        raise ProtlmError(f"cannot write {work}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with owned(plan.output, inside=True):
+        others = {entry.name for entry in plan.output.iterdir()} - {LOCK}
+        if MANIFEST in others:
+            raise ProtlmError(f"{plan.output} was finished by another process a moment ago")
+        if others and WORK not in others:
             raise ProtlmError(
-                f"another protlm prepare is writing to {plan.output}; wait for it, or give "
-                "another --output"
-            ) from None
+                f"{plan.output} holds something that protlm prepare did not write; give another "
+                "--output, or remove that folder"
+            )
+        try:
+            work.mkdir(exist_ok=True)
+            for path in (work, *work.rglob("*")):
+                if path.is_symlink():
+                    raise ProtlmError(f"{path} is a link, which is not followed; remove it")
+                if path.name.startswith(".") and path != work:
+                    path.unlink()  # half written
+        except OSError as error:
+            raise cannot_write(work, error) from error
         if (work / "plan.json").exists():
-            _compare(plan, settings, json.loads((work / "plan.json").read_text()))
+            remedy = f"remove {work} to begin again"
+            _compare(plan, settings, read_json(work / "plan.json", remedy=remedy))
         else:
-            write_atomically(work / "plan.json", json.dumps(settings, indent=1) + "\n")
-        for half_written in work.rglob(".*"):
-            half_written.unlink()
+            write_json(work / "plan.json", settings)
         yield work
+        shutil.rmtree(work)
 
 
 def scatter_all(
     plan: Plan, work: Path, pool: Pool, progress: bool
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Every block's spill file, and what the manifest says of each source."""
-    done = work / "scattered"
+    done = work / SCATTERED
     if done.exists():
-        told = json.loads(done.read_text())
-        return [_spill(work, unit) for unit in range(told["units"])], told["sources"]
+        with suppress(ProtlmError, KeyError, TypeError):  # else it is made again
+            told = read_json(done)
+            return [_spill(work, unit) for unit in range(told["units"])], told["sources"]
     units, sources = 0, []
     total = sum(source.bytes for source in plan.sources)
     with _bar("reading", total, progress, unit="B", unit_scale=True) as bar:
@@ -150,16 +184,17 @@ def scatter_all(
             for block in cut(source.path, plan.block_bytes, watch):
                 path = _spill(work, units)
                 units += 1
-                if not path.exists():
+                made_from = _made_from(path, plan)
+                if made_from is None:
                     pool.submit(scatter, block, number, plan, path)
-                elif read_tail(path, plan).digest != digest_of(block):
+                elif made_from != digest_of(block):
                     raise ProtlmError(
                         f"{source.path} is not the file with which {plan.output} was begun; put "
                         f"that one back, or remove {work} to begin again"
                     )
             sources.append({"name": source.name, "bytes": size, "sha256": hashed.hexdigest()})
         pool.wait()
-    write_atomically(done, json.dumps({"units": units, "sources": sources}))
+    write_json(done, {"units": units, "sources": sources})
     return [_spill(work, unit) for unit in range(units)], sources
 
 
@@ -167,11 +202,19 @@ def _spill(work: Path, unit: int) -> Path:
     return work / "spill" / f"{unit:06d}"
 
 
+def _made_from(path: Path, plan: Plan) -> str | None:
+    """The digest of the block of a spill file; None where it is missing or damaged."""
+    try:
+        return read_tail(path, plan).digest if path.exists() else None
+    except Damaged:
+        return None
+
+
 def _gather_all(plan: Plan, work: Path, pool: Pool, spills: Sequence[Path], progress: bool) -> None:
     """Every bucket's shards."""
     with _bar("writing", plan.buckets, progress, unit=" shards") as bar:
         for bucket in range(plan.buckets):
-            if marker(work, bucket).exists():
+            if Gathered.read(work, bucket) is not None:
                 bar.update()
             else:
                 pool.submit(gather, bucket, spills, plan, work, then=bar.update)
@@ -193,7 +236,12 @@ def finish(
     tokens: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     records: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for bucket in range(plan.buckets):
-        done: Gathered = pickle.loads(marker(work, bucket).read_bytes())
+        done = Gathered.read(work, bucket)
+        if done is None:
+            raise ProtlmError(
+                f"a shard of bucket {bucket} in {work} has changed since it was written; run the "
+                "same command again, which makes it anew"
+            )
         counts.add(done.counts)
         for side in SIDES:
             tokens[side] += [done.tokens[side]] if plan.tokens else []
@@ -218,7 +266,10 @@ def finish(
         pool.wait()
     for name in (TOKENS, RECORDS, HELDOUT):
         if (work / name).exists():
-            os.replace(work / name, plan.output / name)
+            try:
+                os.replace(work / name, plan.output / name)
+            except OSError as error:
+                raise cannot_write(plan.output / name, error) from error
     write_atomically(plan.output / MANIFEST, manifest.to_text(told))
 
 

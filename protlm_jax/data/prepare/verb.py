@@ -108,6 +108,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     prepared = _prepare(plan, arguments)
     print(summary(prepared))
+    if count := prepared.manifest.get("nucleotides"):
+        from protlm_jax.data.fasta import nucleotides_found
+
+        read = prepared.manifest["read"]
+        print(nucleotides_found(prepared.source, count, read), file=sys.stderr)
     return 3 if "bad_record" in prepared.manifest["dropped"] else 0
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
+import lzma
 import zipfile
 import zlib
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from protlm_jax.data.fasta import name_of
+from protlm_jax.data.tables import MISSING, find_column, number, read_table
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Benchmark, LabelledProtein, Target, View
+from protlm_jax.evaluation.probe_data.columns import SEQUENCES
+from protlm_jax.evaluation.probe_data.user_files import split_of
+from protlm_jax.storage.json_files import LARGEST
 from protlm_jax.vocabularies import normalise
 
 _TAPE = (
@@ -33,6 +37,7 @@ WHERE = {
     "under that name",
 }
 FOLDS = 1195
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 CONSERVATION = "123456789"
 
 
@@ -118,56 +123,51 @@ def conservation(folder: Path) -> Benchmark:
     )
 
 
-def _rows(file: Path) -> list[tuple[str, str, str]]:
-    """(id, normalised sequence, label) of each row of a compressed CSV file."""
-    try:
-        with gzip.open(file, "rt", encoding="ascii", newline="") as text:
-            reader = csv.DictReader(text)
-            rows = list(reader)
-            if not {"seq", "label"} <= set(reader.fieldnames or ()):
-                raise ProtlmError(f"{file}: the first line names no columns seq and label")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise ProtlmError(f"{file} cannot be read ({error}): fetch it again") from error
+def _proteins(
+    file: Path, target: str, value: Callable[[float, str], np.ndarray]
+) -> list[LabelledProtein]:
+    """The proteins of a table with a number for each; `value` makes labels of them."""
+    table = read_table(file)
+    columns = [find_column(table, names) for names in (SEQUENCES, ("label", "target"))]
+    if None in columns:
+        raise ProtlmError(f"{file}: the first line names no columns seq and label")
+    sequence, label = (table.column(str(column)) for column in columns)
     found = []
-    for number, row in enumerate(rows, start=2):
-        name = f"{file.name.split('.')[1]}-{number - 1}"
-        if not row["label"]:
-            raise ProtlmError(f"{file}, line {number}: a row without a label")
-        found.append((name, normalise(row["seq"], record=f"{file}, line {number}"), row["label"]))
+    for row, (residues, text) in enumerate(zip(sequence, label, strict=True)):
+        place = table.place(row)
+        if text in MISSING:
+            raise ProtlmError(f"{place}: a row without a label")
+        name = f"{file.name.split('.')[1]}-{row + 1}"
+        labels = {target: value(number(text, place), place)}
+        found.append(LabelledProtein(name, normalise(residues, record=place), labels))
     return found
 
 
 @cache
 def _numbers(file: Path) -> list[LabelledProtein]:
-    return [
-        LabelledProtein(name, sequence, {"stability": np.array(float(label), np.float32)})
-        for name, sequence, label in _rows(file)
-    ]
+    return _proteins(file, "stability", lambda found, place: np.array(found, np.float32))
 
 
 @cache
 def _folds(file: Path) -> list[LabelledProtein]:
-    found = []
-    for name, sequence, label in _rows(file):
-        if not 0 <= int(label) < FOLDS:
-            raise ProtlmError(f"{file}: {name} has fold {label}; there are {FOLDS}, from 0")
-        found.append(LabelledProtein(name, sequence, {"fold": np.array(int(label), np.int16)}))
-    return found
+    def fold(found: float, place: str) -> np.ndarray:
+        if found not in range(FOLDS):
+            raise ProtlmError(f"{place}: no fold {found:g}; there are {FOLDS}, from 0")
+        return np.array(found, np.int16)
+
+    return _proteins(file, "fold", fold)
 
 
 @cache
 def _conserved(file: Path, part: str) -> list[LabelledProtein]:
-    sequences = {header.split()[0]: text for header, text in _entries(file, "sequences.fasta")}
+    sequences = {name_of(header)[0]: text for header, text in _entries(file, "sequences.fasta")}
     found = []
     for header, text in _entries(file, "sampled.fasta"):
-        name, of_set, validation = header.split()
-        kind = of_set.removeprefix("SET=")
-        if kind == "train" and validation == "VALIDATION=True":
-            kind = "valid"
-        if kind != part:
+        name, described = name_of(header)
+        if split_of(described) != part:
             continue
         labels = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int8) - ord("1")
-        sequence = normalise(sequences.get(name, ""), record=name)
+        sequence = normalise(sequences.get(name, ""), record=f"{file}, {name}")
         if len(labels) != len(sequence) or not set(text) <= set(CONSERVATION):
             raise ProtlmError(
                 f"{file}: {name} has {len(sequence)} residues, its labels are {len(labels)}, from "
@@ -182,8 +182,12 @@ def _entries(file: Path, member: str) -> list[tuple[str, str]]:
     """(header, text) of a FASTA file in FLIP's archive; labels are no residues."""
     try:
         with zipfile.ZipFile(file) as archive, archive.open(f"splits/{member}") as raw:
-            text = io.TextIOWrapper(raw, encoding="ascii").read()
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
+            data = raw.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ValueError(f"{member} has more than {LARGEST:,} bytes")
+        text = data.decode("ascii")
+    # RuntimeError: encrypted, or compressed in a way that zipfile does not know.
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, *_DAMAGE) as error:
         raise ProtlmError(f"{file} cannot be read ({error}): fetch it again") from error
     entries = [entry.partition("\n") for entry in text.split(">")[1:]]
     return [(header.strip(), "".join(body.split())) for header, _, body in entries]

@@ -6,13 +6,12 @@ by fitness (low against high), or not at all (sampled).
 
 from __future__ import annotations
 
-import csv
-import lzma
 from functools import cache, partial
 
 import numpy as np
 
 from protlm_jax import bundled
+from protlm_jax.data.tables import read_table
 from protlm_jax.evaluation.probe_data.base import Benchmark, LabelledProtein, Target, View
 
 SPLITS = {
@@ -50,8 +49,7 @@ def load(name: str) -> Benchmark:
 
 @cache
 def _rows() -> list[dict[str, str]]:
-    with lzma.open(bundled.path("gb1"), "rt", encoding="ascii", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(bundled.path("gb1")).rows
 
 
 @cache

@@ -6,13 +6,12 @@ paper used, is not to be had. So the numbers are close to the paper's in kind, n
 
 from __future__ import annotations
 
-import csv
-import lzma
 from functools import cache, partial
 
 import numpy as np
 
 from protlm_jax import bundled
+from protlm_jax.data.tables import read_table
 from protlm_jax.evaluation.probe_data.base import (
     UNKNOWN,
     Benchmark,
@@ -106,8 +105,7 @@ def load() -> Benchmark:
 
 @cache
 def _rows() -> list[dict[str, str]]:
-    with lzma.open(bundled.path("localization"), "rt", encoding="ascii", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(bundled.path("localization")).rows
 
 
 @cache

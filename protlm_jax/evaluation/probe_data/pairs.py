@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import lzma
 from functools import cache, partial
 
 import numpy as np
@@ -37,8 +35,7 @@ def load() -> Benchmark:
 
 @cache
 def _chains() -> list[dict[str, object]]:
-    with lzma.open(bundled.path("contacts"), "rt", encoding="ascii") as lines:
-        return [json.loads(line) for line in lines]
+    return list(bundled.json_lines("contacts"))
 
 
 @cache

@@ -2,87 +2,149 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
+from protlm_jax.data.sources import explained, open_source
+from protlm_jax.data.tables import read_table
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probe_data import parts
 from protlm_jax.evaluation.probe_data.base import (
     UNKNOWN,
     Benchmark,
-    Kind,
     LabelledProtein,
     Level,
     Target,
     View,
+    known,
 )
+from protlm_jax.evaluation.probe_data.columns import roles, wanted
+from protlm_jax.evaluation.probe_data.labels import Column, Labels, labels_of
 from protlm_jax.evaluation.probe_data.user_files import (
     Entry,
+    from_table,
     read_annotated,
     read_pair,
-    read_table,
 )
 
 UNKNOWN_RESIDUE = "?"
-TABLES = (".csv", ".tsv")
-_SEED = 0
-_VALID, _TEST = 0.1, 0.1  # of the proteins, where the file does not say
-_FEW = 10  # whole numbers of no more different values are classes
-_SPLITS = "train, valid, test, or test_ and a name for several test sets"
 
 
-def read(path: Path, labels: Path | None = None, mask: Path | None = None) -> Benchmark:
+def read(
+    path: Path,
+    labels: Path | None = None,
+    mask: Path | None = None,
+    *,
+    targets: Sequence[str] = (),
+    multilabel: Sequence[str] = (),
+    split: Sequence[str] = (),
+) -> Benchmark:
     """A benchmark of the user's files, read now.
 
     Args:
-        path: a .csv or .tsv table (possibly compressed), or a FASTA file.
+        path: a table or a FASTA file, possibly compressed; told apart by the first character.
         labels: with FASTA, a letter for each residue; None: the headers say TARGET=...
         mask: with `labels`, 1 for each residue that counts.
+        targets: columns of labels, as "stability" or "stability:number"; () takes those that
+            neither identify, nor divide, nor describe the proteins.
+        multilabel: columns whose cells hold several labels, separated by "|" or ";".
+        split: the column that divides the proteins, "random", or what its words mean, as
+            "train=0,1,2"; see `parts.asked`.
 
     Raises:
         ProtlmError: what is wrong, with file, line and column, and what to do about it.
     """
+    asked = parts.asked(split)
+    notes: list[str] = []
+    columns: list[Column] = []
     level: Level = "protein"
-    if any(suffix in TABLES for suffix in path.suffixes):
-        if labels or mask:
-            raise ProtlmError(f"{path} is a table; labels of residues come with a FASTA file")
-        columns, found = read_table(path)
+    column = asked.column or "SET"
+    if not (labels or _is_fasta(path)):
+        columns, found, column, notes = _of_table(path, targets, multilabel, asked)
+    elif asked.column or (labels and (targets or multilabel)):
+        raise ProtlmError(f"{path} is a FASTA file: it has no columns to name")
     elif labels is None:
-        columns, found = ["target"], read_annotated(path)
+        found = read_annotated(path)
+        columns = [_annotated(path, found, targets, multilabel)]
     else:
-        columns, found, level = ["label"], read_pair(path, labels, mask), "residue"
-    found, notes = _divided(labels or path, found)
-    proteins = [LabelledProtein(e.id, e.sequence, {}) for e in found]
-    targets: list[Target] = []
-    for column in columns:
-        if level == "residue":
-            target, values = _residue_classes(column, found)
-        else:
-            target, values, note = _column(path, column, found)
-            notes += [note] if note else []
-        if target.name in (t.name for t in targets):
-            raise ProtlmError(f"{path}: two columns hold {target.name!r}; rename one of them")
-        targets.append(target)
-        proteins = [
-            replace(p, labels={**p.labels, target.name: v})
-            for p, v in zip(proteins, values, strict=True)
-        ]
-        notes += _warnings(target, found, values)
+        found, level = read_pair(path, labels, mask), "residue"
+    if mask and not labels:
+        raise ProtlmError("--mask belongs to --labels: give both, or none")
+    found, more = parts.divided(labels or path, found, asked, column)
+    notes += more + parts.shared(found)
+    made = [_residue_classes(found)] if level == "residue" else []
+    for one in columns:
+        of_column, more = labels_of(one)
+        made += of_column
+        notes += more
+    names = [of.target.name for of in made]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ProtlmError(f"{path}: two columns hold {twice[0]!r}; rename one of them")
+    for of in made:
+        notes += _checked(path, of, found)
+    return _benchmark(path, level, found, made, notes)
+
+
+def _of_table(
+    path: Path, targets: Sequence[str], multilabel: Sequence[str], asked: parts.Asked
+) -> tuple[list[Column], list[Entry], str, list[str]]:
+    """Columns of labels, proteins, the name of the split's column, and what to say."""
+    table = read_table(path)
+    several = [wanted(table.columns, name, str(path)).column for name in multilabel]
+    if targets:
+        targets = [*targets, *(name for name in multilabel if name not in targets)]
+    of = roles(table, targets or multilabel, asked.column, not asked.random)
+    columns = [
+        Column(
+            label.name,
+            label.kind,
+            table.column(label.column),
+            [table.place(row, label.column) for row in range(len(table.cells))],
+            str(path),
+            table.decimal(label.column),
+            label.column in several,
+        )
+        for label in of.labels
+    ]
+    return columns, from_table(table, of), of.split or "validation", list(of.notes)
+
+
+def _annotated(
+    path: Path, found: list[Entry], targets: Sequence[str], multilabel: Sequence[str]
+) -> Column:
+    """The labels that headers of a FASTA file give."""
+    name = next(iter((*multilabel, *targets)), "target")
+    label = wanted(["target"], name, str(path))
+    return Column(
+        "target",
+        label.kind,
+        [e.label for e in found],
+        [f"{path}, line {e.line}, TARGET" for e in found],
+        str(path),
+        several=bool(multilabel),
+    )
+
+
+def _is_fasta(path: Path) -> bool:
+    with explained(str(path), lambda: 0), open_source(str(path)) as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">")
+
+
+def _benchmark(
+    path: Path, level: Level, found: list[Entry], made: list[Labels], notes: list[str]
+) -> Benchmark:
     by_split: dict[str, list[LabelledProtein]] = {}
-    for entry, protein in zip(found, proteins, strict=True):
-        by_split.setdefault(entry.split, []).append(protein)
+    for i, e in enumerate(found):
+        values = {of.target.name: of.values[i] for of in made}
+        by_split.setdefault(e.split, []).append(LabelledProtein(e.id, e.sequence, values))
     tests = sorted(name for name in by_split if name not in ("train", "valid"))
     return Benchmark(
         name=path.name.partition(".")[0],
         title=path.name,
         level=level,
-        targets=tuple(targets),
+        targets=tuple(of.target for of in made),
         splits={name: _Given(by_split[name]) for name in ("train", "valid", *tests)},
         views={name: View(name, name) for name in tests},
         licence="your own",
@@ -101,150 +163,61 @@ class _Given:
         return self._proteins
 
 
-def fraction(sequence: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on the sequence alone; equal sequences share it."""
-    digest = hashlib.sha256(f"{_SEED}:{purpose}:{sequence}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _divided(path: Path, found: list[Entry]) -> tuple[list[Entry], list[str]]:
-    """Every entry with its split, and what to say about how that came about."""
-    said = [e for e in found if e.split]
-    if said and len(said) < len(found):
-        bare = next(e for e in found if not e.split)
-        raise ProtlmError(
-            f"{path}, line {bare.line}: {bare.id!r} has no split, others have; say {_SPLITS}, "
-            f"of all proteins or of none"
-        )
-    for e in said:
-        if e.split not in ("train", "valid", "test") and not e.split.startswith("test_"):
-            raise ProtlmError(
-                f"{path}, line {e.line}, column 'split': {e.split!r} is no split; write {_SPLITS}"
-            )
-    notes = ["Split as the file says; that no test protein has relatives in training is its care."]
-    if not said:
-        found = [replace(e, split=_drawn(e.sequence)) for e in found]
-        notes = [
-            f"The file names no splits: {1 - _VALID - _TEST:.0%} of the sequences train, "
-            f"{_VALID:.0%} validate and {_TEST:.0%} test, by a hash of the sequence (SHA-256, seed "
-            f"{_SEED}). Relatives fall on both sides, which flatters every score: cluster the "
-            "proteins, with MMseqs2 for instance, and give a split that keeps clusters together."
-        ]
-    elif not any(e.split == "valid" for e in found):
-        found = [
-            replace(e, split="valid")
-            if e.split == "train" and fraction(e.sequence, "valid") < _VALID
-            else e
-            for e in found
-        ]
-        notes.append(
-            f"The file names no validation proteins: {_VALID:.0%} of the training sequences are "
-            f"taken, by a hash of the sequence (SHA-256, seed {_SEED})."
-        )
-    _need_all(path, found)
-    training = {e.sequence for e in found if e.split in ("train", "valid")}
-    double = sum(e.sequence in training for e in found if e.split.startswith("test"))
-    if double:
-        notes.append(f"{double:,} test sequences stand in training or validation exactly.")
-    return found, notes
-
-
-def _drawn(sequence: str) -> str:
-    place = fraction(sequence, "split")
-    return "test" if place < _TEST else "valid" if place < _TEST + _VALID else "train"
-
-
-def _need_all(path: Path, found: list[Entry]) -> None:
-    splits = Counter("test" if e.split.startswith("test") else e.split for e in found)
-    for need in ("train", "valid", "test"):
-        if not splits[need]:
-            raise ProtlmError(
-                f"{path}: none of its {len(found):,} proteins is in split {need!r}; name the "
-                f"splits of all proteins ({_SPLITS}), or give more proteins"
-            )
-
-
-def _residue_classes(name: str, found: list[Entry]) -> tuple[Target, list[np.ndarray]]:
-    letters = "".join(sorted(set().union(*(e.labels[name] for e in found)) - {UNKNOWN_RESIDUE}))
+def _residue_classes(found: list[Entry]) -> Labels:
+    letters = "".join(sorted(set().union(*(e.label for e in found)) - {UNKNOWN_RESIDUE}))
     codes = {letter: code for code, letter in enumerate(letters)} | {UNKNOWN_RESIDUE: UNKNOWN}
     values = []
     for e in found:
-        classes = np.array([codes[letter] for letter in e.labels[name]], np.int16)
+        classes = np.array([codes[letter] for letter in e.label], np.int16)
         counted = np.array([c == "1" for c in e.counted]) if e.counted else True
         values.append(np.where(counted, classes, np.int16(UNKNOWN)))
-    return Target(name, "classes", tuple(letters), letters=letters), values
+    return Labels(Target("label", "classes", tuple(letters), letters=letters), values)
 
 
-def _column(
-    path: Path, column: str, found: list[Entry]
-) -> tuple[Target, list[np.ndarray], str | None]:
-    """What a column of labels means, its values [] for each entry, and what to say about that."""
-    name, colon, kind = column.rpartition(":")
-    note = None
-    if not colon or kind not in ("classes", "number"):
-        name = column
-        kind, note = _recognised(column, [e.labels[column] for e in found])
-    if not any(e.labels[column] for e in found):
-        raise ProtlmError(f"{path}, column {column!r}: no protein has a label; remove the column")
-    if kind == "number":
-        numbers = [_number(path, column, e) for e in found]
-        return Target(name, "number"), numbers, note
-    classes = sorted({e.labels[column] for e in found} - {""}, key=_in_order)
-    labelled = sum(bool(e.labels[column]) for e in found)
-    if len(classes) < 2 or len(classes) > max(_FEW, labelled // 2):
-        raise ProtlmError(
-            f"{path}, column {column!r}: {len(classes):,} classes in {labelled:,} labels are "
-            f"nothing to learn from; remove the column if it holds no labels"
+def _checked(path: Path, of: Labels, found: list[Entry]) -> list[str]:
+    """What is odd about a target's labels in the splits.
+
+    Raises:
+        ProtlmError: training, validation or test has none.
+    """
+    target, there = of.target, [known(of.target, value) for value in of.values]
+    where = f"{path}, {target.name!r}"
+    by_part: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
+    for e, value, is_known in zip(found, of.values, there, strict=True):
+        by_part["test" if e.split.startswith("test") else e.split].append(value[is_known])
+    labels = {part: np.unique(np.concatenate(values)) for part, values in by_part.items()}
+    for part, different in labels.items():
+        if not different.size:
+            raise ProtlmError(
+                f"{where}: no protein in split {part!r} has a label; name another column in "
+                "--targets, or divide the proteins anew (--split random)"
+            )
+    notes = _conflicts(of, found, there) if of.values[0].ndim == 0 else []
+    if labels["train"].size < 2:
+        notes.append(
+            f"WARNING: all labels of {target.name!r} in training are the same: a head has nothing "
+            "to learn."
         )
-    codes = {c: code for code, c in enumerate(classes)} | {"": UNKNOWN}
-    values = [np.array(codes[e.labels[column]], np.int16) for e in found]
-    return Target(name, cast(Kind, kind), tuple(classes)), values, note
-
-
-def _recognised(column: str, cells: list[str]) -> tuple[str, str | None]:
-    """ "classes" or "number", and what to say where it could be the other."""
-    values = {cell for cell in cells if cell}
-    if not all(_is_number(v) for v in values):
-        return "classes", None
-    if len(values) <= _FEW and all(float(v).is_integer() for v in values):
-        return "classes", (
-            f"{column}: {len(values)} different whole numbers, taken for classes; head the column "
-            f"'{column}:number' if they are measured."
-        )
-    return "number", None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _in_order(name: str) -> tuple[float, str]:
-    return (float(name), name) if _is_number(name) else (math.inf, name)
-
-
-def _number(path: Path, column: str, entry: Entry) -> np.ndarray:
-    text = entry.labels[column]
-    if text and not _is_number(text):
-        raise ProtlmError(
-            f"{path}, line {entry.line}, column {column!r}: {text!r} is no finite number; leave "
-            f"the cell empty where the value is unknown"
-        )
-    return np.array(float(text) if text else math.nan, np.float32)
-
-
-def _warnings(target: Target, found: list[Entry], values: Iterable[np.ndarray]) -> list[str]:
-    """Labels that are missing, and classes that training does not know."""
-    notes = []
-    array = [v.ravel() for v in values]
-    bare = sum(bool(np.isnan(v).all() if v.dtype.kind == "f" else (v < 0).all()) for v in array)
-    if bare:
-        notes.append(f"{target.name}: {bare:,} proteins have no label, and take no part.")
     if target.kind == "classes":
-        seen = {int(c) for e, v in zip(found, array, strict=True) if e.split == "train" for c in v}
-        unseen = [c for code, c in enumerate(target.classes) if code not in seen]
+        unseen = sorted(set(range(len(target.classes))) - set(labels["train"].tolist()))
         if unseen:
-            notes.append(f"{target.name}: never in training: {', '.join(unseen[:10])}.")
+            names = [target.classes[code] for code in unseen[:10]]
+            notes.append(f"{target.name}: never in training: {', '.join(names)}.")
     return notes
+
+
+def _conflicts(of: Labels, found: list[Entry], there: list[np.ndarray]) -> list[str]:
+    """A warning about sequences that stand in training with different labels."""
+    labels: dict[str, set[float]] = {}
+    first: dict[str, str] = {}
+    for e, value, is_known in zip(found, of.values, there, strict=True):
+        if e.split == "train" and is_known:
+            labels.setdefault(e.sequence, set()).add(float(value))
+            first.setdefault(e.sequence, e.id)
+    torn = [first[sequence] for sequence, different in labels.items() if len(different) > 1]
+    if not torn:
+        return []
+    return [
+        f"WARNING: {len(torn):,} sequences stand in training several times with different labels "
+        f"in {of.target.name!r} ({parts.shown(torn)})."
+    ]

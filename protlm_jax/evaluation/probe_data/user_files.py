@@ -1,8 +1,8 @@
 """The user's labelled proteins as they stand in their files, a table or FASTA.
 
 A table has a header line and the columns `sequence`, optionally `id` and `split`, and one column
-for each target, "stability" or, to say what it is, "stability:number" or "stability:classes". An
-empty cell is an unknown label.
+for each target, "stability" or, to say what it is, "stability:number" or "stability:classes":
+`columns` says which names are known. An empty cell or NA is an unknown label.
 
 FASTA comes as biotrainer has it: `>name SET=train VALIDATION=False`, with `TARGET=...` for a label
 of the protein; or with a second file of the same names and a letter for each residue, "?" where it
@@ -11,16 +11,15 @@ is unknown, and possibly a third one with 1 for each residue that counts and 0 f
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from protlm_jax.data.fasta import entries, name_of, read_fasta, text_lines
+from protlm_jax.data.fasta import entries, name_of, read_fasta
+from protlm_jax.data.tables import MISSING, Table, shortened
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.probe_data.columns import Roles
 from protlm_jax.vocabularies import normalise
-
-OWN_COLUMNS = ("id", "sequence", "split")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Entry:
         line: where it begins in its file.
         id, sequence: of the protein; the sequence is normalised.
         split: as written, "" where the file says nothing.
-        labels: target -> what is written, "" where nothing is.
+        label: of FASTA files, what is written: one, or a letter for each residue.
         counted: at residue level "1" and "0" for each residue; "" counts all.
     """
 
@@ -39,85 +38,43 @@ class Entry:
     id: str
     sequence: str
     split: str
-    labels: dict[str, str] = field(default_factory=dict)
+    label: str = ""
     counted: str = ""
 
 
-def read_table(path: Path) -> tuple[list[str], list[Entry]]:
-    """Names of the target columns, and the rows, of a file separated by commas or tabs.
+def from_table(table: Table, roles: Roles) -> list[Entry]:
+    """The proteins of a table, in its order; their labels stay there.
 
     Raises:
-        ProtlmError: a column is missing or there twice, a row is too long or short, a sequence is
-            none, or an id is there twice.
+        ProtlmError: a sequence or an id is missing, a sequence is none, or an id is there twice.
     """
-    lines = text_lines(str(path), strip="\r\n")  # empty cells at the end stay
-    _, header = next(lines, (0, ""))
-    separator = "\t" if "\t" in header else ","
-    columns = [cell.strip() for cell in next(csv.reader([header], delimiter=separator), [])]
-    targets = _targets(path, columns)
-    found: list[Entry] = []
-    reader = csv.reader((line for _, line in lines), delimiter=separator, strict=True)
-    while True:
-        number = reader.line_num + 2
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ProtlmError(f"{path}, line {number}: {error}; close the quotes") from None
-        if cells is None:
-            break
-        if not any(cells):
-            continue
-        if len(cells) != len(columns):
+    found = []
+    for number, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
+        name = row[roles.id] if roles.id else f"row{line}"
+        if not name:
+            raise ProtlmError(f"{table.place(number, roles.id)}: empty; name the protein")
+        place, text = table.place(number, roles.sequence), row[roles.sequence]
+        if text in MISSING:
+            what = f"{text!r} means a missing value" if text else "empty"
             raise ProtlmError(
-                f"{path}, line {number}: {len(cells)} cells under {len(columns)} columns; put a "
-                f"cell with {separator!r} in it in quotes, and leave no column out"
+                f"{place}: {name!r} has no sequence ({what}); add it or remove the row"
             )
-        row = dict(zip(columns, (cell.strip() for cell in cells), strict=True))
-        found.append(_entry(path, number, row, targets))
-    if not found:
-        raise ProtlmError(f"{path} holds no proteins below its header; is it the right file?")
-    unique(path, found)
-    return targets, found
+        try:
+            sequence = normalise(text, record=name)
+        except ProtlmError as error:
+            raise ProtlmError(f"{place}: {error}") from None
+        split = row[roles.split] if roles.split else ""
+        entry = Entry(line, name, sequence, "" if split in MISSING else split)
+        if roles.validation:
+            place, alone = table.place(number, roles.validation), roles.split is None
+            split = _from_validation(place, entry, row[roles.validation], alone)
+            entry = replace(entry, split=split)
+        found.append(entry)
+    unique(table.file, found)
+    return found
 
 
-def _targets(path: Path, columns: list[str]) -> list[str]:
-    if "sequence" not in columns:
-        raise ProtlmError(
-            f"{path}, line 1: no column 'sequence' among {', '.join(map(repr, columns))}; the "
-            f"first line names the columns: sequence, optionally id and split, and the targets"
-        )
-    twice = [c for i, c in enumerate(columns) if c in columns[:i]]
-    if twice or "" in columns:
-        raise ProtlmError(
-            f"{path}, line 1: "
-            + (f"two columns are called {twice[0]!r}" if twice else "a column has no name")
-            + "; give every column a name of its own"
-        )
-    targets = [c for c in columns if c not in OWN_COLUMNS]
-    if not targets:
-        raise ProtlmError(
-            f"{path}, line 1: no column holds labels; add one beside {', '.join(columns)}"
-        )
-    return targets
-
-
-def _entry(path: Path, number: int, row: dict[str, str], targets: list[str]) -> Entry:
-    if "id" in row and not row["id"]:
-        raise ProtlmError(f"{path}, line {number}, column 'id': empty; name the protein")
-    name = row.get("id", f"row{number}")
-    try:
-        sequence = normalise(row["sequence"], record=name)
-    except ProtlmError as error:
-        raise ProtlmError(f"{path}, line {number}, column 'sequence': {error}") from None
-    if "split" in row and not row["split"]:
-        raise ProtlmError(
-            f"{path}, line {number}, column 'split': empty; say train, valid or test, or leave "
-            f"the column out and the proteins are split by a hash of their sequence"
-        )
-    return Entry(number, name, sequence, row.get("split", ""), {t: row[t] for t in targets})
-
-
-def unique(path: Path, found: list[Entry]) -> None:
+def unique(path: Path | str, found: list[Entry]) -> None:
     """Raises ProtlmError where an id is there twice."""
     first: dict[str, int] = {}
     for entry in found:
@@ -130,7 +87,7 @@ def unique(path: Path, found: list[Entry]) -> None:
 
 
 def read_annotated(path: Path) -> list[Entry]:
-    """Proteins of a FASTA file, with the label "target" that their headers give as TARGET=...
+    """Proteins of a FASTA file, with the label that their headers give as TARGET=...
 
     Raises:
         ProtlmError: for what `read_fasta` refuses, or a header without a target.
@@ -143,14 +100,13 @@ def read_annotated(path: Path) -> list[Entry]:
                 f"{path}, line {record.line}: {record.id!r} has no label: write TARGET=... into "
                 f"its header, or give the labels of residues in a file of their own"
             )
-        labels = {"target": attributes["TARGET"]}
-        split = _split(attributes)
-        found.append(Entry(record.line, record.id, record.sequence, split, labels))
+        split, label = split_of(record.description), attributes["TARGET"]
+        found.append(Entry(record.line, record.id, record.sequence, split, label))
     return found
 
 
 def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
-    """Proteins of one FASTA file with the residues' labels ("label") of another.
+    """Proteins of one FASTA file with the residues' labels of another.
 
     Raises:
         ProtlmError: for what `read_fasta` refuses; a name is in one file alone; or a protein's
@@ -173,8 +129,8 @@ def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
             _same_length(mask, mask_line, record.id, counted, record.sequence)
             if not set(counted) <= {"0", "1"}:
                 raise ProtlmError(f"{mask}, line {mask_line}: a mask of other signs than 0 and 1")
-        split = split or _split(_attributes(record.description))
-        entry = Entry(line, record.id, record.sequence, split, {"label": text}, counted)
+        split = split or split_of(record.description)
+        entry = Entry(line, record.id, record.sequence, split, text, counted)
         found.append(entry)
     for file, left in ((labels, list(letters)), (mask, list(masks))):
         if left:
@@ -195,7 +151,7 @@ def _strings(path: Path) -> Iterator[tuple[int, str, str, str]]:
             line,
             name,
             "".join("".join(t.split()) for _, t in below),
-            _split(_attributes(description)),
+            split_of(description),
         )
 
 
@@ -213,9 +169,25 @@ def _attributes(description: str) -> dict[str, str]:
     return {key.upper(): value for key, equals, value in words if equals}
 
 
-def _split(attributes: dict[str, str]) -> str:
-    """What biotrainer's attributes say: SET=train with VALIDATION=True, or SET=val, is valid."""
+def split_of(description: str) -> str:
+    """What biotrainer's attributes say: SET=train with VALIDATION=True is valid."""
+    attributes = _attributes(description)
     split = attributes.get("SET", "")
-    if split == "val" or (split == "train" and attributes.get("VALIDATION") == "True"):
+    if split.casefold() == "train" and attributes.get("VALIDATION", "").casefold() == "true":
         return "valid"
     return split
+
+
+_TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
+
+
+def _from_validation(place: str, entry: Entry, word: str, alone: bool) -> str:
+    """The split where a column `validation` (FLIP's) says which training proteins validate."""
+    true = word.casefold() in _TRUE
+    if not true and word.casefold() not in _FALSE and word not in MISSING:
+        raise ProtlmError(
+            f"{place}: {shortened(word)} is neither True nor False; rename the column"
+        )
+    if true and entry.split.casefold().startswith("test"):
+        raise ProtlmError(f"{place}: {entry.id!r} validates, and its split is {entry.split!r}")
+    return "valid" if true else "train" if alone else entry.split

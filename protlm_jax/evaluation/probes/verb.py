@@ -27,10 +27,16 @@ benchmarks: secondary_structure, localization, gb1_two_vs_rest and its kin, and 
   with the package; stability, remote_homology and conservation are read from --data_dir. Each
   prints its counts, licence and sources.
 
-your own: a table (.csv or .tsv) with a column `sequence`, one or more columns of labels
-  (numbers or classes), and, if you like, `id` and `split` (train, valid, test, test_NAME); or a
-  FASTA file with --labels, a second one that has a letter for each residue (and --mask, 1 where
-  it counts).
+your own: a table (commas, semicolons or tabs; gz, bz2, xz, zst) with a column `sequence`, one or
+  more columns of labels (numbers or classes; empty, NA or NaN where unknown), and, if you like,
+  `id` and `split` (train, valid, test, test_NAME). Names of UniProt's exports, FLIP (set,
+  validation), TAPE, ProteinGym and DeepLoc are known, in any case. Or a FASTA file with --labels,
+  a second one that has a letter for each residue (and --mask, 1 where it counts).
+
+  What identifies, divides or describes the proteins (Entry, cluster, Organism, Length) is not
+  learned unless --targets names it; the columns used and left out are printed. Without a column
+  of splits the proteins are divided by a hash of their sequence. A column of other words:
+  --split Partition train=0,1,2 valid=3 test=4
 
 heads: of residues linear and cnn, the ProtTrans head; of proteins linear and fnn, the
   ProtTrans head, on the mean over residues, and light_attention, on the residues.
@@ -69,6 +75,19 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         "--benchmark", default="secondary_structure", help="default: secondary_structure"
     )
     data.add_argument("--input", type=Path, metavar="FILE", help="your own labelled proteins")
+    verb.add_argument(
+        "--targets", nargs="+", default=[], metavar="NAME",
+        help="columns of --input to learn; NAME:number or NAME:classes says what they hold",
+    )  # fmt: skip
+    verb.add_argument(
+        "--multilabel", nargs="+", default=[], metavar="NAME",
+        help="columns to learn whose cells hold several labels, separated by | or ;",
+    )  # fmt: skip
+    verb.add_argument(
+        "--split", nargs="+", default=[], metavar="WORD",
+        help="column that divides the proteins of --input, and what its words mean "
+        "(train=A,B valid=C test=D); or random",
+    )  # fmt: skip
     verb.add_argument("--labels", type=Path, metavar="FILE", help="of the residues of a FASTA file")
     verb.add_argument("--mask", type=Path, metavar="FILE", help="which of these labels count")
     verb.add_argument("--data_dir", type=Path, metavar="DIR", help="where benchmarks' files lie")
@@ -199,10 +218,15 @@ def _benchmark(arguments: argparse.Namespace) -> Benchmark:
     from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import probe_data
 
+    of_columns = {name: getattr(arguments, name) for name in ("targets", "multilabel", "split")}
     if arguments.input is not None:
-        return probe_data.read_own(arguments.input, arguments.labels, arguments.mask)
+        own = probe_data.read_own(arguments.input, arguments.labels, arguments.mask, **of_columns)
+        print("\n".join(own.notes), flush=True)
+        return own
     if arguments.labels or arguments.mask:
         raise ProtlmError("--labels and --mask belong to a FASTA file: name it with --input")
+    if any(of_columns.values()):
+        raise ProtlmError("--targets, --multilabel, --split belong to a table: name it by --input")
     return probe_data.load(arguments.benchmark, arguments.data_dir)
 
 

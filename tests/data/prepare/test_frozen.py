@@ -113,5 +113,5 @@ def test_a_folder_that_holds_nothing_out_or_changed_is_refused(uniref50, tmp_pat
         Rules(heldout_from=str(tmp_path / "none")).describe()
     (tmp_path / "manifest.json").write_bytes((uniref50[0].folder / "manifest.json").read_bytes())
     (tmp_path / "heldout.fasta").write_text(">p uniref50=\nMKV\n")
-    with pytest.raises(ProtlmError, match=r"heldout.fasta is not the file that was prepared"):
+    with pytest.raises(ProtlmError, match=r"heldout.fasta has 17 bytes"):
         Rules(heldout_from=str(tmp_path)).side(Entry("p", "MKV"))

@@ -15,6 +15,7 @@ from protlm_jax.data.prepare.manifest import Counts, Tally
 from protlm_jax.data.prepare.rules import Rules
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.json_files import digest_of_json
 from protlm_jax.vocabularies import RESIDUES
 
 sequences = st.lists(st.text(RESIDUES, min_size=1, max_size=30), max_size=20)
@@ -78,7 +79,8 @@ def test_the_file_gives_back_what_was_counted(tmp_path):
     counts.dropped["too_long"].note((0, 7), "long one")
     told = built(counts)
     text = manifest.to_text(told)
-    assert json.loads(text) == told and '"lengths": [[2, 2]]' in text
+    digest = digest_of_json(told)
+    assert json.loads(text) == told | {"digest": digest} and '"lengths": [[2, 2]]' in text
     (tmp_path / "manifest.json").write_text(text)
     prepared = Prepared.open(tmp_path)
     assert prepared.splits["train"].lengths.tolist() == [[2, 2]]

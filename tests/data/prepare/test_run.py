@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
+import pickle
 import random
+import shutil
 import struct
 from collections import Counter
 from dataclasses import replace
@@ -16,12 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protlm_jax.cli import main
 from protlm_jax.data.prepare import run
 from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.rules import Rules
 from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
+from protlm_jax.storage.owner import Occupied, owned
 
 from .conftest import contents, proteins, to_fasta
 
@@ -180,12 +184,10 @@ def test_foreign_folders_and_other_processes_are_left_alone(plan):
     (plan.output / "thesis.tex").write_text("x")
     with pytest.raises(ProtlmError, match="holds something that protlm prepare did not write"):
         prepare(plan, workers=1)
+    assert list(contents(plan.output)) == ["thesis.tex"]
     (plan.output / "thesis.tex").unlink()
-    (plan.output / ".work").mkdir()
-    with open(plan.output / ".work" / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ProtlmError, match="another protlm prepare is writing"):
-            prepare(plan, workers=1)
+    with owned(plan.output, inside=True), pytest.raises(Occupied, match="is being written by"):
+        prepare(plan, workers=1)
     assert prepare(plan, workers=1).splits["train"].proteins
 
 
@@ -202,12 +204,118 @@ def test_a_full_disk_says_so_and_later_it_goes_on(plan, tmp_path, monkeypatch, a
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(ProtlmError, match=r"cannot write .*No space left.*free space"):
+        with pytest.raises(ProtlmError, match=r"cannot write .*No space left.*free some space"):
             prepare(plan, workers=1)
     assert not (plan.output / "manifest.json").exists()
     prepare(plan, workers=1)
     prepare(replace(plan, output=tmp_path / "fresh"), workers=1)
     assert contents(plan.output) == contents(tmp_path / "fresh")
+
+
+@pytest.fixture
+def gathered(plan, monkeypatch) -> Path:
+    """The work folder of a run that was stopped before its end, with all that such a folder has."""
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(plan, workers=1)
+    return plan.output / ".work"
+
+
+def test_what_changed_in_an_unfinished_run_is_made_again_or_named(plan, tmp_path, gathered):
+    """A bit flipped anywhere: the same command (twice, where it says so) gives the same bytes, or
+    names what to remove."""
+    prepare(replace(plan, output=tmp_path / "calm"), workers=1)
+    calm, rng = contents(tmp_path / "calm"), random.Random(0)
+    shutil.copytree(gathered, tmp_path / "kept")
+    files = sorted(p.relative_to(gathered) for p in gathered.rglob("*") if p.is_file())
+    for name in [Path("plan.json"), Path("scattered"), *rng.choices(files, k=10)]:
+        data = bytearray((tmp_path / "kept" / name).read_bytes())
+        shutil.rmtree(plan.output)
+        shutil.copytree(tmp_path / "kept", gathered)
+        if name.parts[0] == "spill":  # which is read for buckets that are not there yet
+            shutil.rmtree(gathered / "gathered")
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (gathered / name).write_bytes(data)
+        try:
+            prepare(plan, workers=1)
+        except ProtlmError as error:
+            if name.name == "plan.json":
+                assert "remove" in str(error)
+                continue
+            assert "run the same command again" in str(error)
+            prepare(plan, workers=1)
+        if name.parts[0] == "tokens":  # its content is compared where it is read
+            with pytest.raises(Damaged, match=name.name):
+                prepare(plan, workers=1)
+        else:
+            assert contents(plan.output) == calm, name
+
+
+def test_a_work_folder_of_another_version_is_not_read(plan, gathered):
+    """Version 1 had pickles in it, which are programs."""
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(plan.output / "trapped"),)
+
+    told = json.loads((gathered / "plan.json").read_text())
+    told.pop("digest")
+    (gathered / "plan.json").write_text(json.dumps(told | {"layout": 1}))
+    for path in gathered.glob("*/*"):
+        path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ProtlmError, match=r"another version of protlm_jax.*remove .*\.work"):
+        prepare(plan, workers=1)
+    (gathered / "plan.json").write_text(json.dumps(told))
+    with pytest.raises(ProtlmError, match="run the same command again"):
+        prepare(plan, workers=1)
+    prepare(plan, workers=1)
+    assert not (plan.output / "trapped").exists()
+
+
+def test_links_in_the_work_folder_are_not_followed(plan, gathered, tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (gathered / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(ProtlmError, match=r"lock is a link, which is not followed"):
+        prepare(plan, workers=1)
+    (gathered / "lock").unlink()
+    prepare(plan, workers=1)
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_what_is_said_to_be_done_is_looked_at(plan, tmp_path):
+    path = tmp_path / "mine.fasta"
+    path.write_bytes(to_fasta(proteins(5)))
+    source = replace(plan.sources[0], path=str(path), bytes=path.stat().st_size)
+    mine = replace(plan, sources=(source,))
+    made = prepare(mine, workers=1)
+    for name in ("heldout.fasta", made.splits["train"].tokens[2].file):
+        file = mine.output / name
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(Damaged, match=f"{file} is .*remove {mine.output} first"):
+            prepare(mine, workers=1)
+        file.unlink()
+        with pytest.raises(Damaged, match=f"{file} is missing"):
+            prepare(mine, workers=1)
+        file.write_bytes(data)
+    assert prepare(mine, workers=1).digest == made.digest
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(ProtlmError, match=r"begun with another sha256 of mine.fasta"):
+        prepare(mine, workers=1)
+
+
+def test_nucleotides_are_counted_and_said(tmp_path, capsys):
+    path = tmp_path / "dna.fa"
+    path.write_text(
+        ">g\nATGGCGTTAGCTAGC\n>r\naugaaauuugggccc\n>p\nMKTAYIAKQRGGGGG\n>short\nACGT\n"
+        ">antifreeze\n" + "AATAATAAAATA" * 5 + "\n"
+    )
+    command = ["prepare", "--dataset", "fasta", "--input", str(path), "--tokens", "--workers", "1"]
+    for _ in range(2):
+        assert main([*command, "--heldout_percent", "0", "--output", str(tmp_path / "out")]) == 0
+        assert "2 of 5 records have only the letters of nucleotides" in capsys.readouterr().err
+    assert Prepared.open(tmp_path / "out").manifest["nucleotides"] == 2
 
 
 def test_bad_records_stop_or_are_counted(tmp_path):

@@ -38,6 +38,9 @@ def test_writes_all_that_it_says(
     assert cli.main(["probe", *arguments, "--seeds", "1", "--output", str(folder)]) == 0
     text = capsys.readouterr().out
     assert "where, linear head, accuracy in percent" in text and "train: 60 proteins" in text
+    assert text.startswith(
+        "Columns: sequences from 'sequence', names from 'id', split from 'split'"
+    )
     assert "and stay in memory" in text
     result = json.loads((folder / "results.json").read_text())
     assert result["layers"] == [0, 2] and list(result["heads"]) == ["linear"]
@@ -55,6 +58,7 @@ def test_writes_all_that_it_says(
     ("arguments", "message"),
     [
         (["--labels", "l.fasta"], "belong to a FASTA file"),
+        (["--targets", "where"], "belong to a table"),
         (["--benchmark", "folding"], "no benchmark 'folding'"),
         (["--benchmark", "contacts", "--heads", "linear"], "leave out --heads"),
         (["--heads", "mlp"], "no head 'mlp'"),

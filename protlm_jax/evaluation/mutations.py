@@ -1,0 +1,257 @@
+"""Notations of mutations, read into edits of a wild type.
+
+Read, alone or joined by `:` `,` `;` `/` `+` or spaces (positions count from 1):
+
+- substitutions: `A42G`, `a42g`, `Ala42Gly`, HGVS's `p.Ala42Gly`, `p.(Ala42Gly)`,
+  `p.[Ala42Gly;Leu50Pro]`; `A42GL50P` and `A42G_L50P` are two;
+- no change: `WT`, `_wt`, MaveDB's `_sy`, `p.=`, an empty field; `A42A`, `A42=`, `p.Ala42=` at one
+  residue;
+- HGVS's `A42del`, `A42_L50del`, `A42_L43insGP`, `A42delinsGP`, `A42_L50delinsGP`, `A42dup`,
+  `A42_L50dup`; `A42-` is a deletion.
+
+What has no score or no single meaning is refused with the reason: stops, frameshifts, a mutation
+without its wild-type residue (its numbering cannot be checked), letters beyond the 20.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import AMINO_ACIDS
+
+WILD_TYPE = frozenset(
+    ("", "wt", "_wt", "_sy", "wildtype", "wild_type", "wild-type", "wild type", "=", "p.=", "p.(=)")
+)
+
+_CODES = "AlaCysAspGluPheGlyHisIleLysLeuMetAsnProGlnArgSerThrValTrpTyrXaaSecAsxGlxPylXleTer"
+_THREE = dict(zip(re.findall("...", _CODES), AMINO_ACIDS + "XUBZOJ*", strict=True))
+_SITE = r"([A-Za-z]{3}|[A-Za-z*])(-?\d+(?:\.0+)?)"  # 2.0 is what a column of numbers makes of 2
+_SINGLE = r"[A-Za-z]-?\d+(?:\.0+)?[A-Za-z]"
+_substitution = re.compile(rf"{_SITE}([A-Za-z]{{3}}|[A-Za-z*=-])").fullmatch
+_indel = re.compile(rf"{_SITE}(?:_{_SITE})?(delins|del|ins|dup)([A-Za-z*]*)").fullmatch
+_several = re.compile(rf"{_SINGLE}(?:[_-]?{_SINGLE})+").fullmatch
+_singles = re.compile(_SINGLE).findall
+_site_first = re.compile(rf"(?:p\.)?\(?{_SITE}").match
+_frameshift = re.compile(rf"{_SITE}.*(?:fs|ext).*", re.IGNORECASE).fullmatch
+_without_wildtype = re.compile(r"(-?\d+)(?:_-?\d+)?(?:[A-Za-z*=-]+)").fullmatch
+_accession = re.compile(r"(?:[NX]P_\d+|ENSP\d+)(?:\.\d+)?:(?=p\.)")
+_separator = re.compile(r"[:;,/+]")
+
+_MOST_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Residues [start, stop) of a wild type, counted from 0, replaced by others.
+
+    Attributes:
+        text: as it was written.
+        start: first residue that is replaced; for an insertion the one it stands before.
+        stop: the residue after the last one.
+        letters: what stands there in the mutant.
+        named: positions, counted from 0, and the letters that the notation expects there.
+        repeated: the residues are duplicated, and `letters` is empty.
+    """
+
+    text: str
+    start: int
+    stop: int
+    letters: str
+    named: tuple[tuple[int, str], ...]
+    repeated: bool = False
+
+    @property
+    def substitutes(self) -> bool:
+        """Whether one residue takes the place of one."""
+        return len(self.letters) == self.stop - self.start == 1
+
+
+def parse_mutations(text: str, offset: int = 0) -> tuple[Edit, ...]:
+    """Reads a field of mutations; the wild type has none.
+
+    Args:
+        text: see the top of this file.
+        offset: added to every position, where the wild type is numbered in another sequence.
+
+    Raises:
+        ProtlmError: what has no score or more than one meaning, with the reason.
+    """
+    body = text.strip()
+    if body.lower() in WILD_TYPE:
+        return ()
+    body = _bare(_accession.sub("", body))
+    if "[" in body or "]" in body:
+        raise ProtlmError(f"{_short(text)} describes more than one allele; give each its own row")
+    parts = [part.strip() for part in _separator.split(body)]
+    if not all(parts):
+        raise ProtlmError(
+            f"{_short(text)} has nothing before or after one of its separators; was a mutation "
+            "cut off?"
+        )
+    edits = [edit for part in parts for edit in _part(part)]
+    moved = [_moved(edit, offset) for edit in edits] if offset else edits
+    ordered = sorted(moved, key=lambda edit: (edit.start, edit.stop))
+    for before, after in itertools.pairwise(ordered):
+        if after.start < before.stop or (after.start, after.stop) == (before.start, before.stop):
+            raise ProtlmError(
+                f"{_short(text)} changes position {after.start + 1 - offset} twice; name each "
+                "position once"
+            )
+    return tuple(moved)
+
+
+def check(edits: Sequence[Edit], sequence: str, *, mutated: bool = False) -> None:
+    """Compares edits with the wild type, or substitutions with the mutant if `mutated`.
+
+    Raises:
+        ProtlmError: a position outside the sequence, or another residue there; says what is
+            expected and what is found.
+    """
+    name = "mutated sequence" if mutated else "wild type"
+    for edit in edits:
+        for at, letter in [(edit.start, edit.letters)] if mutated else edit.named:
+            if not 0 <= at < len(sequence):
+                raise ProtlmError(
+                    f"{edit.text}: position {at + 1} is outside of the {name}, which has "
+                    f"{len(sequence)} residues; positions count from 1"
+                )
+            if sequence[at] != letter:
+                raise ProtlmError(
+                    f"{edit.text}: expected {letter} at position {at + 1} of the {name}, found "
+                    f"{sequence[at]}; is it the right sequence, and do positions count from its "
+                    "first residue?"
+                )
+
+
+def mutated(edits: Sequence[Edit], wildtype: str) -> str:
+    """The mutant's residues; `check` has passed."""
+    pieces, done = [], 0
+    for edit in sorted(edits, key=lambda edit: (edit.start, edit.stop)):
+        own = wildtype[edit.start : edit.stop]
+        pieces += [wildtype[done : edit.start], own * 2 if edit.repeated else edit.letters]
+        done = edit.stop
+    return "".join(pieces) + wildtype[done:]
+
+
+def restored(edits: Sequence[Edit], mutant: str) -> str:
+    """The wild type that substitutions turn into `mutant`."""
+    letters = list(mutant)
+    for edit in edits:
+        for at, letter in edit.named:
+            letters[at] = letter
+    return "".join(letters)
+
+
+@functools.lru_cache(1 << 16)  # a scan of a protein names each of its single mutations often
+def _part(part: str) -> tuple[Edit, ...]:
+    """The mutations of one part between separators."""
+    words = part.split()
+    if len(words) > 1 and not all(map(_site_first, words)):
+        words = ["".join(words)]  # "A 42 G"
+    found: list[Edit] = []
+    for word in map(_bare, words):
+        single = _substitution(word) or _indel(word)
+        found += map(_edit, _singles(word) if not single and _several(word) else [word])
+    return tuple(found)
+
+
+def _edit(word: str) -> Edit:
+    shown = word if len(word) <= 30 else word[:27] + "..."
+    if _frameshift(word):
+        raise ProtlmError(f"{shown!r}: frameshifts and extensions are not scored")
+    if match := _indel(word):
+        return _insertion_or_deletion(match, shown)
+    if match := _substitution(word):
+        code, position, new = match.groups()
+        if len(new) > 1 and len(code) == 1:
+            raise ProtlmError(
+                f"{shown!r} mixes letters and three-letter codes; write S2G or Ser2Gly"
+            )
+        at, own = _position(position, shown), _residue(code, shown)
+        letters = {"=": own, "-": ""}.get(new)
+        letters = _residue(new, shown) if letters is None else letters
+        return Edit(shown, at, at + 1, letters, ((at, own),))
+    if match := _without_wildtype(word):
+        raise ProtlmError(
+            f"{shown!r} does not name the wild-type residue at position {match[1][:_MOST_DIGITS]}, "
+            "so that its numbering cannot be checked; write it before the position, as in A42G"
+        )
+    raise ProtlmError(
+        f"{shown!r} is no mutation like A42G (wild-type residue, position counted from 1, mutant "
+        "residue), A42del, A42_L43insGP, A42_L50delinsGP or A42dup"
+    )
+
+
+def _insertion_or_deletion(match: re.Match[str], shown: str) -> Edit:
+    first_code, first, last_code, last, kind, new = match.groups()
+    start, named_first = _position(first, shown), _residue(first_code, shown)
+    named: tuple[tuple[int, str], ...] = ((start, named_first),)
+    end = start
+    if last is not None:
+        end = _position(last, shown)
+        named += ((end, _residue(last_code, shown)),)
+        if end <= start:
+            raise ProtlmError(f"{shown!r}: the second position must come after the first")
+    if ("ins" in kind) != bool(new):
+        raise ProtlmError(f"{shown!r}: {'nothing is' if 'ins' in kind else new + ' is'} inserted")
+    if kind == "ins":
+        if end != start + 1:
+            raise ProtlmError(
+                f"{shown!r}: an insertion stands between two neighbours, as in A42_L43insGP"
+            )
+        return Edit(shown, end, end, _residues(new, shown), named)
+    return Edit(shown, start, end + 1, _residues(new, shown), named, repeated=kind == "dup")
+
+
+def _position(digits: str, shown: str) -> int:
+    """A position as it is written, from 0."""
+    digits = digits.partition(".")[0]
+    if len(digits) > _MOST_DIGITS:
+        raise ProtlmError(f"{shown!r}: a position of {len(digits):,} digits; no protein is so long")
+    return int(digits) - 1
+
+
+def _residue(code: str, shown: str) -> str:
+    letter = _THREE.get(code.title(), "") if len(code) == 3 else code.upper()
+    if letter == "*":
+        raise ProtlmError(f"{shown!r}: stops are not scored; the model has no probability for them")
+    if not letter or letter not in AMINO_ACIDS:
+        raise ProtlmError(
+            f"{shown!r}: {code} is none of the 20 amino acids ({AMINO_ACIDS}); the model has no "
+            "probability for it to compare"
+        )
+    return letter
+
+
+def _residues(text: str, shown: str) -> str:
+    """Inserted residues: letters in upper case, or three-letter codes as in GlyPro."""
+    if len(text) % 3 == 0 and re.fullmatch(r"(?:[A-Z][a-z]{2})+", text):
+        return "".join(_residue(text[i : i + 3], shown) for i in range(0, len(text), 3))
+    if text != text.upper():
+        raise ProtlmError(f"{shown!r}: write inserted residues as GP or as GlyPro")
+    return "".join(_residue(letter, shown) for letter in text)
+
+
+def _moved(edit: Edit, offset: int) -> Edit:
+    named = tuple((at + offset, letter) for at, letter in edit.named)
+    return replace(edit, start=edit.start + offset, stop=edit.stop + offset, named=named)
+
+
+def _bare(text: str) -> str:
+    """Without HGVS's p. and its brackets or parentheses around the whole."""
+    text = text.removeprefix("p.")
+    for opening, closing in ("[]", "()"):
+        inner = text[1:-1]
+        if text.startswith(opening) and text.endswith(closing) and opening not in inner:
+            text = inner
+    return text
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else text[:57] + "...")
