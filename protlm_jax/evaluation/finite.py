@@ -1,0 +1,140 @@
+"""Where NaN or infinity first appears when a model reads a protein, and the error that says so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.batching import Group, bucket, clean_features, max_residues
+from protlm_jax.models.loaded import LoadedModel
+
+# Parameters that a model's own streams and logits do not depend on.
+_ASIDE = ("contact_head", "generator")
+
+
+class NotFinite(ProtlmError):
+    """A model gives NaN or infinity for a protein."""
+
+
+def not_finite(
+    loaded: LoadedModel, sequence: str, record: str, what: str = "the result"
+) -> NotFinite:
+    """The error for a protein for which a model's result is not finite.
+
+    Args:
+        loaded: the model, as it computed.
+        sequence: normalised.
+        record: the protein's name.
+        what: was computed, as in "the embedding".
+    """
+    return NotFinite(f"{record!r}: {what} is not finite: {reason(loaded, sequence)}")
+
+
+def reason(loaded: LoadedModel, sequence: str) -> str:
+    """Why a model's result for a protein is not finite, and what to do about it."""
+    place = first_not_finite(loaded, sequence)
+    if place.startswith("the parameter"):
+        return f"{place}; the weights of {loaded.name} are broken: copy or export them again"
+    dtype = loaded.config.dtype
+    place = f"{place} is the first that holds NaN or infinity" if place else "the model is finite"
+    if dtype != "float32":
+        return f"{place}, in {dtype}, and all parameters are finite: compute in fp32"
+    return f"{place}, and all parameters are finite: values exceed the range of {dtype}"
+
+
+def first_not_finite(loaded: LoadedModel, sequence: str) -> str:
+    """The first place that holds NaN or infinity when a model reads a protein.
+
+    Args:
+        loaded: the model, computing in the dtype of its config.
+        sequence: normalised; what is longer than the position table is read in windows.
+
+    Returns:
+        A parameter, if one is not finite; otherwise the first stream, otherwise the logits.
+        "" where all is finite.
+    """
+    flat = flatten_dict(loaded.params, sep="/")
+    names = [name for name in flat if name.split("/")[0] not in _ASIDE]
+    if place := _first_parameter(loaded, flat, names):
+        return place
+    length = max_residues(loaded) or max(1, len(sequence))
+    for start in range(0, len(sequence), length):
+        if place := _first_stream(loaded, sequence[start : start + length]):
+            return place
+    return _first_parameter(loaded, flat, [name for name in flat if name not in names])
+
+
+def _first_parameter(loaded: LoadedModel, flat: dict[str, Any], names: list[str]) -> str:
+    """The first of these parameters that is not finite, with its layer."""
+    for name in names:
+        finite = jnp.isfinite(flat[name])
+        if count := int(finite.size - finite.sum()):
+            numbers = "1 number that is" if count == 1 else f"{count:,} numbers that are"
+            told = f"the parameter {name} holds {numbers} not finite"
+            if name.split("/")[0] not in loaded.model.stack_names:
+                return told
+            layers = np.flatnonzero(~np.asarray(finite).reshape(len(finite), -1).all(axis=1))
+            return (
+                f"{told} (from block {layers[0]} on)"
+                if len(layers) > 1
+                else (f"{told} (block {layers[0]})")
+            )
+    return ""
+
+
+def _first_stream(loaded: LoadedModel, sequence: str) -> str:
+    """The first stream that is not finite, or "the logits"."""
+    tokens = loaded.vocabulary.encode(sequence)
+    group = Group([0], 1, bucket(len(tokens), loaded.config.max_positions or None))
+    batch = clean_features(loaded, [tokens], group)
+    for place, finite in _places(
+        loaded, jax.device_get(_finite(loaded.model, loaded.params, batch))
+    ):
+        if not finite:
+            return place
+    return ""
+
+
+def _places(loaded: LoadedModel, found: dict[str, np.ndarray]) -> Iterator[tuple[str, bool]]:
+    """Each place in the order of computation, and whether it is finite."""
+    for stack in loaded.model.stack_names:
+        for depth, finite in enumerate(found[stack]):
+            where = f"after block {depth - 1}" if depth else "before block 0"
+            yield f"the stream {where} of the {stack}", bool(finite)
+    yield "the logits", bool(found["logits"])
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _finite(model: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Stack -> [layers + 1] bool, whether the stream is finite at each depth; and "logits"."""
+    run = functools.partial(model.apply, {"params": params})
+    side = "" if "segment_ids" in batch else "encoder_"
+    padding = batch[f"{side}segment_ids"][..., None] == 0
+
+    def finite(x: Any) -> jax.Array:
+        return jnp.all(jnp.isfinite(x) | padding)
+
+    def visit(carry: jax.Array, index: jax.Array, before: Any, after: Any, taps: Any) -> jax.Array:
+        return carry.at[index + 1].set(finite(after))
+
+    h, context = run(batch, method="embed")
+    found, out = {}, {}
+    for stack in model.stack_names:
+        layers = model.bind({"params": params}).rows(stack)[0].num_layers
+        carry = jnp.ones(layers + 1, bool).at[0].set(finite(h[stack]))
+        out[stack], found[stack] = run(
+            stack, h[stack], context[stack], 0, visit, carry, method="resume"
+        )
+        context = run(out, context, method="connect")
+    found["logits"] = jnp.asarray(True)
+    if model.readouts[0].kind != "none":
+        found["logits"] = finite(run(out, method="head"))
+    return found
