@@ -65,7 +65,8 @@ def evaluate(
     Returns:
         A plain dict: "model" with the cross-entropy "nll" in nats per residue and "auroc", each
         with its bootstrap over proteins, and accuracy, precision and recall at probability 1/2;
-        the label entropies under "baselines"; paired differences under "model_minus".
+        the label entropies under "baselines"; paired differences under "model_minus". What needs
+        replaced residues, original ones or flagged ones is None where there are none.
 
     Raises:
         ProtlmError: the model has no generator, or no protein has a residue to ask.
@@ -163,13 +164,14 @@ def _compared(found: list[Detected], vocab_size: int, seed: int) -> dict[str, An
         "label_entropy_given_residue": per_protein(_surprise(tokens, replaced, vocab_size)),
     }
     flagged = logits >= 0
+    area = statistics.auroc(logits, replaced, owner, seed=seed)
     return {
         "model": {
             "nll": statistics.ratio(model, residues, seed=seed).to_dict(),
-            "auroc": statistics.auroc(logits, replaced, owner, seed=seed).to_dict(),
+            "auroc": None if area is None else area.to_dict(),
             "accuracy": float(np.mean(flagged == replaced)),
-            "precision": float(np.mean(replaced[flagged])) if flagged.any() else 0.0,
-            "recall": float(np.mean(flagged[replaced])),
+            "precision": float(np.mean(replaced[flagged])) if flagged.any() else None,
+            "recall": float(np.mean(flagged[replaced])) if replaced.any() else None,
         },
         "baselines": {
             name: {"nll": statistics.ratio(loss, residues, seed=seed).to_dict()}
