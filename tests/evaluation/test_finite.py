@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,8 +11,12 @@ import pytest
 from zoo import KINDS, ZOO, loaded
 
 from protlm_jax import models
-from protlm_jax.evaluation import finite
-from protlm_jax.evaluation.finite import first_not_finite
+from protlm_jax.evaluation import contacts, detection, finite, heldout, noise
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.finite import NotFinite, first_not_finite
+from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target
+from protlm_jax.evaluation.probe_data.base import View
+from protlm_jax.evaluation.probes import run
 from protlm_jax.models import LoadedModel
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -75,3 +80,56 @@ def test_a_contact_head_is_blamed_last() -> None:
     params["contact_head"]["kernel"].flat[0] = np.inf
     broken = dataclasses.replace(model, params=params)
     assert first_not_finite(broken, SEQUENCE).startswith("the parameter contact_head/kernel")
+
+
+PROTEINS = {"p1": SEQUENCE, "p2": "MSILVTRPSPAGEELVSRLRTLGQVAW"}
+
+
+def labelled(split: str) -> list[LabelledProtein]:
+    return [
+        LabelledProtein(f"{split}{i}", SEQUENCE[i:], {"t": np.array(i % 2)}, {}) for i in range(4)
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="two",
+    title="Two classes",
+    level="protein",
+    targets=(Target("t", "classes", ("a", "b")),),
+    splits={split: functools.partial(labelled, split) for split in ("train", "valid", "test")},
+    views={"test": View("test", "test")},
+    licence="",
+    source="",
+    notes=(),
+)
+
+VERBS = {
+    "heldout": lambda m: heldout.evaluate(m, PROTEINS, np.full(20, 0.05), 0),
+    "noise": lambda m: noise.by_noise_level(m, PROTEINS, 0, levels=2),
+    "generate": lambda m: noise.generate(m, ["MK____"], steps=2),
+    "depth": lambda m: analyse(m, PROTEINS, metrics=["contributions"]),
+    "similarity": lambda m: analyse(m, PROTEINS, metrics=["similarity"]),
+    "probe": lambda m: run.run(m, BENCHMARK, heads=["linear"], seeds=1, controls=[]),
+    "contacts": lambda m: list(
+        contacts.predict(m, PROTEINS, weights=contacts.Weights(np.ones((2, 2), np.float32), 0.0))
+    ),
+    "contact regression": lambda m: contacts.fit(
+        m, [LabelledProtein("p1", SEQUENCE, {"contact": np.array([[0, 9]])}, {})]
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_every_verb_names_the_record_and_the_place(verb: str, bad: float) -> None:
+    broken = with_weight(loaded("bert"), WEIGHT, 0, bad)
+    with pytest.raises(NotFinite, match=r"'(p[12]|template 1|train0)': .*mlp/wo/kernel .*block 0"):
+        VERBS[verb](broken)
+
+
+def test_detection_names_the_half_at_fault() -> None:
+    model = loaded("electra")
+    generator = ("generator", *WEIGHT)
+    for path, half in ((WEIGHT, "of tiny-electra are"), (generator, "tiny-electra, generator are")):
+        with pytest.raises(NotFinite, match=f"p[12].*mlp/wo/kernel .*{half}"):
+            detection.evaluate(with_weight(model, path, 1, np.nan), PROTEINS, 0)

@@ -55,7 +55,7 @@ def write(analyses: dict[str, Analysis], folder: Path) -> list[Path]:
                     arrays[f"{stack.stack}/{quantity}/largest"] = x.largest
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        about = json.dumps(_about(analysis), indent=1) + "\n"
+        about = json.dumps(_about(analysis), indent=1, allow_nan=False) + "\n"
         for suffix, content in ((".npz", buffer.getvalue()), (".json", about.encode())):
             write_atomically(folder / f"{name}{suffix}", content)
             written.append(folder / f"{name}{suffix}")

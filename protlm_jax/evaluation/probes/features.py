@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.engine import Arrays
 from protlm_jax.evaluation.embedding.wanted import Vectors
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
 from protlm_jax.evaluation.probes.batches import Batch, no_features, packed, shape
-from protlm_jax.evaluation.probes.readers import Reader
+from protlm_jax.evaluation.probes.readers import ModelReader, Reader
 
 _SHARE = 0.25  # of the machine's memory
 _BYTES = 4
@@ -113,7 +115,11 @@ class Store:
         return self._kept
 
     def _compute(self, missing: Sequence[int]) -> dict[int, Arrays]:
-        """The features of these proteins."""
+        """The features of these proteins.
+
+        Raises:
+            NotFinite: the model gives NaN or infinity for one of them.
+        """
         from tqdm import tqdm
 
         if not missing:
@@ -125,9 +131,18 @@ class Store:
         quiet = None if self.progress else True  # None draws on a terminal only
         with tqdm(total=total, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
             for index, arrays in self.reader.read(sequences):
+                if not all(np.isfinite(values).all() for values in arrays.values()):
+                    raise self._not_finite(self.proteins[missing[index]])
                 found[missing[index]] = arrays
                 bar.update(len(sequences[index]))
         return found
+
+    def _not_finite(self, protein: LabelledProtein) -> ProtlmError:
+        """What is wrong with features that are not finite."""
+        if isinstance(self.reader, ModelReader):
+            loaded = self.reader.engine.loaded
+            return not_finite(loaded, protein.sequence, protein.id, "the embedding")
+        return ProtlmError(f"the features of {protein.id!r} are not finite")
 
 
 @dataclass(frozen=True)
