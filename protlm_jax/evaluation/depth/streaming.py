@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ def over_batches(
     for index in tqdm(left, title, proteins.batches, initial=done, disable=quiet):
         batch = proteins.batch(loaded, index)
         found, some = measure(batch)
-        _require_finite(loaded, proteins, batch, found, some)
+        finite = some is None or bool(np.isfinite(some).all())
+        require_finite(loaded, proteins, batch, finite, found)
         totals.add(found, list(batch.owners))
         if some is not None:
             points.append(some)
@@ -60,21 +62,30 @@ def over_batches(
     return totals.quantities, points
 
 
-def _require_finite(
+def require_finite(
     loaded: LoadedModel,
     proteins: Proteins,
     batch: Asked,
-    found: dict[str, Stat],
-    some: np.ndarray | None,
+    finite: bool,
+    found: Mapping[str, Stat] = MappingProxyType({}),
 ) -> None:
-    """Raises for the first protein of a batch whose measurements are not finite."""
-    slots: Any = np.zeros(len(batch.owners), bool)
+    """Raises for the first protein of a batch whose measurements are not finite.
+
+    Args:
+        finite: whether what is not known by protein is.
+        found: what is.
+
+    Raises:
+        NotFinite: one has such.
+    """
+    count = len(batch.owners)
+    slots: Any = np.zeros(count, bool)
     for stat in found.values():
-        wrong = ~np.isfinite(np.asarray(stat.total)[..., : len(batch.owners)])
-        slots = slots | wrong.reshape(-1, len(batch.owners)).any(axis=0)
-    if some is not None and not np.isfinite(some).all():
+        wrong = ~np.isfinite(np.asarray(stat.total)[..., :count])
+        slots = slots | wrong.reshape(-1, count).any(axis=0)
+    if not finite:
         slots = slots | ~slots.any()
     if slots.any():
-        bad = [proteins.hidden[batch.owners[slot]] for slot in np.flatnonzero(slots)]
+        bad = [proteins.hidden[batch.owners[slot]] for slot in np.flatnonzero(slots).tolist()]
         first = next((p for p in bad if first_not_finite(loaded, p.sequence)), bad[0])
         raise not_finite(loaded, first.sequence, first.name, "what is measured")
