@@ -169,6 +169,9 @@ class Source:
         targets: whose labels are in a batch.
         level: what carries a label, "residue" or "protein".
         vectors: what a row is, a residue of a protein ("residues") or a whole one ("mean").
+
+    Raises:
+        ProtlmError: a label is infinite.
     """
 
     store: Store
@@ -184,6 +187,13 @@ class Source:
         self.rows, self.slots = shape(self.sizes)
         if self.vectors == "residues":  # the same for splits of like lengths: one program
             self.slots = 1 << (self.slots - 1).bit_length()
+        for target in self.targets:
+            for protein in self.store.proteins if target.kind == "number" else ():
+                if np.isinf(protein.labels.get(target.name, 0.0)).any():
+                    raise ProtlmError(
+                        f"{protein.id!r}: the label {target.name!r} is infinite: give a number, or "
+                        "none where it is not known"
+                    )
 
     def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
         """One epoch, proteins in an order of the seed; None: in the order of the split."""
