@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.report.page import (
     caption,
     folded,
@@ -16,8 +17,8 @@ from protlm_jax.evaluation.report.page import (
 )
 from protlm_jax.evaluation.report.panels import dot_chart
 from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.svg import Series, bar_chart
-from protlm_jax.evaluation.report.verdict import errors_apart
+from protlm_jax.evaluation.report.svg import Series, bar_chart, scaled_errors
+from protlm_jax.evaluation.report.verdict import errors_in_words
 
 Results = Mapping[str, Any]
 
@@ -91,7 +92,7 @@ def _verdict(result: Results, kind: str) -> str:
     side = "above" if gap["value"] >= 0 else "below"
     return (
         f"{text}, {100 * abs(gap['value']):.1f} points {side} the strongest control, "
-        f"{_title(way)} ({abs(errors_apart(gap)):.1f} standard errors)."
+        f"{_title(way)} ({errors_in_words(gap)})."
     )
 
 
@@ -103,7 +104,7 @@ def _dots(result: Results, ranges: list[str]) -> str:
             Series(
                 _title(way),
                 [100 * e["value"] if e else None for e in found],
-                error=[100 * e["standard_error"] if e else None for e in found],
+                error=scaled_errors(found, 100),
             )
         )
     rows = [(f"{r} range", _RANGES[r]) for r in ranges]
@@ -123,6 +124,4 @@ def _title(way: str) -> str:
 
 
 def _percent(estimate: Results | None, sign: str = "") -> str:
-    if not estimate:
-        return "-"
-    return f"{100 * estimate['value']:{sign}.1f} ± {100 * estimate['standard_error']:.1f}"
+    return statistics.written(estimate, 1, scale=100, sign=sign)

@@ -24,7 +24,7 @@ from protlm_jax.evaluation.report.page import (
 )
 from protlm_jax.evaluation.report.panels import confusion, dot_chart
 from protlm_jax.evaluation.report.sections import name
-from protlm_jax.evaluation.report.svg import Series, line_chart
+from protlm_jax.evaluation.report.svg import Series, line_chart, scaled_errors
 from protlm_jax.evaluation.report.verdict import (
     headline as verdict,
 )
@@ -133,7 +133,7 @@ def _dots(
                 name(kind),
                 [scale * e["value"] if e else None for e in found],
                 colour=_hue(kind),
-                error=[scale * e["standard_error"] if e else None for e in found],
+                error=scaled_errors(found, scale),
             )
         )
     model = inputs["model"]["tests"]
@@ -155,7 +155,7 @@ def _layers(result: Results, head: str, view: str, target: str) -> str:
                     [scale * e["value"] if e else None for e in found],
                     outcome["layers"],
                     _hue(kind),
-                    [scale * e["standard_error"] if e else None for e in found],
+                    scaled_errors(found, scale),
                     chosen,
                 )
             )

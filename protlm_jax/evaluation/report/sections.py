@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.report.frame import number
 from protlm_jax.evaluation.report.page import caption, folded, heading, section, table
 from protlm_jax.evaluation.report.svg import Series, interval_chart, line_chart
@@ -88,19 +89,19 @@ def heldout(result: Results) -> str:
             "",
             (
                 f"minus {name(key)}",
-                _signed(e, 4),
-                f"{e['low']:+.4f} to {e['high']:+.4f}",
+                statistics.written(e, 4, sign="+"),
+                "-" if e["low"] is None else f"{e['low']:+.4f} to {e['high']:+.4f}",
             ),
         )
         for key, e in result["model_minus"].items()
     ]
-    accuracy = result["model"]["accuracy"]
+    accuracy = statistics.written(result["model"]["accuracy"], 1, scale=100)
     return section(
         "Held-out proteins",
         caption(
             f"Scored on {result['targets']:,} hidden residues of {result['proteins']:,} proteins "
             f"that were not trained on. Perplexity {result['model']['perplexity']:.2f} (20 would "
-            f"be a blind guess); the right residue comes first in {_percent(accuracy)} %."
+            f"be a blind guess); the right residue comes first in {accuracy} %."
         ),
         interval_chart(rows, x_label="nats per residue, 95 % interval over proteins"),
         table(("difference in nats", "± standard error", "95 % interval"), differences),
@@ -152,18 +153,6 @@ def _layer_curve(lines: Sequence[Results], key: str, layer: int, layers: int) ->
 
 def _per_layer(key: str, value: Any) -> bool:
     return key.startswith("layers/") and key.endswith("/grad_norm") and isinstance(value, list)
-
-
-def _percent(estimate: Results) -> str:
-    return f"{100 * estimate['value']:.1f} ± {100 * estimate['standard_error']:.1f}"
-
-
-def _points(estimate: Results) -> str:
-    return f"{100 * estimate['value']:+.1f} ± {100 * estimate['standard_error']:.1f}"
-
-
-def _signed(estimate: Results, digits: int) -> str:
-    return f"{estimate['value']:+.{digits}f} ± {estimate['standard_error']:.{digits}f}"
 
 
 def _plain(value: Any) -> str:

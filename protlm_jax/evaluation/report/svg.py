@@ -8,9 +8,10 @@ script hides them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from protlm_jax.evaluation.report.frame import (
     BOTTOM,
@@ -63,8 +64,8 @@ class Series:
         y = self.y[index]
         if self.error and y is not None:
             error = self.error[index]
-            size = error if error is not None and math.isfinite(error) else 0.0
-            return y - size, y + size
+            known = error is not None and math.isfinite(error)
+            return (y - error, y + error) if known else None  # type: ignore[operator]
         low, high = (x[index] if x else None for x in (self.low, self.high))
         if low is None or high is None or not math.isfinite(low + high):
             return None
@@ -80,6 +81,14 @@ class Series:
         if self.error:
             return f"{text} ± {number((ends[1] - ends[0]) / 2)}"
         return f"{text} ({number(ends[0])} to {number(ends[1])})"
+
+
+def scaled_errors(
+    estimates: Sequence[Mapping[str, Any] | None], scale: float
+) -> list[float | None]:
+    """The standard errors of estimates, for `Series.error`; None where there is none."""
+    errors = [None if e is None else e["standard_error"] for e in estimates]
+    return [None if error is None else scale * error for error in errors]
 
 
 @dataclass(frozen=True)
@@ -179,12 +188,14 @@ def bar_chart(
     return figure("".join(parts), height, y_label, series if len(series) > 1 else ())
 
 
-def interval_chart(rows: Sequence[tuple[str, float, float, float]], *, x_label: str) -> str:
-    """One row a system (label, value, low, high): a dot, and a line over its interval."""
+def interval_chart(
+    rows: Sequence[tuple[str, float, float | None, float | None]], *, x_label: str
+) -> str:
+    """One row a system (label, value, low, high): a dot, and a line over the interval if any."""
     left, row_height = 165, 32
     height = TOP + BOTTOM + row_height * len(rows)
-    low, high = min(r[2] for r in rows), max(r[3] for r in rows)
-    marks = ticks(low, high, 5)
+    values = [x for row in rows for x in row[1:] if x is not None]
+    marks = ticks(min(values), max(values), 5)
 
     def at(value: float) -> float:
         return left + (value - marks[0]) / (marks[-1] - marks[0]) * (WIDTH - RIGHT - 10 - left)
@@ -197,12 +208,18 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float]], *, x_label: 
     for i, (label, value, below, above) in enumerate(rows):
         hue = colour_of(int(i > 0))
         y = TOP + (i + 0.5) * row_height
+        whisker, words = "", number(value, 5)
+        if below is not None and above is not None:
+            words += f" ({number(below, 5)} to {number(above, 5)})"
+            whisker = (
+                f'<path class="whisker" style="stroke:{hue}" '
+                f'd="M{at(below):.1f} {y:.1f}H{at(above):.1f}"/>'
+            )
         parts.append(
             f'<text class="name" text-anchor="end" x="{left - 14}" y="{y + 4:.1f}">'
-            f'{escape(label)}</text><path class="whisker" style="stroke:{hue}" '
-            f'd="M{at(below):.1f} {y:.1f}H{at(above):.1f}"/>'
+            f"{escape(label)}</text>{whisker}"
             f'<circle class="dot" cx="{at(value):.1f}" cy="{y:.1f}" r="4.5" style="fill:{hue}">'
-            f"<title>{number(value, 5)} ({number(below, 5)} to {number(above, 5)})</title></circle>"
+            f"<title>{words}</title></circle>"
         )
     return figure("".join(parts), height, x_label, ())
 

@@ -105,5 +105,5 @@ def test_nothing_at_all_is_still_a_page() -> None:
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ProtlmError, match=r"cannot write .*report.html: .*free space"):
+    with pytest.raises(ProtlmError, match=r"cannot write .*report.html: .*choose another place"):
         report.write(tmp_path / "file" / "report.html", {})
