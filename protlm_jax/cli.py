@@ -419,7 +419,7 @@ def _finish(result: dict, output: Path | None) -> None:
 
     print(result.pop("summary"))
     if output is not None:
-        write_atomically(output, json.dumps(result, indent=1) + "\n")
+        write_atomically(output, json.dumps(result, indent=1, allow_nan=False) + "\n")
         print(f"wrote {output}")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, statistics
 from protlm_jax.evaluation.batching import default_tokens_per_batch, grouped, max_residues, padded
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.heldout import HiddenProtein
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.vocabularies import normalise
@@ -65,10 +66,12 @@ def evaluate(
     Returns:
         A plain dict: "model" with the cross-entropy "nll" in nats per residue and "auroc", each
         with its bootstrap over proteins, and accuracy, precision and recall at probability 1/2;
-        the label entropies under "baselines"; paired differences under "model_minus".
+        the label entropies under "baselines"; paired differences under "model_minus". What needs
+        replaced residues, original ones or flagged ones is None where there are none.
 
     Raises:
-        ProtlmError: the model has no generator, or no protein has a residue to ask.
+        ProtlmError: the model has no generator, no protein has a residue to ask, or one of both
+            gives NaN or infinity.
     """
     parts = parts_of(loaded)
     if "generator" not in parts:
@@ -76,8 +79,9 @@ def evaluate(
             f"{loaded.name} is a discriminator alone: what it detects is what its own generator "
             f"replaced, so give the run that trained both"
         )
-    plain = (normalise(s, record=name) for name, s in sequences.items())
-    hidden = [h for h in (heldout.hide(s, seed, rate) for s in plain) if len(h.targets)]
+    plain = {name: normalise(s, record=name) for name, s in sequences.items()}
+    asked = (heldout.hide(s, seed, rate, name=name) for name, s in plain.items())
+    hidden = [h for h in asked if len(h.targets)]
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")
     budget = tokens_per_batch or default_tokens_per_batch()
@@ -127,7 +131,10 @@ def _detect(
             for row, (i, a, b) in enumerate(members):
                 here = (hidden[i].targets >= a) & (hidden[i].targets < b)
                 targets = hidden[i].targets[here]
-                shown[i][targets] = draw(answers[row, targets - a + before], draws[i][here])
+                given = answers[row, targets - a + before]
+                if not np.isfinite(given).all():
+                    raise not_finite(generator, hidden[i].sequence, hidden[i].name, "the answer")
+                shown[i][targets] = draw(given, draws[i][here])
             rows = [
                 np.concatenate(
                     [loaded.vocabulary.prefix_ids, shown[i][a:b], loaded.vocabulary.suffix_ids]
@@ -139,6 +146,8 @@ def _detect(
             found = np.asarray(_answers(loaded.model, loaded.params, features))[..., 0]
             for row, (i, a, b) in enumerate(members):
                 logits[i][a:b] = found[row, before : before + b - a]
+                if not np.isfinite(logits[i][a:b]).all():
+                    raise not_finite(loaded, hidden[i].sequence, hidden[i].name, "the answer")
             bar.update(len(members))
     return [
         Detected(logits[i][scored], (shown[i] != true[i])[scored], shown[i][scored])
@@ -163,13 +172,14 @@ def _compared(found: list[Detected], vocab_size: int, seed: int) -> dict[str, An
         "label_entropy_given_residue": per_protein(_surprise(tokens, replaced, vocab_size)),
     }
     flagged = logits >= 0
+    area = statistics.auroc(logits, replaced, owner, seed=seed)
     return {
         "model": {
             "nll": statistics.ratio(model, residues, seed=seed).to_dict(),
-            "auroc": statistics.auroc(logits, replaced, owner, seed=seed).to_dict(),
+            "auroc": None if area is None else area.to_dict(),
             "accuracy": float(np.mean(flagged == replaced)),
-            "precision": float(np.mean(replaced[flagged])) if flagged.any() else 0.0,
-            "recall": float(np.mean(flagged[replaced])),
+            "precision": float(np.mean(replaced[flagged])) if flagged.any() else None,
+            "recall": float(np.mean(flagged[replaced])) if replaced.any() else None,
         },
         "baselines": {
             name: {"nll": statistics.ratio(loss, residues, seed=seed).to_dict()}

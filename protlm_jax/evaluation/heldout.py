@@ -30,6 +30,7 @@ from protlm_jax.evaluation.batching import (
     max_residues,
     padded,
 )
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS, normalise
 
@@ -50,11 +51,13 @@ class HiddenProtein:
         sequence: normalised residues.
         columns: [residues] int8, the residue's index in AMINO_ACIDS; -1 for the rare ones.
         targets: [targets] indices of the residues that are hidden, ascending; never 0.
+        name: of the protein, for messages.
     """
 
     sequence: str
     columns: np.ndarray
     targets: np.ndarray
+    name: str = ""
 
 
 def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
@@ -67,7 +70,7 @@ def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
     return splits.residue_frequencies(sequence[1:] for sequence in sequences)
 
 
-def hide(sequence: str, seed: int, rate: float = RATE) -> HiddenProtein:
+def hide(sequence: str, seed: int, rate: float = RATE, *, name: str = "") -> HiddenProtein:
     """Chooses the residues that are asked, by a generator made from the seed and the sequence.
 
     The choice depends on nothing else: not on the name, the order, or the model.
@@ -79,7 +82,7 @@ def hide(sequence: str, seed: int, rate: float = RATE) -> HiddenProtein:
     generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     count = min(len(eligible), max(1, round(rate * len(eligible))))
     return HiddenProtein(
-        sequence, columns, np.sort(generator.choice(eligible, count, replace=False))
+        sequence, columns, np.sort(generator.choice(eligible, count, replace=False)), name
     )
 
 
@@ -111,8 +114,8 @@ def evaluate(
         done in "protocol".
 
     Raises:
-        ProtlmError: when no protein has a residue to ask, an unknown residue turns up, or the model
-            gives no distribution over residues.
+        ProtlmError: when no protein has a residue to ask, an unknown residue turns up, the model
+            gives no distribution over residues, or NaN or infinity.
     """
     if not loaded.model.readouts[0].predicts_residues:
         raise ProtlmError(f"{loaded.name} {loaded.model.readouts[0].silence}")
@@ -121,7 +124,7 @@ def evaluate(
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")
     frequencies = frequencies / frequencies.sum()
     plain = {name: normalise(s, record=name) for name, s in sequences.items()}
-    hidden = [h for h in (hide(s, seed) for s in plain.values()) if len(h.targets)]
+    hidden = [h for h in (hide(s, seed, name=n) for n, s in plain.items()) if len(h.targets)]
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")
     budget = tokens_per_batch or default_tokens_per_batch()
@@ -222,6 +225,9 @@ def model_scores(
     Returns:
         Of each protein its losses [targets] float64, in nats among the 20 amino acids, and hits
         [targets] bool.
+
+    Raises:
+        NotFinite: a loss is not finite.
     """
     from tqdm import tqdm
 
@@ -247,6 +253,8 @@ def model_scores(
                 here = (hidden[i].targets >= a) & (hidden[i].targets < b)
                 at = hidden[i].targets[here] - a + before
                 losses[i][here], hits[i][here] = nll[row, at], hit[row, at]
+                if not np.isfinite(losses[i][here]).all():
+                    raise not_finite(loaded, hidden[i].sequence, hidden[i].name, "the loss")
             bar.update(len(members))
     return losses, hits
 

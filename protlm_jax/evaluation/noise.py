@@ -23,6 +23,7 @@ from protlm_jax.evaluation.batching import (
     max_residues,
     padded,
 )
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.heldout import hide, model_scores
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.objectives.diffusion import denoise
@@ -68,11 +69,12 @@ def by_noise_level(
         ProtlmError: the model is not asked by masks, or no protein has a residue to hide.
     """
     _require_masked(loaded)
-    plain = [normalise(s, record=name) for name, s in sequences.items()]
+    plain = {name: normalise(s, record=name) for name, s in sequences.items()}
     budget = tokens_per_batch or default_tokens_per_batch()
     rows, losses = [], []
     for level in range(1, levels + 1):
-        hidden = [h for h in (hide(s, seed, level / levels) for s in plain) if len(h.targets)]
+        asked_of = (hide(s, seed, level / levels, name=name) for name, s in plain.items())
+        hidden = [h for h in asked_of if len(h.targets)]
         if not hidden:
             raise ProtlmError("no protein has a standard residue after its first one")
         nll, hits = model_scores(loaded, hidden, length, budget, progress)
@@ -118,18 +120,20 @@ def generate(
 
     Raises:
         ProtlmError: the model is not asked by masks, a template is longer than it reads at once, or
-            a number is out of range.
+            a number is out of range, or the model gives NaN or infinity.
     """
     _require_masked(loaded)
-    if steps < 1 or temperature < 0:
-        raise ProtlmError(f"steps {steps} must be at least 1, temperature {temperature} at least 0")
+    if steps < 1 or not 0 <= temperature < float("inf"):
+        raise ProtlmError(
+            f"steps {steps} must be at least 1, temperature {temperature} a number, at least 0"
+        )
     vocabulary, before = loaded.vocabulary, len(loaded.vocabulary.prefix_ids)
     rows, places = _read_templates(loaded, templates)
     made = [""] * len(rows)
     budget = tokens_per_batch or default_tokens_per_batch()
     cap = loaded.config.max_positions or None
     for number, group in enumerate(grouped([len(row) for row in rows], budget, cap)):
-        tokens = denoise(
+        tokens, finite = denoise(
             loaded.model,
             loaded.params,
             clean_features(loaded, [rows[i] for i in group.members], group),
@@ -140,7 +144,11 @@ def generate(
             amino_acids=jnp.asarray(vocabulary.amino_acid_ids),
             steps=steps,
         )
-        for i, row in zip(group.members, np.asarray(tokens), strict=False):
+        for i, row, whole in zip(group.members, np.asarray(tokens), finite, strict=False):
+            if not whole:
+                record = f"template {i + 1}"
+                filled = normalise(templates[i].replace(OPEN, "X"), record=record)
+                raise not_finite(loaded, filled, record, "the answer")
             made[i] = vocabulary.decode(row[before : before + len(templates[i])])
     return made
 

@@ -4,13 +4,17 @@ Residues of one protein are not independent, so the protein is what is drawn aga
 score is a ratio of sums over proteins (correct residues / scored residues), and two systems scored
 on the same residues are compared on the same draws: the difference of their numerators is itself
 such a ratio.
+
+There is no error bar where there is nothing to draw from: of a single protein, or where all draws
+give the same number, as with two proteins that are alike. It is None then, not zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +24,9 @@ from protlm_jax.errors import ProtlmError
 DRAWS = 2000
 _ELEMENTS_AT_ONCE = 1 << 22  # bounds the memory of one block of draws to about 32 MB
 _VALUES_DRAWN = 20_000_000  # ranked in all draws together
+_ROUNDING = 1e-12  # relative; smaller differences are those of float64 sums
+
+NO_ERROR = "No ± where one protein, or proteins that are all alike, give no error bar."
 
 
 @dataclass(frozen=True)
@@ -28,20 +35,39 @@ class Estimate:
 
     Attributes:
         value: the statistic on all proteins.
-        standard_error: standard deviation over the bootstrap draws (0 for a single protein).
-        low: 2.5 % quantile over the draws.
-        high: 97.5 % quantile over the draws.
+        standard_error: standard deviation over the bootstrap draws; None where there is no error
+            bar, and so are the next two.
+        low: 2.5 % quantile over the draws, or the value where that is lower.
+        high: 97.5 % quantile over the draws, or the value where that is higher.
         proteins: how many proteins count (those with a denominator above zero).
     """
 
     value: float
-    standard_error: float
-    low: float
-    high: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
     proteins: int
 
-    def to_dict(self) -> dict[str, float | int]:
+    def to_dict(self) -> dict[str, float | int | None]:
         return asdict(self)
+
+
+def written(
+    estimate: Mapping[str, Any] | None, digits: int, *, scale: float = 1, sign: str = ""
+) -> str:
+    """An estimate's dict as text: "0.52 ± 0.01", "0.52" without an error bar, "-" without a value.
+
+    Args:
+        estimate: of `Estimate.to_dict`.
+        digits: decimals.
+        scale: 100 writes a share in percent.
+        sign: "+" also writes the sign of positive values.
+    """
+    if estimate is None:
+        return "-"
+    value, error = estimate["value"], estimate["standard_error"]
+    text = f"{scale * value:{sign}.{digits}f}"
+    return text if error is None else f"{text} ± {scale * error:.{digits}f}"
 
 
 def ratio(
@@ -59,7 +85,8 @@ def ratio(
         The estimate with standard error and 95 % percentile interval (Efron 1979).
 
     Raises:
-        ProtlmError: when no protein has a denominator above zero, or shapes differ.
+        ProtlmError: when no protein has a denominator above zero, a number is not finite, or
+            shapes differ.
     """
     tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if tops.shape != bottoms.shape or tops.ndim != 1:
@@ -67,6 +94,7 @@ def ratio(
             f"bootstrap needs two equally long lists, one entry a protein; got shapes "
             f"{tops.shape} and {bottoms.shape}"
         )
+    _require_finite(tops, bottoms)
     counted = bottoms > 0
     if not counted.any():
         raise ProtlmError("nothing to score: no protein has a residue that counts")
@@ -77,14 +105,7 @@ def ratio(
             for rows in _rows(tops.size, seed, draws)
         ]
     )
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(
-        value=float(tops.sum() / bottoms.sum()),
-        standard_error=float(drawn.std(ddof=1)),
-        low=float(low),
-        high=float(high),
-        proteins=int(tops.size),
-    )
+    return _estimate(float(tops.sum() / bottoms.sum()), drawn, int(tops.size))
 
 
 def paired_difference(
@@ -104,7 +125,7 @@ def paired_difference(
         seed: of the draws.
         draws: number of bootstrap draws.
     """
-    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    difference = _difference(np.asarray(first, np.float64), np.asarray(second, np.float64))
     return ratio(difference, denominators, seed=seed, draws=draws)
 
 
@@ -126,14 +147,54 @@ class Bootstrapped:
         """The paired difference."""
         if self.proteins != other.proteins or self.drawn.shape != other.drawn.shape:
             raise ProtlmError("a paired difference needs the same proteins on both sides")
-        return Bootstrapped(self.value - other.value, self.drawn - other.drawn, self.proteins)
+        values = np.array([self.value]), np.array([other.value])
+        return Bootstrapped(
+            float(_difference(*values)[0]), _difference(self.drawn, other.drawn), self.proteins
+        )
 
-    def estimate(self) -> Estimate:
-        """With standard error and 95 % percentile interval over the draws that define it."""
-        drawn = self.drawn[np.isfinite(self.drawn)]
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        error = float(drawn.std(ddof=1))
-        return Estimate(self.value, error, float(low), float(high), self.proteins)
+    def estimate(self) -> Estimate | None:
+        """With standard error and 95 % percentile interval over the draws that define it.
+
+        Returns:
+            None where all proteins together do not define it.
+        """
+        if not np.isfinite(self.value):
+            return None
+        return _estimate(self.value, self.drawn, self.proteins)
+
+
+def _estimate(value: float, drawn: np.ndarray, proteins: int) -> Estimate:
+    """The value with what its draws [draws] say; nan where a draw does not define it.
+
+    There is no error bar when fewer than half of the draws define it, or these are all the same.
+    """
+    there = drawn[np.isfinite(drawn)]
+    if proteins < 2 or 2 * len(there) < len(drawn) or _alike(there):
+        return Estimate(value, None, None, None, proteins)
+    low, high = np.quantile(there, [0.025, 0.975])
+    error = float(there.std(ddof=1))
+    return Estimate(value, error, float(min(low, value)), float(max(high, value)), proteins)
+
+
+def _alike(drawn: np.ndarray) -> bool:
+    """Whether numbers differ by rounding at most."""
+    return bool(np.ptp(drawn) <= _ROUNDING * np.abs(drawn).max())
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """first - second, 0 where they differ by rounding."""
+    found = first - second
+    size = np.maximum(np.abs(first), np.abs(second))
+    return np.where(np.abs(found) <= _ROUNDING * size, 0.0, found)
+
+
+def _require_finite(*values: np.ndarray) -> None:
+    for each in values:
+        if not np.isfinite(each).all():
+            index = int(np.flatnonzero(~np.isfinite(each))[0])
+            raise ProtlmError(
+                f"number {index} of {len(each)} is {each[index]}: statistics need finite numbers"
+            )
 
 
 def of_sums(
@@ -173,7 +234,11 @@ def rank_correlation(
 
     Returns:
         None where one side is constant.
+
+    Raises:
+        ProtlmError: a number is not finite.
     """
+    _require_finite(predicted, truth)
     if len(truth) < 2 or np.ptp(predicted) == 0 or np.ptp(truth) == 0:
         return None
     sides = [_Ranked(predicted), _Ranked(truth)]
@@ -184,10 +249,10 @@ def rank_correlation(
         each = weights[:, owners]
         first, second = (side.ranks(each) for side in sides)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(
-                np.sum(each * first * second, axis=1)
-                / np.sqrt(np.sum(each * first**2, axis=1) * np.sum(each * second**2, axis=1))
+            found = np.sum(each * first * second, axis=1) / np.sqrt(
+                np.sum(each * first**2, axis=1) * np.sum(each * second**2, axis=1)
             )
+            return np.clip(found, -1.0, 1.0)
 
     drawn = [correlation(w) for w in _weights(proteins, seed, draws, len(truth))]
     value = correlation(np.ones((1, proteins)))
@@ -214,7 +279,7 @@ class _Ranked:
 
 def auroc(
     scores: ArrayLike, labels: ArrayLike, proteins: ArrayLike, *, seed: int, draws: int = DRAWS
-) -> Estimate:
+) -> Estimate | None:
     """Probability that a positive has the higher score than a negative, ties counting half.
 
     Scores are ranked into 256 classes of about equal size, which are ties from then on.
@@ -226,13 +291,17 @@ def auroc(
         seed: of the draws over proteins.
         draws: number of bootstrap draws.
 
+    Returns:
+        None when one of the two labels does not occur.
+
     Raises:
-        ProtlmError: when one of the two labels does not occur.
+        ProtlmError: a score is not finite.
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     owners = np.asarray(proteins)
+    _require_finite(scores)
     if not labels.any() or labels.all():
-        raise ProtlmError("AUROC needs positives and negatives, and all labels here are equal")
+        return None
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, 256, endpoint=False)[1:]))
     table = np.zeros((int(owners.max()) + 1, len(edges) + 1, 2))
     np.add.at(table, (owners, np.searchsorted(edges, scores, side="right"), labels.astype(int)), 1)
@@ -240,11 +309,7 @@ def auroc(
     for rows in _rows(len(table), seed, draws):
         weights = np.stack([np.bincount(row, minlength=len(table)) for row in rows])
         drawn.append(_area(np.tensordot(weights.astype(float), table, axes=1)))
-    areas = np.concatenate(drawn)
-    areas = areas[np.isfinite(areas)]  # but for draws without one of the labels
-    low, high = np.quantile(areas, [0.025, 0.975])
-    value = float(_area(table.sum(axis=0)))
-    return Estimate(value, float(areas.std(ddof=1)), float(low), float(high), len(table))
+    return _estimate(float(_area(table.sum(axis=0))), np.concatenate(drawn), len(table))
 
 
 def _area(counts: np.ndarray) -> np.ndarray:
@@ -260,12 +325,15 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rank correlation of two lists [n], ties at their mean rank.
 
     Returns:
-        A number in [-1, 1], or None where a list is constant or shorter than two.
+        A number in [-1, 1], or None where a list is constant, shorter than two, or not finite.
     """
-    a, b = _ranks(np.asarray(first)), _ranks(np.asarray(second))
-    if a.size < 2 or a.std() == 0 or b.std() == 0:
+    both = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if not all(np.isfinite(x).all() for x in both):
         return None
-    return float(np.corrcoef(a, b)[0, 1])
+    a, b = map(_ranks, both)
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.clip(np.corrcoef(a, b)[0, 1], -1.0, 1.0))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from protlm_jax.evaluation import statistics
+
 
 def heldout(result: dict[str, Any]) -> str:
     """The held-out losses, and the model's difference from each baseline."""
@@ -29,21 +31,21 @@ def detection(result: dict[str, Any]) -> str:
         *_table(("", "nats per residue"), rows),
         *_differences(result),
         f"AUROC {_error(model['auroc'])}; at probability 1/2 accuracy {model['accuracy']:.3f}, "
-        f"precision {model['precision']:.3f}, recall {model['recall']:.3f}",
+        f"precision {_share(model['precision'])}, recall {_share(model['recall'])}",
     ]
     return "\n".join([*lines, result["protocol"]])
 
 
 def _differences(result: dict[str, Any]) -> list[str]:
-    """The model minus each baseline, in standard errors."""
+    """The model minus each baseline, in standard errors where there is one."""
     lines = []
     for name, difference in result["model_minus"].items():
-        errors = abs(difference["value"]) / difference["standard_error"]
         verdict = "better" if difference["value"] < 0 else "worse"
-        lines.append(
-            f"model - {name.replace('_', ' ')}: {difference['value']:+.4f} "
-            f"({errors:.1f} standard errors {verdict})"
-        )
+        if error := difference["standard_error"]:
+            verdict = f"{abs(difference['value']) / error:.1f} standard errors {verdict}"
+        lines.append(f"model - {name.replace('_', ' ')}: {difference['value']:+.4f} ({verdict})")
+    if any(difference["standard_error"] is None for difference in result["model_minus"].values()):
+        lines.append(statistics.NO_ERROR)
     return lines
 
 
@@ -74,8 +76,12 @@ def depth(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _error(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:.4f} ± {estimate['standard_error']:.4f}"
+def _error(estimate: dict[str, Any] | None) -> str:
+    return statistics.written(estimate, 4)
+
+
+def _share(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -27,8 +27,8 @@ def chunked_attention(
     batch, length, heads, size = q.shape
     queries = chunk_of(length, heads)
     tile = min(k.shape[1], _TILE)
-    # What overflowed in one protein stays in its own stream, and does not reach its neighbours in
-    # the row through weights of zero.
+    # What overflowed in one protein does not reach its neighbours in the row through weights of
+    # zero; its own positions get it back at the end.
     finite = jnp.where(jnp.isfinite(v), v, jnp.zeros_like(v))
     asked, values = jnp.swapaxes(q, 1, 2), jnp.swapaxes(finite, 1, 2)
     keys = jnp.transpose(k, (0, 2, 3, 1))
@@ -70,7 +70,10 @@ def chunked_attention(
 
     mixed = jax.lax.map(some, jnp.arange(batch * (length // queries)))
     mixed = mixed.reshape(batch, -1, heads, queries, size)  # [B, chunks, H, queries, K]
-    return jnp.transpose(mixed, (0, 1, 3, 2, 4)).reshape(q.shape).astype(q.dtype)
+    mixed = jnp.transpose(mixed, (0, 1, 3, 2, 4)).reshape(q.shape).astype(q.dtype)
+    own = v[:, -length:]  # without a past
+    own = jnp.pad(own, ((0, 0), (length - own.shape[1], 0), (0, 0), (0, 0)))
+    return jnp.where(jnp.isfinite(own), mixed, jnp.nan)
 
 
 _TILE = 128  # keys asked at a time

@@ -129,7 +129,7 @@ def denoise(
     mask_id: int,
     amino_acids: jax.Array,
     steps: int,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Draws residues at open places, from all masks to none.
 
     In each step every open place gets a residue, drawn by the Gumbel-max trick, and a score, its
@@ -148,22 +148,26 @@ def denoise(
         steps: forward passes.
 
     Returns:
-        Tokens [B, L] int32, those outside of open places as they were.
+        Tokens [B, L] int32, those outside of open places as they were; and [B] bool, whether the
+        model's answers at open places were finite in every step.
     """
     count = jnp.sum(open_places, axis=1, keepdims=True)
 
-    def step(state: tuple[jax.Array, jax.Array], k: jax.Array) -> tuple[Any, None]:
-        tokens, hidden = state
+    def step(state: tuple[jax.Array, ...], k: jax.Array) -> tuple[Any, None]:
+        tokens, hidden, finite = state
         logits = model.apply({"params": params}, {**batch, "input_tokens": tokens})
         noise = jax.random.gumbel(jax.random.fold_in(rng, k), (*tokens.shape, len(amino_acids)))
         chances = jax.nn.log_softmax(logits[..., amino_acids] + temperature * noise, axis=-1)
         drawn = jnp.take(amino_acids, jnp.argmax(chances, axis=-1))
-        score = jnp.where(open_places, jnp.max(chances, axis=-1), jnp.inf)
+        best = jnp.max(chances, axis=-1)
+        finite &= jnp.all(jnp.isfinite(best) | ~open_places, axis=1)
+        score = jnp.where(open_places, best, jnp.inf)
         rank = jnp.argsort(jnp.argsort(score, axis=1), axis=1)
         again = open_places & (rank < count * (steps - k) // steps)
         tokens = jnp.where(hidden & ~again, drawn, tokens)
-        return (jnp.where(again, mask_id, tokens), again), None
+        return (jnp.where(again, mask_id, tokens), again, finite), None
 
-    start = jnp.where(open_places, mask_id, batch["input_tokens"]), open_places
-    (tokens, _), _ = jax.lax.scan(step, start, jnp.arange(1, steps + 1))
-    return tokens
+    start = jnp.where(open_places, mask_id, batch["input_tokens"])
+    state = start, open_places, jnp.ones(len(start), bool)
+    (tokens, _, finite), _ = jax.lax.scan(step, state, jnp.arange(1, steps + 1))
+    return tokens, finite

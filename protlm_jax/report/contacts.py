@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from protlm_jax.evaluation import statistics
 from protlm_jax.report.charts import bars, intervals
 from protlm_jax.report.page import (
     Piece,
@@ -19,7 +20,7 @@ from protlm_jax.report.page import (
 )
 from protlm_jax.report.picture import Picture
 from protlm_jax.report.sections import around, name
-from protlm_jax.report.verdict import errors_apart
+from protlm_jax.report.verdict import errors_in_words
 
 Results = Mapping[str, Any]
 
@@ -93,7 +94,7 @@ def _verdict(result: Results, kind: str) -> str:
     side = "above" if gap["value"] >= 0 else "below"
     return (
         f"{text}, {100 * abs(gap['value']):.1f} points {side} the strongest control, "
-        f"{_title(way)} ({abs(errors_apart(gap)):.1f} standard errors)."
+        f"{_title(way)} ({errors_in_words(gap)})."
     )
 
 
@@ -120,6 +121,4 @@ def _title(way: str) -> str:
 
 
 def _percent(estimate: Results | None, sign: str = "") -> str:
-    if not estimate:
-        return "-"
-    return f"{100 * estimate['value']:{sign}.1f} ± {100 * estimate['standard_error']:.1f}"
+    return statistics.written(estimate, 1, scale=100, sign=sign)

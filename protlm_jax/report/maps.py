@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from protlm_jax.evaluation import statistics
 from protlm_jax.report.grids import scatters
 from protlm_jax.report.page import (
     Piece,
@@ -76,7 +77,7 @@ def _neighbours(result: Results) -> str:
             f"{_share(found['model'])} % share its {fifth}{what} ({_RANDOM} "
             f"{_share(found['random'])} %, chance {100 * found['chance']:.0f} %)"
         )
-        apart = errors_apart(found["difference"])
+        apart = errors_apart(found["difference"]) or 0.0
         sides["more" if apart >= 2 else "fewer" if apart <= -2 else "as many"].append(what)
     near = next(iter(result["neighbours"].values()))["neighbours"]
     clauses = [f"{side} in {listed(found)}" for side, found in sides.items() if found]
@@ -169,8 +170,7 @@ def _by_property(result: Results, method: str) -> Piece:
 
 
 def _share(estimate: Results, sign: str = "") -> str:
-    value, error = 100 * estimate["value"], 100 * estimate["standard_error"]
-    return f"{value:{sign}.1f} ± {error:.1f}"
+    return statistics.written(estimate, 1, scale=100, sign=sign)
 
 
 def _correlation(agreement: Mapping[str, float | None]) -> str:

@@ -156,7 +156,7 @@ def _layers(result: Results, head: str, view: str, target: str) -> Picture:
                 "series": name(kind),
                 "x": layer,
                 "y": scale * estimate["value"],
-                "error": scale * (estimate["standard_error"] or 0.0) if by_layer else None,
+                "error": _scaled(estimate["standard_error"], scale) if by_layer else None,
                 "dashed": not by_layer,
                 "chosen": layer == chosen,
             }
@@ -359,3 +359,7 @@ def _measure(result: Results, target: str) -> str:
 
 def _finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _scaled(error: float | None, scale: float) -> float | None:
+    return None if error is None else scale * error

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from protlm_jax.evaluation import statistics
 from protlm_jax.report.charts import curves, intervals
 from protlm_jax.report.page import Piece, caption, folded, heading, picture, section, table
 from protlm_jax.report.picture import number, steps
@@ -86,16 +87,20 @@ def heldout(result: Results) -> Piece:
         for key, e in systems
     ]
     differences = [
-        (f"minus {name(key)}", _signed(e, 4), f"{e['low']:+.4f} to {e['high']:+.4f}")
+        (
+            f"minus {name(key)}",
+            statistics.written(e, 4, sign="+"),
+            "-" if e["low"] is None else f"{e['low']:+.4f} to {e['high']:+.4f}",
+        )
         for key, e in result["model_minus"].items()
     ]
-    accuracy = result["model"]["accuracy"]
+    accuracy = statistics.written(result["model"]["accuracy"], 1, scale=100)
     return section(
         "Held-out proteins",
         caption(
             f"Scored on {result['targets']:,} hidden residues of {result['proteins']:,} proteins "
             f"that were not trained on. Perplexity {result['model']['perplexity']:.2f} (20 would "
-            f"be a blind guess); the right residue comes first in {_percent(accuracy)} %."
+            f"be a blind guess); the right residue comes first in {accuracy} %."
         ),
         picture(intervals(rows, x="nats per residue, 95 % interval over proteins")),
         table(("difference in nats", "± standard error", "95 % interval"), differences),
@@ -139,18 +144,6 @@ def around(estimate: Results, scale: float = 1.0) -> dict[str, float | None]:
 
 def _per_layer(key: str, value: Any) -> bool:
     return key.startswith("layers/") and key.endswith("/grad_norm") and isinstance(value, list)
-
-
-def _percent(estimate: Results) -> str:
-    return f"{100 * estimate['value']:.1f} ± {100 * estimate['standard_error']:.1f}"
-
-
-def _points(estimate: Results) -> str:
-    return f"{100 * estimate['value']:+.1f} ± {100 * estimate['standard_error']:.1f}"
-
-
-def _signed(estimate: Results, digits: int) -> str:
-    return f"{estimate['value']:+.{digits}f} ± {estimate['standard_error']:.{digits}f}"
 
 
 def _plain(value: Any) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from protlm_jax.evaluation import statistics
 from protlm_jax.report.sections import name
 
 Results = Mapping[str, Any]
@@ -29,7 +29,7 @@ def headline(result: Results) -> str:
     first = (
         f"{_read(result, target, head, title(result, view), score)}{_from(result, model)}: "
         f"{_gap(difference, result, target)} {side} {name(control)}, the strongest control "
-        f"({_errors(difference)} standard errors)."
+        f"({errors_in_words(difference)})."
     )
     return f"{first} {_overall(result, head, target, views)}" if len(views) > 1 else first
 
@@ -55,7 +55,7 @@ def preferred_head(result: Results, target: str) -> str:
     def on_validation(head: str) -> float:
         model = result["heads"][head]["inputs"]["model"]
         scores = model["valid"][target][model["best_layer"]["index"]]
-        return fmean(s for s in scores if s is not None)
+        return fmean([s for s in scores if s is not None] or [-2.0])  # below any score
 
     return max(result["heads"], key=on_validation)
 
@@ -87,11 +87,8 @@ def is_classes(result: Results, target: str) -> bool:
 
 def written(estimate: Results | None, result: Results, target: str, *, signed: bool = False) -> str:
     """A score with its standard error: percent of classes read right, or a rank correlation."""
-    if not estimate:
-        return "-"
     scale, digits = (100, 1) if is_classes(result, target) else (1, 3)
-    value, error = scale * estimate["value"], scale * estimate["standard_error"]
-    return f"{value:{'+' if signed else ''}.{digits}f} ± {error:.{digits}f}"
+    return statistics.written(estimate, digits, scale=scale, sign="+" if signed else "")
 
 
 def listed(words: Sequence[str]) -> str:
@@ -121,7 +118,7 @@ def _overall(result: Results, head: str, target: str, views: Sequence[str]) -> s
     groups: dict[str, list[str]] = {"above": [], "below": [], "even": []}
     for view in views:
         _, difference = versus(result, head, view, target) or ("", {})
-        apart = errors_apart(difference)
+        apart = errors_apart(difference) or 0.0
         side = "above" if apart >= _CLEAR else "below" if apart <= -_CLEAR else "even"
         groups[side].append(f"{title(result, view)} ({_errors(difference)})")
     verbs = {"above": "leads", "below": "trails", "even": "cannot be told from"}
@@ -133,16 +130,20 @@ def _overall(result: Results, head: str, target: str, views: Sequence[str]) -> s
     return f"Counted in standard errors, this model {', and '.join(clauses)}."
 
 
-def errors_apart(difference: Results) -> float:
-    """A paired difference in its standard errors; infinite where there is no error."""
+def errors_apart(difference: Results) -> float | None:
+    """A paired difference in its standard errors; None where it has no error bar."""
     value, error = difference["value"], difference["standard_error"]
-    if error:
-        return float(value / error)
-    return math.copysign(math.inf, value) if value else 0.0
+    return float(value / error) if error else None
+
+
+def errors_in_words(difference: Results) -> str:
+    """The size of a paired difference: "3.1 standard errors", or that there is no error bar."""
+    unit = "" if errors_apart(difference) is None else " standard errors"
+    return f"{_errors(difference)}{unit}"
 
 
 def _errors(difference: Results) -> str:
-    apart = abs(errors_apart(difference))
-    if math.isinf(apart):
-        return "no error known"
-    return f"{apart:.0f}" if apart >= 10 else f"{apart:.1f}"
+    apart = errors_apart(difference)
+    if apart is None:
+        return "no error bar"
+    return f"{abs(apart):.0f}" if abs(apart) >= 10 else f"{abs(apart):.1f}"

@@ -87,13 +87,14 @@ def write_json(file: Path, value: dict[str, Any], *, indent: int | None = 1) -> 
 
     Args:
         file: its path.
-        value: what `json.dumps` takes, with names other than "digest".
+        value: what `json.dumps` takes, with names other than "digest", and finite numbers.
         indent: as of `json.dumps`.
 
     Raises:
         ProtlmError: the folder or the disk does not take it.
     """
-    text = json.dumps({**value, DIGEST: digest_of_json(value)}, indent=indent)
+    sealed = {**value, DIGEST: digest_of_json(value)}
+    text = json.dumps(sealed, indent=indent, allow_nan=False)
     write_atomically(file, text + "\n")
 
 

@@ -11,12 +11,15 @@ import pytest
 from zoo import KINDS, ZOO, loaded
 
 from protlm_jax import models
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import contacts, detection, finite, heldout, noise
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.finite import NotFinite, first_not_finite
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target
 from protlm_jax.evaluation.probe_data.base import View
 from protlm_jax.evaluation.probes import run
+from protlm_jax.evaluation.probes.features import Source, Store
+from protlm_jax.evaluation.probes.readers import TableReader
 from protlm_jax.models import LoadedModel
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -133,3 +136,10 @@ def test_detection_names_the_half_at_fault() -> None:
     for path, half in ((WEIGHT, "of tiny-electra are"), (generator, "tiny-electra, generator are")):
         with pytest.raises(NotFinite, match=f"p[12].*mlp/wo/kernel .*{half}"):
             detection.evaluate(with_weight(model, path, 1, np.nan), PROTEINS, 0)
+
+
+def test_an_infinite_label_is_named() -> None:
+    proteins = [LabelledProtein("p1", SEQUENCE, {"kd": np.array(value)}) for value in (1.0, np.inf)]
+    store = Store(TableReader("composition", ("mean",)), proteins, keep=1 << 20)
+    with pytest.raises(ProtlmError, match="'p1': the label 'kd' is infinite"):
+        Source(store, [Target("kd", "number")], "protein", "mean")

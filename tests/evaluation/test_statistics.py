@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -63,7 +67,7 @@ def test_proteins_without_a_scored_residue_take_no_part() -> None:
     with_empty = statistics.ratio([1, 0, 3], [2, 0, 4], seed=0)
     assert with_empty == statistics.ratio([1, 3], [2, 4], seed=0)
     assert with_empty.proteins == 2
-    assert statistics.ratio([1], [2], seed=0).standard_error == 0.0
+    assert statistics.ratio([1], [2], seed=0) == statistics.Estimate(0.5, None, None, None, 1)
 
 
 def test_nothing_to_score_is_an_error() -> None:
@@ -105,9 +109,8 @@ def test_auroc_and_its_error_are_those_of_a_plain_bootstrap() -> None:
     assert found.standard_error == pytest.approx(np.std(drawn), rel=0.15)
     assert found.low < found.value < found.high and found.proteins == 40
     tied = statistics.auroc(np.zeros(len(owners)), labels, owners, seed=0)
-    assert (tied.value, tied.standard_error) == (0.5, 0.0)
-    with pytest.raises(ProtlmError, match="AUROC needs positives and negatives"):
-        statistics.auroc(scores, np.zeros(len(owners), bool), owners, seed=0)
+    assert (tied.value, tied.standard_error) == (0.5, None)  # in every draw
+    assert statistics.auroc(scores, np.zeros(len(owners), bool), owners, seed=0) is None
 
 
 def test_any_statistic_of_sums_is_drawn_like_a_ratio() -> None:
@@ -141,3 +144,95 @@ def test_rank_correlation_of_every_draw_is_that_of_scipy() -> None:
         expected = scipy_stats.spearmanr(predicted[index], truth[index]).statistic
         assert drawn == pytest.approx(expected)
     assert statistics.rank_correlation(np.ones(4), truth[:4], np.arange(4), seed=0) is None
+
+
+def test_intervals_hold_95_percent_of_the_draws() -> None:
+    """Of about normal draws they are 3.92 standard errors wide; those of 90 % would be 3.29."""
+    rng = np.random.default_rng(11)
+    owners = np.repeat(np.arange(60), 20)
+    labels = rng.random(owners.size) < 0.4
+    scores = rng.normal(size=owners.size) + labels + rng.normal(size=60)[owners]
+    ranked = statistics.rank_correlation(scores, labels + rng.normal(size=owners.size), owners,
+                                         seed=0)  # fmt: skip
+    assert ranked is not None
+    for found in (
+        statistics.ratio(scores[:60], np.ones(60), seed=0),
+        statistics.auroc(scores, labels, owners, seed=0),
+        ranked.estimate(),
+    ):
+        assert found is not None and found.standard_error is not None
+        width = (found.high - found.low) / found.standard_error
+        assert width == pytest.approx(3.92, rel=0.06)
+
+
+def test_what_does_not_vary_has_no_error_bar() -> None:
+    none = (None, None, None)
+    for found in (
+        statistics.ratio([0.1], [1.0], seed=0),
+        statistics.ratio([0.3, 0.3], [3.0, 3.0], seed=0),
+        statistics.ratio([0.1 * n for n in range(1, 9)], range(1, 9), seed=0),  # 0.1 but rounding
+        statistics.paired_difference([0.1, 0.7], [0.1, 0.7], [1, 1], seed=0),
+        statistics.paired_difference([1e3 + 1e-11, 5.0], [1e3, 5.0], [1, 1], seed=0),
+    ):
+        assert (found.standard_error, found.low, found.high) == none
+    same = statistics.rank_correlation(np.arange(9.0), np.arange(9.0), np.arange(9), seed=0)
+    assert same is not None and same.estimate() == statistics.Estimate(1.0, *none, 9)
+    nothing = same.minus(same).estimate()
+    assert nothing == statistics.Estimate(0.0, *none, 9)
+    undefined = statistics.Bootstrapped(np.nan, np.full(9, np.nan), 2)
+    assert undefined.estimate() is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(bad: float) -> None:
+    values = np.array([1.0, bad, 2.0])
+    for call in (
+        lambda: statistics.ratio(values, np.ones(3), seed=0),
+        lambda: statistics.ratio(np.ones(3), values, seed=0),
+        lambda: statistics.rank_correlation(values, np.arange(3.0), np.arange(3), seed=0),
+        lambda: statistics.auroc(values, [True, False, True], [0, 1, 2], seed=0),
+    ):
+        with pytest.raises(ProtlmError, match="number 1 of 3 is"):
+            call()
+    assert statistics.spearman(values, [1, 2, 3]) is None
+
+
+@hypothesis.given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from([0.0, 0.1, 1.0, -2.5]), st.floats(-1e6, 1e6)),
+            st.sampled_from([0.0, 0.3, 1.0, 1e5]),
+            st.integers(0, 3),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+@hypothesis.settings(deadline=None, max_examples=120, derandomize=True)
+def test_of_few_values_all_is_finite_or_none(rows: list[tuple[float, float, int]]) -> None:
+    first, second, owners = (np.array(column) for column in zip(*rows, strict=True))
+    owners = np.unique(owners, return_inverse=True)[1]
+    ones = np.ones(len(first))
+    every = {"seed": 0, "draws": 200}
+    ranked = statistics.rank_correlation(first, second, owners, **every)
+    found = [
+        statistics.ratio(first, ones, **every),
+        statistics.paired_difference(first, second, ones, **every),
+        statistics.auroc(first, second > 0.5, owners, **every),
+        ranked and ranked.estimate(),
+        ranked and ranked.minus(ranked).estimate(),
+        statistics.of_sums(np.stack([first, ones], axis=1), lambda s: s[:, 0] / s[:, 1], **every)
+        .estimate(),
+    ]  # fmt: skip
+    for one in found:
+        if one is None:
+            continue
+        assert math.isfinite(one.value)
+        if one.standard_error is None:
+            assert one.low is None and one.high is None
+            continue
+        assert one.proteins > 1 and one.standard_error > 0
+        assert one.low <= one.value <= one.high and one.low < one.high
+        assert max(abs(one.low), abs(one.high)) < 1e12 * one.standard_error
+    value = statistics.spearman(first, second)
+    assert value is None or -1 <= value <= 1

@@ -143,3 +143,24 @@ def test_relative_bias_reads_the_table_by_query_and_key() -> None:
     assert bias.shape == (1, 2, 3, 4)
     # Key after the query: the upper half; the query itself: bucket 0; before it: the lower half.
     assert bias[0, 0].tolist() == [[0, 34, 36, 38], [2, 0, 34, 36], [4, 2, 0, 34]]
+
+
+def test_chunks_hide_no_value_that_is_not_finite() -> None:
+    """It stays in its own stream: the protein beside it in the row does not see it."""
+    q, k, v, _, _ = inputs()
+    q, k, v = (x[:, : min(L, M)] for x in (q, k, v))
+    segments = jnp.asarray(
+        np.repeat([[1] * 3 + [2] * (q.shape[1] - 3)], B, axis=0).astype(np.int32)
+    )
+    for bad in (np.nan, np.inf):
+        out = np.asarray(
+            attention_chunked.chunked_attention(
+                q,
+                k,
+                jnp.asarray(v).at[0, 1, 0, 2].set(bad),
+                AttentionContext(segments, segments),
+                lambda w: w,
+            )
+        )
+        wrong = np.argwhere(~np.isfinite(out))
+        assert wrong.tolist() == [[0, 1, 0, 2]]

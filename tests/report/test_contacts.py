@@ -42,7 +42,7 @@ def test_headline_compares_with_the_strongest_control(result: dict[str, Any]) ->
     text = contacts(result).replace("\u00a0", " ")
     assert (
         "Of the L most probable long-range pairs, 30.0 ± 1.0 % are contacts (any pairs: 2.5 %), "
-        "20.0 points above the strongest control, nearest pairs first (20.0 standard errors)."
+        "20.0 points above the strongest control, nearest pairs first (20 standard errors)."
     ) in text
     assert "3 test chains are longer" in text and "30 of 120 heads" in text
 

@@ -38,9 +38,9 @@ def test_validation_decides_which_head_is_shown(probed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "apart"), [(0.2, 0.1, 2.0), (-1.0, 0.0, -float("inf")), (0.0, 0.0, 0.0)]
+    ("value", "error", "apart"), [(0.2, 0.1, 2.0), (-1.0, 0.0, None), (-1.0, None, None)]
 )
-def test_errors_apart(value: float, error: float, apart: float) -> None:
+def test_errors_apart(value: float, error: float | None, apart: float | None) -> None:
     assert verdict.errors_apart({"value": value, "standard_error": error}) == apart
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.contacts.precision import RANGES, contact_map, means, precisions
 from protlm_jax.evaluation.contacts.predict import Weights, predict
 from protlm_jax.models.loaded import LoadedModel
@@ -64,7 +65,7 @@ def summary(result: Mapping[str, Any]) -> str:
     lines = [f"{result['model']}: contacts of {result['proteins']:,} proteins, precision in %"]
     for kind, found in result["ranges"].items():
         cells = [
-            f"{label} {100 * e['value']:.1f} ± {100 * e['standard_error']:.1f}"
+            f"{label} {statistics.written(e, 1, scale=100)}"
             for label, e in itertools.chain(
                 found["precision"].items(), [("chance", found["chance"])] if found["chance"] else []
             )

@@ -15,6 +15,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
+from protlm_jax.storage.arrays import read_npz
 
 # Separation |i - j| of a pair: from, and up to but not including.
 RANGES = {"short": (6, 12), "medium": (12, 24), "long": (24, 1 << 30)}
@@ -57,8 +58,9 @@ def contact_map(pairs: np.ndarray, residues: int, name: str) -> np.ndarray:
     """
     pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
     if pairs.size and (pairs.min() < 0 or pairs.max() >= residues):
+        outside = pairs.min() if pairs.min() < 0 else pairs.max()
         raise ProtlmError(
-            f"contacts of {name!r} name residue {pairs.max()}, the protein has {residues}, "
+            f"contacts of {name!r} name residue {outside}, the protein has {residues}, "
             f"counted from 0: sequence and contacts are not of one structure"
         )
     true = np.zeros((residues, residues), bool)
@@ -72,11 +74,7 @@ def read_contacts(file: str | Path) -> dict[str, np.ndarray]:
     Raises:
         ProtlmError: the file cannot be read, or holds something else.
     """
-    try:
-        with np.load(file) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise ProtlmError(f"{file} is no .npz file of contacts ({error})") from error
+    arrays = read_npz(Path(file), remedy="write it with numpy.savez, an array for each id")
     for name, array in arrays.items():
         if array.ndim != 2 or array.shape[1] != 2 or not np.issubdtype(array.dtype, np.integer):
             raise ProtlmError(

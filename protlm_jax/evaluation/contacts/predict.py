@@ -18,6 +18,7 @@ from protlm_jax.evaluation.batching import (
     grouped,
     max_residues,
 )
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.contacts import contact_logits, corrected_maps, pairs_of
 from protlm_jax.models.loaded import LoadedModel
@@ -76,7 +77,7 @@ def predict(
 
     Raises:
         ProtlmError: weights are not given and the model has no contact head, an unknown residue
-            turns up, or a protein is longer than its position table.
+            turns up, a protein is longer than its position table, or its map is not finite.
     """
     weights = own_head(loaded) if weights is None else weights
     plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
@@ -101,8 +102,12 @@ def _stream(
         logits = _logits(loaded.model, specials, loaded.params, batch, weights.kernel)
         found = np.asarray(jax.nn.sigmoid(logits + weights.bias))
         for row, member in enumerate(group.members):
-            inside = slice(before, before + len(sequences[names[member]]))
-            yield names[member], found[row, inside, inside]
+            name = names[member]
+            inside = slice(before, before + len(sequences[name]))
+            probabilities = found[row, inside, inside]
+            if not np.isfinite(probabilities).all():
+                raise not_finite(loaded, sequences[name], name, "the contact map")
+            yield name, probabilities
 
 
 def maps(loaded: LoadedModel, sequence: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.contacts.precision import contact_map
 from protlm_jax.evaluation.contacts.predict import Weights, maps
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import LabelledProtein
 from protlm_jax.evaluation.probe_data.pairs import NEAREST
 from protlm_jax.models.loaded import LoadedModel
@@ -102,6 +103,8 @@ def _pairs(loaded: LoadedModel, protein: LabelledProtein) -> tuple[np.ndarray, n
     residues = len(protein.sequence)
     i, j = np.triu_indices(residues, NEAREST)
     found = maps(loaded, protein.sequence)
+    if not np.isfinite(found).all():
+        raise not_finite(loaded, protein.sequence, protein.id, "the attention maps")
     touching = contact_map(protein.labels["contact"], residues, protein.id)[i, j]
     return found.reshape(-1, residues, residues)[:, i, j].T, touching
 

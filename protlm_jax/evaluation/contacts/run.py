@@ -205,6 +205,8 @@ def summary(result: Mapping[str, Any]) -> str:
         f"The regression uses {fitted['heads_used']} of {fitted['heads']} heads, fitted on "
         f"{fitted['pairs']:,} pairs of {fitted['proteins']} chains, C = {fitted['strength']:g}."
     )
+    if any(e["standard_error"] is None for e in chance if e):
+        lines.append(statistics.NO_ERROR)
     if result["left_out"]:
         lines.append(f"{result['left_out']:,} test chains are longer than the model takes.")
     sentences = [result["protocol"], *about["notes"]]
@@ -215,6 +217,4 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def _cell(estimate: Mapping[str, float] | None) -> str:
-    if estimate is None:
-        return f"{'-':>14}"
-    return f"{100 * estimate['value']:>7.1f} ± {100 * estimate['standard_error']:<4.1f}"
+    return f"{statistics.written(estimate, 1, scale=100):>14}"

@@ -34,8 +34,8 @@ def write(analyses: dict[str, Analysis], folder: Path) -> list[Path]:
     """Writes `<model>.npz` and `<model>.json` for each model, and `depth.csv` for all.
 
     An .npz has "<stack>/<quantity>" with the mean, "<stack>/<quantity>/totals" and ".../counts" by
-    protein ([*dims, proteins] float64) and ".../largest". The .json beside it names the dimensions,
-    their labels, the proteins, and what is not defined and why.
+    protein ([*dims, proteins] float64) and ".../largest"; a mean of nothing is nan. The .json
+    beside it names the dimensions, their labels, the proteins, and what is not defined and why.
 
     Args:
         analyses: by a name that can be a file's.
@@ -55,7 +55,7 @@ def write(analyses: dict[str, Analysis], folder: Path) -> list[Path]:
                     arrays[f"{stack.stack}/{quantity}/largest"] = x.largest
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        about = json.dumps(_about(analysis), indent=1) + "\n"
+        about = json.dumps(_about(analysis), indent=1, allow_nan=False) + "\n"
         for suffix, content in ((".npz", buffer.getvalue()), (".json", about.encode())):
             write_atomically(folder / f"{name}{suffix}", content)
             written.append(folder / f"{name}{suffix}")
@@ -87,7 +87,8 @@ def rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
                 row["relative"] = round(row["layer"] / last, 6)
             row["value"] = float(x.values[index])
             if isinstance(x, Quantity):
-                row |= {"low": float(low[index]), "high": float(high[index])}  # type: ignore[index]
+                if not np.isnan(low[index]):  # type: ignore[index]
+                    row |= {"low": float(low[index]), "high": float(high[index])}  # type: ignore[index]
                 row["positions"] = int(x.counts[index].sum())
                 if largest is not None:
                     row["largest"] = float(largest[index])

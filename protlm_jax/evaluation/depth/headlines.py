@@ -27,7 +27,8 @@ class Headline:
 
     Attributes:
         value: of all proteins.
-        draws: [draws] float64, of proteins drawn with replacement; nan where a draw has none.
+        draws: [draws] float64, of proteins drawn with replacement; nan where a draw has none, and
+            everywhere where there is nothing to draw from (see `Quantity.drawn`).
     """
 
     value: float
@@ -76,8 +77,11 @@ def headlines(measured: Measured, seed: int = 0) -> dict[str, Headline]:
         if x is None or measured.num_layers < 2:
             continue
         value = float(of(x.values))
-        head = Headline(value, of(x.drawn(seed)))
-        if not math.isnan(value + head.low):  # of some draws alone it is no number of the model
+        drawn = x.drawn(seed)
+        nothing = np.isnan(drawn).reshape(len(drawn), -1).all(axis=1)
+        head = Headline(value, np.where(nothing, np.nan, of(drawn)))
+        # Of some draws alone it is no number of the model; without any it has no interval.
+        if not math.isnan(value) and (nothing.all() or not math.isnan(head.low)):
             found[name] = head
     return found
 

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Asked, prepare
+from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
 from protlm_jax.evaluation.depth.results import Estimate
+from protlm_jax.evaluation.depth.streaming import require_finite
 from protlm_jax.models.loaded import LoadedModel
 
 PENALTY = 1e-3  # ridge, as a share of the mean variance of the streams that are mapped
@@ -51,7 +52,7 @@ def linear_maps(
         dims ("depth", "other_depth"). Cost: one forward of each, and the moments.
 
     Raises:
-        ProtlmError: no protein has a residue to hide.
+        ProtlmError: no protein has a residue to hide, or a model gives NaN or infinity.
         ValueError: fewer than two batches of proteins.
     """
     proteins = prepare(first, sequences, length, seed)
@@ -61,8 +62,10 @@ def linear_maps(
     halves: list[Moments] = [{}, {}]
     shift: tuple[np.ndarray, np.ndarray] | None = None
     for index in range(proteins.batches):
-        x = streams_of(first, proteins.batch(first, index), depths)
-        y = streams_of(second, others.batch(second, index), other_depths)
+        x, y = (
+            _finite_streams(loaded, each, index, of)
+            for loaded, each, of in ((first, proteins, depths), (second, others, other_depths))
+        )
         shift = shift or (x.mean(axis=1), y.mean(axis=1))
         _add(halves[index % 2], x - shift[0][:, None], y - shift[1][:, None])
     return Estimate(("depth", "other_depth"), explained(halves[0], halves[1]))
@@ -70,6 +73,8 @@ def linear_maps(
 
 def explained(fitted: Moments, held_out: Moments, penalty: float = PENALTY) -> np.ndarray:
     """R^2 [I, J] on one set of moments of the ridge regression fitted to another.
+
+    nan where what is predicted is the same at all points.
 
     Args:
         fitted, held_out: "n" [], "x" [I, D], "y" [J, E], "xx" [I, D, D], "xy" [I, J, D, E] and
@@ -94,8 +99,19 @@ def explained(fitted: Moments, held_out: Moments, penalty: float = PENALTY) -> n
             error = square - 2 * (weights * test_xy).sum()
             error += np.einsum("de,dc,ce->", weights, test_xx, weights)
             spread = held_out["yy"][j] / m - test_y @ test_y
-            result[i, j] = 1 - error / spread if spread > 0 else np.nan
+            varies = spread > 1e-12 * held_out["yy"][j] / m
+            result[i, j] = 1 - error / spread if varies else np.nan
     return result
+
+
+def _finite_streams(
+    loaded: LoadedModel, proteins: Proteins, index: int, depths: Sequence[int] | None
+) -> np.ndarray:
+    """`streams_of` a batch, if all are finite."""
+    batch = proteins.batch(loaded, index)
+    found = streams_of(loaded, batch, depths)
+    require_finite(loaded, proteins, batch, np.isfinite(found).all())
+    return found
 
 
 def streams_of(

@@ -55,8 +55,8 @@ def described(x: Quantity | Estimate) -> dict[str, Any]:
 
 
 def nested(x: np.ndarray) -> Any:
-    """Lists in lists, or one number; None for nan."""
-    return np.where(np.isnan(x), np.array(None), np.asarray(x).astype(object)).tolist()
+    """Lists in lists, or one number; None for what is not finite."""
+    return np.where(~np.isfinite(x), np.array(None), np.asarray(x).astype(object)).tolist()
 
 
 def _stack(measured: Measured, proteins: int) -> dict[str, Any]:

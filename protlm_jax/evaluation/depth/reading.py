@@ -7,6 +7,8 @@ not there. They describe one set of weights on these proteins.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from protlm_jax.evaluation.depth import reading_changes as changes
@@ -54,10 +56,11 @@ def reading(measured: Measured, proteins: int) -> list[str]:
 def _few(proteins: int) -> str:
     if proteins >= FEW:
         return ""
-    count = "one protein" if proteins == 1 else f"{proteins} proteins"
+    if proteins == 1:
+        return "Only one protein: there are no intervals, and nothing can be told apart."
     return (
-        f"Only {count}: intervals from fewer than {FEW} are rough, and mostly narrower than they "
-        "should be."
+        f"Only {proteins} proteins: intervals from fewer than {FEW} are rough, and mostly narrower "
+        "than they should be."
     )
 
 
@@ -66,6 +69,8 @@ def _loss(heads: dict[str, Headline]) -> str:
     if loss is None:
         return ""
     text = f"At the residues that are read the loss is {written(loss.value, loss.draws)} nats"
+    if math.isnan(loss.low):
+        return f"{text}; a blind guess among the 20 amino acids has {written(GUESS)}."
     if side(loss.draws, GUESS) < 0:
         below = written(GUESS - loss.value)
         return f"{text}, {below} below a blind guess among the 20 amino acids."

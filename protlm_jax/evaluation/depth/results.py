@@ -12,6 +12,7 @@ import numpy as np
 from protlm_jax.evaluation.depth.positions import Stat
 
 DRAWS = 1000
+_ROUNDING = 1e-12  # of float64 sums, relative
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,34 @@ class Quantity:
         return self.peaks.max(axis=-1)
 
     def drawn(self, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-        """The mean over proteins drawn with replacement, [draws, *shape]."""
+        """The mean over proteins drawn with replacement, [draws, *shape].
+
+        nan where a draw has no value; all of them where fewer than two proteins count, or where
+        the proteins are all alike: there is nothing to draw from.
+        """
         proteins = self.totals.shape[-1]
         generator = np.random.default_rng(seed)
         weights = generator.multinomial(proteins, np.full(proteins, 1 / proteins), draws)
         totals, counts = (
             np.moveaxis(x @ weights.T.astype(np.float64), -1, 0) for x in (self.totals, self.counts)
         )
-        return _ratio(totals, counts)
+        several = ((self.counts > 0).sum(axis=-1) > 1) & (not self._alike)
+        return np.where(several, _ratio(totals, counts), np.nan)
 
     def interval(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The 2.5 and 97.5 % quantiles of `drawn`, [*shape] each; nan where a draw has no value."""
-        low, high = np.quantile(self.drawn(seed), [0.025, 0.975], axis=0)
-        return low, high
+        """The 2.5 and 97.5 % quantiles of `drawn`, [*shape] each.
+
+        nan where a draw has no value, or all have the same: that is no interval.
+        """
+        drawn = self.drawn(seed)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        same = np.ptp(drawn, axis=0) <= _ROUNDING * np.abs(drawn).max(axis=0)
+        return np.where(same, np.nan, low), np.where(same, np.nan, high)
+
+    @property
+    def _alike(self) -> bool:
+        """Whether all proteins add the same, as copies of one do."""
+        return all(np.allclose(x, x[..., :1], 1e-6, 0.0) for x in (self.totals, self.counts))
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ def depth_score(effect: np.ndarray) -> dict[str, float | None]:
 
     Returns:
         "layers", D itself, and "relative", D / (N - 1): 0 if only the first layer mattered, 1 if
-        only the last. None where no layer has an effect or there is one layer.
+        only the last. None where no layer has an effect, one is not known, or there is one layer.
     """
-    if len(effect) < 2 or not effect.sum():
+    if len(effect) < 2 or not effect.sum() > 0:
         return {"layers": None, "relative": None}
     centre = float((np.arange(len(effect)) * effect).sum() / effect.sum())
     return {"layers": centre, "relative": centre / (len(effect) - 1)}

@@ -39,8 +39,8 @@ def linear_cka(streams: np.ndarray) -> np.ndarray:
         corrected for few points: with fewer than some times the width, unlike streams look alike.
     """
     grams = []
-    for x in streams.astype(np.float64):
-        centred = x - x.mean(axis=0)
+    for x in streams:
+        centred = _centred(x)
         grams.append((centred @ centred.T).ravel())
     products = np.array([[a @ b for b in grams] for a in grams])
     size = np.sqrt(np.diag(products))
@@ -57,13 +57,19 @@ def effective_rank(x: np.ndarray) -> float:
     Returns:
         Between 1 and the smaller of the two sizes; nan where all points are the same.
     """
-    centred = x - x.mean(axis=0, dtype=np.float64)
-    singular = np.linalg.svd(centred, compute_uv=False)
+    singular = np.linalg.svd(_centred(x), compute_uv=False)
     if not singular.sum():
         return float("nan")
     share = singular / singular.sum()
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    """[points, width] float64 about the mean of all points; 0 where only rounding is left."""
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=0)
+    return np.where(np.abs(centred) <= 1e-12 * np.abs(wide).max(axis=0), 0.0, centred)
 
 
 def intrinsic_dimension(x: np.ndarray) -> float:

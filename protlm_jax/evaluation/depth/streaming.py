@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from protlm_jax.evaluation.depth.batches import Asked, Proteins
 from protlm_jax.evaluation.depth.partial import NOTHING, Partial
 from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.finite import first_not_finite, not_finite
 from protlm_jax.models.loaded import LoadedModel
 
 # A batch -> its quantities, and points [depths, points, width] that are kept as they are, or None.
@@ -32,6 +35,9 @@ def over_batches(
 
     Returns:
         Quantities by name, and the points of each batch.
+
+    Raises:
+        NotFinite: the model gives NaN or infinity for a protein of a batch.
     """
     from tqdm import tqdm
 
@@ -45,6 +51,8 @@ def over_batches(
     for index in tqdm(left, title, proteins.batches, initial=done, disable=quiet):
         batch = proteins.batch(loaded, index)
         found, some = measure(batch)
+        finite = some is None or bool(np.isfinite(some).all())
+        require_finite(loaded, proteins, batch, finite, found)
         totals.add(found, list(batch.owners))
         if some is not None:
             points.append(some)
@@ -52,3 +60,32 @@ def over_batches(
             sampled = {f"points/{i}": array for i, array in enumerate(points)}
             keep.save(index + 1, totals.arrays() | sampled)
     return totals.quantities, points
+
+
+def require_finite(
+    loaded: LoadedModel,
+    proteins: Proteins,
+    batch: Asked,
+    finite: bool,
+    found: Mapping[str, Stat] = MappingProxyType({}),
+) -> None:
+    """Raises for the first protein of a batch whose measurements are not finite.
+
+    Args:
+        finite: whether what is not known by protein is.
+        found: what is.
+
+    Raises:
+        NotFinite: one has such.
+    """
+    count = len(batch.owners)
+    slots: Any = np.zeros(count, bool)
+    for stat in found.values():
+        wrong = ~np.isfinite(np.asarray(stat.total)[..., :count])
+        slots = slots | wrong.reshape(-1, count).any(axis=0)
+    if not finite:
+        slots = slots | ~slots.any()
+    if slots.any():
+        bad = [proteins.hidden[batch.owners[slot]] for slot in np.flatnonzero(slots).tolist()]
+        first = next((p for p in bad if first_not_finite(loaded, p.sequence)), bad[0])
+        raise not_finite(loaded, first.sequence, first.name, "what is measured")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -211,9 +213,10 @@ def trend(phrase: str, runs: Mapping[float, Runs], unit: str = "layers") -> str:
 def _apart(first: Runs, second: Runs) -> int:
     if len(first) == len(second) == 1:
         return side(second[0].minus(first[0]).draws)
-    if min(x.low for x in second) > max(x.high for x in first):
-        return 1
-    return -int(max(x.high for x in second) < min(x.low for x in first))
+    ends = [[end for x in each for end in (x.low, x.high)] for each in (first, second)]
+    if any(map(math.isnan, itertools.chain(*ends))):
+        return 0
+    return int(min(ends[1]) > max(ends[0])) - int(max(ends[1]) < min(ends[0]))
 
 
 def _same(first: Runs, second: Runs) -> bool:

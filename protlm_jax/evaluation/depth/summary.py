@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from protlm_jax.evaluation.depth.plain import nested
 from protlm_jax.evaluation.depth.results import Analysis, Measured
 from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
 
@@ -117,7 +118,5 @@ def _later(effects: np.ndarray | None) -> Any:
 
 
 def plain(x: np.ndarray | None) -> Any:
-    """Nested lists, with None for nan."""
-    if x is None:
-        return None
-    return np.where(np.isnan(x), np.array(None), x.astype(object)).tolist() if x.ndim else float(x)
+    """`nested`, of what may not have been measured."""
+    return None if x is None else nested(x)

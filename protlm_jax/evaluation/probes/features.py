@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.engine import Arrays
 from protlm_jax.evaluation.embedding.wanted import Vectors
+from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
 from protlm_jax.evaluation.probes.batches import Batch, no_features, packed, shape
-from protlm_jax.evaluation.probes.readers import Reader
+from protlm_jax.evaluation.probes.readers import ModelReader, Reader
 
 _SHARE = 0.25  # of the machine's memory
 _BYTES = 4
@@ -113,7 +115,11 @@ class Store:
         return self._kept
 
     def _compute(self, missing: Sequence[int]) -> dict[int, Arrays]:
-        """The features of these proteins."""
+        """The features of these proteins.
+
+        Raises:
+            NotFinite: the model gives NaN or infinity for one of them.
+        """
         from tqdm import tqdm
 
         if not missing:
@@ -125,9 +131,18 @@ class Store:
         quiet = None if self.progress else True  # None draws on a terminal only
         with tqdm(total=total, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
             for index, arrays in self.reader.read(sequences):
+                if not all(np.isfinite(values).all() for values in arrays.values()):
+                    raise self._not_finite(self.proteins[missing[index]])
                 found[missing[index]] = arrays
                 bar.update(len(sequences[index]))
         return found
+
+    def _not_finite(self, protein: LabelledProtein) -> ProtlmError:
+        """What is wrong with features that are not finite."""
+        if isinstance(self.reader, ModelReader):
+            loaded = self.reader.engine.loaded
+            return not_finite(loaded, protein.sequence, protein.id, "the embedding")
+        return ProtlmError(f"the features of {protein.id!r} are not finite")
 
 
 @dataclass(frozen=True)
@@ -154,6 +169,9 @@ class Source:
         targets: whose labels are in a batch.
         level: what carries a label, "residue" or "protein".
         vectors: what a row is, a residue of a protein ("residues") or a whole one ("mean").
+
+    Raises:
+        ProtlmError: a label is infinite.
     """
 
     store: Store
@@ -169,6 +187,13 @@ class Source:
         self.rows, self.slots = shape(self.sizes)
         if self.vectors == "residues":  # the same for splits of like lengths: one program
             self.slots = 1 << (self.slots - 1).bit_length()
+        for target in self.targets:
+            for protein in self.store.proteins if target.kind == "number" else ():
+                if np.isinf(protein.labels.get(target.name, 0.0)).any():
+                    raise ProtlmError(
+                        f"{protein.id!r}: the label {target.name!r} is infinite: give a number, or "
+                        "none where it is not known"
+                    )
 
     def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
         """One epoch, proteins in an order of the seed; None: in the order of the split."""

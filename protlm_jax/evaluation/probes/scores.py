@@ -25,6 +25,7 @@ from protlm_jax.evaluation.statistics import (
 )
 
 _MOST_IN_A_TABLE = 20  # classes of which a confusion matrix is kept
+_ROUNDING = 1e-9  # of float64 sums of squares, relative
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,10 @@ def full(predicted: np.ndarray, of: Asked, target: Target, level: str, seed: int
     }
 
 
-def estimated(found: Bootstrapped | None) -> dict[str, float | int] | None:
-    """As a plain dict; None stays None."""
-    return None if found is None else found.estimate().to_dict()
+def estimated(found: Bootstrapped | None) -> dict[str, float | int | None] | None:
+    """As a plain dict; None where it is not defined."""
+    estimate = None if found is None else found.estimate()
+    return None if estimate is None else estimate.to_dict()
 
 
 def _by_seed(chosen: np.ndarray, of: Asked, target: Target) -> list[float | None]:
@@ -222,9 +224,11 @@ def _mean_error(sums: np.ndarray) -> np.ndarray:
 def _pearson(sums: np.ndarray) -> np.ndarray:
     """[draws, S, (1, x, y, xx, yy, xy)] -> [draws]; nan where a draw is constant."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
-    return np.asarray(found.mean(axis=-1))
+    spread = [n * square - total**2 for total, square in ((x, xx), (y, yy))]
+    # What is left of squares by rounding is no spread.
+    there = (spread[0] > _ROUNDING * n * xx) & (spread[1] > _ROUNDING * n * yy)
+    norm = np.sqrt(spread[0] * spread[1], out=np.full_like(n, np.nan), where=there)
+    return np.asarray(np.clip((n * xy - x * y) / norm, -1.0, 1.0).mean(axis=-1))
 
 
 def _mean(found: Sequence[Bootstrapped], seeds: int) -> Bootstrapped | None:

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from protlm_jax.evaluation.statistics import NO_ERROR, written
+
 Result = Mapping[str, Any]
 Estimate = Mapping[str, float] | None
 
@@ -26,6 +28,8 @@ def summary(result: Result) -> str:
     for head, outcome in result["heads"].items():
         for target in about["targets"]:
             lines += ["", *_scores(result, head, outcome, target)]
+    if _without_error(result):
+        lines += ["", NO_ERROR]
     if published := _published(result):
         lines += ["", *published]
     cost = result["cost"]
@@ -77,7 +81,11 @@ def _of_input(
 
 def _row(first: Sequence[Any], score: Estimate, counts: Sequence[Any]) -> list[Any]:
     named = ("value", "standard_error", "low", "high")
-    return [*first, *(score[name] if score else "" for name in named), *counts]
+    return [
+        *first,
+        *("" if not score or score[name] is None else score[name] for name in named),
+        *counts,
+    ]
 
 
 def _drawn(split: str, found: Mapping[str, Any]) -> str:
@@ -122,6 +130,17 @@ def _scores(result: Result, head: str, outcome: Mapping[str, Any], target: str) 
     return [f"{target}, {head} head, {what}; {chosen}", *table(header, rows)]
 
 
+def _without_error(result: Result) -> bool:
+    """Whether a score that is shown has no error bar."""
+    return any(
+        found["pooled"] and found["pooled"]["standard_error"] is None
+        for outcome in result["heads"].values()
+        for of in outcome["inputs"].values()
+        for by_target in of["tests"].values()
+        for found in by_target.values()
+    )
+
+
 def _published(result: Result) -> list[str]:
     """The paper's numbers of the views that are shown, or why there are none."""
     rows = [row for row in result["paper"] if row["percent"] is not None]
@@ -149,12 +168,8 @@ def _published(result: Result) -> list[str]:
 
 
 def _cell(score: Estimate, percent: bool, sign: str = "") -> str:
-    if score is None:
-        return "-"
     scale, digits = (100, 1) if percent else (1, 3)
-    return (
-        f"{scale * score['value']:{sign}.{digits}f} ± {scale * score['standard_error']:.{digits}f}"
-    )
+    return written(score, digits, scale=scale, sign=sign)
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

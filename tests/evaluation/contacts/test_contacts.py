@@ -96,7 +96,7 @@ def test_what_cannot_be_evaluated_is_refused(small_model, tmp_path: Path) -> Non
     (tmp_path / "text.npz").write_text("no")
     with pytest.raises(ProtlmError, match=r"text.npz is no .npz file"):
         contacts.read_contacts(tmp_path / "text.npz")
-    with pytest.raises(ProtlmError, match=r"gone.npz is no .npz file"):
+    with pytest.raises(ProtlmError, match=r"gone.npz cannot be read"):
         contacts.read_contacts(tmp_path / "gone.npz")
 
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import Ridge
 from zoo import loaded
 
+from protlm_jax.evaluation.depth import tuned_lens as lens
 from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.linear_maps import PENALTY, _add, explained, linear_maps
-from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
@@ -38,11 +38,23 @@ def test_the_map_is_the_ridge_regression_of_scikit_learn() -> None:
     assert found[0, 0] > 0.7 > 0.1 > found[1, 0]
 
 
-def test_a_model_is_a_linear_map_of_itself_and_of_families_with_other_tokens() -> None:
+def test_a_model_is_a_linear_map_of_itself_and_of_families_with_other_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """ESM-2 has a token before the protein, and T5 has none: residues are what is paired."""
+    seen: list[dict] = []
+
+    def recorded(fitted: dict, held_out: dict) -> np.ndarray:
+        seen.extend([fitted, held_out])
+        return explained(fitted, held_out)
+
+    monkeypatch.setattr("protlm_jax.evaluation.depth.linear_maps.explained", recorded)
     same = linear_maps(loaded("bert"), loaded("bert"), proteins(64))
     assert same.dims == ("depth", "other_depth") and same.values.shape == (3, 3)
     assert (np.diag(same.values) > 0.99).all() and same.values[0, 2] < 0.98
+    fitted, held_out = seen
+    assert fitted["n"] == held_out["n"] == 32 * 21, "half of the proteins each"
+    assert not np.allclose(fitted["xx"], held_out["xx"]), "scored on what was fitted"
     other = linear_maps(loaded("esm2"), loaded("t5"), proteins(64), depths=[1, 2])
     assert other.values.shape == (2, 3) and np.isfinite(other.values).all()
     assert other.values[0, 0] > 0.25, "both know what a residue is; chance is 0"
@@ -50,13 +62,25 @@ def test_a_model_is_a_linear_map_of_itself_and_of_families_with_other_tokens() -
         linear_maps(loaded("bert"), loaded("bert"), proteins(8))
 
 
-def test_a_tuned_lens_is_nearer_to_the_answer_than_the_logit_lens() -> None:
+def test_a_tuned_lens_is_nearer_to_the_answer_than_the_logit_lens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = loaded("bert")
     made = prepare(model, proteins(96, 41), None, seed=0)
-    found, maps = tuned_lens(model, made, "encoder", steps=100)
-    untrained, zero = tuned_lens(model, made, "encoder", steps=0)
+    found, maps = lens.tuned_lens(model, made, "encoder", steps=100)
+    used: set[bytes] = set()
+    points = lens._points
+
+    def recorded(batches: list, stack: str) -> tuple:
+        used.update(row.tobytes() for batch in batches for row in np.asarray(batch[3]))
+        return points(batches, stack)
+
+    monkeypatch.setattr(lens, "_points", recorded)
+    untrained, zero = lens.tuned_lens(model, made, "encoder", steps=0)
     assert not np.asarray(zero["A"]).any() and np.asarray(maps["A"]).any()
     trained, start = (x["tuned_lens_kl_reverse"].values for x in (found, untrained))
     assert trained.shape == (2,) and (trained < 0.9 * start).all()
     held_out = found["tuned_lens_nll"].counts[0] > 0
-    assert held_out.sum() == 24, "a quarter of the proteins, on which nothing was fitted"
+    rows = [model.vocabulary.encode(protein.sequence).tobytes() for protein in made.hidden]
+    others = {row for row, judged in zip(rows, held_out, strict=True) if not judged}
+    assert len(others) == 72 and used == others, "what fits or chooses does not judge"
