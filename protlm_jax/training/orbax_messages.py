@@ -41,12 +41,14 @@ def kept_in(file: Path) -> logging.Handler:
     divert()
     handler = _File(file)
     LOGGER.addHandler(handler)
+    LOGGER.propagate = False
     return handler
 
 
 def no_longer(handler: logging.Handler) -> None:
     """Ends what `kept_in` began."""
     LOGGER.removeHandler(handler)
+    LOGGER.propagate = not LOGGER.handlers
 
 
 @functools.cache
