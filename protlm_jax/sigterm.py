@@ -79,7 +79,7 @@ class _Watch:
         raise Stopped(self.describe())
 
     def unraisable(self, event: Any) -> None:
-        """Where Python cannot raise (a callback of the garbage collector), the signal comes again."""
+        """Where Python cannot raise, as in the garbage collector, the signal comes again."""
         if event.exc_type is Stopped:
             with contextlib.suppress(OSError):
                 self.signals.send(_AGAIN)

@@ -100,7 +100,8 @@ def _leave(error: BaseException) -> None:
 def _lost(host: str, reason: str) -> str:
     return (
         f"error: {host} cannot go on: another host is gone, or the network between them "
-        f"({reason}). Start the same command on all hosts again: it goes on from the last checkpoint"
+        f"({reason}). Start the same command on all hosts again: it goes on from the last "
+        f"checkpoint"
     )
 
 

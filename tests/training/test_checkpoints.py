@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -12,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import flax.struct
@@ -20,13 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint
 import pytest
-from absl import logging as absl_logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.training import orbax_messages
 from protlm_jax.training.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
@@ -227,9 +221,7 @@ def test_older_checkpoints_have_no_digests(checkpoints: Checkpoints) -> None:
 
 
 @pytest.mark.parametrize("flips", [60, pytest.param(200, marks=pytest.mark.slow)])
-def test_every_flipped_bit_is_found_or_has_no_effect(
-    checkpoints: Checkpoints, flips: int
-) -> None:
+def test_every_flipped_bit_is_found_or_has_no_effect(checkpoints: Checkpoints, flips: int) -> None:
     """Half of the flips anywhere, and half in files of equal probability."""
     state = make_state()
     checkpoints.save(10, state, DATA, {"config": "abc"})
@@ -279,35 +271,6 @@ def test_a_checkpoint_is_sealed_before_it_has_its_name(
     with pytest.raises(ProtlmError, match="20 could not be written: no space left on device"):
         checkpoints.wait()
     assert saved_steps(checkpoints.directory) == [10]
-
-
-def test_what_orbax_reports_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def report(text: str) -> None:
-        name = str(Path(orbax.checkpoint.__file__).parent / "future.py")
-        logger = absl_logging.get_absl_logger()
-        logger.handle(logger.makeRecord("absl", logging.WARNING, name, 1, text, (), None))
-
-    checkpoints = Checkpoints(tmp_path / "checkpoints", every=1, keep=1)
-    report("a slow disk")
-    checkpoints.close()
-    assert "WARNING a slow disk" in (tmp_path / "orbax.log").read_text()
-    report("of a reader")
-    assert "of a reader" not in (tmp_path / "orbax.log").read_text()
-    assert caplog.messages == ["of a reader"]
-
-
-def test_only_dropped_reads_of_orbax_are_not_shown() -> None:
-    loop = asyncio.new_event_loop()
-    loop.close()
-    hidden = []
-    for call in (loop.call_soon_threadsafe, loop.call_soon):
-        try:
-            call(print)
-        except RuntimeError as error:
-            traceback = error.__traceback__.tb_next  # type: ignore[union-attr]
-            event = SimpleNamespace(object=None, exc_value=error, exc_traceback=traceback)
-            hidden.append(orbax_messages._is_of_a_failed_read(event))
-    assert hidden == [True, False]
 
 
 def test_a_damaged_checkpoint_is_set_aside_while_there_is_an_older_one(
