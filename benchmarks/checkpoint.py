@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from protlm_jax.platforms import expect_no_tpu
+
 WORKER = """
 import json, sys, time
 from pathlib import Path
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="another checkout of this package")
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: temporary")
     arguments = parser.parse_args()
+    expect_no_tpu()
     here = Path(__file__).absolute().parents[1]
     peer = (arguments.peer or here).absolute()
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
