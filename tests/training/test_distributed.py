@@ -125,7 +125,7 @@ def test_told_to_end_a_run_saves_and_goes_on_bit_for_bit(
     assert loop.train(run, tmp_path / "parts") == STEPS - 5
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
-    # One bit of the newest checkpoint flips: the run goes back to the one before, and ends the same.
+    # One bit of the newest checkpoint flips: the run goes on from the one before, to the same end.
     broken = tmp_path / "whole" / "checkpoints" / str(STEPS)
     state = max((broken / "state").rglob("*"), key=lambda file: file.stat().st_size)
     content = bytearray(state.read_bytes())
