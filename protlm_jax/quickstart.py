@@ -28,6 +28,7 @@ from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.loop import train
+from protlm_jax.training.metrics import read_metrics
 
 PROBE_PROTEINS = 1200
 DEPTH_PROTEINS = 64
@@ -83,8 +84,7 @@ def quickstart(variant: str, output: Path) -> Path:
         collected[name] = _kept(results / f"{name}.json", stage)
         print(collected[name]["summary"], flush=True)
     _say("6/6 writing the report")
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    collected["training"] = [json.loads(line) for line in lines]
+    collected["training"] = read_metrics(run / "metrics.jsonl")
     seconds = {"training": _training_seconds(collected["training"])}
     seconds |= {name: round(collected[name]["seconds"], 1) for name in stages}
     collected["run"] = _about(variant, config.to_dict(), seconds)
