@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
-from protlm_jax.arguments import positive
+from protlm_jax.arguments import output_owned, positive
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
 
@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.overrides = overrides
     expect_no_tpu()
     try:
-        return arguments.run(arguments) or 0
+        with output_owned(arguments):
+            return arguments.run(arguments) or 0
     except ProtlmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

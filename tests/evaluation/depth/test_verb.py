@@ -82,7 +82,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
     for file in tmp_path.iterdir():
         file.unlink()
     save = partial.Partial.save
-    mine = "encoder.npz" if len(metrics) > 1 else f"encoder-{metrics[0]}.npz"
+    mine = "encoder.part" if len(metrics) > 1 else f"encoder-{metrics[0]}.part"
 
     def cut(self, done, arrays) -> None:
         save(self, done, arrays)

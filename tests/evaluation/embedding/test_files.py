@@ -150,7 +150,7 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = (tmp_path / "e.h5").stat().st_mtime_ns
     assert embed(tmp_path, records).summary.startswith("nothing to do: 4 of 4")
     assert (tmp_path / "e.h5").stat().st_mtime_ns == before
-    with pytest.raises(ProtlmError, match="proteins was .* delete it, or choose another"):
+    with pytest.raises(ProtlmError, match="proteins was .* delete .*e.h5, or choose another"):
         embed(tmp_path, proteins(3))
     other = LoadedModel(
         loaded("bert").model,
@@ -158,7 +158,7 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         loaded("bert").vocabulary,
         loaded("bert").name,
     )
-    with pytest.raises(ProtlmError, match="parameters was"):
+    with pytest.raises(ProtlmError, match="identity was"):
         embed(tmp_path, records, model=other)
 
     monkeypatch.setattr(parts.Parts, "remove", lambda self: None)  # as if killed before
