@@ -5,6 +5,7 @@ A run, its export and an import of that export are one model; with one number ch
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -54,13 +55,19 @@ def identity(loaded: LoadedModel) -> str:
 
 
 def _deciding(config: ModelConfig) -> dict[str, Any]:
-    """The fields that decide what a model computes from its parameters."""
+    """The fields that decide what a model computes from its parameters.
+
+    Defaults are left out, so that a field that is added later changes no digest.
+    """
     left_out = {*_OF_TRAINING, *_OF_COMPUTING, *_SAID_OTHERWISE}
-    fields = {name: value for name, value in config.to_dict().items() if name not in left_out}
-    if config.positions == "rotary":
-        return {**fields, "rotary_size": config.rotary_size}
-    del fields["rotary_pairs"]
-    return fields
+    if config.positions != "rotary":
+        left_out.add("rotary_pairs")
+    fields = {
+        field.name: value
+        for field in dataclasses.fields(config)
+        if field.name not in left_out and (value := getattr(config, field.name)) != field.default
+    }
+    return fields | ({"rotary_size": config.rotary_size} if config.positions == "rotary" else {})
 
 
 def _numbers(params: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -127,11 +127,14 @@ def _write_hdf5(
 ) -> None:
     h5py = _module("h5py")
     kind = _float_type(h5py, wanted.dtype)
+    whole_file = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    whole_file.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)
     plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plain.set_obj_track_times(False)  # the same embedding is the same bytes
+    for one in (whole_file, plain):
+        one.set_obj_track_times(False)  # the same embedding is the same bytes
     unicode = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     unicode.set_char_encoding(h5py.h5t.CSET_UTF8)
-    with h5py.File(path, "w", track_order=True) as file:
+    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, whole_file)) as file:
         file.attrs.update(about)
         file.attrs["layers"] = wanted.layers
         for entry in entries:
