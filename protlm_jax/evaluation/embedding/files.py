@@ -286,6 +286,7 @@ def _assemble(
             )
             for place, key, record in source.records(parts)
         )
+        file.unlink(missing_ok=True)  # of a killed run; a link of that name is not followed
         formats.write_file(file, entries, parts.wanted, parts.width, about)
         expected = (
             (key, tuple(parts.digest(place, name) for name in vectors))
