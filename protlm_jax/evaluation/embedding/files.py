@@ -22,7 +22,7 @@ from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import formats, memory, summary
 from protlm_jax.evaluation.embedding.engine import Engine, for_reading
-from protlm_jax.evaluation.embedding.input import Survey, again, survey_file, together
+from protlm_jax.evaluation.embedding.input import InputChanged, Survey, again, survey_file, together
 from protlm_jax.evaluation.embedding.parts import Collector, Failure, Parts, differences
 from protlm_jax.evaluation.embedding.sequences import make_engine, resolve_window
 from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted
@@ -117,7 +117,11 @@ def embed_file(
         if done := int(parts.done.sum()):
             say(f"going on: {done:,} proteins are done")
         source = _Input(path, policy, keys, survey)
-        _fill(engine, source, parts, progress)
+        try:
+            _fill(engine, source, parts, progress)
+        except InputChanged:
+            parts.remove()  # some may be of other sequences
+            raise
         made = _manifest(loaded, settings, survey, parts, trained)
         made |= {"files": _assemble(parts, source, files, made)}
         write_json(manifest, made)

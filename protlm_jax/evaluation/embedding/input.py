@@ -22,6 +22,10 @@ PROTEINS_AT_ONCE = 1 << 16  # sorted by length together,
 RESIDUES_AT_ONCE = 1 << 26  # if they have no more residues than this
 
 
+class InputChanged(ProtlmError):
+    """The input is not what it was when it was surveyed."""
+
+
 @dataclass
 class Survey:
     """What is in a FASTA file.
@@ -83,7 +87,7 @@ def again(
     """Place and record of all that was surveyed.
 
     Raises:
-        ProtlmError: the file has changed meanwhile.
+        InputChanged: the file is another one now.
     """
     digest, count = hashlib.blake2b(digest_size=16), 0
     for place, record in enumerate(read_every_record(path, policy)):
@@ -93,7 +97,7 @@ def again(
             break
         yield place, record
     if count != len(survey.residues) or digest.hexdigest() != survey.digest:
-        raise ProtlmError(f"{path} changed while it was read: run the same command again")
+        raise InputChanged(f"{path} changed while it was read: run the same command again")
 
 
 def together(
