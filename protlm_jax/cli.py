@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
-from protlm_jax.arguments import positive
+from protlm_jax.arguments import output_owned, positive
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
 from protlm_jax.run_folders import latest_step, newest_run
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.overrides = overrides
     expect_no_tpu()
     try:
-        with ends_at_sigterm(functools.partial(_left_at, arguments)):
+        with ends_at_sigterm(functools.partial(_left_at, arguments)), output_owned(arguments):
             return arguments.run(arguments) or 0
     except ProtlmError as error:
         print(f"error: {error}", file=sys.stderr)

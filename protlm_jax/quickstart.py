@@ -22,11 +22,13 @@ from protlm_jax import __version__
 from protlm_jax.config_files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import report, verbs
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.owner import owned
 from protlm_jax.training.loop import train
 from protlm_jax.training.metrics import read_metrics
 
@@ -47,6 +49,11 @@ def quickstart(variant: str, output: Path) -> Path:
     Raises:
         ProtlmError: from any stage; what earlier stages made stays.
     """
+    with owned(output, inside=True):
+        return _all_stages(variant, output)
+
+
+def _all_stages(variant: str, output: Path) -> Path:
     began = time.perf_counter()
     config = load_config(f"configs/tiny.py:{variant}", [])
     _a_device_for_each_core(config.train.batch_size)
@@ -119,11 +126,14 @@ def _a_device_for_each_core(batch_size: int) -> None:
 def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The stage's result, made now or in an earlier call."""
     if file.exists():
-        return json.loads(file.read_text())
+        try:
+            return read_json(file, remedy="it is made again")
+        except ProtlmError as error:
+            print(error, flush=True)
     began = time.perf_counter()
     result = stage()
     result["seconds"] = time.perf_counter() - began
-    write_atomically(file, json.dumps(result, indent=1) + "\n")
+    write_json(file, result)
     return result
 
 
