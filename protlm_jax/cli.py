@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
-from protlm_jax.arguments import positive
+from protlm_jax.arguments import output_owned, positive
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.run_folders import latest_step, newest_run
+from protlm_jax.sigterm import ends_at_sigterm, told_to_end
 
 if TYPE_CHECKING:
     from protlm_jax.training.distributed import Hosts
@@ -89,8 +92,8 @@ column `error`; exit code 3 says that there are some.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 only when everything asked for was done, and 3 when some records
-    of the input could not be used."""
+    """Runs one verb. Returns 0 only when everything asked for was done, 3 when some records of the
+    input could not be used, and 75 when it was told to end (SIGTERM)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
@@ -100,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.overrides = overrides
     expect_no_tpu()
     try:
-        return arguments.run(arguments) or 0
+        with ends_at_sigterm(functools.partial(_left_at, arguments)), output_owned(arguments):
+            return arguments.run(arguments) or 0
     except ProtlmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -110,6 +114,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _left_at(arguments: argparse.Namespace) -> str:
+    """What to say when a verb is told to end before it has anything to save."""
+    if arguments.verb != "train":
+        return "told to end; the same command goes on, or starts again"
+    return told_to_end(latest_step(newest_run(arguments.workdir) / "checkpoints"))
 
 
 def _parser() -> argparse.ArgumentParser:

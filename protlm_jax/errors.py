@@ -10,8 +10,10 @@ class ProtlmError(Exception):
     """
 
 
-class Stopped(Exception):
-    """A run was told to end and has saved what it has; the same command goes on from there.
+class Stopped(BaseException):
+    """A command was told to end and has saved what it has; the same command goes on from there.
+
+    Like KeyboardInterrupt it may be raised anywhere, and no `except Exception` stops it.
 
     The command line prints the message and exits with this code (EX_TEMPFAIL of sysexits.h), by
     which a launcher knows that it is to start the same command again.

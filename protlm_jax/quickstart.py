@@ -6,7 +6,6 @@ second call goes on where the first one stopped.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -22,12 +21,15 @@ from protlm_jax import __version__, report
 from protlm_jax.config_files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
+from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import verbs
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.owner import owned
 from protlm_jax.training.loop import train
+from protlm_jax.training.metrics import read_metrics
 
 PROBE_PROTEINS = 1200
 DEPTH_PROTEINS = 64
@@ -46,6 +48,11 @@ def quickstart(variant: str, output: Path) -> Path:
     Raises:
         ProtlmError: from any stage; what earlier stages made stays.
     """
+    with owned(output, inside=True):
+        return _all_stages(variant, output)
+
+
+def _all_stages(variant: str, output: Path) -> Path:
     began = time.perf_counter()
     config = load_config(f"configs/tiny.py:{variant}", [])
     _a_device_for_each_core(config.train.batch_size)
@@ -83,8 +90,7 @@ def quickstart(variant: str, output: Path) -> Path:
         collected[name] = _kept(results / f"{name}.json", stage)
         print(collected[name]["summary"], flush=True)
     _say("6/6 writing the report")
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    collected["training"] = [json.loads(line) for line in lines]
+    collected["training"] = read_metrics(run / "metrics.jsonl")
     seconds = {"training": _training_seconds(collected["training"])}
     seconds |= {name: round(collected[name]["seconds"], 1) for name in stages}
     collected["run"] = _about(variant, config.to_dict(), seconds)
@@ -119,11 +125,14 @@ def _a_device_for_each_core(batch_size: int) -> None:
 def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The stage's result, made now or in an earlier call."""
     if file.exists():
-        return json.loads(file.read_text())
+        try:
+            return read_json(file, remedy="it is made again")
+        except ProtlmError as error:
+            print(error, flush=True)
     began = time.perf_counter()
     result = stage()
     result["seconds"] = time.perf_counter() - began
-    write_atomically(file, json.dumps(result, indent=1) + "\n")
+    write_json(file, result)
     return result
 
 

@@ -17,6 +17,18 @@ def phase_folder(workdir: Path, number: int, name: str) -> Path:
     return workdir / f"{number}-{name}"
 
 
+def saved_steps(directory: Path) -> list[int]:
+    """Steps of the complete checkpoints in a `checkpoints` folder, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def latest_step(directory: Path) -> int | None:
+    """The newest complete checkpoint in a `checkpoints` folder, None where there is none."""
+    return max(saved_steps(directory), default=None)
+
+
 def newest_run(folder: Path) -> Path:
     """The folder itself; of a run made in phases, the last phase that has a checkpoint.
 

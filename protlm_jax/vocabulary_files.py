@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import VOCABULARIES, Vocabulary, get_vocabulary
 
 FILE = "vocabulary.json"
@@ -56,8 +56,7 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
         ProtlmError: when the folder or the disk does not take it.
     """
     if vocabulary.name.startswith(_PREFIX):
-        text = json.dumps(vocabulary.to_dict(), indent=2, ensure_ascii=False)
-        write_atomically(folder / FILE, text + "\n")
+        write_json(folder / FILE, vocabulary.to_dict())
 
 
 def find_vocabulary(name: str, folder: Path) -> Vocabulary:
@@ -84,15 +83,9 @@ def read_vocabulary_file(file: Path) -> Vocabulary:
     Raises:
         ProtlmError: it cannot be read, or is no vocabulary.
     """
+    fields = read_json(file)
+    fields.pop("name", None)
     try:
-        fields = json.loads(file.read_text())
-        if not isinstance(fields, dict):
-            raise ValueError("no JSON object")
-        fields.pop("name", None)
         return custom_vocabulary(**fields)
-    except OSError as error:
-        raise ProtlmError(
-            f"{file} cannot be read ({error.strerror}): the model's vocabulary is kept there"
-        ) from error
     except (ValueError, TypeError, ProtlmError) as error:
         raise ProtlmError(f"{file} is no vocabulary ({error}): copy it again") from error

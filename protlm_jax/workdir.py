@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.run_folders import PHASES
-from protlm_jax.storage.files import write_atomically
-from protlm_jax.training.checkpoints import latest_step
+from protlm_jax.run_folders import PHASES, latest_step
+from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.training.distributed import leads, require_shared
 from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
@@ -61,7 +59,7 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
         )
     if leads():
         write_vocabulary(find_vocabulary(config.model.vocabulary, workdir), workdir)
-        write_atomically(file, json.dumps(config.to_dict(), indent=2) + "\n")
+        write_json(file, config.to_dict(), indent=2)
     require_shared(file)
 
 
@@ -72,15 +70,13 @@ def read_config(workdir: Path) -> RunConfig:
         ProtlmError: when the folder has none, or one that cannot be read.
     """
     file = workdir / "config.json"
-    try:
-        tree = json.loads(file.read_text())
-        if (workdir / VOCABULARY_FILE).exists():  # of a model that was downloaded
-            find_vocabulary(tree["model"]["vocabulary"], workdir)
-        return RunConfig.from_dict(tree)
-    except OSError as error:
-        raise ProtlmError(f"{file} cannot be read ({error.strerror}): not a run folder?") from error
-    except ValueError as error:  # or not even text
-        raise ProtlmError(f"{file} is not JSON ({error}); restore it or start anew") from error
+    if not file.exists():
+        raise ProtlmError(f"{file} does not exist: not a run folder?")
+    tree = read_json(file, remedy="restore it, or start in a new folder")
+    model = tree.get("model")
+    if isinstance(model, dict) and (workdir / VOCABULARY_FILE).exists():  # it was downloaded
+        find_vocabulary(str(model.get("vocabulary")), workdir)
+    return RunConfig.from_dict(tree)
 
 
 def has_begun(workdir: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
 from protlm_jax.vocabularies import PROT_BERT, RESIDUES, VOCABULARIES, Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import custom_vocabulary, find_vocabulary, write_vocabulary
 
@@ -59,15 +60,25 @@ def test_absent_damaged_and_exchanged_files(
 ) -> None:
     vocabulary, other = made(), made(pad_id=1)
     monkeypatch.delitem(VOCABULARIES, vocabulary.name)
-    with pytest.raises(ProtlmError, match=r"vocabulary.json cannot be read \(No such file"):
+    with pytest.raises(ProtlmError, match=r"vocabulary.json cannot be read: No such file"):
         find_vocabulary(vocabulary.name, tmp_path)
     write_vocabulary(other, tmp_path)
     with pytest.raises(ProtlmError, match=f"holds the vocabulary {other.name}, config.json asks"):
         find_vocabulary(vocabulary.name, tmp_path)
-    for text in ("{", "[]", "{}", '{"tokens": ["A"], "pad_id": 0}'):
+    for text, message in {
+        "{": "is not JSON",
+        "[]": "must hold a JSON object",
+        "{}": "is no vocabulary",
+        '{"tokens": ["A"], "pad_id": 0}': "is no vocabulary",
+    }.items():
         (tmp_path / "vocabulary.json").write_text(text)
-        with pytest.raises(ProtlmError, match="vocabulary.json is no vocabulary"):
+        with pytest.raises(ProtlmError, match=f"vocabulary.json {message}"):
             find_vocabulary(vocabulary.name, tmp_path)
+    write_vocabulary(vocabulary, tmp_path)
+    text = (tmp_path / "vocabulary.json").read_text()
+    (tmp_path / "vocabulary.json").write_text(text.replace('"A"', '"Z"', 1))
+    with pytest.raises(Damaged, match="vocabulary.json is not as it was written"):
+        find_vocabulary(vocabulary.name, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from protlm_jax.config_files import load_config
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.workdir import FREE_ON_RESUME, claim_workdir, read_config
 
@@ -66,9 +67,9 @@ def test_a_run_that_never_began_may_change_its_config(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{"model": ', "is not JSON"),
-        (b"\xff\xfe\x00", "is not JSON"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
         (b'{"model": {}}', "config.model"),
-        (None, "cannot be read"),
+        (None, "does not exist: not a run folder"),
     ],
 )
 def test_a_damaged_config_is_said_to_be_one(run: Path, content: bytes | None, message: str) -> None:
@@ -77,6 +78,17 @@ def test_a_damaged_config_is_said_to_be_one(run: Path, content: bytes | None, me
         (run / "config.json").write_bytes(content)
     with pytest.raises(ProtlmError, match=message):
         read_config(run)
+
+
+def test_a_changed_config_is_said_to_be_damaged(run: Path) -> None:
+    file = run / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"seed": 0', '"seed": 4', 1))
+    with pytest.raises(Damaged, match="config.json is not as it was written.*delete its line"):
+        read_config(run)
+    old = {name: value for name, value in json.loads(text).items() if name != "digest"}
+    file.write_text(json.dumps(old, indent=2))  # as older versions wrote it
+    assert read_config(run) == config()
 
 
 def test_an_unknown_field_of_a_newer_version_is_named(run: Path) -> None:
@@ -89,7 +101,7 @@ def test_an_unknown_field_of_a_newer_version_is_named(run: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ProtlmError, match=r"cannot write .*config.json: .*another folder"):
+    with pytest.raises(ProtlmError, match=r"cannot write .*config.json: .*another place"):
         claim_workdir(config(), tmp_path / "file" / "run")
 
 
@@ -102,6 +114,6 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ProtlmError, match=r"cannot write .*: No space left on device; free space"):
+    with pytest.raises(ProtlmError, match=r"cannot write .*: No space left on device; free some"):
         write_atomically(file, "new")
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["config.json"]

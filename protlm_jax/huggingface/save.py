@@ -20,6 +20,7 @@ from protlm_jax.huggingface.tensor_files import SINGLE
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.loaded import parts_of
+from protlm_jax.storage.files import umask
 from protlm_jax.storage.json_files import read_json
 
 # In the config.json of an export: a folder with this mark may be written over.
@@ -58,7 +59,7 @@ def export(
         _require_expressible(part)
     target = Path(os.path.abspath(output))
     _require_ours(target)
-    with written_whole(target) as folder:
+    with written_whole(target, replace=True) as folder:
         for name, part in parts.items():
             (folder / name).mkdir(exist_ok=True)
             _write(part, folder / name, rare_residues)
@@ -83,7 +84,7 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     for name, compute in exchange.constants.items():
         state[name] = np.ascontiguousarray(compute(config), np.float32)
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
-    (folder / SINGLE).chmod(0o644)  # safetensors makes it readable to its owner alone
+    (folder / SINGLE).chmod(0o666 & ~umask())  # safetensors makes it readable to its owner alone
     for name, text in exchange.files.items():
         (folder / name).write_text(text(config))
     types = exchange.closing_type if config.type_vocab_size else None

@@ -19,39 +19,32 @@ The results are plain dicts, every section optional:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.files import write_atomically
 
 
-def write(path: str | Path, results: Mapping[str, Any]) -> bool:
-    """Writes the report, whole or not at all.
+def write(path: str | Path, results: Mapping[str, Any]) -> None:
+    """Writes the report, whole or not at all; called last, when all numbers are on disk.
 
     Args:
         path: the HTML file.
         results: see the module; sections that are absent or empty are left out.
 
-    Returns:
-        Whether it was written. Without the packages that draw charts it is not, which a line on
-        the error stream says: numbers that took hours are worth keeping without a page.
-
     Raises:
-        ProtlmError: when the file cannot be written.
+        ProtlmError: the file cannot be written, or the packages that draw charts are missing.
     """
     try:
         text = render(results)
     except ModuleNotFoundError as error:
-        print(
-            f"WARNING: {path} was not written, because the package {error.name} is missing: "
-            f"pip install 'protlm-jax[report]', and run the same command again",
-            file=sys.stderr,
-        )
-        return False
+        raise ProtlmError(
+            f"the numbers are written, but {path} is not: the package {error.name} is missing. "
+            f"pip install 'protlm-jax[report]', and run the same command again"
+        ) from error
     write_atomically(Path(path), text)
-    return True
 
 
 def render(results: Mapping[str, Any]) -> str:

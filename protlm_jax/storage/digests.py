@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,7 @@ def digest_of(file: Path, algorithm: str = FASTEST) -> str:
         ValueError: there is no such algorithm.
         ProtlmError: this machine does not have it.
     """
-    if algorithm not in _ALGORITHMS:
-        raise ValueError(f"no algorithm {algorithm!r}")
-    new = _ALGORITHMS[algorithm]
-    if new is None:
-        raise ProtlmError(f"the digest of {file} needs a package: pip install xxhash")
-    state = new()
+    state = _started(algorithm)
     buffer = memoryview(bytearray(_CHUNK))
     with file.open("rb", buffering=0) as opened:
         while size := opened.readinto(buffer):
@@ -58,12 +53,39 @@ def digest_of(file: Path, algorithm: str = FASTEST) -> str:
     return f"{algorithm}:{state.hexdigest()}"
 
 
-def entries_of(folder: Path, seal: str = SEAL) -> dict[str, list[Any]]:
-    """Path below the folder -> [bytes, digest] of all its files but the seal and hidden ones."""
+def digest_of_data(data: Any, algorithm: str = FASTEST) -> str:
+    """As `digest_of`, of contiguous data at hand.
+
+    Raises:
+        ValueError: there is no such algorithm.
+        ProtlmError: this machine does not have it.
+    """
+    state = _started(algorithm)
+    state.update(data)
+    return f"{algorithm}:{state.hexdigest()}"
+
+
+def _started(algorithm: str) -> Any:
+    if algorithm not in _ALGORITHMS:
+        raise ValueError(f"no algorithm {algorithm!r}")
+    new = _ALGORITHMS[algorithm]
+    if new is None:
+        raise ProtlmError("digests of this kind need a package: pip install xxhash")
+    return new()
+
+
+def entries_of(
+    folder: Path, seal: str = SEAL, *, only: Iterable[Path] | None = None
+) -> dict[str, list[Any]]:
+    """Path below the folder -> [bytes, digest] of all its files but the seal and hidden ones.
+
+    Args:
+        only: the files that count instead.
+    """
+    if only is None:
+        only = (file for file in folder.rglob("*") if not file.name.startswith("."))
     names = sorted(
-        str(file.relative_to(folder))
-        for file in folder.rglob("*")
-        if file.is_file() and file.name != seal and not file.name.startswith(".")
+        str(file.relative_to(folder)) for file in only if file.is_file() and file.name != seal
     )
     with ThreadPoolExecutor(4) as pool:  # hashing and reading let other threads run
         digests = pool.map(lambda name: digest_of(folder / name), names)
@@ -73,14 +95,14 @@ def entries_of(folder: Path, seal: str = SEAL) -> dict[str, list[Any]]:
         }
 
 
-def seal(folder: Path, name: str = SEAL) -> None:
-    """Writes down what the files of a complete folder are.
+def seal(folder: Path, name: str = SEAL, *, only: Iterable[Path] | None = None) -> None:
+    """Writes down what the files of a complete folder are, or some of them.
 
     Raises:
         ProtlmError: the folder does not take the file.
         OSError: a file cannot be read.
     """
-    lines = json.dumps(entries_of(folder, name), indent=0, sort_keys=True)
+    lines = json.dumps(entries_of(folder, name, only=only), indent=0, sort_keys=True)
     write_atomically(folder / name, lines + "\n")
 
 

@@ -42,7 +42,8 @@ def owned(place: Path, *, inside: bool = False) -> Iterator[None]:
         place: a file, or a folder that appears when it is complete. Parents are made where they
             are missing.
         inside: `place` is a folder that is filled little by little, and is made where it is
-            missing. The lock lies in it, since its parent may not be ours to write to.
+            missing (and removed again where nothing was put into it). The lock lies in it, since
+            its parent may not be ours to write to.
 
     Raises:
         Occupied: another process owns it.
@@ -50,6 +51,7 @@ def owned(place: Path, *, inside: bool = False) -> Iterator[None]:
     """
     place = Path(os.path.abspath(place))
     lock = place / LOCK if inside else place.with_name(f".{place.name[:200]}{LOCK}")
+    made = inside and not place.exists()
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _taken(lock, place)
@@ -66,6 +68,8 @@ def owned(place: Path, *, inside: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the folder itself may have been moved or removed
             if _same_file(descriptor, lock):
                 lock.unlink()
+            if made:
+                place.rmdir()  # fails where something is in it
         os.close(descriptor)
 
 

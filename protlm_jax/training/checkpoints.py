@@ -1,18 +1,19 @@
 """Checkpoints of a run: `checkpoints/<step>/{state,data,info}`, written by Orbax in the background.
 
 A checkpoint is written under a temporary name and renamed when complete, so a folder whose name
-is a number is whole. What happens to it later, on a disk or in a copy, is another matter: the sizes
-of its files are kept in it, and one that does not agree, or cannot be read, is set aside. Readers
-of parameters need no optimizer: see `restore_params`.
+is a number is whole. What happens to it later, on a disk or in a copy, is another matter:
+`files.json` lists the size and the digest of each of its files, and every reader compares them
+before it reads. Only a checkpoint that fails this comparison is damaged, or, where an older version
+wrote no digests, one whose content cannot be parsed. No other failure of a reader (memory,
+permissions, an interruption, a bug) says anything about it. Readers of parameters need no
+optimizer: see `restore_params`.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,14 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.run_folders import latest_step, saved_steps
+from protlm_jax.storage.digests import Damaged, entries_of, verify
+from protlm_jax.storage.files import cannot_write, write_atomically
+from protlm_jax.training import orbax_messages
 from protlm_jax.training.distributed import agreed, leads
 
 FORMAT = 2  # of the folder's layout and of the names in the tree; raised when either changes
@@ -35,12 +39,11 @@ FULL_DISK = {
     errno.EDQUOT: "disk quota exceeded",
 }
 
+FILES = "files.json"  # the seal of a checkpoint; in older ones it holds sizes alone
 
-FILES = "files.json"  # of a checkpoint: relative path -> bytes
 
-
-class DamagedCheckpoint(ProtlmError):
-    """A checkpoint was whole once, and is not any more; all hosts see it alike."""
+class DamagedCheckpoint(Damaged):
+    """A checkpoint is not as it was written; raised on all hosts alike."""
 
 
 class Checkpoints:
@@ -60,12 +63,14 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._periods = [every] + ([keep_every] if keep_every else [])
         self._saving: int | None = None
-        _silence_orbax()
+        self._messages = orbax_messages.kept_in(self.directory.parent / orbax_messages.FILE)
         policies: list[Any] = [preservation.LatestN(n=keep)]
         policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
+            # Called when all files are written, before the folder gets its name.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         with self._failures("cannot be prepared"):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -117,8 +122,8 @@ class Checkpoints:
             ProtlmError: the checkpoint is missing, or holds something else.
         """
         path = self.directory / str(step)
-        _require_whole(path)
-        self.info(step)
+        _verify_for_all_hosts(path)
+        _read_info(path)
         with _reading(path):
             stored = _stored_tree(path / "state")
         _require_same_arrays(path, _arrays(stored), _arrays(abstract_state))
@@ -129,7 +134,9 @@ class Checkpoints:
 
     def info(self, step: int) -> dict[str, Any]:
         """The JSON saved beside the state, and "format"."""
-        return read_info(self.directory / str(step))
+        path = self.directory / str(step)
+        _verify(path)
+        return _read_info(path)
 
     def wait(self) -> None:
         """Returns when nothing is being written any more.
@@ -139,8 +146,6 @@ class Checkpoints:
         """
         with self._failures("could not be written"):
             self._manager.wait_until_finished()
-            if self._saving is not None and leads():
-                _note_files(self.directory / str(self._saving))
         self._saving = None
 
     def set_aside(self, step: int, error: DamagedCheckpoint) -> str:
@@ -157,18 +162,31 @@ class Checkpoints:
         agreed(step)  # everybody has looked
         aside = self.directory.parent / "damaged" / str(step)
         if leads():
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            (self.directory / str(step)).rename(aside)
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.parent.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(aside)
+            except OSError as failure:
+                raise cannot_write(aside, failure) from error
         agreed(step)  # it is gone
         self._manager.reload()
         return f"WARNING: {error}. It was moved to {aside}; going on from step {older[-1]} instead"
 
     def close(self) -> None:
         """Waits for the last save and lets go of the folder; raises like `wait`."""
-        self.wait()
-        with self._failures("could not be finished"):
-            self._manager.close()
+        try:
+            self.wait()
+            with self._failures("could not be finished"):
+                self._manager.close()
+        finally:
+            orbax_messages.no_longer(self._messages)
+
+    def _seal(self) -> None:
+        """Lists the files of the checkpoint that has just been written, in Orbax's thread."""
+        for folder in self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            # Orbax writes once more to its own file at the top, which no reader needs.
+            entries = {n: e for n, e in entries_of(folder, FILES).items() if "/" in n}
+            write_atomically(folder / FILES, json.dumps(entries, indent=0, sort_keys=True) + "\n")
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -185,24 +203,8 @@ class Checkpoints:
             raise ProtlmError(f"checkpoint {path} {what}: {_cause(error)} ({kept})") from error
 
 
-def saved_steps(directory: Path) -> list[int]:
-    """Steps of the complete checkpoints in a `checkpoints` folder, ascending."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir())
-
-
-def latest_step(directory: Path) -> int | None:
-    """The newest complete checkpoint in a `checkpoints` folder, None where there is none."""
-    return max(saved_steps(directory), default=None)
-
-
-def read_info(path: Path) -> dict[str, Any]:
-    """The JSON beside a checkpoint's state.
-
-    Raises:
-        ProtlmError: no such checkpoint, unreadable, or of a format this version does not know.
-    """
+def _read_info(path: Path) -> dict[str, Any]:
+    """The JSON beside a checkpoint's state."""
     if not path.is_dir():
         found = saved_steps(path.parent)
         raise ProtlmError(f"no checkpoint at {path}: steps found there are {found or 'none'}")
@@ -239,12 +241,18 @@ def restore_part(path: str | Path, name: str) -> Any:
         ProtlmError: no such checkpoint, or it cannot be read.
     """
     path = Path(path).absolute()
-    read_info(path)
-    return restore_field(path / "state", name)
+    _verify(path, ": copy it again, or read another checkpoint of the run")
+    _read_info(path)
+    return _read_field(path / "state", name)
 
 
 def restore_field(folder: Path, name: str) -> Any:
     """As `restore_part`, of any tree that Orbax stored in a folder of a checkpoint's."""
+    _verify(folder.parent, ": copy it again")
+    return _read_field(folder, name)
+
+
+def _read_field(folder: Path, name: str) -> Any:
     with _reading(folder.parent), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = _stored_tree(folder)
         if name not in stored:
@@ -272,8 +280,8 @@ def _restore(path: Path, args: Any) -> Any:
 
 def _stored_tree(path: Path) -> Any:
     """The saved pytree as nested dicts and lists, with shape and dtype at its leaves."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.metadata(path).item_metadata.tree
+    # The handler itself: a Checkpointer swallows what is wrong with the file.
+    return ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree
 
 
 def _arrays(tree: Any) -> dict[str, str]:
@@ -295,49 +303,67 @@ def _require_same_arrays(path: Path, stored: dict[str, str], wanted: dict[str, s
             )
 
 
-def _note_files(path: Path) -> None:
-    """Writes down how large the files of a complete checkpoint are."""
-    if path.is_dir() and not (path / FILES).exists():
-        sizes = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
-        write_atomically(path / FILES, json.dumps(sizes, indent=0, sort_keys=True) + "\n")
-
-
-def _require_whole(path: Path) -> None:
-    """Compares a checkpoint's files with what was noted; nothing to do where nothing was.
-
-    Raises:
-        DamagedCheckpoint: a file is missing, or has another size.
-    """
-    if not (path / FILES).exists():
-        return
+def _verify(path: Path, remedy: str = "") -> None:
+    """Raises DamagedCheckpoint where a file is not the one that was written."""
     try:
-        sizes: dict[str, int] = json.loads((path / FILES).read_text())
-    except ValueError as error:
-        raise DamagedCheckpoint(f"checkpoint {path} is damaged: {FILES} is not JSON") from error
-    for name, size in sizes.items():
-        file = path / name
-        found = file.stat().st_size if file.exists() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise DamagedCheckpoint(f"checkpoint {path} is damaged: {name} {what}")
+        verify(path, FILES, what=f"checkpoint {path}")
+    except Damaged as error:
+        raise DamagedCheckpoint(f"{error}{remedy}") from error
+
+
+def _verify_for_all_hosts(path: Path) -> None:
+    """As `_verify`, done by the leading host alone; all hosts raise what it finds."""
+    found: ProtlmError | None = None
+    if leads():
+        try:
+            _verify(path)
+        except ProtlmError as error:
+            found = error
+    kinds = (None, DamagedCheckpoint, ProtlmError)
+    number = 0 if found is None else 1 if isinstance(found, DamagedCheckpoint) else 2
+    if kind := kinds[agreed(number)]:
+        raise found or kind(f"checkpoint {path} did not pass the check of the leading host")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    _silence_orbax()
+    """Turns failures that a user can mend into a ProtlmError; tells damage from all others."""
+    orbax_messages.divert()
     try:
         yield
     except Exception as error:
-        # Of several hosts the others may have read their parts well: they cannot turn back. And a
-        # disk that does not answer, or a tree of another program, is no damage.
-        cause = _root(error)
-        elsewhere = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-        other = elsewhere or "structures do not match" in str(cause)
-        kind = ProtlmError if jax.process_count() > 1 or other else DamagedCheckpoint
-        raise kind(
-            f"checkpoint {path} cannot be read: {_first_line(error)}. If it is damaged, remove "
-            f"this folder to continue from an older one"
-        ) from error
+        cause, text = _root(error), f"checkpoint {path} cannot be read: {_first_line(error)}"
+        if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
+            raise ProtlmError(
+                f"{text}. There is too little memory: wait until others have released theirs, or "
+                f"use more devices. The checkpoint is as it was"
+            ) from error
+        if not _has_digests(path) and _is_unreadable(cause):
+            # Of several hosts the others may have read their parts well: they cannot turn back.
+            kind = DamagedCheckpoint if jax.process_count() == 1 else ProtlmError
+            raise kind(
+                f"{text}. If it is damaged, remove this folder to continue from an older one"
+            ) from error
+        if isinstance(cause, OSError | ValueError):
+            raise ProtlmError(f"{text}. The checkpoint is as it was") from error
+        raise
+
+
+def _has_digests(path: Path) -> bool:
+    try:
+        entries = json.loads((path / FILES).read_bytes())
+        return all(isinstance(entry, list) for entry in entries.values())
+    except (OSError, ValueError):
+        return False
+
+
+def _is_unreadable(cause: BaseException) -> bool:
+    """Whether an error of reading is about the format: a file that is missing or does not parse."""
+    if isinstance(cause, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError | KeyError):
+        return True
+    # What TensorStore says of an array or of its database.
+    told = ("DATA_LOSS", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION", "Error opening")
+    return isinstance(cause, ValueError) and str(cause).startswith(told)
 
 
 def _cause(error: BaseException) -> str:
@@ -346,6 +372,8 @@ def _cause(error: BaseException) -> str:
     for number, message in FULL_DISK.items():
         if getattr(error, "errno", None) == number or message in text:
             return f"{message}. Free some space or choose another workdir, and run again"
+    if isinstance(_root(error), OSError):
+        return f"{_first_line(error)}. Choose another workdir"
     return _first_line(error)
 
 
@@ -358,22 +386,3 @@ def _root(error: BaseException) -> BaseException:
 def _first_line(error: BaseException) -> str:
     error = _root(error)
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
-
-
-@functools.cache
-def _silence_orbax() -> None:
-    """Keeps Orbax's log lines and stack traces off the terminal: its failures are raised here.
-
-    After the first of several reads or writes failed, the others report to nobody: to an event
-    loop that is closed, or from coroutines that are dropped.
-    """
-    absl_logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
-    shown = sys.unraisablehook
-
-    def hook(event: Any) -> None:
-        code = getattr(event.object, "cr_code", None)
-        dropped = code is not None and "orbax" in code.co_filename
-        if not dropped and str(event.exc_value) != "Event loop is closed":
-            shown(event)
-
-    sys.unraisablehook = hook

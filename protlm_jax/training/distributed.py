@@ -3,12 +3,14 @@
 Every host runs the same command and holds a part of the same arrays. Two things end a run from
 outside. A machine that is about to go says so (SIGTERM): all hosts save at one step, on which they
 agree, and leave with an exit code that asks for the same command again. A machine that is gone says
-nothing: the others notice within a minute, and leave instead of waiting for it.
+nothing: the others notice within a minute, by a closed connection or by JAX's heartbeats, and leave
+with the same code instead of waiting for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -22,6 +24,7 @@ from typing import Any
 import jax
 
 from protlm_jax.errors import ProtlmError, Stopped
+from protlm_jax.storage.owner import Occupied, owned
 
 HEARTBEAT = 40  # seconds without a word, after which a host counts as gone
 
@@ -67,6 +70,7 @@ def joined(hosts: Hosts | None) -> Iterator[None]:
             f"the hosts do not find each other: {error}. TPU pods, SLURM and Open MPI are "
             f"recognised; elsewhere say --coordinator HOST:PORT --hosts N --host I"
         ) from error
+    _survive_abort()
     try:
         yield
     except Stopped:
@@ -82,20 +86,45 @@ def _leave(error: BaseException) -> None:
     code = 1
     if isinstance(error, ProtlmError):
         print(f"error: {error}", file=sys.stderr)
-    elif isinstance(error, jax.errors.JaxRuntimeError):
+    elif isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
         first = str(error).strip().splitlines()[0][:300]
-        print(
-            f"error: host {jax.process_index()} cannot go on: another host is gone, or the network "
-            f"between them ({first}). Start the same command on all hosts again: it goes on from "
-            f"the last checkpoint",
-            file=sys.stderr,
-        )
+        print(_lost(f"host {jax.process_index()}", first), file=sys.stderr)
         code = Stopped.EXIT_CODE
     else:
         traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # an orderly exit would wait for the other hosts
+
+
+def _lost(host: str, reason: str) -> str:
+    return (
+        f"error: {host} cannot go on: another host is gone, or the network between them "
+        f"({reason}). Start the same command on all hosts again: it goes on from the last "
+        f"checkpoint"
+    )
+
+
+_on_abort: Any = None  # the C library holds its address
+
+
+def _survive_abort() -> None:
+    """Ends the process as `_leave` does where JAX aborts it, because a host falls silent.
+
+    JAX does so from a thread of its own. Its public interface has no other way, and the callback
+    that jaxlib takes is called with a value that it cannot convert (0.10). What aborts in a thread
+    of Python's is something else, and ends as ever.
+    """
+    global _on_abort
+    line = _lost("this host", "no sign of life; see above").encode() + b"\n"
+
+    def handle(_: int) -> None:
+        if threading.get_ident() not in [thread.ident for thread in threading.enumerate()]:
+            os.write(2, line)
+            os._exit(Stopped.EXIT_CODE)
+
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
 
 
 def leads() -> bool:
@@ -132,22 +161,53 @@ def require_shared(file: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def owned_by_all(workdir: Path) -> Iterator[None]:
+    """Keeps a run's folder to these hosts while the block runs; called by all of them.
+
+    Raises:
+        ProtlmError: on all hosts, where the leading one does not get the folder.
+    """
+    refused: ProtlmError | None = None
+    with contextlib.ExitStack() as stack:
+        if leads():
+            try:
+                stack.enter_context(owned(workdir, inside=True))
+            except ProtlmError as error:
+                refused = error
+        if agreed(refused is not None):
+            if _joined():  # all leave here together; none is to take the others for lost
+                jax.distributed.shutdown()
+            raise refused or Occupied(f"{workdir}: host 0 does not get the folder of this run")
+        yield
+
+
 class Farewell:
-    """Listens for SIGTERM while it is entered: `with Farewell() as farewell`."""
+    """Notes SIGTERM instead of ending at once: `with Farewell() as farewell`.
+
+    It begins with `listen`, when there is something to save. One that came and was not asked for
+    is passed on to whoever listened before.
+    """
 
     def __init__(self) -> None:
         self._heard = False
         self._before: Any = None
 
     def __enter__(self) -> Farewell:
-        # With several hosts JAX listens, so that they agree on the step.
-        if not _joined() and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def listen(self) -> None:
+        """From now on SIGTERM is noted."""
+        # With several hosts JAX listens, so that they agree on the step.
+        alone = not _joined() and threading.current_thread() is threading.main_thread()
+        if self._before is None and alone:
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+            if self._heard and kind is None and callable(self._before):
+                signal.raise_signal(signal.SIGTERM)
 
     def _hear(self, *_: object) -> None:
         self._heard = True

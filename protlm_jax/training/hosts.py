@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from protlm_jax.training.checkpoints import DamagedCheckpoint
+
 
 def state_of_all(state: bytes) -> bytes:
     """The states of all hosts, joined; called by all of them at the same step."""
@@ -40,6 +42,15 @@ def join(states: Sequence[bytes]) -> bytes:
 
 
 def pick(saved: bytes, host: int) -> bytes:
-    """The state of a host. Of one that was not there, another's, which its data will refuse."""
-    hosts = json.loads(zlib.decompress(saved)).get("hosts")
-    return saved if hosts is None else bytes.fromhex(hosts[host % len(hosts)])
+    """The state of a host. Of one that was not there, another's, which its data will refuse.
+
+    Raises:
+        DamagedCheckpoint: it is no such state.
+    """
+    try:
+        hosts = json.loads(zlib.decompress(saved)).get("hosts")
+        return saved if hosts is None else bytes.fromhex(hosts[host % len(hosts)])
+    except (zlib.error, ValueError) as error:
+        raise DamagedCheckpoint(
+            f"the checkpoint is damaged: the state of its data iterator cannot be read ({error})"
+        ) from error

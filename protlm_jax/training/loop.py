@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,12 @@ from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
+from protlm_jax.sigterm import told_to_end
 from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import write_json
 from protlm_jax.training.assembly import assemble
 from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
-from protlm_jax.training.distributed import Farewell, leads, say
+from protlm_jax.training.distributed import Farewell, leads, owned_by_all, say
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, continue_from
 from protlm_jax.training.metrics import (
@@ -78,10 +79,11 @@ def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
         ProtlmError: a folder of another config, bad data, a loss that is not finite, a full disk.
         Stopped: the process was told to end (SIGTERM) and has saved.
     """
-    claim_workdir(config, workdir)
-    run = Run(config, workdir, load)
-    with contextlib.closing(run):
-        return run.to_the_end()
+    with owned_by_all(workdir):
+        claim_workdir(config, workdir)
+        run = Run(config, workdir, load)
+        with contextlib.closing(run):
+            return run.to_the_end()
 
 
 class Run:
@@ -143,12 +145,12 @@ class Run:
                 if step == train.steps:
                     break
                 if told:
-                    kept = f"step {step} is saved" if step else "nothing was trained yet"
-                    raise Stopped(f"told to end; {kept}: the same command goes on from there")
+                    raise Stopped(told_to_end(step or None))
                 profile.before(step + 1)
                 batch = next(self.batches)
                 tokens = self._all_hosts(count_tokens(batch))
                 self.state, metrics = self.parts.update(self.state, self._put(batch))
+                farewell.listen()  # from now on there is something to save
                 self._read(pending, progress)
                 pending = Pending(step + 1, metrics, tokens)
                 profile.after(pending.step, self.state)
@@ -178,10 +180,12 @@ class Run:
 
     def close(self) -> None:
         """Waits for checkpoints under way; reports what went wrong with them."""
-        try:
-            self.writer.close()
-        finally:
-            self.checkpoints.close()
+        with Farewell() as farewell:
+            farewell.listen()
+            try:
+                self.writer.close()
+            finally:
+                self.checkpoints.close()
 
     def _open(self, split: Split, data: DataConfig | None = None) -> ResumableBatches:
         # TensorFlow comes in here, if the data need it, and nowhere above.
@@ -240,8 +244,7 @@ class Run:
         state, report = continue_from(self.config, fresh, layout, axes, self.load)
         say("\n".join(report.lines()))
         if leads():
-            content = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-            write_atomically(self.workdir / "init.json", content)
+            write_json(self.workdir / "init.json", dataclasses.asdict(report))
         return state
 
     def _due(self, step: int, every: int) -> bool:

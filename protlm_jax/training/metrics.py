@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,6 +17,10 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
+from protlm_jax.storage.files import cannot_write
+
+CHECK = "check"  # the last name of a line: CRC-32 of the others
 
 # Peak bf16 FLOP/s of one JAX device (on TPU v2 and v3 a device is half a chip), by the beginning
 # of `device_kind`; the first that fits counts.
@@ -50,15 +55,17 @@ def require_finite(step: int, value: float, name: str = "loss") -> None:
 class MetricsWriter:
     """Appends to `workdir/metrics.jsonl` and to TensorBoard events in `workdir`.
 
-    A line of metrics.jsonl is one JSON object, "step" first. Numbers are written in full, so that
-    equal text means equal bits; what depends on the clock has a name under "time/". An array with
-    one entry per layer is a list there, and in TensorBoard one curve per layer:
-    `layers/encoder/grad_norm` becomes `layers/encoder/03/grad_norm`.
+    A line of metrics.jsonl is one JSON object, "step" first and last a checksum of the line, which
+    `read_metrics` compares. Numbers are written in full, so that equal numbers mean equal bits;
+    what depends on the clock has a name under "time/". An array with one entry per layer is a list
+    there, and in TensorBoard one curve per layer: `layers/encoder/grad_norm` becomes
+    `layers/encoder/03/grad_norm`.
 
     Args:
         workdir: the run's folder.
         resume_step: the step the run goes on from. Lines and events of later steps are cut, they
-            will be written again; at 0, the beginning, all are cut.
+            will be written again; at 0, the beginning, all are cut. A damaged line before them is
+            kept, with a warning.
 
     Raises:
         ProtlmError: the files cannot be read or written.
@@ -74,7 +81,9 @@ class MetricsWriter:
         with self._failures():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line is written or it is not, and closing has nothing left to fail at.
-            self._lines = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, 0o666)
+            self._lines = open(descriptor, "ab", buffering=0)  # noqa: SIM115 (closed in close)
             self._lines.truncate(_length_until(self.path, resume_step))
             # Two starts within one second would get one name, but for the suffix.
             suffix = f".{resume_step}.{os.getpid()}"
@@ -92,6 +101,7 @@ class MetricsWriter:
         arrays = {name: np.asarray(value) for name, value in values.items()}
         record = {"step": step} | {name: _plain(array.tolist()) for name, array in arrays.items()}
         with self._failures():
+            record[CHECK] = _check(record)
             line = json.dumps(record, allow_nan=False).encode() + b"\n"
             if self._lines.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -121,10 +131,9 @@ class MetricsWriter:
             yield
         except OSError as error:
             self._failed = True
-            raise ProtlmError(
-                f"metrics cannot be written to {self.path}: {error.strerror or error}. Free some "
-                f"space or choose another workdir, and run again"
-            ) from error
+            if error.errno == errno.ELOOP:
+                raise ProtlmError(f"{self.path} is a symbolic link: remove it") from error
+            raise cannot_write(self.path, error) from error
 
 
 class NoMetrics:
@@ -160,22 +169,58 @@ def _plain(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, without their checksums.
+
+    Raises:
+        Damaged: a line is not as it was written; lines of older versions have no checksum.
+        ProtlmError: the file cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return [_parsed(line, file, number) for number, line in enumerate(opened, start=1)]
+    except OSError as error:
+        raise ProtlmError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _parsed(line: bytes, file: Path, number: int) -> dict[str, Any]:
+    """One line, compared with its checksum."""
+    try:
+        record = json.loads(line)
+        check = record.pop(CHECK, None)
+        whole = isinstance(record["step"], int) and check in (None, _check(record))
+        # The one text in a line is its checksum: another one is a checksum of a damaged name.
+        if whole and not any(isinstance(value, str) for value in record.values()):
+            return record
+        reason = "it is not as it was written"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        reason = "it is no JSON object with a step"
+    raise Damaged(f"{file}, line {number} is damaged: {reason}. Remove that line to go on without")
+
+
+def _check(record: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(record).encode()):08x}"
+
+
 def _length_until(path: Path, resume_step: int) -> int:
     """Bytes of the whole lines up to a step; their steps never decrease."""
-    length = 0
-    lines = path.read_bytes().splitlines(keepends=True) if resume_step else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise ProtlmError(
-                    f"{path}, line {number} is damaged: remove that line and run again"
-                ) from error
-            break  # the last one, torn when the run was killed
-        if step > resume_step or not line.endswith(b"\n"):
-            break
-        length += len(line)
+    length = end = 0
+    damaged: list[tuple[int, int]] = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines if resume_step else (), start=1):
+            end += len(line)
+            try:
+                step = _parsed(line, path, number)["step"]
+            except Damaged:
+                damaged.append((number, end))
+                continue
+            if step > resume_step:
+                break
+            if line.endswith(b"\n"):  # it was not torn when the run was killed
+                length = end
+    for number, end in damaged:
+        what = "stays as it is" if end <= length else "is cut off with those of later steps"
+        print(f"WARNING: {path}, line {number} is damaged; it {what}", file=sys.stderr)
     return length
 
 

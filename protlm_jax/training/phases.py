@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import source_name
 from protlm_jax.errors import ProtlmError
 from protlm_jax.recipes import Phase
-from protlm_jax.run_folders import PHASES
-from protlm_jax.storage.files import write_atomically
-from protlm_jax.training.checkpoints import latest_step
-from protlm_jax.training.distributed import leads, say
+from protlm_jax.run_folders import PHASES, latest_step
+from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.training.distributed import leads, owned_by_all, say
 from protlm_jax.training.initial import Load
 from protlm_jax.training.loop import Run, train
 from protlm_jax.workdir import claim_workdir, has_begun
@@ -48,17 +46,18 @@ def train_phases(phases: list[Phase], workdir: Path, load: Load) -> int:
     """
     if not phases[0].name:
         return train(phases[0].config, workdir, load)
-    if (workdir / "config.json").exists():
-        raise ProtlmError(f"{workdir} holds a run without phases: use another --workdir")
-    records = _records(phases, workdir)
-    save = functools.partial(_save, records, workdir)
-    made = 0
-    for number, phase in enumerate(phases):
-        if number + 1 < len(phases) and has_begun(phases[number + 1].folder):
-            _require_complete(phase, phases[number + 1])
-        previous = phases[number - 1] if number else None
-        made += _train_phase(phase, previous, records[number], load, save)
-    return made
+    with owned_by_all(workdir):
+        if (workdir / "config.json").exists():
+            raise ProtlmError(f"{workdir} holds a run without phases: use another --workdir")
+        records = _records(phases, workdir)
+        save = functools.partial(_save, records, workdir)
+        made = 0
+        for number, phase in enumerate(phases):
+            if number + 1 < len(phases) and has_begun(phases[number + 1].folder):
+                _require_complete(phase, phases[number + 1])
+            previous = phases[number - 1] if number else None
+            made += _train_phase(phase, previous, records[number], load, save)
+        return made
 
 
 def _train_phase(
@@ -150,9 +149,9 @@ def _records(phases: list[Phase], workdir: Path) -> list[Record]:
     records = [{"folder": name} for name in names]
     if file.exists():
         try:
-            records = json.loads(file.read_text())["phases"]
+            records = read_json(file, remedy="remove it and run again")["phases"]
             there = [record["folder"] for record in records]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ProtlmError(f"{file} is damaged ({error!r}): remove it and run again") from error
         if there != names:
             raise ProtlmError(
@@ -165,4 +164,4 @@ def _records(phases: list[Phase], workdir: Path) -> list[Record]:
 
 def _save(records: list[Record], workdir: Path) -> None:
     if leads():
-        write_atomically(workdir / PHASES, json.dumps({"phases": records}, indent=1) + "\n")
+        write_json(workdir / PHASES, {"phases": records})

@@ -333,6 +333,15 @@ def test_the_identity_is_that_of_the_data(folder: Path, tmp_path: Path, sequence
         batches(other).restore(state)
 
 
+def test_an_iterator_that_has_read_ahead_goes_on_where_it_is_told(folder: Path) -> None:
+    used, fresh = batches(folder), batches(folder)
+    first = [next(used) for _ in range(3)]
+    state = fresh.state()
+    used.restore(state)
+    assert used.state() == state
+    assert all(equal(next(used), batch) for batch in first)
+
+
 def test_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(ProtlmError, match=r"data\.fasta .* data\.prepared .* both given"):
         DataConfig(fasta="a.fa", prepared="b")

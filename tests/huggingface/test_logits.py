@@ -13,6 +13,7 @@ import pytest
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
+from protlm_jax.models.identity import identity
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -136,6 +137,7 @@ def test_export_comes_back_bit_for_bit(loaded: LoadedModel, exported: Path, tmp_
     assert back.vocabulary == loaded.vocabulary
     assert back.config == loaded.config.replace(mlp_dropout=back.config.mlp_dropout)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, back.params)
+    assert identity(back) == identity(loaded)
     again = export(back, tmp_path / "hf")
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (again / file).read_bytes() == (exported / file).read_bytes()

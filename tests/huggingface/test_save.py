@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zoo
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import export, save
 from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, their_shape
+from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.models import LoadedModel
 
 
@@ -145,3 +149,54 @@ def test_published_configs_are_the_presets() -> None:
         "vocab_size": 128,
     }
     assert EXCHANGES["t5"].from_config(t5) == models.preset("prot_t5_xl")
+
+
+def test_what_a_killed_export_left_is_cleared(tmp_path: Path) -> None:
+    """Also what older versions called by the process, and an export half replaced is put back."""
+    model, target = zoo.loaded("bert"), tmp_path / "hf"
+    before = (export(model, target) / "config.json").read_bytes()
+    for left in (".hf.partial", ".hf.partial-4711", ".hf.replaced-4711"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.safetensors").touch()
+    (tmp_path / ".hf.partially").mkdir()  # somebody else's
+    target.rename(tmp_path / ".hf.replaced")
+    shutil.rmtree(tmp_path / ".hf.replaced-4711")
+    with pytest.raises(ProtlmError, match="as it was"), written_whole(target, replace=True):
+        raise ProtlmError("as it was")
+    assert (target / "config.json").read_bytes() == before
+    (tmp_path / ".hf.replaced").mkdir()
+    export(model, target)
+    assert {p.name for p in tmp_path.iterdir()} == {"hf", ".hf.partially"}
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "hf"
+    for replace in (False, True):
+        with (
+            pytest.raises(ProtlmError, match="is not what it was when writing began"),
+            written_whole(target, replace=replace),
+        ):
+            target.mkdir()
+            (target / "thesis.tex").touch()
+        assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+        assert [p.name for p in target.iterdir()] == ["thesis.tex"]
+        shutil.rmtree(target)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "thesis.tex").touch()
+    target.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ProtlmError, match="is not an empty folder"), written_whole(target):
+        pass
+    with written_whole(target, replace=True) as folder:
+        (folder / "new").touch()
+    assert not target.is_symlink() and [p.name for p in target.iterdir()] == ["new"]
+    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["thesis.tex"]
+
+
+def test_an_export_is_as_private_as_the_umask_says(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        folder = export(zoo.loaded("bert"), tmp_path / "hf")
+    finally:
+        os.umask(old)
+    assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700

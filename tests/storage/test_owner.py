@@ -54,7 +54,11 @@ def test_a_folder_that_is_filled_has_its_lock_inside(tmp_path: Path) -> None:
         assert [p.name for p in (tmp_path / "w").iterdir()] == [".lock"]
         with owned(tmp_path / "w"):  # the place itself is another matter
             pass
-    assert list((tmp_path / "w").iterdir()) == []
+        (tmp_path / "w" / "e").touch()
+    assert [p.name for p in (tmp_path / "w").iterdir()] == ["e"]
+    with owned(tmp_path / "empty", inside=True):
+        pass
+    assert not (tmp_path / "empty").exists(), "what was made for the lock alone"
 
 
 def elsewhere(lock: Path) -> None:

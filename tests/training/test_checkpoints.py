@@ -173,20 +173,104 @@ def test_a_damaged_checkpoint_is_named(checkpoints: Checkpoints) -> None:
     checkpoints.save(10, state, DATA)
     checkpoints.wait()
     path = checkpoints.directory / "10"
-    info = path / "info" / "metadata"
+    largest = max((path / "state").rglob("*"), key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises(DamagedCheckpoint, match=r"state/.* has \d+ bytes instead.*another checkpo"):
+        restore_params(path)
+    with pytest.raises(DamagedCheckpoint, match=r"/10 is damaged: state/.* has \d+ bytes instead"):
+        checkpoints.restore(10, abstract(state))
+
+
+def as_older_versions_wrote_it(path: Path, sizes: bool) -> None:
+    """Leaves a checkpoint without digests, with the sizes of its files or without."""
+    (path / "files.json").unlink()
+    if sizes:
+        found = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
+        (path / "files.json").write_text(json.dumps(found))
+
+
+def test_older_checkpoints_have_no_digests(checkpoints: Checkpoints) -> None:
+    state = make_state()
+    checkpoints.save(10, state, DATA)
+    checkpoints.wait()
+    path = checkpoints.directory / "10"
+    info, metadata = path / "info" / "metadata", path / "state" / "_METADATA"
+    for sizes in (True, False):
+        as_older_versions_wrote_it(path, sizes)
+        assert_equal(checkpoints.restore(10, abstract(state))[0], state)
+        if sizes:
+            info.write_text(json.dumps({"format": 2, "more": 1}))
+            with pytest.raises(DamagedCheckpoint, match="info/metadata has 24 bytes instead"):
+                checkpoints.restore(10, abstract(state))
     info.write_text(json.dumps({"format": 99}))
     with pytest.raises(ProtlmError, match="/10 has format 99"):
         restore_params(path)
     info.write_text(json.dumps({"format": 2}))
+    text = metadata.read_text()
+    metadata.write_text(text[:-3])
+    with pytest.raises(DamagedCheckpoint, match=r"/10 cannot be read: .*from an older one"):
+        checkpoints.restore(10, abstract(state))
+    metadata.write_text(text)
     largest = max((path / "state").rglob("*"), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
-    with pytest.raises(ProtlmError, match=r"checkpoint .*/10 cannot be read: .*older one"):
+    with pytest.raises(DamagedCheckpoint, match=r"/10 cannot be read: OUT_OF_RANGE"):
+        checkpoints.restore(10, abstract(state))
+    largest.unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"/10 cannot be read"):
         restore_params(path)
-    with pytest.raises(DamagedCheckpoint, match=r"/10 is damaged: state/.* has \d+ bytes instead"):
-        checkpoints.restore(10, abstract(state))
-    (path / "files.json").unlink()  # killed before it was written
-    with pytest.raises(DamagedCheckpoint, match=r"checkpoint .*/10 cannot be read"):
-        checkpoints.restore(10, abstract(state))
+
+
+@pytest.mark.parametrize("flips", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_every_flipped_bit_is_found_or_has_no_effect(checkpoints: Checkpoints, flips: int) -> None:
+    """Half of the flips anywhere, and half in files of equal probability."""
+    state = make_state()
+    checkpoints.save(10, state, DATA, {"config": "abc"})
+    checkpoints.wait()
+    path, rng = checkpoints.directory / "10", np.random.default_rng(flips)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    sizes = np.array([file.stat().st_size for file in files])
+    harmless = set()
+    for number in range(flips):
+        file = files[rng.choice(len(files), p=sizes / sizes.sum() if number % 2 else None)]
+        content = file.read_bytes()
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        try:
+            restored, data = checkpoints.restore(10, abstract(state))
+        except DamagedCheckpoint as error:
+            assert str(file.relative_to(path)) in str(error) or file.name == "files.json"
+            with pytest.raises(DamagedCheckpoint):
+                restore_params(path)
+        else:
+            assert_equal(restored, state)
+            assert data == DATA and checkpoints.info(10) == {"format": 2, "config": "abc"}
+            harmless.add(str(file.relative_to(path)))
+        file.write_bytes(content)
+    # What Orbax alone uses while it writes, and spaces between entries.
+    assert harmless <= {"_CHECKPOINT_METADATA", "commit_success.txt", "files.json"}
+    assert_equal(checkpoints.restore(10, abstract(state))[0], state)
+
+
+def test_a_checkpoint_is_sealed_before_it_has_its_name(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"x": jnp.zeros(3)}
+    checkpoints.save(10, state, DATA)
+    while not (checkpoints.directory / "10").exists():
+        time.sleep(0.001)
+    sealed = json.loads((checkpoints.directory / "10" / "files.json").read_text())
+    assert all(digest.startswith("xxh3:") for _, digest in sealed.values())
+    assert {name.partition("/")[0] for name in sealed} == {"state", "data", "info"}
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    checkpoints.save(20, state, DATA)
+    with pytest.raises(ProtlmError, match="20 could not be written: no space left on device"):
+        checkpoints.wait()
+    assert saved_steps(checkpoints.directory) == [10]
 
 
 def test_a_damaged_checkpoint_is_set_aside_while_there_is_an_older_one(
@@ -217,6 +301,7 @@ SAVE_UNTIL_FULL = """
 import resource, sys
 import jax, jax.numpy as jnp
 from protlm_jax.errors import ProtlmError
+from protlm_jax.training import orbax_messages
 from protlm_jax.training.checkpoints import Checkpoints, restore_params, saved_steps
 
 workdir, limit = sys.argv[1], int(sys.argv[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,11 +20,14 @@ import pytest
 from prepared_data import proteins, write_prepared
 from zoo import ZOO
 
+from protlm_jax import cli
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError, Stopped
+from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, saved_steps
 from protlm_jax.training.distributed import Hosts, joined
+from protlm_jax.training.metrics import read_metrics
 
 STEPS = 8
 
@@ -57,7 +61,7 @@ def sections(data: Path, steps: int = STEPS) -> dict[str, Any]:
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     """Lines without their timings."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
@@ -121,10 +125,12 @@ def test_told_to_end_a_run_saves_and_goes_on_bit_for_bit(
     assert loop.train(run, tmp_path / "parts") == STEPS - 5
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
-    # The newest checkpoint breaks: the run goes back to the one before, says so, and ends the same.
+    # One bit of the newest checkpoint flips: the run goes on from the one before, to the same end.
     broken = tmp_path / "whole" / "checkpoints" / str(STEPS)
     state = max((broken / "state").rglob("*"), key=lambda file: file.stat().st_size)
-    os.truncate(state, state.stat().st_size // 2)
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
     assert loop.train(run, tmp_path / "whole") == STEPS - 6
     assert (tmp_path / "whole" / "damaged" / str(STEPS)).is_dir()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -145,6 +151,15 @@ def test_hosts_that_do_not_find_each_other_are_told_how(monkeypatch: pytest.Monk
 # --- in processes of their own -------------------------------------------------------------------
 
 
+COMMAND = """
+import sys
+from protlm_jax import cli
+from protlm_jax.training import distributed
+distributed.HEARTBEAT = 6
+sys.exit(cli.main())
+"""
+
+
 class Run:
     """`protlm train` on some hosts; together they have four devices."""
 
@@ -160,7 +175,7 @@ class Run:
             # A program from the cache may be another than the one that is compiled.
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
-        command = [sys.executable, "-m", "protlm_jax.cli", "train", "--config", str(config)]
+        command = [sys.executable, "-c", COMMAND, "train", "--config", str(config)]
         command += ["--workdir", str(workdir)]
         self.hosts = []
         for host in range(hosts):
@@ -189,15 +204,72 @@ class Run:
         return [host.returncode for host in self.hosts], said
 
 
-@pytest.mark.slow
-def test_several_hosts_train_stop_and_go_on_as_one(data: Path, tmp_path: Path) -> None:
-    steps = 100
-    config = tmp_path / "run.py"
+def write_config(folder: Path, data: Path, steps: int) -> Path:
+    config = folder / "run.py"
     tree = json.dumps(sections(data, steps))
     config.write_text(
         "import json\nfrom ml_collections import ConfigDict\n"
         f"def get_config():\n    return ConfigDict(json.loads({tree!r}))\n"
     )
+    return config
+
+
+@pytest.mark.slow
+def test_a_host_that_falls_silent_ends_the_others(data: Path, tmp_path: Path) -> None:
+    """JAX aborts where it hears no heartbeat; a launcher is to start the command again."""
+    run = Run(write_config(tmp_path, data, 2000), tmp_path / "run", 2)
+    run.reach(3)
+    run.hosts[1].send_signal(signal.SIGSTOP)
+    assert run.hosts[0].wait(timeout=60) == Stopped.EXIT_CODE
+    run.hosts[1].send_signal(signal.SIGCONT)
+    codes, said = run.end()
+    assert codes == [Stopped.EXIT_CODE] * 2, said
+    assert all("another host is gone" in text and "Traceback" not in text for text in said)
+
+
+@pytest.mark.slow
+def test_a_folder_that_another_process_owns_is_refused_on_all_hosts(
+    data: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with owned(workdir, inside=True):
+        codes, said = Run(write_config(tmp_path, data, STEPS), workdir, 2).end()
+    assert codes == [1, 1], said
+    assert f"error: {workdir} is being written by process {os.getpid()} " in said[0]
+    assert not any(workdir.iterdir())
+
+
+@pytest.mark.slow
+def test_other_processes_do_not_disturb_the_first(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command again at random moments, also while the first one stands still."""
+    steps = 300
+    config, workdir = write_config(tmp_path, data, steps), tmp_path / "run"
+    first, rng = Run(config, workdir, 1), random.Random(0)
+    first.reach(1)
+    command = ["train", "--config", str(config), "--workdir", str(workdir)]
+    for number in range(20):
+        time.sleep(rng.uniform(0, 0.1))
+        assert first.hosts[0].poll() is None, "all tries are made while the first one runs"
+        if number % 5 == 4:
+            first.hosts[0].send_signal(signal.SIGSTOP)
+        assert cli.main(command) == 1
+        first.hosts[0].send_signal(signal.SIGCONT)
+        assert f"{workdir} is being written by process" in capsys.readouterr().err
+    codes, said = first.end()
+    assert codes == [0] and f"done: {steps} steps" in said[0]
+    logged = [line["step"] for line in metrics(workdir) if "loss" in line]
+    assert logged == list(range(1, steps + 1))
+    for step in saved_steps(workdir / "checkpoints"):
+        restore_params(workdir / "checkpoints" / str(step))
+    assert not list(workdir.rglob("*tmp*"))
+
+
+@pytest.mark.slow
+def test_several_hosts_train_stop_and_go_on_as_one(data: Path, tmp_path: Path) -> None:
+    steps = 100
+    config = write_config(tmp_path, data, steps)
 
     def train(name: str, hosts: int) -> Path:
         codes, said = Run(config, tmp_path / name, hosts).end()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +22,11 @@ from zoo import ZOO, kinds_first
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.training import loop
+from protlm_jax.storage.owner import Occupied, owned
+from protlm_jax.training import checkpoints, loop
+from protlm_jax.training.assembly import Parts
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
+from protlm_jax.training.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def config(fasta: Path, family: str = "bert", **train: Any) -> RunConfig:
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     """Lines without their timings."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
@@ -158,6 +163,119 @@ def test_a_run_may_leave_out_updates_but_not_for_ever(
         params = restore_params(tmp_path / "checkpoints" / str(step))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     assert list((tmp_path / "plugins" / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("name", ["gradient_norm", "update_norm"])
+def test_what_is_not_finite_beside_the_loss_is_not_saved(
+    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A finite loss says nothing about the update that was made after it."""
+    assemble = loop.assemble
+
+    def broken(run: RunConfig) -> Parts:
+        parts = assemble(run)
+        copy, steps = dataclasses.replace(parts), itertools.count(1)
+
+        def update(*arguments: Any) -> Any:
+            state, metrics = parts.update(*arguments)
+            bad = {name: float("nan")} if next(steps) == 3 else {}
+            return state, {**metrics, **bad}
+
+        vars(copy)["update"] = update
+        return copy
+
+    monkeypatch.setattr(loop, "assemble", broken)
+    with pytest.raises(ProtlmError, match=f"{name} is nan at step 3"):
+        loop.train(config(fasta, checkpoint_every=1, keep=9, evaluate_every=0), tmp_path)
+    assert saved_steps(tmp_path / "checkpoints") == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(fasta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 5 steps with checkpoints of 4 and 5."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    loop.train(config(fasta, steps=5, evaluate_every=0), workdir)
+    assert saved_steps(workdir / "checkpoints") == [4, 5]
+    return workdir
+
+
+FAILURES = {
+    "device memory": (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "too little memory"),
+    "TensorStore's": (ValueError("RESOURCE_EXHAUSTED: no memory"), "too little memory"),
+    "memory": (MemoryError(), "too little memory"),
+    "permission": (PermissionError(13, "Permission denied"), "Permission denied"),
+    "interruption": (KeyboardInterrupt(), None),
+    "a bug": (AttributeError("no such field"), None),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_that_is_no_damage_moves_nothing(
+    fasta: Path, two_checkpoints: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    error, message = FAILURES[failure]
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "_restore", fail)
+    seal = two_checkpoints / "checkpoints" / "5" / "files.json"
+    files = [p for p in (two_checkpoints / "checkpoints").rglob("*") if p.is_file() and p != seal]
+    before, content = [p.stat().st_mtime_ns for p in files], seal.read_bytes()
+    for sealed in (True, False):
+        if not sealed:
+            seal.unlink()
+        with pytest.raises(ProtlmError if message else type(error), match=message):
+            loop.train(config(fasta, steps=6, evaluate_every=0), two_checkpoints)
+        assert [p.stat().st_mtime_ns for p in files] == before
+        assert not (two_checkpoints / "damaged").exists()
+    seal.write_bytes(content)
+
+
+def test_a_damaged_data_iterator_takes_the_checkpoint_before(
+    fasta: Path, two_checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(two_checkpoints, workdir)
+    with pytest.MonkeyPatch.context() as patch:  # a checkpoint that is sealed, and holds rubbish
+        patch.setattr(loop, "state_of_all", lambda _: b"rubbish")
+        loop.train(config(fasta, steps=6, evaluate_every=0), workdir)
+    capsys.readouterr()
+    assert loop.train(config(fasta, steps=7, evaluate_every=0), workdir) == 2
+    said = capsys.readouterr().err
+    assert "WARNING: the checkpoint is damaged: the state of its data iterator" in said
+    assert "going on from step 5 instead" in said
+    assert (workdir / "damaged" / "6" / "data").is_dir()
+
+
+def test_a_run_of_an_older_version_goes_on(
+    fasta: Path, two_checkpoints: Path, tmp_path: Path
+) -> None:
+    """Sizes in place of digests, no checksums in metrics.jsonl, no digest in config.json."""
+    for name in ("new", "old"):
+        shutil.copytree(two_checkpoints, tmp_path / name)
+    old = tmp_path / "old"
+    for folder in (old / "checkpoints").iterdir():
+        sealed = json.loads((folder / "files.json").read_text())
+        sizes = {name: size for name, (size, _) in sealed.items()}
+        (folder / "files.json").write_text(json.dumps(sizes))
+    lines = "".join(json.dumps(line) + "\n" for line in read_metrics(old / "metrics.jsonl"))
+    (old / "metrics.jsonl").write_text(lines)
+    fields = json.loads((old / "config.json").read_text())
+    del fields["digest"]
+    (old / "config.json").write_text(json.dumps(fields, indent=2))
+    for name in ("new", "old"):
+        assert loop.train(config(fasta, steps=6, evaluate_every=0), tmp_path / name) == 1
+    assert_same_run(tmp_path / "new", old)
+
+
+def test_a_folder_has_one_owner(fasta: Path, tmp_path: Path) -> None:
+    with (
+        owned(tmp_path, inside=True),
+        pytest.raises(Occupied, match=f"{tmp_path} is being written by process"),
+    ):
+        loop.train(config(fasta), tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_of_another_config_is_refused_and_untouched(fasta: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -19,10 +18,12 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.digests import Damaged
 from protlm_jax.training.metrics import (
     MetricsWriter,
     ProgressReporter,
     Throughput,
+    read_metrics,
     require_finite,
 )
 
@@ -36,7 +37,7 @@ def write(workdir: Path, resume_step: int, steps: range) -> None:
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return read_metrics(workdir / "metrics.jsonl")
 
 
 def events(workdir: Path) -> list[Event]:
@@ -96,10 +97,46 @@ def test_torn_last_line(
     assert path.read_text() == "".join(whole[: min(resume_step, torn.count("\n"))])
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
-    with pytest.raises(ProtlmError, match="metrics.jsonl, line 2 is damaged"):
-        MetricsWriter(tmp_path, 3)
+def test_every_flipped_bit_of_a_line_is_named_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, 0, range(1, 5))
+    file = tmp_path / "metrics.jsonl"
+    whole, text = lines(tmp_path), file.read_bytes()
+    start, end = (len(b"".join(text.splitlines(keepends=True)[:n])) for n in (1, 2))
+    for bit in range(8 * start, 8 * end):
+        damaged = bytearray(text)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            assert read_metrics(file) == whole, bit  # such as E+01 for e+01
+        except Damaged as error:
+            assert f"{file}, line 2 is damaged" in str(error)
+            if bit % 97 == 0:
+                MetricsWriter(tmp_path, 4).close()
+                assert file.read_bytes() == damaged
+                warning = f"WARNING: {file}, line 2 is damaged; it stays as it is"
+                assert capsys.readouterr().err.strip() == warning
+    file.write_bytes(text.replace(b'"step": 3', b'"step": 2'))
+    MetricsWriter(tmp_path, 2).close()
+    assert lines(tmp_path) == whole[:2]
+    assert "line 3 is damaged; it is cut off with" in capsys.readouterr().err
+
+
+def test_lines_of_older_versions_have_no_checksum(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 1.5}\n{"step": 2, "x": [1, null]}\n')
+    assert read_metrics(file) == [{"step": 1, "loss": 1.5}, {"step": 2, "x": [1, None]}]
+    write(tmp_path, 2, range(3, 5))
+    assert [line["step"] for line in read_metrics(file)] == [1, 2, 3, 4]
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "metrics.jsonl").symlink_to("victim")
+    with pytest.raises(ProtlmError, match="metrics.jsonl is a symbolic link: remove it"):
+        MetricsWriter(tmp_path, 0)
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
@@ -111,7 +148,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ProtlmError, match="metrics cannot be written to .*/file/metrics.jsonl"):
+    with pytest.raises(ProtlmError, match="cannot write .*/file/metrics.jsonl: .*another place"):
         MetricsWriter(tmp_path / "file", 0)
 
 
@@ -123,7 +160,7 @@ def test_a_full_disk_is_one_message(tmp_path: Path, which: str) -> None:
         writer._lines = full
     else:
         writer._events._py_recordio_writer._writer = full
-    with pytest.raises(ProtlmError, match=r"metrics.jsonl: No space left on device. Free some"):
+    with pytest.raises(ProtlmError, match=r"metrics.jsonl: No space left on device; free some"):
         writer.write(1, {"loss": 1.0})
         writer.flush()
     writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from protlm_jax.evaluation import verbs
 from protlm_jax.huggingface import load_model, load_source, provenance
 from protlm_jax.recipes import load_recipe
 from protlm_jax.run_folders import newest_run
+from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop, phases
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
+from protlm_jax.training.metrics import read_metrics
 from protlm_jax.training.phases import train_phases
 from protlm_jax.vocabularies import AMINO_ACIDS
 from protlm_jax.workdir import read_config
@@ -80,7 +83,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    read = read_metrics(run / "metrics.jsonl")
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read]
 
 
@@ -210,6 +213,16 @@ def test_a_complete_recipe_has_nothing_to_do(
         assert train(recipe, moved) == 0, "the paths of a moved folder are not its config"
     finally:
         moved.rename(whole)
+
+
+def test_one_process_at_a_time_trains_the_phases(
+    recipe: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
+    with owned(whole, inside=True):
+        assert train(recipe, whole, "--config.train.steps=9") == 1
+    assert f"error: {whole} is being written by process {os.getpid()} " in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*")} == before
 
 
 @pytest.mark.parametrize(

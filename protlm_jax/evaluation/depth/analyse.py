@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +28,7 @@ from protlm_jax.evaluation.depth.metrics import (
     resolve,
     why_not,
 )
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial, digest
+from protlm_jax.evaluation.depth.partial import NOTHING, Partial
 from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet, Stat
 from protlm_jax.evaluation.depth.programs import block_sizes
 from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, stacked
@@ -35,6 +37,7 @@ from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
 from protlm_jax.evaluation.heldout import RATE
 from protlm_jax.models.build import build
 from protlm_jax.models.flops import forward_flops_per_token
+from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 
 POINTS = 1024  # positions on which similarities are estimated
@@ -77,12 +80,12 @@ def analyse(
     began = time.perf_counter()
     names = resolve(metrics)
     loaded = in_float32(loaded)
-    model = "" if folder is None else digest(loaded)
+    about = "" if folder is None else [identity(loaded), _digest(sequences)]
     at_levels: list[dict[str, Measured]] = []
     for rate in (RATE,) if noise_levels is None else checked_levels(loaded, noise_levels):
         proteins = prepare(loaded, sequences, length, seed, rate)
         place = folder if folder is None or noise_levels is None else folder / f"noise-{rate:g}"
-        settings = [model, positions, seed, rate, proteins.names, proteins.pieces, proteins.length]
+        settings = [about, positions, seed, rate, proteins.names, proteins.pieces, proteins.length]
         keeps = functools.partial(_keep, place, settings)
         at_levels.append(
             {
@@ -192,6 +195,11 @@ def measure_batch(
     return jax.device_get(found)
 
 
+def _digest(sequences: Mapping[str, str]) -> str:
+    content = json.dumps(list(sequences.items())).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def in_float32(loaded: LoadedModel) -> LoadedModel:
     """The same model computing in float32: effects of late layers are small differences."""
     if loaded.config.dtype == "float32":
@@ -205,7 +213,7 @@ def _keep(
     """Where one measurement of a stack is kept."""
     if folder is None:
         return NOTHING
-    return Partial(folder / f"{'-'.join(filter(None, (stack, what)))}.npz", [*settings, *metrics])
+    return Partial(folder / f"{'-'.join(filter(None, (stack, what)))}.part", [*settings, *metrics])
 
 
 def _by_level(each: list[Measured], levels: Sequence[float]) -> Measured:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.digests import FASTEST, digest_of_data
 from protlm_jax.storage.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds between two savings
 Arrays = dict[str, np.ndarray]
@@ -23,9 +24,9 @@ class Partial:
     """Arrays of one measurement, kept every half a minute.
 
     Args:
-        path: .npz file; None keeps nothing.
-        settings: JSON of all that the arrays depend on, `digest` of the model among it; what was
-            kept under others is not taken over.
+        path: a file, the digest of an .npz and the .npz itself; None keeps nothing.
+        settings: JSON of all that the arrays depend on, the model's `identity` among it; what was
+            kept under others, or is damaged, is not taken over.
     """
 
     def __init__(self, path: Path | None, settings: Any = None) -> None:
@@ -42,7 +43,12 @@ class Partial:
         """How many steps the kept arrays stand for, and these; (0, {}) where nothing fits."""
         if self.path is None or not self.path.exists():
             return 0, {}
-        with np.load(self.path) as file:
+        told, _, content = self.path.read_bytes().partition(b"\n")
+        algorithm = told.decode(errors="replace").partition(":")[0]
+        if algorithm != FASTEST or digest_of_data(content, algorithm).encode() != told:
+            log.warning("%s is damaged: it is measured from the beginning", self.path)
+            return 0, {}
+        with np.load(io.BytesIO(content)) as file:
             if str(file["settings"]) != self.settings:
                 return 0, {}
             arrays = {name: file[name] for name in file.files if name != "settings"}
@@ -55,16 +61,9 @@ class Partial:
         buffer = io.BytesIO()
         about = {"settings": np.array(self.settings), "steps": np.array(steps)}
         np.savez(buffer, **about, **arrays)  # type: ignore[arg-type]
-        write_atomically(self.path, buffer.getvalue())
+        content = buffer.getvalue()
+        write_atomically(self.path, digest_of_data(content).encode() + b"\n" + content)
         self.saved = time.monotonic()
 
 
 NOTHING = Partial(None)
-
-
-def digest(loaded: LoadedModel) -> str:
-    """Of the architecture and every parameter."""
-    total = hashlib.sha256(json.dumps(loaded.config.to_dict()).encode())
-    for leaf in jax.tree.leaves(loaded.params):
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()

@@ -37,8 +37,9 @@ noise_levels: masked and diffusion models are measured once more at each of thes
 
 DIR gets, for each model, NAME.npz with every mean and its sums by protein and NAME.json with
 the names of their dimensions; depth.csv, one row for each number with its 95 % interval
-(bootstrap over proteins); depth.json, the numbers that sum up each model; and report.html,
-which says in words what they show. The same command again goes on after a kill.
+(bootstrap over proteins); depth.json, the numbers that sum up each model; report.html, which
+says in words what they show; and digests.json, the digests of these files. The same command
+again goes on after a kill. A second process on one DIR is refused.
 """
 
 
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> No
     members: list[Member] = []
     for source in arguments.model:
         loaded, sequences, length = _prepared(arguments, source, load)
-        name = _name(source, ["depth", *(member.title for member in members)])
+        name = _name(source, ["depth", "digests", "partial", *(member.title for member in members)])
         for title, model in _with_control(name, loaded, arguments.control).items():
             print(f"{title}: {len(sequences)} proteins", flush=True)
             once = functools.partial(_measured, arguments, title, model, sequences, metrics, length)
@@ -173,12 +174,13 @@ def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, Lo
 
 
 def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]:
-    """The files of a study: arrays, tables, and the report."""
+    """The files of a study: arrays, tables, the report, and the digests of all of them."""
     import json
 
     from protlm_jax import report
     from protlm_jax.evaluation.depth import files
     from protlm_jax.evaluation.depth.study import study, tidy
+    from protlm_jax.storage.digests import SEAL, seal
     from protlm_jax.storage.files import write_atomically
 
     folder = arguments.output
@@ -196,8 +198,22 @@ def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]
         "positions": members[0].analysis.positions,
         "seconds": sum(member.analysis.cost["seconds"] for member in members),
     }
+    written.append(table)
+    seal(folder, only=written)
+    _clear(folder / "partial", [member.title for member in members])
     report.write(page, {"depths": study(members), "run": about})
-    return [*written, table, page]
+    return [*written, page, folder / SEAL]
+
+
+def _clear(partial: Path, titles: Sequence[str]) -> None:
+    """Removes the sums that were kept in case of a kill."""
+    import contextlib
+    import shutil
+
+    for title in titles:
+        shutil.rmtree(partial / title, ignore_errors=True)
+    with contextlib.suppress(OSError):  # something else is in it
+        partial.rmdir()
 
 
 def _name(source: str, taken: Sequence[str]) -> str:

@@ -8,32 +8,56 @@ killed goes on where it stopped. A manifest beside the output says what was done
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from protlm_jax.data.fasta import Record, read_every_record
+from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import formats, memory, summary
 from protlm_jax.evaluation.embedding.engine import Engine, for_reading
-from protlm_jax.evaluation.embedding.input import Survey, survey_file, together
+from protlm_jax.evaluation.embedding.input import InputChanged, Survey, again, survey_file, together
 from protlm_jax.evaluation.embedding.parts import Collector, Failure, Parts, differences
 from protlm_jax.evaluation.embedding.sequences import make_engine, resolve_window
 from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted
 from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
+from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.owner import owned
 from protlm_jax.vocabularies import ResiduePolicy
 
-FORMAT = 1
+FORMAT = 2  # of the manifest and of parts
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A FASTA file, how it is read, what is in it, and what its proteins are called."""
+
+    path: Path
+    policy: ResiduePolicy
+    keys: formats.Keys
+    survey: Survey
+
+    def records(self, parts: Parts) -> Iterator[tuple[int, str, Record]]:
+        """Place, key and record of each protein with an embedding; of equal keys the first."""
+        seen: set[str] = set()
+        for place, record in again(self.path, self.policy, self.survey):
+            if not isinstance(record, Record) or not parts.has(place):
+                continue
+            key = formats.key_of(self.keys, place, record.id, record.sequence)
+            if self.keys == "md5":
+                if key in seen:
+                    continue
+                seen.add(key)
+            yield place, key, record
 
 
 def embed_file(
@@ -48,6 +72,7 @@ def embed_file(
     tokens_per_batch: int | None = None,
     devices: int | None = None,
     policy: ResiduePolicy = ResiduePolicy(),
+    keys: formats.Keys = "number",
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
 ) -> Outcome:
@@ -64,43 +89,51 @@ def embed_file(
         trained: tokens in a row of its training; None where nobody knows.
         tokens_per_batch, devices: as in `embed.embed_sequences`.
         policy: what to do with rare residues and lower case.
+        keys: of HDF5's data sets: a protein's place in the input, its name, or the MD5 sum of its
+            residues (of several equal proteins the first is written).
         say, progress: takes lines of text before it starts; draw a bar on a terminal.
 
     Raises:
         ProtlmError: the input as a whole cannot be read, the output not be written, there is too
-            little memory or disk, or an earlier run had other settings.
+            little memory or disk, or what is there is damaged or was made with other settings.
+        Occupied: another process is writing the output.
     """
-    files = formats.targets(output, wanted)
+    files = formats.targets(output, wanted, keys)
     loaded = for_reading(loaded, compute)
     limit = _limit(loaded, window, trained, len(wanted.layers))
-    survey = survey_file(loaded, path, limit, policy)
-    settings = _settings(loaded, wanted, limit, policy, survey.digest)
-    manifest = output.with_name(output.name + ".json")
     folder = output.with_name(output.name + ".work")
-    if (made := _finished(manifest, files, settings, folder)) is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
-        return summary.outcome(made, output, again=True)
-    sizes = survey.residues[survey.residues > 0]
-    engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)
-    parts = Parts.open(folder, settings, wanted, loaded.config.d_model, len(survey.residues))
-    for line in _needs(engine, sizes, folder):
-        say(line)
-    if done := int(parts.done.sum()):
-        say(f"going on: {done:,} proteins are done")
-    _fill(engine, path, policy, survey, parts, progress)
-
-    made = _manifest(settings, files, survey, parts, trained)
-    _assemble(parts, path, policy, files, made)
-    write_atomically(manifest, json.dumps(made, indent=1) + "\n")
-    for file in files:
-        os.replace(folder / file.name, file)
-    parts.remove()
+    with owned(folder, inside=True):
+        survey = survey_file(loaded, path, limit, policy, keys)
+        settings = _settings(loaded, wanted, limit, policy, survey.digest, keys)
+        manifest = output.with_name(output.name + ".json")
+        if (made := _finished(manifest, files, settings)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
+            return summary.outcome(made, output, again=True)
+        sizes = survey.residues[survey.residues > 0]
+        engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)
+        parts = Parts.open(folder, settings, wanted, loaded.config.d_model, len(survey.residues))
+        for line in _needs(engine, sizes, folder):
+            say(line)
+        if done := int(parts.done.sum()):
+            say(f"going on: {done:,} proteins are done")
+        source = _Input(path, policy, keys, survey)
+        try:
+            _fill(engine, source, parts, progress)
+        except InputChanged:
+            parts.remove()  # some may be of other sequences
+            raise
+        made = _manifest(loaded, settings, survey, parts, trained)
+        made |= {"files": _assemble(parts, source, files, made)}
+        write_json(manifest, made)
+        for file in files:
+            os.replace(folder / file.name, file)
+        parts.remove()
     return summary.outcome(made, output)
 
 
 def _manifest(
+    loaded: LoadedModel,
     settings: dict[str, Any],
-    files: dict[Path, tuple[str, ...]],
     survey: Survey,
     parts: Parts,
     trained: int | None,
@@ -108,9 +141,8 @@ def _manifest(
     """What was done, and what was not; `embed_summary` tells it."""
     failures = sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
     return {
-        "format": FORMAT,
+        "model": loaded.name,
         "settings": settings,
-        "files": {file.name: list(vectors) for file, vectors in files.items()},
         "proteins": len(survey.residues),
         "embedded": len(survey.residues) - len(failures),
         "residues": int(survey.residues.sum()),
@@ -129,12 +161,17 @@ def _limit(loaded: LoadedModel, window: int | None, trained: int | None, layers:
 
 
 def _settings(
-    loaded: LoadedModel, wanted: Wanted, limit: int, policy: ResiduePolicy, proteins: str
+    loaded: LoadedModel,
+    wanted: Wanted,
+    limit: int,
+    policy: ResiduePolicy,
+    proteins: str,
+    keys: formats.Keys,
 ) -> dict[str, Any]:
     """All that decides what the numbers are; what is written under others does not mix."""
     return {
-        "model": loaded.name,
-        "parameters": fingerprint(loaded),
+        "format": FORMAT,
+        "identity": identity(loaded),
         "proteins": proteins,
         "layers": list(wanted.layers),
         "of_layers": loaded.config.num_layers,
@@ -143,40 +180,34 @@ def _settings(
         "compute": loaded.config.dtype,
         "window": limit,
         "rare_residues": policy.rare,
+        "keys": keys,
     }
 
 
-def fingerprint(loaded: LoadedModel) -> str:
-    """Tells models apart: architecture, vocabulary, and a sample of every parameter's numbers."""
-    plain = loaded.config.replace(dtype="float32", attention_backend="xla")
-    architecture = plain.to_dict()
-    about = json.dumps([architecture, loaded.vocabulary.to_dict()], sort_keys=True)
-    digest = hashlib.blake2b(about.encode(), digest_size=16)
-    for key, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
-        sample = np.asarray(leaf).reshape(-1)[:: max(1, leaf.size // 4096)]
-        digest.update(jax.tree_util.keystr(key).encode() + np.ascontiguousarray(sample).tobytes())
-    return digest.hexdigest()
-
-
 def _finished(
-    manifest: Path, files: dict[Path, tuple[str, ...]], settings: dict[str, Any], folder: Path
+    manifest: Path, files: dict[Path, tuple[str, ...]], settings: dict[str, Any]
 ) -> dict[str, Any] | None:
     """The manifest of the same work done before; None where nothing was.
 
     Raises:
-        ProtlmError: something else is there.
+        ProtlmError: something else is there, or what was written has changed since.
     """
-    there = [file for file in files if file.exists()]
+    there = [file for file in files if os.path.lexists(file)]
     if not there:
         return None
-    made = json.loads(manifest.read_text()) if manifest.exists() else {}
-    other = differences(made.get("settings", {}), settings)
-    if not other and len(there) == len(files):
-        return made
-    if not other and folder.exists():  # killed between the renames of several files
-        return None
-    why = f"with other settings ({'; '.join(other)})" if made else "by something else"
-    raise ProtlmError(f"{there[0]} was made {why}: delete it, or choose another output")
+    remedy = f"delete {' and '.join(map(str, there))}, or choose another output"
+    if not manifest.exists():
+        raise ProtlmError(f"{there[0]} was made by something else: {remedy}")
+    made = read_json(manifest, remedy=remedy)
+    if other := differences(made.get("settings") or {}, settings):
+        raise ProtlmError(f"{there[0]} was made with other settings ({'; '.join(other)}): {remedy}")
+    told = made.get("files") or {}
+    entries = {file.name: told.get(file.name, {}).get("content") for file in there}
+    try:
+        verify_entries(manifest.parent, entries, what=str(there[0]))
+    except Damaged as error:
+        raise Damaged(f"{error} since it was written: {remedy}") from error
+    return made if len(there) == len(files) else None  # killed between the renames
 
 
 def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
@@ -204,24 +235,18 @@ def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
     return found.lines(free) + (alone if on_cpu and not engine.packs else [])
 
 
-def _fill(
-    engine: Engine,
-    path: Path,
-    policy: ResiduePolicy,
-    survey: Survey,
-    parts: Parts,
-    progress: bool,
-) -> None:
+def _fill(engine: Engine, source: _Input, parts: Parts, progress: bool) -> None:
     """Embeds what is in no part yet."""
     from tqdm import tqdm
 
     collector = Collector(parts)
-    total, before = int(survey.residues.sum()), int(survey.residues[parts.done].sum())
+    residues = source.survey.residues
+    total, before = int(residues.sum()), int(residues[parts.done].sum())
     quiet = None if progress else True  # None draws on a terminal only
     with tqdm(
         total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
     ) as bar:
-        for places, records in together(path, policy, survey.residues):
+        for places, records in together(source.path, source.policy, source.survey):
             done = {i for i, place in enumerate(places) if parts.done[place]}
             for complete in engine.embed([r.sequence for r in records], done):
                 for i, arrays in complete:
@@ -246,22 +271,32 @@ def _fault(arrays: dict[str, np.ndarray], wanted: Wanted) -> str:
 
 
 def _assemble(
-    parts: Parts,
-    path: Path,
-    policy: ResiduePolicy,
-    files: dict[Path, tuple[str, ...]],
-    made: dict[str, Any],
-) -> None:
-    """Writes the output files into the work folder, in the order of the input."""
-    about = {"made_by": "protlm embed", "settings": json.dumps(made["settings"])}
+    parts: Parts, source: _Input, files: dict[Path, tuple[str, ...]], made: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the output files into the work folder, in the order of the input, and checks them.
 
-    def entries(vectors: tuple[str, ...]) -> Iterator[formats.Entry]:
-        for place, record in enumerate(read_every_record(path, policy)):
-            arrays = {name: parts.read(place, name) for name in vectors}
-            if isinstance(record, Record) and all(a is not None for a in arrays.values()):
-                yield place, record.id, len(record.sequence), arrays  # type: ignore[misc]
-
-    for file, vectors in files.items():
-        formats.write_file(
-            parts.folder / file.name, entries(vectors), parts.wanted, parts.width, about
+    Returns:
+        What the manifest says of each.
+    """
+    about = {"made_by": "protlm embed", "model": made["model"]}
+    about["settings"] = json.dumps(made["settings"])
+    told: dict[str, Any] = {}
+    for target, vectors in files.items():
+        file = parts.folder / target.name
+        entries = (
+            formats.Entry(
+                *(place, key, record.id, len(record.sequence)),
+                {name: parts.read(place, name) for name in vectors},
+            )
+            for place, key, record in source.records(parts)
         )
+        file.unlink(missing_ok=True)  # of a killed run; a link of that name is not followed
+        formats.write_file(file, entries, parts.wanted, parts.width, about)
+        expected = (
+            (key, tuple(parts.digest(place, name) for name in vectors))
+            for place, key, _ in source.records(parts)
+        )
+        count = formats.check_file(file, expected, parts.wanted)
+        content = [file.stat().st_size, digest_of(file)]
+        told[target.name] = {"vectors": list(vectors), "proteins": count, "content": content}
+    return told

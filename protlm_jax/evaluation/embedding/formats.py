@@ -2,31 +2,71 @@
 
 HDF5 has the layout of bio_embeddings, which biotrainer and what grew around them read: data sets at
 the root, keyed by the protein's place in the input (from 0), with its name as the attribute
-`original_id`. So names may hold slashes, and occur twice. Iterating goes in the order of the input.
+`original_id`. So names may hold slashes, and occur twice. Other readers expect names or MD5 sums as
+keys, which can be chosen. Iterating goes in the order of the input.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.wanted import Wanted
+from protlm_jax.storage.digests import Damaged, digest_of_data
 
 HDF5 = (".h5", ".hdf5")
 PARQUET = (".parquet",)
 _ROWS = 4096  # rows of a Parquet file that are in memory at once
 
-Entry = tuple[int, str, int, dict[str, np.ndarray]]  # place, name, residues, arrays by vectors
+Keys = Literal["number", "id", "md5"]
 
 
-def targets(output: Path, wanted: Wanted) -> dict[Path, tuple[str, ...]]:
+class Entry(NamedTuple):
+    """What is written of a protein.
+
+    Attributes:
+        place: in the input, from 0.
+        key: of its data set.
+        id: its name.
+        residues: how many.
+        arrays: by vectors.
+    """
+
+    place: int
+    key: str
+    id: str
+    residues: int
+    arrays: dict[str, np.ndarray]
+
+
+Digests = tuple[str, tuple[str, ...]]
+"""Key of an entry, and the digest of each of its arrays."""
+
+
+def key_of(keys: Keys, place: int, name: str, sequence: str) -> str:
+    """The key of a protein's data set."""
+    if keys == "md5":
+        return hashlib.md5(sequence.encode(), usedforsecurity=False).hexdigest()
+    return name if keys == "id" else str(place)
+
+
+def why_no_key(name: str) -> str:
+    """Why HDF5 cannot have a name as a key; "" where it can."""
+    if "/" in name or name in ("", ".", ".."):
+        return f"{name!r} cannot be a key of HDF5, where / and . make a path"
+    return ""
+
+
+def targets(output: Path, wanted: Wanted, keys: Keys = "number") -> dict[Path, tuple[str, ...]]:
     """Which files are written, and the vectors in each.
 
     HDF5 has one kind a file, as its readers expect: of several, `e.h5` stands for `e.residues.h5`,
@@ -47,6 +87,8 @@ def targets(output: Path, wanted: Wanted) -> dict[Path, tuple[str, ...]]:
     _module("pyarrow")
     if "residues" in wanted.vectors:
         raise ProtlmError(f"{output}: Parquet holds vectors of proteins; write residues as .h5")
+    if keys != "number":
+        raise ProtlmError(f"{output}: keys are of .h5; Parquet has the columns record and id")
     if wanted.dtype == "bfloat16":
         raise ProtlmError(f"{output}: Parquet has no bfloat16; choose fp32, fp16 or a .h5 file")
     return {output: wanted.vectors}
@@ -85,18 +127,76 @@ def _write_hdf5(
 ) -> None:
     h5py = _module("h5py")
     kind = _float_type(h5py, wanted.dtype)
-    with h5py.File(path, "w", track_order=True) as file:
+    whole_file = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    whole_file.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)
+    plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    for one in (whole_file, plain):
+        one.set_obj_track_times(False)  # the same embedding is the same bytes
+    unicode = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    unicode.set_char_encoding(h5py.h5t.CSET_UTF8)
+    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, whole_file)) as file:
         file.attrs.update(about)
         file.attrs["layers"] = wanted.layers
-        for place, name, _, arrays in entries:
-            (array,) = arrays.values()
+        for entry in entries:
+            (array,) = entry.arrays.values()
             space = h5py.h5s.create_simple(array.shape)
             # The lower interface takes bfloat16, and half the time.
-            data = h5py.h5d.create(file.id, str(place).encode(), kind, space)
+            data = h5py.h5d.create(file.id, entry.key.encode(), kind, space, plain, unicode)
             whole = h5py.h5s.ALL
             raw = array.view(np.uint16) if wanted.dtype == "bfloat16" else array
             data.write(whole, whole, np.ascontiguousarray(raw), kind)
-            h5py.Dataset(data).attrs["original_id"] = name
+            h5py.Dataset(data).attrs["original_id"] = entry.id
+
+
+def check_file(path: Path, expected: Iterable[Digests], wanted: Wanted) -> int:
+    """Reads a file back and compares each protein's vectors with what was computed.
+
+    Args:
+        path: of `write_file`.
+        expected: of each entry, in their order.
+        wanted: as there.
+
+    Returns:
+        How many proteins it holds.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    read = _hdf5_digests if path.suffix in HDF5 else _parquet_digests
+    count = 0
+    try:
+        for count, pair in enumerate(itertools.zip_longest(expected, read(path, wanted)), start=1):
+            if pair[0] != pair[1]:
+                raise OSError(f"entry {count} differs")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # of the formats' readers
+        raise Damaged(
+            f"{path} was not written as it was computed ({error}): the disk or the memory is at "
+            "fault; run the same command again"
+        ) from error
+    return count
+
+
+def _hdf5_digests(path: Path, wanted: Wanted) -> Iterator[Digests]:
+    h5py = _module("h5py")
+    kind = _float_type(h5py, wanted.dtype)
+    with h5py.File(path) as file:
+        for key in file:
+            data = file[key]
+            raw = np.empty(data.shape, np.uint16 if kind.get_size() == 2 else np.uint32)
+            data.id.read(h5py.h5s.ALL, h5py.h5s.ALL, raw, kind)
+            yield key, (digest_of_data(raw.data),)
+
+
+def _parquet_digests(path: Path, wanted: Wanted) -> Iterator[Digests]:
+    parquet = _module("pyarrow.parquet")
+    names = columns(wanted)
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS):
+            flat = [batch[name].flatten().to_numpy(zero_copy_only=False) for name in names]
+            stacked = np.stack([x.reshape(len(batch), -1) for x in flat], axis=1)
+            split = np.split(stacked, len(wanted.vectors), axis=1)
+            for row, place in enumerate(batch["record"].to_pylist()):
+                yield str(place), tuple(digest_of_data(array[row].tobytes()) for array in split)
 
 
 def _float_type(h5py: ModuleType, dtype: str) -> Any:
@@ -123,7 +223,7 @@ def _write_parquet(
     schema = arrow.schema(fields, metadata=about)
     with parquet.ParquetWriter(path, schema) as writer:
         for rows in _chunks(entries):
-            places, names, residues, arrays = zip(*rows, strict=True)
+            places, _, names, residues, arrays = zip(*rows, strict=True)
             table = [arrow.array(places), arrow.array(names), arrow.array(residues, arrow.int32())]
             for vectors in wanted.vectors:
                 stacked = np.stack([a[vectors] for a in arrays]).reshape(len(rows), -1, width)

@@ -12,6 +12,7 @@ import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding.formats import Keys, why_no_key
 from protlm_jax.evaluation.embedding.parts import Failure
 from protlm_jax.evaluation.embedding.plan import windows
 from protlm_jax.models.loaded import LoadedModel
@@ -19,6 +20,10 @@ from protlm_jax.vocabularies import ResiduePolicy
 
 PROTEINS_AT_ONCE = 1 << 16  # sorted by length together,
 RESIDUES_AT_ONCE = 1 << 26  # if they have no more residues than this
+
+
+class InputChanged(ProtlmError):
+    """The input is not what it was when it was surveyed."""
 
 
 @dataclass
@@ -38,17 +43,27 @@ class Survey:
     digest: str = ""
 
 
-def survey_file(loaded: LoadedModel, path: Path, limit: int, policy: ResiduePolicy) -> Survey:
-    """Reads the file for what is in it; a record that the model cannot take is a failure."""
+def survey_file(
+    loaded: LoadedModel,
+    path: Path,
+    limit: int,
+    policy: ResiduePolicy,
+    keys: Keys = "number",
+) -> Survey:
+    """Reads the file for what is in it; a record that the model cannot take is a failure.
+
+    Raises:
+        ProtlmError: the file cannot be read, or proteins' names cannot be `keys`.
+    """
     survey = Survey(np.zeros(0, np.int64))
     residues: list[int] = []
+    lines: dict[str, int] = {}
     digest = hashlib.blake2b(digest_size=16)
     for place, record in enumerate(read_every_record(path, policy)):
         residues.append(0)
-        digest.update(record.id.encode() + b"\n")
+        digest.update(_content(record))
         reason = str(record.error) if isinstance(record, BadRecord) else ""
         if isinstance(record, Record):
-            digest.update(record.sequence.encode() + b"\n")
             try:
                 loaded.vocabulary.encode(record.sequence)
                 residues[-1] = len(record.sequence)
@@ -58,21 +73,42 @@ def survey_file(loaded: LoadedModel, path: Path, limit: int, policy: ResiduePoli
                 found = {"record": place, "id": record.id, "residues": residues[-1]}
                 count = len(windows(residues[-1], limit))
                 survey.windowed.append(found | {"windows": count})
+            if keys == "id" and residues[-1]:
+                _require_key(path, record, lines)
         if reason:
             survey.failures.append(Failure(place, record.line, record.id, reason))
     survey.residues, survey.digest = np.array(residues, np.int64), digest.hexdigest()
     return survey
 
 
+def again(
+    path: Path, policy: ResiduePolicy, survey: Survey
+) -> Iterator[tuple[int, Record | BadRecord]]:
+    """Place and record of all that was surveyed.
+
+    Raises:
+        InputChanged: the file is another one now.
+    """
+    digest, count = hashlib.blake2b(digest_size=16), 0
+    for place, record in enumerate(read_every_record(path, policy)):
+        digest.update(_content(record))
+        count = place + 1
+        if count > len(survey.residues):
+            break
+        yield place, record
+    if count != len(survey.residues) or digest.hexdigest() != survey.digest:
+        raise InputChanged(f"{path} changed while it was read: run the same command again")
+
+
 def together(
-    path: Path, policy: ResiduePolicy, residues: np.ndarray
+    path: Path, policy: ResiduePolicy, survey: Survey
 ) -> Iterator[tuple[list[int], list[Record]]]:
     """Places and records of the proteins that can be embedded, as many as are sorted together."""
     places: list[int] = []
     records: list[Record] = []
     held = 0
-    for place, record in enumerate(read_every_record(path, policy)):
-        if not residues[place] or not isinstance(record, Record):
+    for place, record in again(path, policy, survey):
+        if not survey.residues[place] or not isinstance(record, Record):
             continue
         places.append(place)
         records.append(record)
@@ -82,3 +118,19 @@ def together(
             places, records, held = [], [], 0
     if records:
         yield places, records
+
+
+def _content(record: Record | BadRecord) -> bytes:
+    """What the digest of an input is made of."""
+    sequence = record.sequence + "\n" if isinstance(record, Record) else ""
+    return f">{record.id}\n{sequence}".encode()
+
+
+def _require_key(path: Path, record: Record, lines: dict[str, int]) -> None:
+    """Raises ProtlmError where a name cannot be a key, or is one already."""
+    reason = why_no_key(record.id)
+    if record.id in lines:
+        reason = f"{record.id!r} is also the name in line {lines[record.id]}, and keys differ"
+    if reason:
+        raise ProtlmError(f"{path}, line {record.line}: {reason}; choose --keys number or md5")
+    lines[record.id] = record.line

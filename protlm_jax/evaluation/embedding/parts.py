@@ -1,28 +1,38 @@
 """Results on their way to one file: parts in a work folder, each there whole or not at all.
 
-A part is its header as JSON after eight bytes with its length, and then, for each kind of vectors,
-the arrays of its proteins laid end to end. What is in no part is computed again after a kill.
+A part is the digest of its header, eight bytes with the header's length, the header as JSON, and
+then, for each kind of vectors, the arrays of its proteins laid end to end. The header has a digest
+of each array. What is in no part, or in a damaged one, is computed again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.storage.files import atomic_file, write_atomically
+from protlm_jax.storage.digests import FASTEST, Damaged, digest_of_data
+from protlm_jax.storage.files import atomic_file
+from protlm_jax.storage.json_files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 PART_BYTES = 1 << 26
 PART_SECONDS = 60.0
 SETTINGS = "settings.json"
+
+_DIGEST = 16  # bytes of a header's
+_HEX = 32  # characters of an array's
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,22 @@ class Failure:
 
 def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """The settings that are not what they were, one line each."""
+    if made.get("format") != asked.get("format"):
+        return ["another version of protlm wrote it"]
     return [
         f"{name} was {made.get(name)!r} and is {asked.get(name)!r}"
         for name in sorted(made.keys() | asked.keys())
         if made.get(name) != asked.get(name)
     ]
+
+
+class _File(NamedTuple):
+    """A part: its file, and by vectors where its arrays begin and their digests end to end."""
+
+    path: Path
+    begins: dict[str, int]
+    algorithm: str
+    digests: dict[str, str]
 
 
 class Parts:
@@ -60,7 +81,7 @@ class Parts:
         self._row = np.zeros(records, np.int64)  # proteins before it in its part
         self._start = np.zeros(records, np.int64)  # residues before it in its part
         self._residues = np.zeros(records, np.int64)
-        self._files: list[tuple[Path, dict[str, int]]] = []  # and where each payload begins
+        self._files: list[_File] = []
 
     @classmethod
     def open(
@@ -73,78 +94,123 @@ class Parts:
         """
         file = folder / SETTINGS
         if file.exists():
-            if other := differences(json.loads(file.read_text()), settings):
+            if other := differences(read_json(file, remedy=f"delete {folder}"), settings):
                 raise ProtlmError(
                     f"{folder} holds an unfinished embedding with other settings: "
                     f"{'; '.join(other)}. Use these again, or delete that folder"
                 )
         else:
-            write_atomically(file, json.dumps(settings, indent=1) + "\n")
+            write_json(file, settings)
         parts = cls(folder, wanted, width, records)
         for path in sorted(folder.glob("part-*")):
-            parts._add(path)
+            try:
+                found = parts._add(path)
+            except Damaged:
+                log.warning("%s is damaged: its proteins are computed again", path)
+                path.unlink()
+                continue
+            parts.done[found] = True
         return parts
 
     def write(
         self, results: list[tuple[int, int, dict[str, np.ndarray]]], failures: list[Failure]
     ) -> None:
         """Adds one part: (record, residues, arrays by vectors) of each protein."""
+        flat = {
+            name: [np.ascontiguousarray(arrays[name]).view(np.uint8).data for *_, arrays in results]
+            for name in self.wanted.vectors
+        }
         header: dict[str, Any] = {
             "records": [record for record, _, _ in results],
             "residues": [residues for _, residues, _ in results],
             "failures": [asdict(failure) for failure in failures],
-            "bytes": {
-                name: sum(arrays[name].nbytes for _, _, arrays in results)
-                for name in self.wanted.vectors
+            "bytes": {name: sum(data.nbytes for data in flat[name]) for name in flat},
+            "algorithm": FASTEST,
+            "digests": {
+                name: "".join(digest_of_data(data).rpartition(":")[2] for data in flat[name])
+                for name in flat
             },
         }
         text = json.dumps(header).encode()
-        path = self.folder / f"part-{len(self._files):06d}"
+        text = len(text).to_bytes(8, "little") + text
+        last = int(self._files[-1].path.name.removeprefix("part-")) if self._files else -1
+        path = self.folder / f"part-{last + 1:06d}"
         with atomic_file(path) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in self.wanted.vectors:
-                for _, _, arrays in results:
-                    file.write(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
-        self._add(path)
+            file.write(hashlib.blake2b(text, digest_size=_DIGEST).digest() + text)
+            for arrays in flat.values():
+                for data in arrays:
+                    file.write(data)
+        self.done[self._add(path, check=False)] = True
 
-    def read(self, record: int, vectors: str) -> np.ndarray | None:
-        """The array of one protein; None where there is none."""
-        if self._part[record] < 0:
-            return None
-        path, payloads = self._files[self._part[record]]
+    def read(self, record: int, vectors: str) -> np.ndarray:
+        """The array of one protein that has an embedding.
+
+        Raises:
+            Damaged: it is not what was written.
+        """
+        file = self._files[self._part[record]]
         shape = self.wanted.shape(vectors, int(self._residues[record]), self.width)
         before = self._start if vectors == "residues" else self._row
         dtype = self.wanted.numpy_dtype
         each = len(self.wanted.layers) * self.width * dtype.itemsize
-        offset = payloads[vectors] + int(before[record]) * each
-        raw = np.fromfile(path, np.uint8, math.prod(shape) * dtype.itemsize, offset=offset)
+        offset = file.begins[vectors] + int(before[record]) * each
+        raw = np.fromfile(file.path, np.uint8, math.prod(shape) * dtype.itemsize, offset=offset)
+        if digest_of_data(raw.data, file.algorithm) != self.digest(record, vectors):
+            raise Damaged(
+                f"{file.path} is damaged: run the same command again, which computes it anew"
+            )
         return raw.view(dtype).reshape(shape)
+
+    def digest(self, record: int, vectors: str) -> str:
+        """Of the array that `read` gives."""
+        file, at = self._files[self._part[record]], int(self._row[record]) * _HEX
+        return f"{file.algorithm}:{file.digests[vectors][at : at + _HEX]}"
+
+    def has(self, record: int) -> bool:
+        """Whether a protein has an embedding."""
+        return bool(self._part[record] >= 0)
 
     def remove(self) -> None:
         """Deletes the folder."""
         shutil.rmtree(self.folder)
 
-    def _add(self, path: Path) -> None:
+    def _add(self, path: Path, *, check: bool = True) -> np.ndarray:
+        """Takes a part in, and returns the records that it answers for.
+
+        Raises:
+            Damaged: it is not what was written; nothing is taken in.
+        """
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            told = file.read(_DIGEST)
+            length = file.read(8)
+            text = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
+        if hashlib.blake2b(length + text, digest_size=_DIGEST).digest() != told:
+            raise Damaged(f"{path} is damaged")
+        header = json.loads(text)
         records = np.array(header["records"], np.int64)
         residues = np.array(header["residues"], np.int64)
-        self._part[records] = len(self._files)
-        self._row[records] = np.arange(len(records))
-        self._start[records] = np.cumsum(residues) - residues
-        self._residues[records] = residues
-        self.done[records] = True
-        for fields in header["failures"]:
-            failure = Failure(**fields)
-            self.failures[failure.record] = failure
-            self.done[failure.record] = True
         begins: dict[str, int] = {}
-        at = 8 + length
+        at = _DIGEST + 8 + len(text)
         for name in self.wanted.vectors:
             begins[name] = at
             at += header["bytes"][name]
-        self._files.append((path, begins))
+        self._row[records] = np.arange(len(records))
+        self._start[records] = np.cumsum(residues) - residues
+        self._residues[records] = residues
+        self._part[records] = len(self._files)
+        self._files.append(_File(path, begins, header["algorithm"], header["digests"]))
+        if check:
+            try:
+                for record in records:
+                    for name in self.wanted.vectors:
+                        self.read(record, name)
+            except Damaged:
+                self._part[records] = -1
+                self._files.pop()
+                raise
+        failures = [Failure(**fields) for fields in header["failures"]]
+        self.failures |= {failure.record: failure for failure in failures}
+        return np.concatenate([records, np.array([f.record for f in failures], np.int64)])
 
 
 class Collector:

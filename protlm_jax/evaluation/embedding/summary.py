@@ -22,6 +22,12 @@ def outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outco
         f"{made['residues']:,} residues: {' and '.join(settings['vectors'])}, {what}, "
         f"{settings['dtype']}, computed in {settings['compute']}"
     ]
+    written = min((file["proteins"] for file in made["files"].values()), default=0)
+    if doubles := made["embedded"] - written:
+        lines.append(
+            f"{doubles:,} proteins have the residues of an earlier one, under whose name they are "
+            "written once"
+        )
     trained, window = made["trained_tokens"], settings["window"]
     if trained is not None and window > trained:
         lines.append(

@@ -29,13 +29,15 @@ layers: 0 is the embedding of the tokens before the first block, i is what the f
   norm where the model has one: the hidden_states of transformers. -1 is the last, too. Of
   an encoder-decoder it is the encoder that is read.
 
-output: .h5 or .hdf5 has one data set for each protein, keyed by its place in the input
-  (from 0), with its name as the attribute original_id, as bio_embeddings and biotrainer have
-  it: [residues, d_model] or [d_model], and [layers, ...] where several are asked for. Of
-  several kinds of vectors each has a file: e.residues.h5, e.mean.h5. bf16 reads as fp32.
-  .parquet has one row for each protein, and a column for each kind and layer of vectors.
-  Order and double names are kept. e.h5.json beside it says how it was made, which proteins
-  were read through windows, and which records have no embedding, and why.
+output: .h5 or .hdf5 has one data set for each protein, with its name as the attribute
+  original_id, as bio_embeddings and biotrainer have it: [residues, d_model] or [d_model], and
+  [layers, ...] where several are asked for. Its key is the protein's place in the input (from
+  0), so that double names are kept; --keys id takes the name (which must occur once and have
+  no /), --keys md5 the MD5 sum of the residues as they are read (equal proteins are written
+  once). Of several kinds of vectors each has a file: e.residues.h5, e.mean.h5. bf16 reads as
+  fp32. .parquet has one row for each protein, and a column for each kind and layer of vectors.
+  Order is kept. e.h5.json beside it says how it was made, which proteins were read through
+  windows, which records have no embedding, and why, and the digest of each file.
 
 long proteins: what does not fit at once is read through windows that overlap by half, and
   each residue is taken from the window in which it is farthest from a cut. A mean or max is
@@ -46,8 +48,10 @@ long proteins: what does not fit at once is read through windows that overlap by
   rows (ESM-2 on 1,022 residues) is best read so.
 
 The same command again goes on after a kill: results wait in e.h5.work until the output is
-whole, in all at most twice its size. The exit code is 0 when every record was embedded, 3
-when some were not, 1 on errors.
+whole, in all at most twice its size. An output that is there already is compared with
+e.h5.json first: there is nothing to do where it is what was written from the same input, model
+and settings; anything else is an error. A second process on one output is refused. The exit
+code is 0 when every record was embedded, 3 when some were not, 1 on errors.
 """
 
 
@@ -81,6 +85,10 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument(
         "--tokens_per_batch", type=int, metavar="N",
         help="with padding, on each device; default: what suits it and fits",
+    )  # fmt: skip
+    verb.add_argument(
+        "--keys", choices=("number", "id", "md5"), default="number",
+        help="of the data sets in .h5; default: number",
     )  # fmt: skip
     verb.add_argument("--devices", type=int, metavar="N", help="how many to use; default: all")
 
@@ -117,6 +125,7 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
         tokens_per_batch=arguments.tokens_per_batch,
         devices=arguments.devices,
         policy=ResiduePolicy(rare=data.rare_residues),
+        keys=arguments.keys,
         say=lambda line: print(line, flush=True),
         progress=True,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import flax.linen as nn
 import jax
@@ -34,6 +35,22 @@ def outputs(target: Target) -> int:
 PARTS = ("kernel", "bias")
 """Of a target in a `Readout`: q3_kernel, q3_bias."""
 
+_TAKEN = ("shared", "Dropout_0")  # modules of `Cnn` beside its targets
+
+
+def key(name: str) -> str:
+    """What a target is called among parameters: its name, percent-encoded where need be.
+
+    Names of parameters are joined by slashes; a label's name may hold any character.
+
+    Raises:
+        ProtlmError: there is no name.
+    """
+    if not name:
+        raise ProtlmError("a column of labels has no name: write one into the table's header")
+    quoted = quote(name, safe="")
+    return f"%{ord(quoted[0]):02X}{quoted[1:]}" if quoted in _TAKEN else quoted
+
 
 class Readout(nn.Module):
     """x [rows, D] -> {target: [rows, C]}: one matrix for each target, in one product."""
@@ -46,9 +63,9 @@ class Readout(nn.Module):
         sizes = [outputs(target) for target in self.targets]
         kernels, biases = [], []
         for target, size in zip(self.targets, sizes, strict=True):
-            kernels.append(self.param(f"{target.name}_kernel", self.init, (x.shape[1], size)))
+            kernels.append(self.param(f"{key(target.name)}_kernel", self.init, (x.shape[1], size)))
             zeros = nn.initializers.zeros_init()
-            biases.append(self.param(f"{target.name}_bias", zeros, (size,)))
+            biases.append(self.param(f"{key(target.name)}_bias", zeros, (size,)))
         together = x @ jnp.concatenate(kernels, axis=1) + jnp.concatenate(biases)[None, :]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
         parts = jnp.split(together, ends, axis=1)
@@ -107,7 +124,7 @@ class Cnn(nn.Module):
         hidden = nn.relu(Convolution(CHANNELS, 7, name="shared")(x, protein))
         hidden = nn.Dropout(DROPOUT)(hidden, deterministic=not train)
         return {
-            target.name: Convolution(outputs(target), 7, name=target.name)(hidden, protein)
+            target.name: Convolution(outputs(target), 7, name=key(target.name))(hidden, protein)
             for target in self.targets
         }
 

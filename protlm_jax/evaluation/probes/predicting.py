@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.fasta import BadRecord, read_every_record
+from protlm_jax.data.fasta import BadRecord
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.input import Survey, survey_file, together
+from protlm_jax.evaluation.embedding.input import Survey, again, survey_file, together
 from protlm_jax.evaluation.embedding.summary import listed
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
@@ -54,6 +54,13 @@ def predict(
         ProtlmError: the model is another one.
     """
     require_model(probe, loaded)
+    yield from _predicted(loaded, probe, sequences, progress)
+
+
+def _predicted(
+    loaded: LoadedModel, probe: SavedProbe, sequences: Mapping[str, str], progress: bool
+) -> Iterator[tuple[str, Predicted]]:
+    """`predict`, of the probe's own model."""
     names, about = list(sequences), probe.about
     proteins = [LabelledProtein(name, sequence, {}) for name, sequence in sequences.items()]
     if not proteins:
@@ -102,9 +109,9 @@ def predict_file(
     require_model(probe, loaded)
     survey = survey_file(loaded, path, probe.about["window"], policy)
     cells: dict[int, list[Any]] = {}
-    for places, records in together(path, policy, survey.residues):
+    for places, records in together(path, policy, survey):
         asked = {str(place): record.sequence for place, record in zip(places, records, strict=True)}
-        for place, found in predict(loaded, probe, asked, progress=progress):
+        for place, found in _predicted(loaded, probe, asked, progress):
             cells[int(place)] = [
                 cell for t in targets for cell in _cells(t, found[t.name], probe.about["level"])
             ]
@@ -168,7 +175,7 @@ def _table(
     named = [name for target in targets for name in columns(target, probe.about["level"])]
     writer.writerow(["id", "residues", *named, "error"])
     reasons = {failure.record: failure.reason for failure in survey.failures}
-    for place, record in enumerate(read_every_record(path, policy)):
+    for place, record in again(path, policy, survey):
         residues = int(survey.residues[place]) or ""
         found = cells.get(place, [""] * len(named))
         writer.writerow([record.id, residues, *found, reasons.get(place, "")])
@@ -185,7 +192,7 @@ def _strings(
 ) -> str:
     """Of each protein one record for each target: >id target, and its letters."""
     lines = []
-    for place, record in enumerate(read_every_record(path, policy)):
+    for place, record in again(path, policy, survey):
         if isinstance(record, BadRecord) or place not in cells:
             continue
         for target, letters in zip(targets, cells[place], strict=True):
@@ -202,6 +209,7 @@ def _outcome(probe: SavedProbe, survey: Survey, output: Path) -> Outcome:
         f"{about['model']}, trained on {about['train_proteins']:,} proteins of "
         f"{about['benchmark']}"
     ]
+    lines += [probe.caution] if probe.caution else []
     long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in survey.windowed]
     lines += listed(long, f"longer than {about['window']:,} residues, read through windows")
     failures = [f"line {f.line}, {f.id or 'without a name'}: {f.reason}" for f in survey.failures]

@@ -69,12 +69,14 @@ def fit(
             sums[target.name] = jax.tree.map(np.add, old, more) if old else more
     module = heads.Linear(tuple(targets))
     every = {name: _solutions(s) for name, s in sums.items()}
-    tried = {f"{t.name}_{part}": every[t.name][part] for t in targets for part in heads.PARTS}
+    tried = {
+        f"{heads.key(t.name)}_{part}": every[t.name][part] for t in targets for part in heads.PARTS
+    }
     scores = score(module, {"params": {"readout": tried}}, moments.standard, valid)
     best = {name: values.argmax(axis=0) for name, values in scores.items()}
     inputs = np.arange(source.num_inputs)
     chosen = {
-        f"{t.name}_{part}": every[t.name][part][best[t.name], inputs][None]
+        f"{heads.key(t.name)}_{part}": every[t.name][part][best[t.name], inputs][None]
         for t in targets
         for part in heads.PARTS
     }

@@ -3,26 +3,30 @@
 FOLDER/probes.json         which heads there are, and which did best on validation
 FOLDER/HEAD/heads.npz      and heads.json: the heads of all seeds, at the layer chosen
 FOLDER/HEAD/probe.json     what they were trained on, the model's identity, layer and window
+FOLDER/HEAD/digests.json   the digests of these files
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.files import fingerprint
 from protlm_jax.evaluation.probes import trained
 from protlm_jax.evaluation.probes.run import Probed
 from protlm_jax.evaluation.probes.trained import TrainedHeads
+from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.digests import Damaged, seal, verify
+from protlm_jax.storage.json_files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 _INDEX = "probes.json"
 
 
@@ -32,12 +36,22 @@ class SavedProbe:
 
     Attributes:
         heads: of one input, the layer that validation chose.
-        about: "model" (name), "parameters" (its fingerprint), "vocabulary", "layer", "level",
-            "rows", "window", "compute", "benchmark", "train_proteins", "valid".
+        about: "model" (name), "identity", "vocabulary", "layer", "level", "rows", "window",
+            "compute", "benchmark", "train_proteins", "valid". Format 1 had "parameters" in the
+            place of "identity", the digest of a sample.
     """
 
     heads: TrainedHeads
     about: dict[str, Any]
+
+    @property
+    def caution(self) -> str:
+        """What to say of the check of `require_model`; "" where it compares all numbers."""
+        if "identity" in self.about:
+            return ""
+        return (
+            "an older version wrote the probe: only a sample of the model's parameters was compared"
+        )
 
 
 def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
@@ -48,13 +62,13 @@ def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
     """
     result = probed.result
     scores: dict[str, float] = {}
-    identity = fingerprint(loaded)
+    model = identity(loaded)
     for head, heads in probed.heads.items():
         heads.save(folder / head)
         about = {
             "format": FORMAT,
             "model": loaded.name,
-            "parameters": identity,
+            "identity": model,
             "vocabulary": loaded.vocabulary.name,
             "layer": result["heads"][head]["inputs"]["model"]["best_layer"]["layer"],
             "num_layers": result["num_layers"],
@@ -66,10 +80,11 @@ def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
             "train_proteins": result["benchmark"]["splits"]["train"]["proteins"],
             "valid": {name: float(values.mean()) for name, values in heads.valid.items()},
         }
-        write_atomically(folder / head / "probe.json", json.dumps(about, indent=1) + "\n")
+        write_json(folder / head / "probe.json", about)
+        seal(folder / head)
         scores[head] = float(np.mean(list(about["valid"].values())))
     index = {"heads": scores, "best": max(scores, key=lambda head: scores[head])}
-    write_atomically(folder / _INDEX, json.dumps(index, indent=1) + "\n")
+    write_json(folder / _INDEX, index)
 
 
 def load(folder: Path) -> SavedProbe:
@@ -82,22 +97,45 @@ def load(folder: Path) -> SavedProbe:
         ProtlmError: there is no probe.
     """
     place = folder / "probe" if (folder / "probe" / _INDEX).exists() else folder
+    remedy = "copy it again, or probe again"
     if (place / _INDEX).exists():
-        place = place / json.loads((place / _INDEX).read_text())["best"]
+        index = read_json(place / _INDEX, remedy=remedy)
+        if index.get("best") not in (index.get("heads") or {}):
+            raise ProtlmError(f"{place / _INDEX} names no best head: {remedy}")
+        place = place / index["best"]
     file = place / "probe.json"
     if not file.exists():
         raise ProtlmError(
             f"{folder} holds no probe: name the --output of `protlm probe`, or the folder of one "
             "of its heads"
         )
-    return SavedProbe(trained.load(place), json.loads(file.read_text()))
+    try:
+        verify(place, what=f"probe {place}")
+    except Damaged as error:
+        raise Damaged(f"{error}: {remedy}") from error
+    return SavedProbe(trained.load(place), read_json(file, remedy=remedy))
 
 
 def require_model(probe: SavedProbe, loaded: LoadedModel) -> None:
     """Raises ProtlmError when a model is not the one whose features the heads have learned."""
-    if fingerprint(loaded) != probe.about["parameters"]:
+    if "identity" in probe.about:
+        same = probe.about["identity"] == identity(loaded)
+    else:
+        same = probe.about.get("parameters") == _sampled(loaded)
+    if not same:
         raise ProtlmError(
             f"the probe was trained on features of {probe.about['model']}, and {loaded.name} has "
             "other parameters or another vocabulary: its features mean something else. Give "
             "--model the probe's own model, or probe this one"
         )
+
+
+def _sampled(loaded: LoadedModel) -> str:
+    """How format 1 told models apart: a sample of the parameters, and all fields of the config."""
+    plain = loaded.config.replace(dtype="float32", attention_backend="xla")
+    about = json.dumps([plain.to_dict(), loaded.vocabulary.to_dict()], sort_keys=True)
+    digest = hashlib.blake2b(about.encode(), digest_size=16)
+    for key, leaf in jax.tree_util.tree_leaves_with_path(loaded.params):
+        sample = np.asarray(leaf).reshape(-1)[:: max(1, leaf.size // 4096)]
+        digest.update(jax.tree_util.keystr(key).encode() + np.ascontiguousarray(sample).tobytes())
+    return digest.hexdigest()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,15 @@ from protlm_jax.evaluation.probes import heads
 from protlm_jax.evaluation.probes.batches import Batch
 from protlm_jax.evaluation.probes.moments import Standard
 from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import read_json, write_json
+
+FORMAT = 2  # targets' names are encoded in heads.npz; before, they stood there as they are
+
+# What NumPy raises of an .npz that is none, and Python of JSON that says something else.
+_BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -99,20 +109,21 @@ class TrainedHeads:
             ProtlmError: when they cannot be written.
         """
         arrays = {f"variables/{k}": v for k, v in flatten_dict(self.variables, sep="/").items()}
-        arrays |= {f"valid/{name}": values for name, values in self.valid.items()}
-        arrays |= {f"penalties/{name}": values for name, values in self.penalties.items()}
+        for kind, by_target in (("valid", self.valid), ("penalties", self.penalties)):
+            arrays |= {f"{kind}/{heads.key(name)}": values for name, values in by_target.items()}
         arrays |= {"mean": self.standard.mean, "scale": self.standard.scale}
         arrays |= {"epochs": self.epochs, "best_epoch": self.best_epoch}
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **arrays)
         about = {
+            "format": FORMAT,
             "head": self.head,
             "targets": [dataclasses.asdict(target) for target in self.targets],
             "seeds": self.seeds,
             "units": dict(self.units),
         }
         write_atomically(folder / "heads.npz", file.getvalue())
-        write_atomically(folder / "heads.json", json.dumps(about, indent=2) + "\n")
+        write_json(folder / "heads.json", about)
 
 
 def load(folder: Path) -> TrainedHeads:
@@ -122,11 +133,20 @@ def load(folder: Path) -> TrainedHeads:
         ProtlmError: when files are missing or broken.
     """
     try:
-        about = json.loads((folder / "heads.json").read_text())
-        with np.load(folder / "heads.npz") as file:
-            flat = {tuple(name.split("/")): file[name] for name in file.files}
-        tree = unflatten_dict(flat)
+        about = read_json(folder / "heads.json")
         targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in about["targets"])
+        with np.load(folder / "heads.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        if about.get("format", 1) < FORMAT:  # names stood there as they are
+            for target in targets:
+                old, new = f"/{target.name}", f"/{heads.key(target.name)}"
+                arrays = {name.replace(old, new): array for name, array in arrays.items()}
+        tree = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
+        named = {
+            kind: {t.name: of[k] for t in targets if (k := heads.key(t.name)) in of}
+            for kind in ("valid", "penalties")
+            for of in (tree.get(kind, {}),)
+        }
         return TrainedHeads(
             head=about["head"],
             targets=targets,
@@ -136,10 +156,10 @@ def load(folder: Path) -> TrainedHeads:
             units={name: (mean, sd) for name, (mean, sd) in about["units"].items()},
             epochs=tree["epochs"],
             best_epoch=tree["best_epoch"],
-            valid=tree["valid"],
-            penalties=tree.get("penalties", {}),
+            valid=named["valid"],
+            penalties=named["penalties"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except _BROKEN as error:
         raise ProtlmError(
             f"cannot read trained heads from {folder} ({error}); the folder needs heads.json and "
             "heads.npz as `protlm probe --output` writes them"

@@ -130,7 +130,9 @@ class _Course:
             basis = _basis(moments, kind.penalty)
             # A batch of fewer labels than features overrates its own directions.
             shares = {t: rate / (1 + source.width / n) for t, n in moments.labelled.items()}
-            readout = {f"{t.name}_{part}": shares[t.name] for t in targets for part in PARTS}
+            readout = {
+                f"{heads.key(t.name)}_{part}": shares[t.name] for t in targets for part in PARTS
+            }
             rates = {"readout": readout}
         self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rates, keys)
         self.params = self.state.params

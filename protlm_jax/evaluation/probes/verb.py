@@ -55,7 +55,8 @@ typical use:
   protlm predict --probe probes/where --model hf/esm2 --input new.fasta --output where.csv
 
 The probe is what `protlm probe --output` wrote; of several heads the best on validation is
-applied, or name one: probes/esm2/probe/cnn. A model other than the probe's own is refused.
+applied, or name one: probes/esm2/probe/cnn. A model other than the probe's own
+(or its export) is refused.
 
 .csv has a row for each record: of proteins the class, its probability and those of all
   classes, or the number; of residues a string with a letter for each, or numbers. .fasta has

@@ -15,6 +15,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import partial, verb
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.metrics import METRICS, resolve
+from protlm_jax.storage.digests import Damaged, verify
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 METRIC = "contributions"
@@ -82,7 +83,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
     for file in tmp_path.iterdir():
         file.unlink()
     save = partial.Partial.save
-    mine = "encoder.npz" if len(metrics) > 1 else f"encoder-{metrics[0]}.npz"
+    mine = "encoder.part" if len(metrics) > 1 else f"encoder-{metrics[0]}.part"
 
     def cut(self, done, arrays) -> None:
         save(self, done, arrays)
@@ -105,6 +106,58 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
     if metrics != ["tuned_lens"]:
         analyse(model, sequences, **wanted, seed=1)
         assert seen[steps - 2 :] == list(range(1, steps + 1)), "other settings start anew"
+
+
+def test_what_is_kept_is_checked_and_removed_at_the_end(
+    fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(partial, "EVERY", 0.0)
+    out = tmp_path / "out"
+    words = ("--model", "bert", "--input", str(fasta), "--output", str(out), "--metrics", METRIC)
+    written = verb._written
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "_written", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*words)
+    kept = out / "partial" / "bert" / "encoder.part"
+    content, rng = kept.read_bytes(), np.random.default_rng(0)
+    for at in (3, 40, *rng.integers(len(content), size=30)):
+        kept.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        caplog.clear()
+        assert partial.Partial(kept).load() == (0, {}), at
+        assert "encoder.part is damaged" in caplog.text
+    kept.write_bytes(content)
+    edited = fasta.read_text().replace("A", "G")
+    steps: list[int] = []
+    save = partial.Partial.save
+    monkeypatch.setattr(partial.Partial, "save", lambda s, n, a: steps.append(n) or save(s, n, a))
+    monkeypatch.setattr(verb, "_written", written)
+    run(*words)
+    assert steps == [], "what was kept was taken over"
+    assert not (out / "partial").exists()
+    verify(out)
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        "bert.npz", "bert.json", "depth.csv", "depth.json", "report.html", "digests.json",
+    }  # fmt: skip
+    (out / "mine.txt").write_text("of the user")
+    verify(out)
+    content = (out / "bert.npz").read_bytes()
+    for at in rng.integers(len(content), size=20):
+        (out / "bert.npz").write_bytes(content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :])
+        with pytest.raises(Damaged, match="the content of bert.npz has changed"):
+            verify(out)
+
+    monkeypatch.setattr(verb, "_written", killed)
+    for text in (fasta.read_text(), edited):  # the same names and lengths
+        fasta.write_text(text)
+        steps.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run(*words)
+        assert steps == [1, 2, 3]
 
 
 @pytest.mark.parametrize("positions", ["asked", pytest.param("future", marks=pytest.mark.slow)])

@@ -12,52 +12,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import h5py
 import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
+from embedded import LAST, Records, embed, proteins, read
 from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import parts
 from protlm_jax.evaluation.embedding.engine import Engine
-from protlm_jax.evaluation.embedding.files import embed_file
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
-
-LAST = (2,)
-Records = list[tuple[str, str]]
-
-
-def proteins(count: int, shortest: int = 5, longest: int = 60, seed: int = 0) -> Records:
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(shortest, longest, count)
-    return [(f"p{i}", "".join(rng.choice(list(AMINO_ACIDS), n))) for i, n in enumerate(sizes)]
-
-
-def write(path: Path, records: Records) -> Path:
-    path.write_text("".join(f">{name} of a kind\n{sequence}\n" for name, sequence in records))
-    return path
-
-
-def embed(
-    folder: Path, records: Records, output: str = "e.h5", wanted: Wanted | None = None, **more: Any
-) -> Outcome:
-    """Embeds with the smallest BERT on one device, in batches of 256 tokens."""
-    fasta, model = write(folder / "x.fasta", records), more.pop("model", None) or loaded("bert")
-    more = {"devices": 1, "tokens_per_batch": 256, **more}
-    return embed_file(model, fasta, folder / output, wanted or Wanted(LAST, ("residues",)), **more)
-
-
-def read(path: Path) -> list[tuple[str, str, np.ndarray]]:
-    """(key, original_id, array) of each data set, in the order of the file."""
-    with h5py.File(path) as file:
-        return [(key, file[key].attrs["original_id"], file[key][:]) for key in file]
 
 
 def test_a_file_has_what_the_api_gives(tmp_path: Path, assert_close: Callable[..., None]) -> None:
@@ -99,8 +68,8 @@ def test_bad_records_are_listed_and_the_rest_is_done(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import test_files as here
-from protlm_jax.evaluation.embedding import parts
+import embedded as here
+from protlm_jax.evaluation.embedding import formats, parts
 
 parts.PART_BYTES = 1
 write = parts.Parts.write
@@ -150,7 +119,7 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = (tmp_path / "e.h5").stat().st_mtime_ns
     assert embed(tmp_path, records).summary.startswith("nothing to do: 4 of 4")
     assert (tmp_path / "e.h5").stat().st_mtime_ns == before
-    with pytest.raises(ProtlmError, match="proteins was .* delete it, or choose another"):
+    with pytest.raises(ProtlmError, match="proteins was .* delete .*e.h5, or choose another"):
         embed(tmp_path, proteins(3))
     other = LoadedModel(
         loaded("bert").model,
@@ -158,7 +127,7 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         loaded("bert").vocabulary,
         loaded("bert").name,
     )
-    with pytest.raises(ProtlmError, match="parameters was"):
+    with pytest.raises(ProtlmError, match="identity was"):
         embed(tmp_path, records, model=other)
 
     monkeypatch.setattr(parts.Parts, "remove", lambda self: None)  # as if killed before

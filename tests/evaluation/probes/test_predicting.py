@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
+import jax
 import numpy as np
 import pytest
 from probe_benchmarks import benchmark
 from zoo import loaded
 
-from protlm_jax import cli, huggingface
+from protlm_jax import cli, huggingface, models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probes import saved
+from protlm_jax.evaluation.probe_data import Target
+from protlm_jax.evaluation.probes import saved, trained
+from protlm_jax.evaluation.probes.heads import kind
+from protlm_jax.evaluation.probes.moments import Standard
 from protlm_jax.evaluation.probes.predicting import predict, predict_file
 from protlm_jax.evaluation.probes.run import run
+from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.models.loaded import LoadedModel
 
 SmallModel = Callable[..., LoadedModel]
@@ -126,3 +135,89 @@ def test_the_verb_ends_with_3_when_a_record_is_bad(
     arguments += ["--input", str(fasta), "--output", str(tmp_path / "out.csv")]
     assert cli.main(arguments) == 3
     assert "3 of 4 proteins: where, share" in capsys.readouterr().out
+
+
+def test_a_flipped_bit_of_a_probe_is_seen(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Wherever it is, but between the words of a JSON file."""
+    whole = shutil.copytree(folders["protein"], tmp_path / "out")
+    files = [file for file in whole.rglob("*") if file.is_file()]
+    assert {f.name for f in files} == {
+        "probes.json", "probe.json", "heads.json", "heads.npz", "digests.json",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    for file in (*files, *rng.choice(files, 35)):
+        content = file.read_bytes()
+        at = int(rng.integers(len(content)))
+        file.write_bytes(
+            content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :]
+        )
+        try:
+            saved.load(whole)
+        except ProtlmError as error:
+            assert "\n" not in str(error)
+        else:
+            assert json.loads(file.read_text()) == json.loads(content), f"{file}: {at}"
+        file.write_bytes(content)
+    saved.load(whole)
+
+
+def of_format_1(folder: Path) -> None:
+    """Makes a head's folder what c732700 wrote: no seal, names as they are, a sample's digest."""
+    (folder / "digests.json").unlink()
+    about = json.loads((folder / "probe.json").read_text())
+    del about["digest"], about["identity"]
+    about |= {"format": 1, "parameters": saved._sampled(loaded("bert"))}
+    (folder / "probe.json").write_text(json.dumps(about))
+    heads = json.loads((folder / "heads.json").read_text())
+    del heads["digest"], heads["format"]
+    (folder / "heads.json").write_text(json.dumps(heads))
+    with np.load(folder / "heads.npz") as file:
+        arrays = {unquote(name): file[name] for name in file.files}
+    np.savez(folder / "heads.npz", **arrays)
+
+
+def test_probes_of_older_versions_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    old, fasta = shutil.copytree(folders["protein"], tmp_path / "out"), tmp_path / "new.fasta"
+    of_format_1(old / "probe" / "linear")
+    fasta.write_text(FASTA)
+    said = predict_file(loaded("bert"), saved.load(old), fasta, tmp_path / "old.csv").summary
+    assert "an older version wrote the probe: only a sample" in said
+    new = predict_file(loaded("bert"), saved.load(folders["protein"]), fasta, tmp_path / "new.csv")
+    assert "older version" not in new.summary
+    assert (tmp_path / "old.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
+
+
+def test_a_probe_belongs_to_the_model_and_its_export_alone(folders: dict[str, Path]) -> None:
+    probe, bert = saved.load(folders["protein"]), loaded("bert")
+    config = bert.config.replace(initializer_range=0.7, dropout_rate=0.1)
+    saved.require_model(probe, dataclasses.replace(bert, model=models.build(config), name="hf"))
+    leaves, tree = jax.tree.flatten(bert.params)
+    flat = np.array(leaves[-1])
+    flat.reshape(-1)[-1] += 0.01
+    edited = dataclasses.replace(bert, params=jax.tree.unflatten(tree, [*leaves[:-1], flat]))
+    with pytest.raises(ProtlmError, match="has other parameters"):
+        saved.require_model(probe, edited)
+
+
+@pytest.mark.parametrize("head", ["linear", "cnn", "fnn"])
+def test_labels_names_may_hold_any_character(head: str, tmp_path: Path) -> None:
+    names = ("kcat/Km", "a.b", "shared", "Dropout_0", "é 1%", "valid/x", "%6b")
+    targets = tuple(Target(name, "number") for name in names)
+    network = kind(head).module(targets)
+    x, protein = np.ones((6, 4), np.float32), np.zeros(6, np.int32)
+    variables = network.init(jax.random.key(0), x, protein, 1, False)
+    stacked = jax.tree.map(lambda a: np.asarray(a)[None, None], variables)
+    scores = {name: np.full((1, 1), i / 8) for i, name in enumerate(names)}
+    made = TrainedHeads(
+        head, targets, (0,), stacked, Standard(np.zeros((1, 4)), np.ones((1, 4))),
+        dict.fromkeys(names, (0.0, 1.0)), np.ones((1, 1)), np.ones((1, 1)), scores,
+    )  # fmt: skip
+    made.save(tmp_path)
+    back = trained.load(tmp_path)
+    assert back.valid == scores and [t.name for t in back.targets] == list(names)
+    before = network.apply(variables, x, protein, 1, False)
+    after = network.apply(jax.tree.map(lambda a: a[0, 0], back.variables), x, protein, 1, False)
+    assert set(after) == set(names)
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    with pytest.raises(ProtlmError, match="a column of labels has no name"):
+        kind(head).module((Target("", "number"),)).init(jax.random.key(0), x, protein, 1, False)

@@ -23,10 +23,11 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "mine.csv"
     with file.open("w", newline="") as out:
         rows = csv.writer(out)
-        rows.writerow(["id", "sequence", "split", "where"])
+        rows.writerow(["id", "sequence", "split", "where", "kcat/Km"])
         for split in ("train", "valid", "test"):
             for p in benchmark("protein").splits[split]():
-                rows.writerow([p.id, p.sequence, split, "abc"[int(p.labels["where"])]])
+                where, share = (p.labels[name].item() for name in ("where", "share"))
+                rows.writerow([p.id, p.sequence, split, "abc"[where], share])
     return file
 
 
@@ -50,7 +51,9 @@ def test_writes_all_that_it_says(
     more = ["--input", str(fasta), "--output", str(tmp_path / "new.csv")]
     assert cli.main(["predict", "--model", "m", "--probe", str(folder), *more]) == 0
     rows = (tmp_path / "new.csv").read_text().splitlines()
-    assert rows[0] == "id,residues,where,where probability,where: a,where: b,where: c,error"
+    where = "where,where probability,where: a,where: b,where: c"
+    assert rows[0] == f"id,residues,{where},kcat/Km,error"
+    assert 0 < float(rows[1].split(",")[-2]) < 1
     assert rows[1].startswith("p,7,")
 
 

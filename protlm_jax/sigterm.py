@@ -1,0 +1,124 @@
+"""SIGTERM ends a command with one line and exit code 75, whatever it is doing.
+
+The handler raises `Stopped` in the main thread. Native code there (a compiler, an import) holds it
+back until it returns. A second thread hears of the signal at once, and ends the process after some
+seconds, or at another SIGTERM. Neither happens while somebody else handles the signal, as
+training does from its first update on: then there is a state to save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from protlm_jax.errors import Stopped
+
+_AGAIN = b"\xff"
+GRACE = 5.0  # seconds from the signal to the end; TPU VMs and SLURM give 30
+
+
+def told_to_end(step: int | None) -> str:
+    """What a run says that is told to end when `step` is saved, or nothing."""
+    if step is None:
+        return "told to end; nothing was trained yet: the same command starts it"
+    return f"told to end; step {step} is saved: the same command goes on from there"
+
+
+@contextlib.contextmanager
+def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
+    """While the block runs, SIGTERM ends it with `Stopped`; none of it outside the main thread.
+
+    Args:
+        describe: gives the line for the user.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch = _Watch(describe)
+    before = signal.signal(signal.SIGTERM, watch.stop)
+    woken = signal.set_wakeup_fd(watch.signals.fileno(), warn_on_full_buffer=False)
+    shown, sys.unraisablehook = sys.unraisablehook, watch.unraisable
+    watch.shown = shown
+    try:
+        yield
+    except Exception as error:
+        if watch.told:  # the import of a native module makes an ImportError of it
+            raise Stopped(describe()) from error
+        raise
+    finally:
+        if sys.unraisablehook == watch.unraisable:
+            sys.unraisablehook = shown
+        signal.set_wakeup_fd(woken)
+        signal.signal(signal.SIGTERM, before)
+        watch.close()
+
+
+class _Watch:
+    """Ends the process where the main thread does not, unless SIGTERM has another handler."""
+
+    def __init__(self, describe: Callable[[], str]) -> None:
+        self.describe, self.told = describe, False
+        self.shown: Callable[[Any], object] = sys.__unraisablehook__
+        self._ours, self.signals = socket.socketpair()
+        self.signals.setblocking(False)
+        self._stderr = os.dup(2)  # imports of TensorFlow point it elsewhere for a while
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        self.told = True
+        raise Stopped(self.describe())
+
+    def unraisable(self, event: Any) -> None:
+        """Where Python cannot raise, as in the garbage collector, the signal comes again."""
+        if event.exc_type is Stopped:
+            with contextlib.suppress(OSError):
+                self.signals.send(_AGAIN)
+        else:
+            self.shown(event)
+
+    def close(self) -> None:
+        self.signals.close()  # ends the thread
+        self._thread.join()
+        self._ours.close()
+        os.close(self._stderr)
+
+    def _run(self) -> None:
+        heard, deadline = 0, None
+        while True:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.01)
+            self._ours.settimeout(left)
+            try:
+                numbers = self._ours.recv(64)
+                if not numbers:
+                    return
+            except TimeoutError:
+                numbers = b""
+            heard += numbers.count(signal.SIGTERM)
+            if signal.getsignal(signal.SIGTERM) != self.stop:
+                heard, deadline = 0, None
+                continue
+            if _AGAIN in numbers:
+                heard -= 1
+                time.sleep(0.05)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            if heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
+                self._exit()
+            elif heard and deadline is None:
+                deadline = time.monotonic() + GRACE
+
+    def _exit(self) -> None:
+        os.write(self._stderr, self.describe().encode() + b"\n")
+        flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # a pipe may be full
+        flushing.start()
+        flushing.join(1)
+        os._exit(Stopped.EXIT_CODE)

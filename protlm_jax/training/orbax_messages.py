@@ -1,0 +1,87 @@
+"""What Orbax says while it works: warnings and errors go to a file of the run, or to a logger.
+
+Orbax logs a failed save several times, with stack traces, and raises it as well. The terminal gets
+the one message that is raised; the rest is kept in the run's folder. Where no run is being written,
+the logger `protlm_jax.orbax` passes warnings on to wherever the program's logs go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import logging as absl_logging
+
+FILE = "orbax.log"
+LOGGER = logging.getLogger("protlm_jax.orbax")
+
+
+class _File(logging.Handler):
+    """Appends to a file, which appears with its first line."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # a full disk, which is raised elsewhere
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self.file, flags, 0o666), "a") as opened:
+                opened.write(self.format(record) + "\n")
+
+
+def kept_in(file: Path) -> logging.Handler:
+    """Appends Orbax's warnings and errors to a file from now on."""
+    divert()
+    handler = _File(file)
+    LOGGER.addHandler(handler)
+    LOGGER.propagate = False
+    return handler
+
+
+def no_longer(handler: logging.Handler) -> None:
+    """Ends what `kept_in` began."""
+    LOGGER.removeHandler(handler)
+    LOGGER.propagate = not LOGGER.handlers
+
+
+@functools.cache
+def divert() -> None:
+    """Sends what Orbax logs to `LOGGER`.
+
+    After the first of several parallel reads failed, the others report to an event loop that is
+    closed, or from coroutines that are dropped: these reports are logged too.
+    """
+    absl_logging.get_absl_logger().addFilter(_to_logger)
+    shown = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        if _is_of_a_failed_read(event):
+            LOGGER.debug("after a failed read: %r", event.exc_value)
+        else:
+            shown(event)
+
+    sys.unraisablehook = hook
+
+
+def _to_logger(record: logging.LogRecord) -> bool:
+    if "orbax" not in record.pathname:
+        return True
+    if record.levelno >= logging.WARNING:
+        LOGGER.handle(record)
+    return False
+
+
+def _is_of_a_failed_read(event: Any) -> bool:
+    code = getattr(event.object, "cr_code", None)
+    if code is not None:
+        return "orbax" in code.co_filename
+    frame = event.exc_traceback
+    called_by_nobody = frame is not None and frame.tb_frame.f_code.co_name == "call_soon_threadsafe"
+    return called_by_nobody and str(event.exc_value) == "Event loop is closed"

@@ -1,0 +1,120 @@
+"""SIGTERM ends any verb with one line and exit code 75."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from protlm_jax import cli, huggingface
+from protlm_jax.errors import Stopped
+from protlm_jax.sigterm import ends_at_sigterm, told_to_end
+
+main_thread = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="signals reach the main thread only",
+)
+
+# What holds the main thread back in native code, as a compiler does.
+NATIVE = """
+import hashlib, sys
+from protlm_jax import errors, sigterm
+sigterm.GRACE = float(sys.argv[1])
+try:
+    with sigterm.ends_at_sigterm(lambda: "told to end"):
+        print("begins", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+except errors.Stopped as stopped:
+    print("handled")
+"""
+
+
+@main_thread
+def test_a_verb_that_is_told_to_end_says_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(path: str) -> types.NoReturn:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except Exception as error:  # as libraries do
+            raise AssertionError from error
+        raise AssertionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(huggingface, "load_model", told)
+    assert cli.main(["export", "--model", "m", "--output", str(tmp_path / "o")]) == 75
+    assert capsys.readouterr().err == "told to end; the same command goes on, or starts again\n"
+    assert signal.getsignal(signal.SIGTERM) is before and signal.set_wakeup_fd(-1) == -1
+
+
+@main_thread
+def test_the_line_of_a_run_says_what_is_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*_: object) -> types.NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr("protlm_jax.recipes.load_recipe", told)
+    command = ["train", "--config", "configs/tiny.py:bert", "--workdir", str(tmp_path / "run")]
+    assert cli.main(command) == 75
+    assert capsys.readouterr().err == told_to_end(None) + "\n"
+    (tmp_path / "run" / "checkpoints" / "40").mkdir(parents=True)
+    assert cli.main(command) == 75
+    assert "step 40 is saved: the same command goes on" in capsys.readouterr().err
+
+
+def test_nothing_happens_outside_the_main_thread() -> None:
+    seen = []
+
+    def block() -> None:
+        with ends_at_sigterm(str):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("grace", "signals"), [("0.2", 1), ("60", 2)])
+def test_native_code_is_not_waited_for(grace: str, signals: int) -> None:
+    """After some seconds, or at once when told a second time."""
+    command = [sys.executable, "-c", NATIVE, grace]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begins\n"
+        time.sleep(0.5)
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (Stopped.EXIT_CODE, ("", "told to end\n"))
+
+
+@pytest.mark.slow
+def test_a_run_is_told_to_end_in_its_first_seconds(tmp_path: Path) -> None:
+    """While it imports, reads, compiles; from the moment at which Python runs its first lines."""
+    mask = 1 << signal.SIGTERM - 1
+    for number, delay in enumerate((0.0, 0.7, 2.0, 4.0)):
+        command = [sys.executable, "-m", "protlm_jax.cli", "train", "--workdir"]
+        command += [str(tmp_path / str(number)), "--config", "configs/tiny.py:bert"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        status = Path(f"/proc/{process.pid}/status")
+        while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) & mask:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == Stopped.EXIT_CODE, said
+        assert said.splitlines()[-1].startswith("told to end; "), said
