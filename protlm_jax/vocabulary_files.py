@@ -15,6 +15,7 @@ from typing import Any
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import read_json
 from protlm_jax.vocabularies import VOCABULARIES, Vocabulary, get_vocabulary
 
 FILE = "vocabulary.json"
@@ -84,15 +85,9 @@ def read_vocabulary_file(file: Path) -> Vocabulary:
     Raises:
         ProtlmError: it cannot be read, or is no vocabulary.
     """
+    fields = read_json(file)
+    fields.pop("name", None)
     try:
-        fields = json.loads(file.read_text())
-        if not isinstance(fields, dict):
-            raise ValueError("no JSON object")
-        fields.pop("name", None)
         return custom_vocabulary(**fields)
-    except OSError as error:
-        raise ProtlmError(
-            f"{file} cannot be read ({error.strerror}): the model's vocabulary is kept there"
-        ) from error
-    except (ValueError, TypeError, ProtlmError) as error:
+    except (TypeError, ProtlmError) as error:
         raise ProtlmError(f"{file} is no vocabulary ({error}): copy it again") from error

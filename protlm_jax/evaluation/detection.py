@@ -76,7 +76,7 @@ def evaluate(
             f"{loaded.name} is a discriminator alone: what it detects is what its own generator "
             f"replaced, so give the run that trained both"
         )
-    plain = (normalise(s, record=name) for name, s in sequences.items())
+    plain = (normalise(s, loaded.policy, record=name) for name, s in sequences.items())
     hidden = [h for h in (heldout.hide(s, seed, rate) for s in plain) if len(h.targets)]
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")

@@ -43,9 +43,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 def test_what_the_disk_refuses_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
-    with pytest.raises(
-        ProtlmError, match=r"cannot write .*; choose another place"
-    ):
+    with pytest.raises(ProtlmError, match=r"cannot write .*; choose another place"):
         write_atomically(tmp_path / "a" / "b", "")
     if Path("/dev/full").exists():
         with (

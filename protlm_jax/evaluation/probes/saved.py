@@ -21,6 +21,7 @@ from protlm_jax.evaluation.probes.run import Probed
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
+from protlm_jax.vocabularies import Rare
 
 FORMAT = 1
 _INDEX = "probes.json"
@@ -33,11 +34,16 @@ class SavedProbe:
     Attributes:
         heads: of one input, the layer that validation chose.
         about: "model" (name), "parameters" (its fingerprint), "vocabulary", "layer", "level",
-            "rows", "window", "compute", "benchmark", "train_proteins", "valid".
+            "rows", "window", "rare_residues", "compute", "benchmark", "train_proteins", "valid".
     """
 
     heads: TrainedHeads
     about: dict[str, Any]
+
+    @property
+    def rare_residues(self) -> Rare:
+        """How the proteins that it was trained on were read: X, before it was recorded."""
+        return "keep" if self.about.get("rare_residues") == "keep" else "X"
 
 
 def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
@@ -61,6 +67,7 @@ def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
             "level": result["benchmark"]["level"],
             "rows": probed.rows[head],
             "window": result["window"],
+            "rare_residues": loaded.rare_residues,
             "compute": probed.compute,
             "benchmark": result["benchmark"]["title"],
             "train_proteins": result["benchmark"]["splits"]["train"]["proteins"],
@@ -91,6 +98,23 @@ def load(folder: Path) -> SavedProbe:
             "of its heads"
         )
     return SavedProbe(trained.load(place), json.loads(file.read_text()))
+
+
+def require_reading(probe: SavedProbe, rare: Rare | None, window: int | None) -> None:
+    """Raises ProtlmError when proteins would be read in another way than in the probe's training.
+
+    To refuse rare residues is another matter: what is read is read alike.
+    """
+    if rare in ("X", "keep") and rare != probe.rare_residues:
+        raise ProtlmError(
+            f"the probe was trained with --rare_residues {probe.rare_residues.lower()}: leave the "
+            f"argument away, or probe again"
+        )
+    if window is not None and window != probe.about["window"]:
+        raise ProtlmError(
+            f"the probe was trained with --window {probe.about['window']}: leave the argument "
+            f"away, or probe again"
+        )
 
 
 def require_model(probe: SavedProbe, loaded: LoadedModel) -> None:
