@@ -303,10 +303,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
     data, rate = verbs.data_of(arguments.model), verbs.rate_of(arguments.model)
-    length, policy = verbs.row_of(loaded, arguments.window), verbs.counting(loaded)
-    found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length, policy=policy)
+    length = verbs.row_of(loaded, arguments.window)
+    found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length)
     _finish(found, arguments.output)
-    verbs.say_rare(policy)
+    verbs.say_rare(loaded)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -343,7 +343,6 @@ def _score(arguments: argparse.Namespace) -> int:
 
     loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
     verbs.require_answers(loaded, verbs.data_of(arguments.model))
-    policy = verbs.counting(loaded)
     outcome = score_files.score_file(
         loaded,
         arguments.input,
@@ -352,11 +351,11 @@ def _score(arguments: argparse.Namespace) -> int:
         softmax=arguments.softmax,
         strategy=arguments.strategy,
         wildtype=arguments.wildtype,
-        policy=policy,
+        policy=loaded.policy,
         progress=True,
     )
     print(outcome.summary)
-    verbs.say_rare(policy)
+    verbs.say_rare(loaded)
     return 3 if outcome.failed else 0
 
 

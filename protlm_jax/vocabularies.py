@@ -85,17 +85,21 @@ class ResiduePolicy:
 
 @dataclass
 class RareTally:
-    """Rare residues of the proteins read so far; a protein that is read twice counts once."""
+    """Rare residues of the sequences read so far; one that is read twice counts once."""
 
-    proteins: set[int] = field(default_factory=set)
+    sequences: set[int] = field(default_factory=set)
     letters: Counter[str] = field(default_factory=Counter)
 
-    def count(self, record: str, sequence: str) -> None:
-        """Counts the rare residues of a protein in upper case."""
+    def count(self, sequence: str) -> None:
+        """Counts the rare residues of a sequence in upper case."""
         found = Counter({letter: n for letter in RARE if (n := sequence.count(letter))})
-        if found and (key := hash((record, sequence))) not in self.proteins:
-            self.proteins.add(key)
+        if found and (key := hash(sequence)) not in self.sequences:
+            self.sequences.add(key)
             self.letters += found
+
+
+AS_WRITTEN = ResiduePolicy(rare="keep")
+"""For data that are read before the model is known that will see them."""
 
 
 def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record: str) -> str:
@@ -134,7 +138,7 @@ def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record:
             at + 1,
         )
     if policy.tally is not None:
-        policy.tally.count(record, upper)
+        policy.tally.count(upper)
     if policy.rare == "error" and not set(upper).isdisjoint(RARE):
         at = next(i for i, c in enumerate(upper) if c in RARE)
         raise ResidueError(

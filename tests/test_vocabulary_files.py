@@ -66,9 +66,7 @@ def test_absent_damaged_and_exchanged_files(
         find_vocabulary(vocabulary.name, tmp_path)
     for text in ("{", "[]", "{}", '{"tokens": ["A"], "pad_id": 0}'):
         (tmp_path / "vocabulary.json").write_text(text)
-        with pytest.raises(
-            ProtlmError, match=r"vocabulary.json (is no vocabulary|is not JSON|must hold)"
-        ):
+        with pytest.raises(ProtlmError, match=r"vocabulary.json (is no|is not JSON|must hold)"):
             find_vocabulary(vocabulary.name, tmp_path)
 
 

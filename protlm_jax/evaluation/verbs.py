@@ -54,34 +54,25 @@ def is_run(path: str | Path) -> bool:
 
 
 def with_residues(loaded: LoadedModel, asked: Rare | None) -> LoadedModel:
-    """The model with what is asked to become of U, Z, O and B; None leaves its own choice."""
-    return loaded if asked is None else dataclasses.replace(loaded, rare_residues=asked)
+    """The model with what is asked to become of U, Z, O and B, which it counts from now on.
+
+    None leaves it to the model; see `LoadedModel.rare_residues`.
+    """
+    rare = loaded.rare_residues if asked is None else asked
+    return dataclasses.replace(loaded, rare_residues=rare, tally=RareTally())
 
 
-def counting(loaded: LoadedModel) -> ResiduePolicy:
-    """How the model's sequences are read, with a tally of rare residues; see `rare_line`."""
-    return dataclasses.replace(loaded.policy, tally=RareTally())
-
-
-def rare_line(policy: ResiduePolicy) -> str:
-    """What became of the rare residues that were read; "" where there were none."""
-    if policy.tally is None or not policy.tally.proteins:
-        return ""
+def say_rare(loaded: LoadedModel) -> None:
+    """Prints what became of the rare residues that were read, where there were some."""
+    if loaded.tally is None or not loaded.tally.sequences:
+        return
     done = {
         "X": "read as X (--rare_residues keep reads them as they are)",
         "keep": "read as they are (--rare_residues x reads them as X)",
         "error": "refused",
-    }
-    counts = ", ".join(f"{count:,} {letter}" for letter, count in policy.tally.letters.items())
-    return (
-        f"rare residues: {counts} in {len(policy.tally.proteins):,} proteins, {done[policy.rare]}"
-    )
-
-
-def say_rare(policy: ResiduePolicy) -> None:
-    """Prints what became of rare residues, where there were some."""
-    if line := rare_line(policy):
-        print(line)
+    }[loaded.rare_residues]
+    counts = ", ".join(f"{count:,} {letter}" for letter, count in loaded.tally.letters.items())
+    print(f"rare residues: {counts} in {len(loaded.tally.sequences):,} sequences, {done}")
 
 
 def row_of(loaded: LoadedModel, window: int | None = None) -> int:
@@ -131,7 +122,6 @@ def evaluate(
     rate: float = heldout.RATE,
     *,
     length: int | None = None,
-    policy: ResiduePolicy | None = None,
 ) -> dict[str, Any]:
     """Held-out score against the training frequencies and each protein's own composition.
 
@@ -144,10 +134,9 @@ def evaluate(
         fasta: proteins to score instead of those held out.
         rate: of detection.
         length: tokens in a row; None: those of `data`.
-        policy: of `fasta`; None: the model's.
     """
     require_answers(loaded, data)
-    read = read_fasta(fasta, policy=policy or loaded.policy) if fasta else heldout_records(data)
+    read = read_fasta(fasta, policy=loaded.policy) if fasta else heldout_records(data)
     records = list(read)
     training = training_frequencies(data)
     sequences = {record.id: record.sequence for record in records}

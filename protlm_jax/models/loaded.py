@@ -11,7 +11,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models.build import absent_heads, build
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.models.registry import family_of
-from protlm_jax.vocabularies import Rare, ResiduePolicy
+from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
 if TYPE_CHECKING:
     from protlm_jax.models.config import ModelConfig
@@ -34,6 +34,7 @@ class LoadedModel:
             training.
         row: tokens in a row that the model was made for, special ones included; None where nobody
             knows.
+        tally: where rare residues are counted that are read for this model; None does not count.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class LoadedModel:
     missing: tuple[str, ...] = ()
     rare_residues: Rare = "X"
     row: int | None = None
+    tally: RareTally | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def config(self) -> ModelConfig:
@@ -52,7 +54,7 @@ class LoadedModel:
     @property
     def policy(self) -> ResiduePolicy:
         """How sequences are read for this model."""
-        return ResiduePolicy(rare=self.rare_residues)
+        return ResiduePolicy(rare=self.rare_residues, tally=self.tally)
 
     def with_config(self, **changes: Any) -> LoadedModel:
         """The same parameters in a module whose config has other values in some fields."""

@@ -114,9 +114,8 @@ def _prepared(
 
     loaded, data = verbs.with_residues(load(source), arguments.rare_residues), verbs.data_of(source)
     verbs.require_answers(loaded, data)
-    policy = verbs.counting(loaded)
-    sequences = verbs.drawn(data, arguments.proteins, arguments.input, policy)
-    verbs.say_rare(policy)
+    sequences = verbs.drawn(data, arguments.proteins, arguments.input, loaded.policy)
+    verbs.say_rare(loaded)
     return loaded, sequences, verbs.row_of(loaded, arguments.window)
 
 

@@ -98,7 +98,6 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
         if value is not None and value < 1:
             raise ProtlmError(f"--{name} {value}: it must be at least 1")
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
-    policy = verbs.counting(loaded)
     default = "mean" if arguments.output.suffix in formats.PARQUET else "residues"
     wanted = Wanted(
         resolve_layers(loaded, _layers(arguments.layers)),
@@ -115,12 +114,12 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
         trained=verbs.row_of(loaded),
         tokens_per_batch=arguments.tokens_per_batch,
         devices=arguments.devices,
-        policy=policy,
+        policy=loaded.policy,
         say=lambda line: print(line, flush=True),
         progress=True,
     )
     print(outcome.summary)
-    verbs.say_rare(policy)
+    verbs.say_rare(loaded)
     return 3 if outcome.failed else 0
 
 

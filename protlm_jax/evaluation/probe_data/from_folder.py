@@ -14,7 +14,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Benchmark, LabelledProtein, Target, View
-from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 _TAPE = (
     "the folder protein_benchmarks of the ProteinBERT repository (Brandes et al. 2022), "
@@ -133,7 +133,8 @@ def _rows(file: Path) -> list[tuple[str, str, str]]:
         name = f"{file.name.split('.')[1]}-{number - 1}"
         if not row["label"]:
             raise ProtlmError(f"{file}, line {number}: a row without a label")
-        found.append((name, normalise(row["seq"], record=f"{file}, line {number}"), row["label"]))
+        sequence = normalise(row["seq"], AS_WRITTEN, record=f"{file}, line {number}")
+        found.append((name, sequence, row["label"]))
     return found
 
 
@@ -167,7 +168,7 @@ def _conserved(file: Path, part: str) -> list[LabelledProtein]:
         if kind != part:
             continue
         labels = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int8) - ord("1")
-        sequence = normalise(sequences.get(name, ""), record=name)
+        sequence = normalise(sequences.get(name, ""), AS_WRITTEN, record=name)
         if len(labels) != len(sequence) or not set(text) <= set(CONSERVATION):
             raise ProtlmError(
                 f"{file}: {name} has {len(sequence)} residues, its labels are {len(labels)}, from "

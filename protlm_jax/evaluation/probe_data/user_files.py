@@ -18,7 +18,7 @@ from pathlib import Path
 
 from protlm_jax.data.fasta import entries, name_of, read_fasta, text_lines
 from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 OWN_COLUMNS = ("id", "sequence", "split")
 
@@ -106,7 +106,7 @@ def _entry(path: Path, number: int, row: dict[str, str], targets: list[str]) -> 
         raise ProtlmError(f"{path}, line {number}, column 'id': empty; name the protein")
     name = row.get("id", f"row{number}")
     try:
-        sequence = normalise(row["sequence"], record=name)
+        sequence = normalise(row["sequence"], AS_WRITTEN, record=name)
     except ProtlmError as error:
         raise ProtlmError(f"{path}, line {number}, column 'sequence': {error}") from None
     if "split" in row and not row["split"]:
@@ -136,7 +136,7 @@ def read_annotated(path: Path) -> list[Entry]:
         ProtlmError: for what `read_fasta` refuses, or a header without a target.
     """
     found = []
-    for record in read_fasta(path):
+    for record in read_fasta(path, policy=AS_WRITTEN):
         attributes = _attributes(record.description)
         if "TARGET" not in attributes:
             raise ProtlmError(
@@ -159,7 +159,7 @@ def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
     letters = {name: (line, text, split) for line, name, text, split in _strings(labels)}
     masks = {name: (line, text) for line, name, text, _ in _strings(mask)} if mask else {}
     found = []
-    for record in read_fasta(path):
+    for record in read_fasta(path, policy=AS_WRITTEN):
         line, text, split = letters.pop(record.id, (0, "", ""))
         where = f"{path}, line {record.line}: {record.id!r}"
         if not line:

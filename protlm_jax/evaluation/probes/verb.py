@@ -135,6 +135,7 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
         progress=True,
     )
     print(table.summary(probed.result))
+    verbs.say_rare(loaded)
     if arguments.output is not None:
         _write(probed, loaded, benchmark, arguments)
 
@@ -166,6 +167,7 @@ def _run_contacts(
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     result = run(loaded, benchmark, train_proteins=train, seed=verbs.SEED)
     print(summary(result))
+    verbs.say_rare(loaded)
     if arguments.output is not None:
         folder = arguments.output
         write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")
@@ -188,12 +190,11 @@ def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel
     saved.require_reading(probe, arguments.rare_residues, arguments.window)
     asked = "error" if arguments.rare_residues == "error" else probe.rare_residues
     loaded = verbs.with_residues(load(arguments.model), asked)
-    policy = verbs.counting(loaded)
     outcome = predict_file(
-        loaded, probe, arguments.input, arguments.output, policy=policy, progress=True
+        loaded, probe, arguments.input, arguments.output, policy=loaded.policy, progress=True
     )
     print(outcome.summary)
-    verbs.say_rare(policy)
+    verbs.say_rare(loaded)
     return 3 if outcome.failed else 0
 
 
