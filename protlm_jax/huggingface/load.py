@@ -265,10 +265,11 @@ def _trained_row(config: ModelConfig, about: Recorded) -> int | None:
 
 def _hugging_face_config(
     folder: Path, fields: dict[str, Any]
-) -> tuple[Exchange, ModelConfig, Vocabulary]:
+) -> tuple[Exchange, ModelConfig, Vocabulary, int | None]:
+    """What makes the model of a folder; and tokens in a row, where config.json says them."""
     exchange = _exchange_for(folder, fields)
     try:
-        config = exchange.from_config(Fields(fields))
+        config, row = exchange.from_config(Fields(fields)), exchange.row(Fields(fields))
     except (ProtlmError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         known = isinstance(error, ProtlmError)
         reason = error if known else f"a field has a value of the wrong kind ({error!r:.200})"
@@ -280,11 +281,11 @@ def _hugging_face_config(
             f"{folder}: config.json says vocab_size {config.vocab_size}, the tokenizer has "
             f"{vocabulary.size} tokens: they are of different models"
         )
-    return exchange, config.replace(vocabulary=vocabulary.name), vocabulary
+    return exchange, config.replace(vocabulary=vocabulary.name), vocabulary, row
 
 
 def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
-    exchange, config, vocabulary = _hugging_face_config(folder, fields)
+    exchange, config, vocabulary, row = _hugging_face_config(folder, fields)
     abstract = models.abstract_params(models.build(config))
     tied = fields.get("tie_word_embeddings") is not False
     with ExitStack() as stack:
@@ -292,14 +293,9 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
         found = matched(folder, exchange, config, abstract, tensors, tied)
         params = params_from(exchange, abstract, lambda name: found.tensors[name].read())
     loaded = _loaded(config, params, hub.title(folder), found.left, found.missing)
+    lengths = [length for length in (model_max_length(folder), row) if length]
     rare = rare_residues(folder, exchange, vocabulary)
-    return replace(loaded, rare_residues=rare, row=_row(folder, exchange, Fields(fields)))
-
-
-def _row(folder: Path, exchange: Exchange, fields: Fields) -> int | None:
-    """Tokens in a row that a model was made for, as far as its folder says."""
-    lengths = (model_max_length(folder), exchange.row(fields))
-    return min((length for length in lengths if length), default=None)
+    return replace(loaded, rare_residues=rare, row=min(lengths, default=None))
 
 
 def _load_t5x(checkpoint: Path) -> LoadedModel:

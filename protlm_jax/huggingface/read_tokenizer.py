@@ -306,10 +306,11 @@ def _read_sentencepiece(file: Path) -> dict[int, str]:
 
 def _added(folder: Path) -> dict[int, str]:
     """Tokens that were added to a vocabulary after its file was made."""
-    added = {i: token for token, i in _json(folder, "added_tokens.json").items()}
     file = folder / "tokenizer_config.json"
     later = _json(folder, file.name).get("added_tokens_decoder") or {}
+    before = _json(folder, "added_tokens.json")
     try:
+        added = {i: token for token, i in before.items()}
         return added | {int(i): token["content"] for i, token in later.items()}
     except _WRONG as error:
         raise _no_tokenizer(file, error) from error
