@@ -59,7 +59,7 @@ def test_absent_damaged_and_exchanged_files(
 ) -> None:
     vocabulary, other = made(), made(pad_id=1)
     monkeypatch.delitem(VOCABULARIES, vocabulary.name)
-    with pytest.raises(ProtlmError, match=r"vocabulary.json cannot be read \(No such file"):
+    with pytest.raises(ProtlmError, match=r"vocabulary.json cannot be read: No such file"):
         find_vocabulary(vocabulary.name, tmp_path)
     write_vocabulary(other, tmp_path)
     with pytest.raises(ProtlmError, match=f"holds the vocabulary {other.name}, config.json asks"):
