@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
-from protlm_jax.arguments import output_owned, positive
+from protlm_jax.arguments import add_rare_residues, add_window, output_owned, positive
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
 from protlm_jax.run_folders import latest_step, newest_run
@@ -188,6 +188,8 @@ def _add_evaluate(verbs: Verbs) -> None:
     verb.add_argument(
         "--fasta", type=Path, help="proteins to score; default: the held-out split of the run"
     )
+    add_rare_residues(verb)
+    add_window(verb)
 
 
 def _add_probe(verbs: Verbs) -> None:
@@ -255,6 +257,8 @@ def _add_score(verbs: Verbs) -> None:
         "--softmax", choices=("residues", "vocabulary"), default="residues",
         help="probabilities over the 20 amino acids (default), or over all tokens of the model",
     )  # fmt: skip
+    add_rare_residues(verb)
+    add_window(verb)
 
 
 def _add_export(verbs: Verbs) -> None:
@@ -265,6 +269,7 @@ def _add_export(verbs: Verbs) -> None:
         "--format", choices=("huggingface", "t5x"), default="huggingface",
         help="t5x writes a model_dir with one checkpoint, from which T5X can start",
     )  # fmt: skip
+    add_rare_residues(verb)
 
 
 def _add_import(verbs: Verbs) -> None:
@@ -341,9 +346,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from protlm_jax.evaluation import verbs
     from protlm_jax.huggingface import load_model
 
-    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
-    rate = verbs.rate_of(arguments.model)
-    _finish(verbs.evaluate(loaded, data, arguments.fasta, rate), arguments.output)
+    loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
+    data, rate = verbs.data_of(arguments.model), verbs.rate_of(arguments.model)
+    length = verbs.row_of(loaded, arguments.window)
+    found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length)
+    _finish(found, arguments.output)
+    verbs.say_rare(loaded)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -378,25 +386,25 @@ def _score(arguments: argparse.Namespace) -> int:
     from protlm_jax.evaluation import score_files, verbs
     from protlm_jax.evaluation.variant_files import parse_columns
     from protlm_jax.huggingface import load_model
-    from protlm_jax.vocabularies import ResiduePolicy
 
     columns = parse_columns(arguments.columns) if arguments.columns else None
-    loaded, data = load_model(arguments.model), verbs.data_of(arguments.model)
-    verbs.require_answers(loaded, data)
+    loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
+    verbs.require_answers(loaded, verbs.data_of(arguments.model))
     outcome = score_files.score_file(
         loaded,
         arguments.input,
         arguments.output,
-        length=verbs.trained_length(loaded, data),
+        length=verbs.row_of(loaded, arguments.window),
         softmax=arguments.softmax,
         columns=columns,
         offset=arguments.offset,
         strategy=arguments.strategy,
         wildtype=arguments.wildtype,
-        policy=ResiduePolicy(rare=data.rare_residues),
+        policy=loaded.policy,
         progress=True,
     )
     print(outcome.summary)
+    verbs.say_rare(loaded)
     return 3 if outcome.failed else 0
 
 
@@ -406,9 +414,13 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.format == "t5x":
         from protlm_jax.t5x_bridge.checkpoints import write_checkpoint
 
-        write_checkpoint(load_source(arguments.model), arguments.output)
+        source = load_source(arguments.model)
+        source.model.require_whole("it cannot be exported")
+        write_checkpoint(source, arguments.output)
     else:
-        export(load_model(arguments.model), arguments.output, **provenance(arguments.model))
+        rare = arguments.rare_residues
+        about = provenance(arguments.model)
+        export(load_model(arguments.model), arguments.output, rare_residues=rare, **about)
     print(f"wrote {arguments.output}")
 
 

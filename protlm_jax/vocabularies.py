@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,7 +38,11 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 RESIDUES = AMINO_ACIDS + "XUBZO"
 """Every letter a model may see: the standard 20, unknown (X), and the rare ones."""
 
-_RARE = "UZOB"
+RARE = "UZOB"
+"""Residues that are rare (U, O) or stand for one of two (Z, B)."""
+
+Rare = Literal["X", "keep", "error"]
+
 _RESIDUE_SET = frozenset(RESIDUES)
 _PROT_BERT_RESIDUES = "LAGVESIKRDTPNQFYMHCWXUBZO"
 _PROT_T5_RESIDUES = "ALGVSREDTIPKFQNYMHWCXBOUZ"
@@ -51,7 +56,7 @@ _STANDARD = re.compile(f"[{AMINO_ACIDS}X]+").fullmatch
 _DROP_WHITESPACE = {ord(c): None for c in string.whitespace}
 # Only ASCII letters change case: str.upper() would turn one "ß" into two serines.
 _TO_UPPER = {ord(c): c.upper() for c in string.ascii_lowercase}
-_RARE_TO_X = {ord(c): "X" for c in _RARE}
+_RARE_TO_X = {ord(c): "X" for c in RARE}
 
 
 class ResidueError(ProtlmError):
@@ -67,12 +72,34 @@ class ResiduePolicy:
     """What `normalise` does with letters that are legal but that a model may not know.
 
     rare: "X" maps U, Z, O and B to X, as ProtTrans did in pretraining (their own embeddings were
-      never trained); "keep" leaves them, since both vocabularies have ids for them.
+      never trained); "keep" leaves them, for models whose vocabulary has ids for them; "error"
+      refuses them.
     lower_case: "upper" reads lower case (soft-masked residues) as upper case; "error" refuses it.
+    tally: where `normalise` counts the rare residues that it meets; None does not count.
     """
 
-    rare: Literal["X", "keep"] = "X"
+    rare: Rare = "X"
     lower_case: Literal["upper", "error"] = "upper"
+    tally: RareTally | None = field(default=None, compare=False)
+
+
+@dataclass
+class RareTally:
+    """Rare residues of the sequences read so far; one that is read twice counts once."""
+
+    sequences: set[int] = field(default_factory=set)
+    letters: Counter[str] = field(default_factory=Counter)
+
+    def count(self, sequence: str) -> None:
+        """Counts the rare residues of a sequence in upper case."""
+        found = Counter({letter: n for letter in RARE if (n := sequence.count(letter))})
+        if found and (key := hash(sequence)) not in self.sequences:
+            self.sequences.add(key)
+            self.letters += found
+
+
+AS_WRITTEN = ResiduePolicy(rare="keep")
+"""For data that are read before the model is known that will see them."""
 
 
 def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record: str) -> str:
@@ -86,8 +113,9 @@ def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record:
       A string over the 25 letters of `RESIDUES`, at least one letter long.
     Raises:
       ProtlmError: no residues; or, as `ResidueError`, a character that is not a residue (J, `*`,
-        `-`, digits, ...) or lower case under `lower_case="error"`: names the record and the 1-based
-        position, counted in residues, that is without whitespace.
+        `-`, digits, ...), lower case under `lower_case="error"` or a rare residue under
+        `rare="error"`: names the record and the 1-based position, counted in residues, that is
+        without whitespace.
     """
     if _STANDARD(sequence):  # nearly every protein, and much faster
         return sequence
@@ -107,6 +135,15 @@ def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record:
         raise ResidueError(
             f"record {record!r}, position {at + 1}: {letters[at]!r} is not an amino acid; "
             + _remedy(upper[at]),
+            at + 1,
+        )
+    if policy.tally is not None:
+        policy.tally.count(upper)
+    if policy.rare == "error" and not set(upper).isdisjoint(RARE):
+        at = next(i for i, c in enumerate(upper) if c in RARE)
+        raise ResidueError(
+            f"record {record!r}, position {at + 1}: {upper[at]!r} is a rare residue, and these are "
+            "refused (--rare_residues error); choose x or keep",
             at + 1,
         )
     return upper.translate(_RARE_TO_X) if policy.rare == "X" else upper
@@ -157,6 +194,8 @@ class Vocabulary:
     suffix_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not all(isinstance(token, str) for token in self.tokens):
+            raise ProtlmError(f"vocabulary {self.name}: not all tokens are text")
         if len(set(self.tokens)) != self.size:
             twice = next(t for t in self.tokens if self.tokens.count(t) > 1)
             raise ProtlmError(f"vocabulary {self.name}: token {twice!r} has two ids")
@@ -166,9 +205,9 @@ class Vocabulary:
                 f"every residue must be a token of one upper-case letter"
             )
         for i in (self.pad_id, self.unk_id, self.mask_id, *self.prefix_ids, *self.suffix_ids):
-            if i is not None and not 0 <= i < self.size:
+            if i is not None and not (isinstance(i, int) and 0 <= i < self.size):
                 raise ProtlmError(
-                    f"vocabulary {self.name}: id {i} is not one of 0 to {self.size - 1}"
+                    f"vocabulary {self.name}: id {i!r} is not one of 0 to {self.size - 1}"
                 )
 
     @property

@@ -87,5 +87,5 @@ def read_vocabulary_file(file: Path) -> Vocabulary:
     fields.pop("name", None)
     try:
         return custom_vocabulary(**fields)
-    except (ValueError, TypeError, ProtlmError) as error:
+    except (TypeError, ProtlmError) as error:
         raise ProtlmError(f"{file} is no vocabulary ({error}): copy it again") from error

@@ -79,7 +79,7 @@ def evaluate(
             f"{loaded.name} is a discriminator alone: what it detects is what its own generator "
             f"replaced, so give the run that trained both"
         )
-    plain = {name: normalise(s, record=name) for name, s in sequences.items()}
+    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
     asked = (heldout.hide(s, seed, rate, name=name) for name, s in plain.items())
     hidden = [h for h in asked if len(h.targets)]
     if not hidden:

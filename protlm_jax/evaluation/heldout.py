@@ -123,7 +123,7 @@ def evaluate(
     if frequencies.shape != (20,) or (frequencies <= 0).any():
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")
     frequencies = frequencies / frequencies.sum()
-    plain = {name: normalise(s, record=name) for name, s in sequences.items()}
+    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
     hidden = [h for h in (hide(s, seed, name=n) for n, s in plain.items()) if len(h.targets)]
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")

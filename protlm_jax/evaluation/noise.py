@@ -69,7 +69,7 @@ def by_noise_level(
         ProtlmError: the model is not asked by masks, or no protein has a residue to hide.
     """
     _require_masked(loaded)
-    plain = {name: normalise(s, record=name) for name, s in sequences.items()}
+    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
     budget = tokens_per_batch or default_tokens_per_batch()
     rows, losses = [], []
     for level in range(1, levels + 1):

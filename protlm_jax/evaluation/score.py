@@ -90,7 +90,7 @@ def likelihoods(
     softmax: Softmax = "residues",
     length: int | None = None,
     tokens_per_batch: int | None = None,
-    policy: ResiduePolicy = ResiduePolicy(),
+    policy: ResiduePolicy | None = None,
     progress: bool = False,
 ) -> Iterator[Likelihood]:
     """Scores proteins, in their order.
@@ -103,14 +103,16 @@ def likelihoods(
             whole proteins where positions have no limit. In a protein that is longer each residue
             is asked in the window around it. Causal models read whole proteins always.
         tokens_per_batch: budget of one batch; None suits the device.
-        policy: what to do with rare residues and lower case.
+        policy: what to do with rare residues and lower case; None: as the model has it.
         progress: draw a progress bar on a terminal.
 
     Raises:
         ProtlmError: for an unknown residue, or a model that predicts no residues.
     """
     kind_of(loaded)
-    plain = [normalise(s, policy, record=str(i + 1)) for i, s in enumerate(sequences)]
+    plain = [
+        normalise(s, policy or loaded.policy, record=str(i + 1)) for i, s in enumerate(sequences)
+    ]
     limit = residue_limit(loaded, length)
     budget = tokens_per_batch or default_tokens_per_batch()
     return _stream(loaded, plain, softmax, limit, budget, progress)

@@ -66,6 +66,18 @@ def expected_shapes(exchange: Exchange, abstract: Any) -> dict[str, tuple[int, .
     return shapes
 
 
+def names_of(exchange: Exchange, abstract: Any) -> dict[str, set[str]]:
+    """Their names of the tensors below each parameter at the top of our tree."""
+    names: dict[str, set[str]] = {}
+    for keys in _by_tensor(exchange, abstract):
+        for key in keys:
+            shape = tuple(_leaf(abstract, key.ours).shape)
+            names.setdefault(key.ours.partition("/")[0], set()).update(
+                name for name, _ in _names(key, shape)
+            )
+    return names
+
+
 def params_from(
     exchange: Exchange, abstract: Any, read: Callable[[str], np.ndarray]
 ) -> dict[str, Any]:

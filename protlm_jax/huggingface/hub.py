@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from protlm_jax.errors import ProtlmError
+
+log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -22,8 +27,8 @@ def is_id(path: str | Path) -> bool:
 def fetch(model: str) -> Path:
     """The folder with a model's files, in the cache of `huggingface_hub`.
 
-    Its config, its tokenizer and one copy of the weights: safetensors where it has them. What was
-    fetched before is used without a network.
+    Its config, its tokenizer and one copy of the weights: safetensors where it has them. Without a
+    network, what was fetched before is used, and a warning says so.
 
     Raises:
         ProtlmError: it is not in the cache and cannot be fetched; the message names the id and what
@@ -39,16 +44,37 @@ def fetch(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=needed(list_repo_files(model))))
     except Exception as error:  # of the network, of the Hub, or of the disk
-        try:
-            return Path(snapshot_download(model, local_files_only=True))
-        except Exception:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise ProtlmError(
-                f"{model} is no folder on this machine and could not be fetched from the Hugging "
-                f"Face Hub ({reason}): check the name and the network, log in where the model asks "
-                "for it (hf auth login), or download it elsewhere (hf download "
-                f"{model} --local-dir FOLDER) and name that folder"
-            ) from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if _unreachable(error) and (cached := _cached(model, snapshot_download)):
+            fetched = time.strftime("%Y-%m-%d", time.localtime(cached.stat().st_mtime))
+            log.warning(
+                "the Hugging Face Hub cannot be reached (%s): using %s as it was fetched on %s",
+                reason, model, fetched,
+            )  # fmt: skip
+            return cached
+        raise ProtlmError(
+            f"{model} is no folder on this machine and could not be fetched from the Hugging "
+            f"Face Hub ({reason}): check the name and the network, log in where the model asks "
+            f"for it (hf auth login), or download it elsewhere (hf download {model} --local-dir "
+            "FOLDER) and name that folder"
+        ) from error
+
+
+def _cached(model: str, snapshot_download: Callable[..., str]) -> Path | None:
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except Exception:
+        return None
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether the Hub gave no answer, whichever of its HTTP libraries says so."""
+    silent = {"ConnectionError", "Timeout", "TimeoutError", "TransportError"}
+    while error is not None:
+        if silent & {kind.__name__ for kind in type(error).__mro__}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def needed(names: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax import models
+from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
 from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.matching import matched
-from protlm_jax.huggingface.read_tokenizer import read_vocabulary
+from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residues, read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
-from protlm_jax.models.registry import FAMILIES
-from protlm_jax.run_folders import newest_run, t5x_checkpoint, t5x_step
+from protlm_jax.models.fields import Fields
+from protlm_jax.models.registry import FAMILIES, family_of
+from protlm_jax.run_folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
 from protlm_jax.storage.json_files import read_json
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
@@ -101,9 +104,13 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     checkpoint of T5X's with {"t5x": its step}.
     """
     folder = Path(path)
-    if not folder.is_dir() and hub.is_id(path):
-        folder = hub.fetch(str(path))
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir() and hub.is_id(path):
+            folder = hub.fetch(str(path))
+        found = folder.is_dir()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise ProtlmError(f"{str(path)[:80]}... is no name of a folder: {error}") from error
+    if not found:
         raise ProtlmError(
             f"{path} is not a folder on this machine: name a run's folder, one of its checkpoints, "
             f"a Hugging Face folder, a model_dir of T5X, or a model's id on the Hugging Face Hub "
@@ -122,11 +129,25 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     for family in FAMILIES.values():
         if isinstance(family.exchange, Joint) and sorted(family.exchange.parts) == parts:
             return folder, {"joint": family.exchange}
+    if (folder / "adapter_config.json").exists():
+        raise _adapter(folder)
     if parts:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights, T5X's model_dir has checkpoint_*/"
+    )
+
+
+def _adapter(folder: Path) -> ProtlmError:
+    fields = read_json(folder / "adapter_config.json")
+    kind = str(fields.get("peft_type", "PEFT"))[:20]
+    kind = "LoRA" if kind == "LORA" else kind
+    base = str(fields.get("base_model_name_or_path") or "a model that it does not name")[:200]
+    return ProtlmError(
+        f"{folder} is a {kind} adapter of {base}, not a model: load both with peft, merge them "
+        f"(PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(FOLDER)), "
+        f"save the tokenizer there too, and name FOLDER"
     )
 
 
@@ -152,7 +173,13 @@ def import_model(source: str | Path, output: str | Path) -> Path:
             f"{source} is not a Hugging Face folder: its config.json has no model_type"
         )
     loaded = load_model(source)
-    content = {"model": loaded.config.to_dict(), "imported_from": loaded.name}
+    loaded.require_whole("it cannot become a run")
+    content = {
+        "model": loaded.config.to_dict(),
+        "imported_from": loaded.name,
+        "rare_residues": loaded.rare_residues,
+        "row": loaded.row,
+    }
     with written_whole(target) as folder:
         write_vocabulary(loaded.vocabulary, folder)
         (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -171,23 +198,23 @@ def provenance(path: str | Path) -> dict[str, Any]:
     folder = newest_run(Path(path).resolve())
     if checkpoint := t5x_checkpoint(folder):
         return {"training": f"Trained with T5X for {t5x_step(checkpoint):,} steps."}
-    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    fields = read_json(run / "config.json") if (run / "config.json").exists() else {}
-    if "imported_from" in fields:
-        return {"training": f"Imported from a Hugging Face folder named {fields['imported_from']}."}
-    if "train" not in fields:
+    run = recorded(path)
+    if run.imported_from:
+        return {"training": f"Imported from a Hugging Face folder named {run.imported_from}."}
+    if "train" not in run.fields:
         return {}
     step = _checkpoint(folder).name
-    train, data = fields["train"], fields["data"]
-    proteins = Path(data["fasta"]).name if data["fasta"] else "the bundled Swiss-Prot sample"
+    train, objective, optimizer = (run.section(s) for s in ("train", "objective", "optimizer"))
+    data = run.data or DataConfig()
+    proteins = Path(data.fasta or data.prepared or "the bundled Swiss-Prot sample").name
     training = (
-        f"Trained on {proteins} for {step} steps of {train['batch_size']} rows of {data['length']} "
-        f"tokens, objective `{fields['objective']['name']}`, optimizer "
-        f"{fields['optimizer']['name']}, seed {train['seed']}."
+        f"Trained on {proteins} for {step} steps of {train.get('batch_size')} rows of "
+        f"{data.length} tokens, objective `{objective.get('name')}`, optimizer "
+        f"{optimizer.get('name')}, seed {train.get('seed')}."
     )
-    if fields.get("init_from"):
-        training += f" It did not start from nothing but from {Path(fields['init_from']).name}."
-    return {"training": training, "rare_residues": data["rare_residues"]}
+    if start := run.fields.get("init_from"):
+        training += f" It did not start from nothing but from {Path(str(start)).name}."
+    return {"training": training}
 
 
 def _checkpoint(folder: Path) -> Path:
@@ -207,7 +234,11 @@ def _run_config(run: Path) -> ModelConfig:
     fields = read_json(file)
     if not isinstance(fields.get("model"), dict):
         raise ProtlmError(f"{file} describes no model: restore the config.json of this run")
-    config = ModelConfig.from_dict(fields["model"])
+    try:
+        config = ModelConfig.from_dict(fields["model"])
+        family_of(config)
+    except ProtlmError as error:
+        raise ProtlmError(f"{file}: {error}") from error
     find_vocabulary(config.vocabulary, run)
     return config
 
@@ -217,21 +248,32 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
 
     run = checkpoint.parents[1]
     file = run / "config.json"
-    config = _run_config(run)
+    config, about = _run_config(run), recorded(checkpoint)
     params = restore_params(checkpoint)
     _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
-    vocabulary = get_vocabulary(config.vocabulary)
-    return _loaded(config, params, vocabulary, f"{run.name}, step {checkpoint.name}")
+    loaded = _loaded(config, params, f"{run.name}, step {checkpoint.name}")
+    return replace(loaded, rare_residues=about.rare_residues, row=_trained_row(config, about))
+
+
+def _trained_row(config: ModelConfig, about: Recorded) -> int | None:
+    """Tokens that a row of its training had before a token at its end, the memory among them."""
+    if about.data is None or about.row is None:
+        return about.row
+    row = about.row + config.memory_length
+    return min(row, config.max_positions or row)
 
 
 def _hugging_face_config(
     folder: Path, fields: dict[str, Any]
-) -> tuple[Exchange, ModelConfig, Vocabulary]:
+) -> tuple[Exchange, ModelConfig, Vocabulary, int | None]:
+    """What makes the model of a folder; and tokens in a row, where config.json says them."""
     exchange = _exchange_for(folder, fields)
     try:
-        config = exchange.from_config(fields)
-    except ProtlmError as error:
-        raise ProtlmError(f"{folder / 'config.json'}: {error}") from error
+        config, row = exchange.from_config(Fields(fields)), exchange.row(Fields(fields))
+    except (ProtlmError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        known = isinstance(error, ProtlmError)
+        reason = error if known else f"a field has a value of the wrong kind ({error!r:.200})"
+        raise ProtlmError(f"{folder / 'config.json'}: {reason}") from error
     vocabulary = read_vocabulary(folder)
     # Tables may have more rows, added to share them out evenly; they are kept and never used.
     if vocabulary.size > config.vocab_size:
@@ -239,16 +281,21 @@ def _hugging_face_config(
             f"{folder}: config.json says vocab_size {config.vocab_size}, the tokenizer has "
             f"{vocabulary.size} tokens: they are of different models"
         )
-    return exchange, config.replace(vocabulary=vocabulary.name), vocabulary
+    return exchange, config.replace(vocabulary=vocabulary.name), vocabulary, row
 
 
 def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
-    exchange, config, vocabulary = _hugging_face_config(folder, fields)
+    exchange, config, vocabulary, row = _hugging_face_config(folder, fields)
     abstract = models.abstract_params(models.build(config))
+    tied = fields.get("tie_word_embeddings") is not False
     with ExitStack() as stack:
-        stored, left = matched(folder, exchange, config, abstract, open_tensors(folder, stack))
-        params = params_from(exchange, abstract, lambda name: stored[name].read())
-    return _loaded(config, params, vocabulary, hub.title(folder), left)
+        tensors = open_tensors(folder, stack)
+        found = matched(folder, exchange, config, abstract, tensors, tied)
+        params = params_from(exchange, abstract, lambda name: found.tensors[name].read())
+    loaded = _loaded(config, params, hub.title(folder), found.left, found.missing)
+    lengths = [length for length in (model_max_length(folder), row) if length]
+    rare = rare_residues(folder, exchange, vocabulary)
+    return replace(loaded, rare_residues=rare, row=min(lengths, default=None))
 
 
 def _load_t5x(checkpoint: Path) -> LoadedModel:
@@ -256,18 +303,21 @@ def _load_t5x(checkpoint: Path) -> LoadedModel:
 
     config, params = read_model(checkpoint)
     name = f"{checkpoint.parent.name}, T5X step {t5x_step(checkpoint)}"
-    return _loaded(config, params, get_vocabulary(config.vocabulary), name)
+    return _loaded(config, params, name)
 
 
 def _load_joint(folder: Path, joint: Joint) -> LoadedModel:
     parts = {name: load_model(folder / name) for name in joint.parts}
+    for part in parts.values():
+        part.require_whole("generator and discriminator are no joint model")
     try:
         config = joint.join_configs({name: part.config for name, part in parts.items()})
         params = joint.join_params({name: part.params for name, part in parts.items()})
     except ProtlmError as error:
         raise ProtlmError(f"{folder}: {error}") from error
     left = tuple(f"{name}: {line}" for name, part in parts.items() for line in part.left)
-    return _loaded(config, params, get_vocabulary(config.vocabulary), folder.name, left)
+    loaded, first = _loaded(config, params, folder.name, left), next(iter(parts.values()))
+    return replace(loaded, rare_residues=first.rare_residues, row=first.row)
 
 
 def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
@@ -283,7 +333,9 @@ def _exchange_for(folder: Path, fields: dict[str, Any]) -> Exchange:
         return marked[0]
     known = [exchange for exchange in known if not exchange.mark]
     named = fields.get("architectures") or []
-    known = [exchange for exchange in known if exchange.architecture in named] or [
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ProtlmError(f"{file}: architectures is {named!r:.60}; it must be a list of names")
+    known = [e for e in known if {e.architecture, *e.also} & set(named)] or [
         exchange for exchange in known if not exchange.only_named
     ]
     if len(known) != 1:
@@ -312,9 +364,10 @@ def _require_shapes(params: Any, abstract: Any, checkpoint: Path, file: Path) ->
 def _loaded(
     config: ModelConfig,
     params: Any,
-    vocabulary: Vocabulary,
     name: str,
     left: tuple[str, ...] = (),
+    missing: tuple[str, ...] = (),
 ) -> LoadedModel:
     on_device = jax.tree.map(jnp.asarray, params)
-    return LoadedModel(models.build(config), on_device, vocabulary, name, left)
+    vocabulary = get_vocabulary(config.vocabulary)
+    return LoadedModel(models.build(config, missing), on_device, vocabulary, name, left, missing)

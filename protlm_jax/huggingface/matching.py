@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface.convert import expected_shapes
+from protlm_jax.huggingface.convert import expected_shapes, names_of
+from protlm_jax.huggingface.naming import named_as_in_table, of_other_heads
 from protlm_jax.huggingface.tensor_files import StoredTensor
 from protlm_jax.models import ModelConfig
 from protlm_jax.models.exchange import Exchange
@@ -24,14 +26,30 @@ log = logging.getLogger(__name__)
 _OLD_NORMS = {"*LayerNorm.gamma": "weight", "*LayerNorm.beta": "bias"}
 
 
+@dataclass(frozen=True)
+class Matched:
+    """What a folder has of the model.
+
+    Attributes:
+        tensors: those that the model needs, by the names of the family's table.
+        left: what is left of the others: a line and reason each.
+        missing: the heads that are not there, as `Exchange.heads` names them.
+    """
+
+    tensors: dict[str, StoredTensor]
+    left: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
 def matched(
     folder: Path,
     exchange: Exchange,
     config: ModelConfig,
     abstract: Any,
     stored: dict[str, StoredTensor],
-) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The tensors that the model needs, and what is left of the others: a line and reason each.
+    tied: bool = True,
+) -> Matched:
+    """Finds each tensor of the model among those of a folder.
 
     Args:
         folder: where the tensors lie, for messages.
@@ -39,20 +57,21 @@ def matched(
         config: of the model.
         abstract: shapes of its parameters.
         stored: every tensor of the folder.
+        tied: False where config.json says that the head has a table of its own.
 
     Raises:
         ProtlmError: a tensor is missing, has another shape, has no place in the model, or is not
             what it must be equal to; the message names it.
     """
     expected = expected_shapes(exchange, abstract)
+    stored, notes = named_as_in_table(folder, exchange, stored)
     stored = _by_todays_names(exchange.aliases, stored)
     for name, compute in exchange.defaults.items():
         if name not in stored:
             stored[name] = StoredTensor(folder, expected[name], partial(compute, config))
             log.info("%s: %s is not there and follows from config.json", folder, name)
-    notes = []
     for copy, original in exchange.copies.items():
-        if copy in expected and copy not in stored and original in stored:
+        if tied and copy in expected and copy not in stored and original in stored:
             stored[copy] = stored[original]
             log.info("%s: %s is not there, %s is taken for it", folder, copy, original)
         if copy in expected or copy not in stored:
@@ -67,17 +86,45 @@ def matched(
             )
         else:
             notes.append(f"{copy} (equals {original})")
-    for pattern, reason in exchange.unused.items():
-        for name in fnmatch.filter(stored, pattern):
-            stored.pop(name)
-            notes.append(f"{name} ({reason})")
+    unused = {n: why for p, why in exchange.unused.items() for n in fnmatch.filter(stored, p)}
+    elsewhere = {n: why for n, why in of_other_heads(exchange, stored).items() if n not in unused}
+    for name, reason in (unused | elsewhere).items():
+        stored.pop(name)
+        notes.append(f"{name} ({reason})")
     for name in exchange.constants.keys() & stored.keys():
         _require_constant(stored.pop(name), name, exchange.constants[name](config))
         notes.append(f"{name} (follows from config.json)")
+    if elsewhere:
+        log.warning("%s: not read, of a head for another task: %s", folder, _some(elsewhere))
     if notes:
         log.info("%s: not taken over: %s", folder, "; ".join(sorted(notes)))
+    missing = _missing_heads(folder, exchange, abstract, expected, stored)
     _require_all(folder, expected, stored)
-    return stored, tuple(sorted(notes))
+    return Matched(stored, tuple(sorted(notes)), missing)
+
+
+def _missing_heads(
+    folder: Path,
+    exchange: Exchange,
+    abstract: Any,
+    expected: dict[str, tuple[int, ...]],
+    stored: dict[str, StoredTensor],
+) -> tuple[str, ...]:
+    """The heads of which no tensor is there; their tensors are filled with NaN.
+
+    They are expected still, so that parameters have one shape; nothing computes with them.
+    """
+    tensors = names_of(exchange, abstract)
+    together: dict[str, set[str]] = {}  # parameters that are one head to people
+    for name, called in exchange.heads.items():
+        together.setdefault(called, set()).update(tensors.get(name, ()))
+    absent = {called for called, names in together.items() if names and not names & stored.keys()}
+    for called in absent:
+        log.warning("%s has no tensors of %s: what needs it is refused", folder, called)
+        for name in together[called]:
+            shape = expected[name]
+            stored[name] = StoredTensor(folder, shape, partial(np.full, shape, np.float32("nan")))
+    return tuple(n for n, called in exchange.heads.items() if called in absent and n in tensors)
 
 
 def _by_todays_names(
@@ -115,7 +162,7 @@ def _require_all(
         raise ProtlmError(
             f"{folder}: tensor {missing[0]} of shape {shape} is missing{_more(missing)}; found "
             f"{len(stored)} of {len(expected)}. The weights are of another model class or size "
-            f"than config.json says: copy both again from one place"
+            f"than config.json says: copy both again from one place{_encoder(missing)}"
         )
     if unexpected := sorted(stored.keys() - expected.keys()):
         tensor = stored[unexpected[0]]
@@ -138,3 +185,15 @@ def _equal(a: StoredTensor, b: StoredTensor) -> bool:
 
 def _more(names: list[str]) -> str:
     return "" if len(names) == 1 else f" (and {len(names) - 1} more: {', '.join(names[1:4])}...)"
+
+
+def _some(names: Iterable[str]) -> str:
+    named = sorted(names)
+    return ", ".join(named[:4]) + ("" if len(named) <= 4 else f" and {len(named) - 4} more")
+
+
+def _encoder(missing: list[str]) -> str:
+    """What to do where all that is missing is T5's decoder."""
+    if not all(name.startswith("decoder.") for name in missing):
+        return ""
+    return ', or, if this is the encoder alone, write "architectures": ["T5EncoderModel"]'

@@ -8,17 +8,29 @@ every residue becomes the one token that spells it, as in text with a space betw
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.json_files import read_json
-from protlm_jax.vocabularies import BUILT_IN, RESIDUES, Vocabulary
+from protlm_jax.huggingface.tensor_files import refuse_pointer
+from protlm_jax.models.exchange import Exchange
+from protlm_jax.storage.json_files import read_json, read_text
+from protlm_jax.vocabularies import BUILT_IN, RARE, RESIDUES, Vocabulary
 from protlm_jax.vocabulary_files import custom_vocabulary
 
 log = logging.getLogger(__name__)
+
+# In the config.json of an export: such a folder may be written over, and its tokenizer says what
+# becomes of rare residues.
+MARK = "protlm_jax_version"
+
+_MOST_GAPS = 10_000  # ids without a token that a vocabulary may have
+
+# What reading a value of another type or shape than expected raises.
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 # How SentencePiece and byte-level BPE write the space before a word.
 _WORD_STARTS = ("\u2581", "\u0120")
@@ -71,14 +83,69 @@ def read_vocabulary(folder: Path) -> Vocabulary:
             each of the 20 amino acids.
     """
     stored = _read_pieces(folder)
-    tokens = _tokens(stored)
-    for vocabulary in BUILT_IN:
-        if tokens == vocabulary.tokens:
-            return vocabulary
     try:
+        tokens = _tokens(stored)
+        for vocabulary in BUILT_IN:
+            if tokens == vocabulary.tokens:
+                return vocabulary
         return _custom(folder, stored, tokens)
     except ProtlmError as error:
         raise ProtlmError(f"{stored.file}: {error}") from error
+    except _WRONG as error:
+        raise _no_tokenizer(stored.file, error) from error
+
+
+def rare_residues(folder: Path, exchange: Exchange, vocabulary: Vocabulary) -> Literal["X", "keep"]:
+    """What becomes of U, Z, O and B in text that the folder's users give to its model.
+
+    A tokenizer.json that maps them to X says so, and one of ours that does not keeps them. Other
+    tokenizers keep what they have ids for; but users of ProtTrans's models map them to X before
+    their tokenizers see them, as their authors do.
+
+    Raises:
+        ProtlmError: tokenizer.json cannot be read.
+    """
+    file = folder / "tokenizer.json"
+    normalizer = read_json(file).get("normalizer") if file.exists() else None
+    try:
+        if set(RARE) <= _mapped_to_x(normalizer):
+            return "X"
+    except _WRONG as error:
+        raise _no_tokenizer(file, error) from error
+    own = file.exists() and MARK in _json(folder, "config.json")
+    known = set(RARE) <= set(vocabulary.tokens) or "X" not in vocabulary.tokens
+    return "keep" if known and (own or exchange.keeps_rare) else "X"
+
+
+def _mapped_to_x(normalizer: Any) -> set[str]:
+    """The letters that a normalizer of tokenizer.json replaces by X."""
+    if normalizer is None:
+        return set()
+    if normalizer["type"] == "Sequence":
+        return set().union(*map(_mapped_to_x, normalizer["normalizers"]))
+    if normalizer["type"] != "Replace" or normalizer["content"] != "X":
+        return set()
+    pattern = normalizer["pattern"]
+    if "String" in pattern:
+        return {pattern["String"]}
+    # Only a list of letters: a pattern of another origin may take for ever.
+    listed = re.fullmatch(r"\[?([A-Za-z|]+)\]?", pattern["Regex"])
+    return set(listed[1]) if listed else set()
+
+
+def model_max_length(folder: Path) -> int | None:
+    """Tokens that the folder's tokenizer lets through; None where it does not say.
+
+    Raises:
+        ProtlmError: tokenizer_config.json cannot be read.
+    """
+    value = _json(folder, "tokenizer_config.json").get("model_max_length")
+    # transformers writes 10**30 for no limit.
+    return value if type(value) is int and 8 <= value <= 10**6 else None
+
+
+def _no_tokenizer(file: Path, error: Exception) -> ProtlmError:
+    return ProtlmError(f"{file} is not a tokenizer's file ({error!r:.200}): copy it again")
 
 
 def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabulary:
@@ -129,6 +196,13 @@ def _tokens(stored: _Stored) -> tuple[str, ...]:
     between residues uses the first; the second is written as WordPiece writes it, "##A".
     """
     marked = {piece[1:] for piece in stored.pieces.values() if _starts_word(piece)}
+    most = len(stored.pieces) + _MOST_GAPS
+    for i, piece in stored.pieces.items():
+        if not isinstance(piece, str) or type(i) is not int or not 0 <= i < most:
+            raise ProtlmError(
+                f"token {piece!r:.60} has id {i!r:.60}; the ids of {len(stored.pieces)} tokens are "
+                f"whole numbers from 0 to {most - 1}: copy the file again"
+            )
     tokens = []
     for i in range(max(stored.pieces, default=-1) + 1):
         piece = stored.pieces.get(i, f"<unused_{i}>")
@@ -149,13 +223,16 @@ def _read_pieces(folder: Path) -> _Stored:
     if (file := folder / "tokenizer.json").exists():
         return _read_tokenizer_json(file)
     if (file := folder / "vocab.txt").exists():
-        lines = enumerate(file.read_text(encoding="utf-8").splitlines())
-        return _Stored(file, dict(lines) | _added(folder))
+        refuse_pointer(file)
+        lines = dict(enumerate(read_text(file).splitlines()))
+        return _Stored(file, lines | _added(folder))
     if (file := folder / "spiece.model").exists():
         pieces = _read_sentencepiece(file)
         if _model_type(folder) == "t5" and "<extra_id_0>" not in pieces.values():
             # T5's tokenizer puts its sentinels after the pieces, the first one last.
             count = _json(folder, "tokenizer_config.json").get("extra_ids", _T5_SENTINELS)
+            if type(count) is not int or not 0 <= count <= _MOST_GAPS:
+                raise ProtlmError(f"{folder / 'tokenizer_config.json'}: extra_ids is {count!r:.60}")
             last = len(pieces) + count - 1
             pieces |= {last - i: f"<extra_id_{i}>" for i in range(count)}
         return _Stored(file, pieces | _added(folder))
@@ -166,6 +243,7 @@ def _read_pieces(folder: Path) -> _Stored:
 
 
 def _read_tokenizer_json(file: Path) -> _Stored:
+    refuse_pointer(file)
     content = read_json(file)
     try:
         model = content["model"]
@@ -174,11 +252,15 @@ def _read_tokenizer_json(file: Path) -> _Stored:
             pieces = {i: piece for i, (piece, _) in enumerate(vocab)}
         else:
             pieces = {i: piece for piece, i in vocab.items()}
-        pieces |= {token["id"]: token["content"] for token in content.get("added_tokens", [])}
+        pieces |= {token["id"]: token["content"] for token in content.get("added_tokens") or []}
         unknown = model.get("unk_token") or pieces.get(model.get("unk_id"))
-        return _Stored(file, pieces, _template(content.get("post_processor")), unknown)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtlmError(f"{file} is not a tokenizer's file ({error!r}): copy it again") from error
+        around = _template(content.get("post_processor"))
+        for i in (*around[0], *around[1]):
+            if i not in pieces:
+                raise ValueError(f"post_processor adds id {i!r:.60}, which no token has")
+        return _Stored(file, pieces, around, unknown)
+    except _WRONG as error:
+        raise _no_tokenizer(file, error) from error
 
 
 def _template(processor: dict[str, Any] | None) -> tuple[list[int], list[int]]:
@@ -195,13 +277,15 @@ def _template(processor: dict[str, Any] | None) -> tuple[list[int], list[int]]:
     if processor["type"] != "TemplateProcessing":
         return [], []  # ByteLevel moves offsets and adds nothing
     single = processor["single"]
-    text = next(at for at, part in enumerate(single) if "Sequence" in part)
+    text = [at for at, part in enumerate(single) if "Sequence" in part]
+    if len(text) != 1:
+        raise ValueError(f"its template has the text {len(text)} times")
     specials = processor["special_tokens"]
 
     def ids(parts: list[dict[str, Any]]) -> list[int]:
         return [i for part in parts for i in specials[part["SpecialToken"]["id"]]["ids"]]
 
-    return ids(single[:text]), ids(single[text + 1 :])
+    return ids(single[: text[0]]), ids(single[text[0] + 1 :])
 
 
 def _read_sentencepiece(file: Path) -> dict[int, str]:
@@ -212,6 +296,7 @@ def _read_sentencepiece(file: Path) -> dict[int, str]:
             f"{file} needs SentencePiece to be read: pip install sentencepiece, or let "
             f"transformers' AutoTokenizer load the folder and save it as tokenizer.json"
         ) from error
+    refuse_pointer(file)
     try:
         model = SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:
@@ -221,19 +306,27 @@ def _read_sentencepiece(file: Path) -> dict[int, str]:
 
 def _added(folder: Path) -> dict[int, str]:
     """Tokens that were added to a vocabulary after its file was made."""
-    added = {i: token for token, i in _json(folder, "added_tokens.json").items()}
-    later = _json(folder, "tokenizer_config.json").get("added_tokens_decoder", {})
-    return added | {int(i): token["content"] for i, token in later.items()}
+    file = folder / "tokenizer_config.json"
+    later = _json(folder, file.name).get("added_tokens_decoder") or {}
+    before = _json(folder, "added_tokens.json")
+    try:
+        added = {i: token for token, i in before.items()}
+        return added | {int(i): token["content"] for i, token in later.items()}
+    except _WRONG as error:
+        raise _no_tokenizer(file, error) from error
 
 
 def _roles(folder: Path, ids: Mapping[str, int]) -> dict[str, int]:
     """Id of each role's token; roles whose token has no id are left out."""
-    named = _json(folder, "tokenizer_config.json") | _json(folder, "special_tokens_map.json")
+    files = ("tokenizer_config.json", "special_tokens_map.json")
+    named = {name: (value, file) for file in files for name, value in _json(folder, file).items()}
     roles = {}
     for role, spellings in _SPELLINGS.items():
-        token = named.get(role) or ""
-        token = token["content"] if isinstance(token, dict) else token
-        if found := [ids[candidate] for candidate in (token, *spellings) if candidate in ids]:
+        token, file = named.get(role, ("", ""))
+        token = token.get("content") if isinstance(token, dict) else token
+        if token is not None and not isinstance(token, str):
+            raise ProtlmError(f"{role} in {file} is {token!r:.60}; it must be text")
+        if found := [ids[candidate] for candidate in (token or "", *spellings) if candidate in ids]:
             roles[role] = found[0]
     return roles
 

@@ -16,15 +16,14 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.card import model_card
 from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
 from protlm_jax.huggingface.folders import written_whole
+from protlm_jax.huggingface.read_tokenizer import MARK
 from protlm_jax.huggingface.tensor_files import SINGLE
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.loaded import parts_of
 from protlm_jax.storage.files import umask
 from protlm_jax.storage.json_files import read_json
-
-# In the config.json of an export: a folder with this mark may be written over.
-_MARK = "protlm_jax_version"
+from protlm_jax.vocabularies import Rare
 
 
 def export(
@@ -32,7 +31,7 @@ def export(
     output: str | Path,
     *,
     training: str = "",
-    rare_residues: Literal["X", "keep"] = "X",
+    rare_residues: Rare | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Path:
     """Writes config.json, model.safetensors, the tokenizer's files and README.md (a model card).
@@ -44,16 +43,23 @@ def export(
         loaded: what `load_model` gave.
         output: the folder to write.
         training: a paragraph for the model card on what the model was trained on.
-        rare_residues: what the tokenizer makes of U, Z, O and B: X, or their own tokens.
+        rare_residues: what the tokenizer makes of U, Z, O and B: "X", or their own tokens ("keep");
+            None: what was done in the model's training, or by the tokenizer it came with.
         metrics: measured numbers for the model card, by what they measure.
 
     Returns:
         The folder.
 
     Raises:
-        ProtlmError: the folder holds something else, the model cannot be expressed, or the disk
-            is full.
+        ProtlmError: the folder holds something else, the model cannot be expressed, the tokenizer
+            would have to refuse residues, or the disk is full.
     """
+    loaded.require_whole("it cannot be exported")
+    rare_residues = rare_residues or loaded.rare_residues
+    if rare_residues == "error":
+        raise ProtlmError(
+            "a tokenizer of transformers cannot refuse a residue: choose --rare_residues x or keep"
+        )
     parts = parts_of(loaded)
     for part in parts.values():
         _require_expressible(part)
@@ -76,7 +82,7 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
         "architectures": [exchange.architecture],
         "model_type": exchange.model_type,
         "dtype": "float32",
-        _MARK: __version__,
+        MARK: __version__,
         **exchange.to_config(config),
     }
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
@@ -88,7 +94,9 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     for name, text in exchange.files.items():
         (folder / name).write_text(text(config))
     types = exchange.closing_type if config.type_vocab_size else None
-    write_tokenizer(loaded.vocabulary, folder, rare_residues, config.max_positions, types)
+    lengths = [length for length in (loaded.row, config.max_positions) if length]
+    longest = min(lengths, default=0)
+    write_tokenizer(loaded.vocabulary, folder, rare_residues, longest, types)
 
 
 def _require_expressible(loaded: LoadedModel) -> None:
@@ -119,6 +127,6 @@ def _require_ours(target: Path) -> None:
 
 def _is_export(target: Path) -> bool:
     try:
-        return _MARK in read_json(target / "config.json")
+        return MARK in read_json(target / "config.json")
     except ProtlmError:
         return False

@@ -19,6 +19,8 @@ from protlm_jax.storage.json_files import read_json
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
+_POINTER = b"version https://git-lfs.github.com/"
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -37,7 +39,8 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:
         stack: closes the files.
 
     Raises:
-        ProtlmError: none of these is there, a shard is missing, or a file is damaged.
+        ProtlmError: none of these is there, a shard is missing or lies elsewhere, or a file is
+            damaged.
     """
     if (folder / SINGLE).exists():
         return _open_safetensors(folder / SINGLE, stack)
@@ -58,10 +61,17 @@ def _open_shards(
     place = read_json(index).get("weight_map")
     if not isinstance(place, dict):
         raise ProtlmError(f"{index} has no weight_map: copy it again")
+    for name in place.values():
+        if not isinstance(name, str) or not name.isprintable() or name != Path(name).name:
+            raise ProtlmError(
+                f"{index} names {name!r:.60}, which is not the name of a file in its folder: take "
+                f"the index from where the weights came from"
+            )
+    there = {file.name for file in index.parent.iterdir()}
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(set(place.values())):
-        if not (index.parent / name).exists():
-            raise ProtlmError(f"{index} names {name}, which is not in the folder: copy it too")
+        if name not in there:
+            raise ProtlmError(f"{index} names {name:.200}, which is not in the folder: copy it too")
         tensors |= open_one(index.parent / name)
     for name, file in place.items():
         if name not in tensors:
@@ -72,7 +82,24 @@ def _open_shards(
     return tensors
 
 
+def refuse_pointer(file: Path) -> None:
+    """Raises ProtlmError for what stands in a file's place: a pointer of Git LFS, or no file."""
+    if not file.is_file():  # a named pipe would be waited for
+        raise ProtlmError(f"{file} is not an ordinary file: copy it again")
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_POINTER))
+    except OSError as error:
+        raise ProtlmError(f"{file} cannot be read: {error.strerror}") from error
+    if start == _POINTER:
+        raise ProtlmError(
+            f"{file} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its "
+            f"repository (after `git lfs install`), or download the folder with `hf download`"
+        )
+
+
 def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    refuse_pointer(file)
     try:
         opened = stack.enter_context(safe_open(file, framework="np"))
         names = opened.keys()
@@ -86,6 +113,7 @@ def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
 
 
 def _open_pickle(file: Path) -> dict[str, StoredTensor]:
+    refuse_pointer(file)
     try:
         import torch
     except ImportError as error:
@@ -97,12 +125,16 @@ def _open_pickle(file: Path) -> dict[str, StoredTensor]:
         # Anything but plain tensors is refused, so a hostile file cannot run code here.
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        # PyTorch's own message is not passed on: it advises to run what is in the file.
+        holds_code = "weights_only" in str(error) or "Unsupported" in str(error)
+        reason = "it holds objects other than tensors" if holds_code else "it is damaged"
         raise ProtlmError(
-            f"{file} cannot be read as plain tensors ({reason}): copy it again, or get the model "
-            f"as {SINGLE}"
+            f"{file} cannot be read as plain tensors: {reason}. Nothing in it was run. Copy it "
+            f"again, or get the model as {SINGLE}"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(t, torch.Tensor) for name, t in state.items()
+    ):
         raise ProtlmError(f"{file} is not a state dict of tensors: get the model as {SINGLE}")
     return {
         name: StoredTensor(file, tuple(t.shape), partial(_read, _numpy, t))

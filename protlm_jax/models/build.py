@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,19 +13,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.exchange import CONTACT_HEAD, Exchange
 from protlm_jax.models.registry import family_of
-from protlm_jax.models.stacked import Stacked
+from protlm_jax.models.stacked import Stacked, Streams
 
 
-def build(config: ModelConfig) -> Stacked:
+def build(config: ModelConfig, missing: Sequence[str] = ()) -> Stacked:
     """The linen module of a config.
+
+    Args:
+        config: of the model.
+        missing: names of `Exchange.heads` that a folder does not hold. The module has their
+            parameters, and refuses to compute with them.
 
     Raises:
         ProtlmError: for a family that does not exist.
     """
-    return family_of(config).module(config)
+    family = family_of(config)
+    if not (absent := absent_heads(config, [name for name in missing if name != CONTACT_HEAD])):
+        return family.module(config)
+    return _headless(family.module, absent)(config)  # type: ignore[arg-type]
+
+
+def absent_heads(config: ModelConfig, missing: Sequence[str]) -> str:
+    """What the heads of these names are called, for messages; "" without any."""
+    exchange = family_of(config).exchange
+    heads = exchange.heads if isinstance(exchange, Exchange) else {}
+    return " and ".join(dict.fromkeys(heads[name] for name in missing))
+
+
+@functools.cache
+def _headless(module: type[Stacked], absent: str) -> type[Stacked]:
+    """The family's class with readouts that give nothing; one class for each, as jit compares."""
+    silent = tuple(
+        dataclasses.replace(readout, kind="none", both_ways=False, absent=absent)
+        for readout in module.readouts
+    )
+
+    def head(self: Any, h: Streams, deterministic: bool = True) -> jax.Array:
+        if self.is_initializing():
+            return module.head(self, h, deterministic)
+        raise ProtlmError(f"the model {silent[0].silence}")
+
+    members = {"readouts": silent, "head": head, "__module__": module.__module__}
+    return type(f"{module.__name__}Headless", (module,), {**members, "__annotations__": {}})
 
 
 def example_batch(config: ModelConfig, batch_size: int = 1, length: int = 2) -> dict[str, Any]:

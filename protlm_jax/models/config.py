@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.typed import from_fields
 
 Norm = Literal["layer_norm", "rms_norm"]
 NormPlacement = Literal["pre", "post"]
@@ -78,12 +81,10 @@ class ModelConfig:
                 raise ProtlmError(
                     f"model.{field} is {value!r}; choose one of {', '.join(map(repr, allowed))}"
                 )
+        self._require_numbers()
         for field in ("vocab_size", "d_model", "num_layers", "num_heads", "head_dim", "d_ff"):
             if getattr(self, field) < 1:
                 raise ProtlmError(f"model.{field} is {getattr(self, field)}; it must be at least 1")
-        for field in ("memory_length", "clamp_length"):
-            if getattr(self, field) < 0:
-                raise ProtlmError(f"model.{field} is {getattr(self, field)}; 0 is the least")
         if self.same_length and not self.memory_length:
             raise ProtlmError("model.same_length needs a model.memory_length: it is what is seen")
         if self.positions == "rotary" and self.rotary_size % 2:
@@ -97,6 +98,40 @@ class ModelConfig:
             raise ProtlmError("model.parallel_block needs model.norm_placement='pre'")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ProtlmError(f"model.dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
+        if self._least_parameters() > _MOST_PARAMETERS:
+            raise ProtlmError(
+                f"the model has about {self._least_parameters():.1e} parameters, more than any "
+                f"machine holds: check d_model {self.d_model}, d_ff {self.d_ff}, num_layers "
+                f"{self.num_layers}, num_heads {self.num_heads}, head_dim {self.head_dim}, "
+                f"vocab_size {self.vocab_size} and max_positions {self.max_positions}"
+            )
+
+    def _require_numbers(self) -> None:
+        """Every field has a value of its type, and every count fits its range."""
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), f"model.{field.name}"
+            if field.type == "bool" and not isinstance(value, bool):
+                raise ProtlmError(f"{name} is {value!r}; it must be True or False")
+            if field.type == "str" and not isinstance(value, str):
+                raise ProtlmError(f"{name} is {value!r}; it must be text")
+            if field.type == "float" and not _is_finite(value):
+                raise ProtlmError(f"{name} is {value!r}; it must be a finite number")
+            if field.type != "int":
+                continue
+            most = _MOST_LAYERS if field.name.endswith("_layers") else _LARGEST
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise ProtlmError(f"{name} is {value!r}; it must be a whole number")
+            if int(value) < 0:
+                raise ProtlmError(f"{name} is {value}; 0 is the least")
+            if int(value) > most:
+                raise ProtlmError(f"{name} is {value}; {most} is the most")
+
+    def _least_parameters(self) -> int:
+        """Parameters of the blocks and tables, biases and norms left out."""
+        blocks = 1 if self.share_layers else self.num_layers + self.num_decoder_layers
+        block = 4 * self.d_model * self.num_heads * self.head_dim + 2 * self.d_model * self.d_ff
+        tables = (self.vocab_size + self.max_positions) * self.embedding_width
+        return int(blocks * block + tables)
 
     @property
     def compute_dtype(self) -> jnp.dtype:
@@ -120,18 +155,27 @@ class ModelConfig:
         """Builds a config from saved fields.
 
         Raises:
-            ProtlmError: for a field that does not exist here, naming it.
+            ProtlmError: for a field that does not exist here or is missing, naming it, or for a
+                value of another type.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise ProtlmError(
-                f"unknown model field(s) {', '.join(unknown)}: not part of ModelConfig"
-            )
-        return cls(**fields)
+        return from_fields(cls, fields, "model")
 
     def replace(self, **changes: Any) -> ModelConfig:
         return dataclasses.replace(self, **changes)
 
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+_LARGEST = 2**31 - 1
+_MOST_LAYERS = 10_000
+_MOST_PARAMETERS = 10**13
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("layer_norm", "rms_norm"),

@@ -22,6 +22,9 @@ ACTIVATION_FIELDS = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()} 
 }
 
 
+CONTACT_HEAD = "contact_head"
+
+
 @dataclass(frozen=True)
 class Key:
     """One parameter in both worlds.
@@ -76,6 +79,13 @@ class Exchange:
         mark: a field that config.json has in this family and in none that shares its class.
         only_named: whether a folder is of this family only if it names the class; of folders of one
             type that name none, as old ones do, the other family is meant.
+        also: further classes of theirs that hold no more of the model than `architecture`.
+        heads: parameters at the top of our tree that their classes without a head do not have, and
+            what they are called in messages. The rest is the body.
+        row: tokens in a row that the model was made for, from their config.json, where no position
+            table says it; None where it does not say.
+        keeps_rare: whether the model's published usage gives U, Z, O and B their own tokens; users
+            of ProtTrans's models map them to X.
     """
 
     model_type: str
@@ -95,6 +105,20 @@ class Exchange:
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
     mark: str = ""
     only_named: bool = False
+    also: tuple[str, ...] = ()
+    heads: Mapping[str, str] = field(default_factory=dict)
+    keeps_rare: bool = False
+    row: Callable[[Mapping[str, Any]], int | None] = lambda fields: None
+
+    @property
+    def body(self) -> str:
+        """What the names of the body's tensors begin with, as "bert."; "" in T5."""
+        first = {key.theirs.partition(".")[0] for key in self.keys if not self.is_head(key)}
+        return f"{first.pop()}." if len(first) == 1 else ""
+
+    def is_head(self, key: Key) -> bool:
+        """Whether a parameter belongs to a head."""
+        return key.ours.partition("/")[0] in self.heads
 
     @property
     def loads_as(self) -> str:
@@ -141,7 +165,7 @@ def linear_keys(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Key, Ke
 
 def required(fields: Mapping[str, Any], name: str) -> Any:
     """A field that their config.json must have."""
-    if name not in fields:
+    if fields.get(name) is None:
         raise ProtlmError(f"{name!r} is missing; take config.json from where the weights came from")
     return fields[name]
 

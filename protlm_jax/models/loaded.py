@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 
-from protlm_jax.models.build import build
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.build import absent_heads, build
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.models.registry import family_of
+from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
 if TYPE_CHECKING:
     from protlm_jax.models.config import ModelConfig
@@ -26,6 +28,13 @@ class LoadedModel:
         vocabulary: the token set the model was trained with.
         name: for people: a run's or a folder's name.
         left: what was stored beside the parameters and not taken over, one line each.
+        missing: names of `Exchange.heads` that were not stored; their parameters are NaN, and the
+            module refuses to compute with them.
+        rare_residues: what becomes of U, Z, O and B: as the model's own tokenizer has it, or its
+            training.
+        row: tokens in a row that the model was made for, special ones included; None where nobody
+            knows.
+        tally: where rare residues are counted that are read for this model; None does not count.
     """
 
     model: nn.Module
@@ -33,10 +42,33 @@ class LoadedModel:
     vocabulary: Vocabulary
     name: str
     left: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    rare_residues: Rare = "X"
+    row: int | None = None
+    tally: RareTally | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @property
+    def policy(self) -> ResiduePolicy:
+        """How sequences are read for this model."""
+        return ResiduePolicy(rare=self.rare_residues, tally=self.tally)
+
+    def with_config(self, **changes: Any) -> LoadedModel:
+        """The same parameters in a module whose config has other values in some fields."""
+        model = build(self.config.replace(**changes), self.missing)
+        return dataclasses.replace(self, model=model)
+
+    def require_whole(self, verb: str) -> None:
+        """Raises ProtlmError when a head was not stored with the model."""
+        if self.missing:
+            raise ProtlmError(
+                f"{self.name} was stored without {absent_heads(self.config, self.missing)}, so "
+                f"{verb}: take the folder of the whole model, or train a new head with "
+                f"--config.init_from"
+            )
 
 
 def parts_of(loaded: LoadedModel) -> dict[str, LoadedModel]:
@@ -47,6 +79,7 @@ def parts_of(loaded: LoadedModel) -> dict[str, LoadedModel]:
     parts = {}
     for name, part_of in exchange.parts.items():
         config, params = part_of(loaded.config, loaded.params)
-        title = f"{loaded.name}, {name}"
-        parts[name] = LoadedModel(build(config), params, loaded.vocabulary, title)
+        parts[name] = dataclasses.replace(
+            loaded, model=build(config), params=params, name=f"{loaded.name}, {name}", left=()
+        )
     return parts

@@ -36,11 +36,13 @@ class Readout:
         stack: the stack whose stream `head` reads; a logit lens is defined on this stack alone.
         both_ways: whether a causal model also reads proteins from their last token to their first;
             a score is then the mean of both.
+        absent: of kind "none", the head that the model has by its family and that was not stored.
     """
 
     kind: Kind
     stack: str
     both_ways: bool = False
+    absent: str = ""
 
     @property
     def predicts_residues(self) -> bool:
@@ -50,6 +52,11 @@ class Readout:
     @property
     def silence(self) -> str:
         """Why residues cannot be read from the stream, as what is said after the model's name."""
+        if self.absent:
+            return (
+                f"was stored without {self.absent}, and so gives no distribution over residues: "
+                f"embed or probe it, or take the folder of the whole model"
+            )
         return _SILENCE[self.kind]
 
     @property

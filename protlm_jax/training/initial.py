@@ -18,6 +18,7 @@ import numpy as np
 
 from protlm_jax.configuration import RunConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.build import absent_heads
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.training.checkpoints import restore_part
@@ -120,6 +121,9 @@ def continue_from(
         source.params,
         layout.params,
     )
+    # Heads that were not stored begin as in any new run.
+    params |= {name: fresh.params[name] for name in source.missing}
+    new += [f"{absent_heads(source.config, [name])}, {name}" for name in source.missing]
     state = dataclasses.replace(fresh, params=params)
     optimizer = f"{config.optimizer.name} starts anew"
     if config.init_what == "state":
@@ -127,7 +131,8 @@ def continue_from(
         state = dataclasses.replace(state, opt_state=opt_state)
         optimizer = f"the moments of {config.optimizer.name} after {updates:,} updates are kept"
     optimizer += f"; the schedule begins at its step {config.schedule.first_step:,}"
-    arrays = jax.tree.leaves(source.params)
+    there = {name: part for name, part in source.params.items() if name not in source.missing}
+    arrays = jax.tree.leaves(there)
     report = Report(
         source=config.init_from,
         name=source.name,

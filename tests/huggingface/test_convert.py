@@ -174,7 +174,7 @@ def test_families_that_share_a_model_type(
     loaded: LoadedModel, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = EXCHANGES[loaded.config.family]
-    if own.mark:  # a field of their config.json tells it from the others, whatever its class
+    if own.mark or own.only_named:  # a field tells it from the others, or it is not the default
         return
     other = dataclasses.replace(own, architecture="SomethingElse")
     monkeypatch.setitem(EXCHANGES, "another", other)

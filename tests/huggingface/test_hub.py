@@ -52,7 +52,16 @@ def no_network(*arguments: Any, **more: Any) -> Any:
     raise ConnectionError("no route to host\nand a long story")
 
 
-def test_an_id_is_a_folder(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def raising(error: Exception) -> Callable[..., Any]:
+    def raised(*arguments: Any, **more: Any) -> Any:
+        raise error
+
+    return raised
+
+
+def test_an_id_is_a_folder(
+    far: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     loaded = load_model(ID)
     assert loaded.name == ID
     jax.tree.map(np.testing.assert_array_equal, loaded.params, zoo.loaded("bert").params)
@@ -60,6 +69,11 @@ def test_an_id_is_a_folder(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "model.safetensors" in kept and not kept & {"pytorch_model.bin", "onnx", "README.md"}
     monkeypatch.setattr(huggingface_hub, "list_repo_files", no_network)  # it is in the cache now
     assert load_model(ID).name == ID
+    assert "cannot be reached (no route to host): using someone/tiny_bert as it was" in caplog.text
+    gone = PermissionError("the model is gated now")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", raising(gone))
+    with pytest.raises(ProtlmError, match="the model is gated now"):
+        load_model(ID)
 
 
 def test_without_a_network_it_says_what_to_do(

@@ -226,7 +226,6 @@ def test_provenance_is_read_from_the_run(folder: Path, tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps(sections))
     facts = provenance(run)
     assert facts == provenance(run / "checkpoints" / "0")
-    assert facts["rare_residues"] == "keep"
     assert facts["training"].startswith("Trained on my.fasta.gz for 0 steps of 64 rows of 128 tok")
 
 

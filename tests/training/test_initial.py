@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from zoo import ZOO, loaded
 
 from protlm_jax.cli import main
@@ -130,6 +131,17 @@ def test_a_folder_of_every_family_is_taken_bit_for_bit(
     taken = started(fasta, tmp_path / "on", family, init_from=str(tmp_path / "hf"))
     jax.tree.map(np.testing.assert_array_equal, taken.params, source.params)
     assert report(tmp_path / "on")["new"] == []
+
+
+def test_a_head_that_was_not_stored_is_new(fasta: Path, tmp_path: Path) -> None:
+    source, file = loaded("bert"), tmp_path / "hf/model.safetensors"
+    export(source, tmp_path / "hf")
+    body = {name: x for name, x in load_file(file).items() if not name.startswith("cls.")}
+    save_file(body, file)
+    taken = started(fasta, tmp_path / "on", "bert", init_from=str(tmp_path / "hf"))
+    jax.tree.map(np.testing.assert_array_equal, taken.params["encoder"], source.params["encoder"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(taken.params["head"]))
+    assert report(tmp_path / "on")["new"] == ["the masked-language head (cls.predictions), head"]
 
 
 def test_a_run_and_its_checkpoints_are_taken_bit_for_bit(

@@ -20,7 +20,9 @@ from protlm_jax.evaluation.batching import (
 )
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.models.block import Block, BlockContext
+from protlm_jax.models.build import absent_heads
 from protlm_jax.models.contacts import contact_logits, corrected_maps, pairs_of
+from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stacked import Batch, Stacked
 from protlm_jax.vocabularies import ResiduePolicy, normalise
@@ -50,7 +52,12 @@ def own_head(loaded: LoadedModel) -> Weights:
             f"{loaded.name} has no contact head: the {loaded.config.family} family is trained "
             f"without one; take an ESM-2 folder, or fit weights on chains of known structure"
         )
-    head = loaded.params["contact_head"]
+    if CONTACT_HEAD in loaded.missing:
+        raise ProtlmError(
+            f"{loaded.name} was stored without {absent_heads(loaded.config, [CONTACT_HEAD])}: take "
+            f"the folder of the whole model, or fit weights on chains of known structure"
+        )
+    head = loaded.params[CONTACT_HEAD]
     return Weights(np.asarray(head["kernel"]), float(np.asarray(head["bias"])[0]))
 
 
@@ -60,7 +67,7 @@ def predict(
     *,
     weights: Weights | None = None,
     tokens_per_batch: int | None = None,
-    policy: ResiduePolicy = ResiduePolicy(),
+    policy: ResiduePolicy | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The probability that two residues of a protein touch.
 
@@ -69,7 +76,7 @@ def predict(
         sequences: id -> sequence, spaced or not; read under `policy`.
         weights: of its heads; None takes the model's own contact head (ESM-2).
         tokens_per_batch: budget of one batch; None suits the device.
-        policy: what to do with rare residues and lower case.
+        policy: what to do with rare residues and lower case; None: as the model has it.
 
     Yields:
         (id, [residues, residues] float32, symmetric), proteins of one length together, longest
@@ -80,6 +87,7 @@ def predict(
             turns up, a protein is longer than its position table, or its map is not finite.
     """
     weights = own_head(loaded) if weights is None else weights
+    policy = policy or loaded.policy
     plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
     limit = max_residues(loaded)
     for name, sequence in plain.items():
@@ -112,7 +120,7 @@ def _stream(
 
 def maps(loaded: LoadedModel, sequence: str) -> np.ndarray:
     """The corrected maps of one protein: [layers, heads, residues, residues] float32."""
-    tokens = loaded.vocabulary.encode(sequence)
+    tokens = loaded.vocabulary.encode(normalise(sequence, loaded.policy, record=sequence[:20]))
     (group,) = grouped([len(tokens)], 1, loaded.config.max_positions or None)
     batch = encoder_features(loaded, [tokens], group)
     found = _maps(loaded.model, _specials(loaded), loaded.params, batch)

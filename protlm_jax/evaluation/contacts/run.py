@@ -17,6 +17,7 @@ from protlm_jax.evaluation.contacts.predict import own_head, predict
 from protlm_jax.evaluation.contacts.regression import STRENGTHS, Fitted, fit
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
 from protlm_jax.evaluation.probes.controls import random_control
+from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.loaded import LoadedModel
 
 TRAIN_PROTEINS = 20
@@ -76,7 +77,7 @@ def run(
     sequences = {p.id: p.sequence for p in test}
     of_random = fit(random, train, valid).weights
     ways = {"regression": (loaded, fitted.weights), "random": (random, of_random)}
-    if hasattr(loaded.model, "contacts"):
+    if hasattr(loaded.model, "contacts") and CONTACT_HEAD not in loaded.missing:
         ways["own_head"] = (loaded, own_head(loaded))
     scores = {
         way: _scores(predict(m, sequences, weights=w, tokens_per_batch=tokens_per_batch), test)

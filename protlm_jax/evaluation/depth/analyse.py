@@ -35,7 +35,6 @@ from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, st
 from protlm_jax.evaluation.depth.streaming import over_batches
 from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
 from protlm_jax.evaluation.heldout import RATE
-from protlm_jax.models.build import build
 from protlm_jax.models.flops import forward_flops_per_token
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
@@ -204,7 +203,7 @@ def in_float32(loaded: LoadedModel) -> LoadedModel:
     """The same model computing in float32: effects of late layers are small differences."""
     if loaded.config.dtype == "float32":
         return loaded
-    return dataclasses.replace(loaded, model=build(loaded.config.replace(dtype="float32")))
+    return loaded.with_config(dtype="float32")
 
 
 def _keep(

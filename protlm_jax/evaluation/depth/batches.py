@@ -130,10 +130,8 @@ def prepare(
     Raises:
         ProtlmError: when no protein has a residue to hide.
     """
-    plain = {
-        name: hide(normalise(s, record=name), seed, rate, name=name)
-        for name, s in sequences.items()
-    }
+    read = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
+    plain = {name: hide(s, seed, rate, name=name) for name, s in read.items()}
     kept = {name: protein for name, protein in plain.items() if len(protein.targets)}
     if not kept:
         raise ProtlmError("depth analysis needs proteins with at least two standard residues")

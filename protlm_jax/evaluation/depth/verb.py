@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protlm_jax.arguments import positive
+from protlm_jax.arguments import add_rare_residues, add_window, positive
 
 if TYPE_CHECKING:
     from protlm_jax.evaluation.depth.results import Analysis
@@ -71,6 +71,8 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument(
         "--control", action="store_true", help="measure a re-initialised copy of each model too"
     )
+    add_rare_residues(verb)
+    add_window(verb)
     verb.add_argument("--output", type=Path, metavar="DIR", help="folder of the results")
 
 
@@ -111,10 +113,11 @@ def _prepared(
     """A model, the proteins to show it, and the tokens in a row."""
     from protlm_jax.evaluation import verbs
 
-    loaded, data = load(source), verbs.data_of(source)
+    loaded, data = verbs.with_residues(load(source), arguments.rare_residues), verbs.data_of(source)
     verbs.require_answers(loaded, data)
-    sequences = verbs.drawn(data, arguments.proteins, arguments.input)
-    return loaded, sequences, verbs.trained_length(loaded, data)
+    sequences = verbs.drawn(data, arguments.proteins, arguments.input, loaded.policy)
+    verbs.say_rare(loaded)
+    return loaded, sequences, verbs.row_of(loaded, arguments.window)
 
 
 def _measured(

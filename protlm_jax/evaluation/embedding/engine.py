@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.plan import (
@@ -47,9 +46,7 @@ def for_reading(loaded: LoadedModel, dtype: Dtype | None = None) -> LoadedModel:
     Parameters stay float32; None leaves the dtype as it is.
     """
     backend = "chunked" if jax.default_backend() == "cpu" else loaded.config.attention_backend
-    changes = {"attention_backend": backend, "dtype": dtype or loaded.config.dtype}
-    model = models.build(loaded.config.replace(**changes))
-    return LoadedModel(model, loaded.params, loaded.vocabulary, loaded.name, loaded.left)
+    return loaded.with_config(attention_backend=backend, dtype=dtype or loaded.config.dtype)
 
 
 @dataclass

@@ -36,7 +36,7 @@ from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 _PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
 _BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
-_LONGEST_ROW = 4096  # tokens, where nobody asks for more
+LONGEST_ROW = 4096  # tokens, where nobody asks for more
 # Batches in the time of a compilation: 2 s for ESM-2 8M on a CPU, where a batch of 2,048 tokens
 # takes 0.6 s; an accelerator compiles longer, and runs its batches in a tenth of a second.
 _COMPILATION = {"cpu": 4}
@@ -120,7 +120,7 @@ def embed_sequences(
     window: int | None = None,
     tokens_per_batch: int | None = None,
     devices: int | None = None,
-    policy: ResiduePolicy = ResiduePolicy(),
+    policy: ResiduePolicy | None = None,
     progress: bool = False,
 ) -> EmbeddingStream:
     """The frozen representation of proteins, special tokens and padding left out.
@@ -134,7 +134,7 @@ def embed_sequences(
         window: residues that go through the model at once; see `resolve_window`.
         tokens_per_batch: budget of one batch on each device, with padding; None suits the device.
         devices: how many of this process's devices share the work; None takes all.
-        policy: what to do with rare residues and lower case.
+        policy: what to do with rare residues and lower case; None: as the model has it.
         progress: draw a progress bar on a terminal.
 
     Returns:
@@ -146,6 +146,7 @@ def embed_sequences(
         ProtlmError: for an unknown residue (naming record and position), an impossible window, or
             what the model does not have.
     """
+    policy = policy or loaded.policy
     plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
     loaded = for_reading(loaded)
     wanted = Wanted(resolve_layers(loaded, layers), (vectors,), dtype)
@@ -210,7 +211,7 @@ def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> 
     """
     config, specials = loaded.config, loaded.vocabulary.num_specials
     room = memory.activation_budget(loaded)
-    fitting = min(memory.longest_row(config, room, layers), _LONGEST_ROW) - specials
+    fitting = min(memory.longest_row(config, room, layers), LONGEST_ROW) - specials
     limit = max_residues(loaded, window)
     if window is None:
         return fitting if limit is None else min(limit, fitting)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protlm_jax.arguments import add_rare_residues, add_window
+
 if TYPE_CHECKING:
     from protlm_jax.models import LoadedModel
 
@@ -42,10 +44,9 @@ output: .h5 or .hdf5 has one data set for each protein, with its name as the att
 long proteins: what does not fit at once is read through windows that overlap by half, and
   each residue is taken from the window in which it is farthest from a cut. A mean or max is
   over all its residues; cls is the mean of the windows' tokens, weighed by the residues taken
-  from each. Nothing is cut off. A window is as long as a row of the model's training, where
-  that is recorded (our runs); otherwise at most 4,096 tokens, and no more than its position
-  table and the memory of the device hold. --window N sets it: what was trained on shorter
-  rows (ESM-2 on 1,022 residues) is best read so.
+  from each. Nothing is cut off. A window is as long as a row of a run's training, or as the
+  folder says (ESM-2: 1,022 residues); where nobody says it, at most 4,096 tokens; and no more
+  than its position table and the memory of the device hold. --window N sets it.
 
 The same command again goes on after a kill: results wait in e.h5.work until the output is
 whole, in all at most twice its size. An output that is there already is compared with
@@ -79,9 +80,8 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         "--compute", choices=("fp32", "bf16"), default="fp32",
         help="in which the model computes; default: fp32",
     )  # fmt: skip
-    verb.add_argument(
-        "--window", type=int, metavar="N", help="residues that go through the model at once"
-    )
+    add_rare_residues(verb)
+    add_window(verb)
     verb.add_argument(
         "--tokens_per_batch", type=int, metavar="N",
         help="with padding, on each device; default: what suits it and fits",
@@ -100,20 +100,18 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
     from protlm_jax.evaluation.embedding import formats
     from protlm_jax.evaluation.embedding.files import embed_file
     from protlm_jax.evaluation.embedding.wanted import Wanted, resolve_layers
-    from protlm_jax.vocabularies import ResiduePolicy
 
-    for name in ("window", "tokens_per_batch", "devices"):
+    for name in ("tokens_per_batch", "devices"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ProtlmError(f"--{name} {value}: it must be at least 1")
-    loaded, data = load(arguments.model), verbs.data_of(arguments.model)
+    loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     default = "mean" if arguments.output.suffix in formats.PARQUET else "residues"
     wanted = Wanted(
         resolve_layers(loaded, _layers(arguments.layers)),
         tuple(arguments.vectors or [default]),
         DTYPES[arguments.dtype],  # type: ignore[arg-type]
     )
-    recorded = verbs.is_run(arguments.model)
     outcome = embed_file(
         loaded,
         arguments.input,
@@ -121,15 +119,16 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
         wanted,
         compute=DTYPES[arguments.compute],  # type: ignore[arg-type]
         window=arguments.window,
-        trained=verbs.trained_length(loaded, data) if recorded else None,
+        trained=verbs.row_of(loaded),
         tokens_per_batch=arguments.tokens_per_batch,
         devices=arguments.devices,
-        policy=ResiduePolicy(rare=data.rare_residues),
+        policy=loaded.policy,
         keys=arguments.keys,
         say=lambda line: print(line, flush=True),
         progress=True,
     )
     print(outcome.summary)
+    verbs.say_rare(loaded)
     return 3 if outcome.failed else 0
 
 

@@ -18,7 +18,7 @@ from protlm_jax.evaluation.probe_data.base import Benchmark, LabelledProtein, Ta
 from protlm_jax.evaluation.probe_data.columns import SEQUENCES
 from protlm_jax.evaluation.probe_data.user_files import split_of
 from protlm_jax.storage.json_files import LARGEST
-from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 _TAPE = (
     "the folder protein_benchmarks of the ProteinBERT repository (Brandes et al. 2022), "
@@ -139,7 +139,7 @@ def _proteins(
             raise ProtlmError(f"{place}: a row without a label")
         name = f"{file.name.split('.')[1]}-{row + 1}"
         labels = {target: value(number(text, place), place)}
-        found.append(LabelledProtein(name, normalise(residues, record=place), labels))
+        found.append(LabelledProtein(name, normalise(residues, AS_WRITTEN, record=place), labels))
     return found
 
 
@@ -167,7 +167,7 @@ def _conserved(file: Path, part: str) -> list[LabelledProtein]:
         if split_of(described) != part:
             continue
         labels = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int8) - ord("1")
-        sequence = normalise(sequences.get(name, ""), record=f"{file}, {name}")
+        sequence = normalise(sequences.get(name, ""), AS_WRITTEN, record=f"{file}, {name}")
         if len(labels) != len(sequence) or not set(text) <= set(CONSERVATION):
             raise ProtlmError(
                 f"{file}: {name} has {len(sequence)} residues, its labels are {len(labels)}, from "

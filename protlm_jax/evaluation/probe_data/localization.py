@@ -20,7 +20,7 @@ from protlm_jax.evaluation.probe_data.base import (
     Target,
     View,
 )
-from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 LOCATIONS = (
     "Nucleus",
@@ -120,6 +120,6 @@ def _protein(row: dict[str, str]) -> LabelledProtein:
         "membrane": np.array(membrane, np.int8),
     }
     notes = {"kingdom": row["kingdom"]} if row["kingdom"] else {}
-    sequence = normalise(row["sequence"], record=row["accession"])
+    sequence = normalise(row["sequence"], AS_WRITTEN, record=row["accession"])
     marks = {"far": np.array(float(row["identity"]) < FAR)} if row["identity"] else {}
     return LabelledProtein(row["accession"], sequence, labels, marks, notes)

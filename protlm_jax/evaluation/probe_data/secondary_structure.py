@@ -24,7 +24,7 @@ from protlm_jax.evaluation.probe_data.base import (
     Target,
     View,
 )
-from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 Q3 = "HEC"
 Q8 = "GHIEBSTC"
@@ -161,7 +161,8 @@ def _protein(chain: bundled.LabelledChain) -> LabelledProtein:
         marks["own_mask"] = codes(chain.cb513_mask, "01") == 1
     if chain.identity is not None:
         marks["far"] = np.full(len(chain.seq), chain.identity < FAR)
-    return LabelledProtein(chain.id, normalise(chain.seq, record=chain.id), labels, marks)
+    sequence = normalise(chain.seq, AS_WRITTEN, record=chain.id)
+    return LabelledProtein(chain.id, sequence, labels, marks)
 
 
 def codes(letters: str, alphabet: str) -> np.ndarray:

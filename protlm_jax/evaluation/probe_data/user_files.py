@@ -19,7 +19,7 @@ from protlm_jax.data.fasta import entries, name_of, read_fasta
 from protlm_jax.data.tables import MISSING, Table, shortened
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.columns import Roles
-from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def from_table(table: Table, roles: Roles) -> list[Entry]:
                 f"{place}: {name!r} has no sequence ({what}); add it or remove the row"
             )
         try:
-            sequence = normalise(text, record=name)
+            sequence = normalise(text, AS_WRITTEN, record=name)
         except ProtlmError as error:
             raise ProtlmError(f"{place}: {error}") from None
         split = row[roles.split] if roles.split else ""
@@ -93,7 +93,7 @@ def read_annotated(path: Path) -> list[Entry]:
         ProtlmError: for what `read_fasta` refuses, or a header without a target.
     """
     found = []
-    for record in read_fasta(path):
+    for record in read_fasta(path, policy=AS_WRITTEN):
         attributes = _attributes(record.description)
         if "TARGET" not in attributes:
             raise ProtlmError(
@@ -115,7 +115,7 @@ def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
     letters = {name: (line, text, split) for line, name, text, split in _strings(labels)}
     masks = {name: (line, text) for line, name, text, _ in _strings(mask)} if mask else {}
     found = []
-    for record in read_fasta(path):
+    for record in read_fasta(path, policy=AS_WRITTEN):
         line, text, split = letters.pop(record.id, (0, "", ""))
         where = f"{path}, line {record.line}: {record.id!r}"
         if not line:

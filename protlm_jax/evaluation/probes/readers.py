@@ -16,6 +16,7 @@ from protlm_jax.evaluation.embedding.sequences import make_engine
 from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted
 from protlm_jax.evaluation.probes.controls import TABLES, rows_of
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import normalise
 
 
 class Reader(Protocol):
@@ -48,7 +49,9 @@ class ModelReader:
         self.vectors = self.engine.wanted.vectors
 
     def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-        for complete in self.engine.embed(sequences):
+        policy = self.engine.loaded.policy
+        plain = [normalise(s, policy, record=f"{s[:20]}...") for s in sequences]
+        for complete in self.engine.embed(plain):
             for index, arrays in complete:
                 if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
                     arrays = {name: values[None] for name, values in arrays.items()}

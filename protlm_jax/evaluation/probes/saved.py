@@ -25,6 +25,7 @@ from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.digests import Damaged, seal, verify
 from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.vocabularies import Rare
 
 FORMAT = 2
 _INDEX = "probes.json"
@@ -37,8 +38,8 @@ class SavedProbe:
     Attributes:
         heads: of one input, the layer that validation chose.
         about: "model" (name), "identity", "vocabulary", "layer", "level", "rows", "window",
-            "compute", "benchmark", "train_proteins", "valid". Format 1 had "parameters" in the
-            place of "identity", the digest of a sample.
+            "rare_residues", "compute", "benchmark", "train_proteins", "valid". Format 1 had
+            "parameters" in the place of "identity", the digest of a sample.
     """
 
     heads: TrainedHeads
@@ -52,6 +53,11 @@ class SavedProbe:
         return (
             "an older version wrote the probe: only a sample of the model's parameters was compared"
         )
+
+    @property
+    def rare_residues(self) -> Rare:
+        """How the proteins that it was trained on were read: X, before it was recorded."""
+        return "keep" if self.about.get("rare_residues") == "keep" else "X"
 
 
 def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
@@ -75,6 +81,7 @@ def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
             "level": result["benchmark"]["level"],
             "rows": probed.rows[head],
             "window": result["window"],
+            "rare_residues": loaded.rare_residues,
             "compute": probed.compute,
             "benchmark": result["benchmark"]["title"],
             "train_proteins": result["benchmark"]["splits"]["train"]["proteins"],
@@ -114,6 +121,23 @@ def load(folder: Path) -> SavedProbe:
     except Damaged as error:
         raise Damaged(f"{error}: {remedy}") from error
     return SavedProbe(trained.load(place), read_json(file, remedy=remedy))
+
+
+def require_reading(probe: SavedProbe, rare: Rare | None, window: int | None) -> None:
+    """Raises ProtlmError when proteins would be read in another way than in the probe's training.
+
+    To refuse rare residues is another matter: what is read is read alike.
+    """
+    if rare in ("X", "keep") and rare != probe.rare_residues:
+        raise ProtlmError(
+            f"the probe was trained with --rare_residues {probe.rare_residues.lower()}: leave the "
+            f"argument away, or probe again"
+        )
+    if window is not None and window != probe.about["window"]:
+        raise ProtlmError(
+            f"the probe was trained with --window {probe.about['window']}: leave the argument "
+            f"away, or probe again"
+        )
 
 
 def require_model(probe: SavedProbe, loaded: LoadedModel) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protlm_jax.arguments import positive
+from protlm_jax.arguments import add_rare_residues, add_window, positive
 
 _UNSAID = 0  # how many training proteins
 
@@ -105,9 +105,8 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         metavar="N",
         help="default: 2500 (contacts: 20 chains); or all",
     )
-    verb.add_argument(
-        "--window", type=positive, metavar="N", help="residues that go through the model at once"
-    )
+    add_rare_residues(verb)
+    add_window(verb)
     verb.add_argument(
         "--compute", choices=("fp32", "bf16"), default="fp32",
         help="in which the model computes; default: fp32",
@@ -125,6 +124,8 @@ def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> Non
     verb.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="FILE.csv or FILE.fasta"
     )
+    for shared in (add_rare_residues, add_window):
+        shared(verb)
 
 
 def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
@@ -139,8 +140,7 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
         return
     if arguments.output is not None:
         maps.require_packages()
-    loaded = load(arguments.model)
-    window = arguments.window or verbs.recorded_window(loaded, arguments.model)
+    loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     probed = run(
         loaded,
         benchmark,
@@ -148,13 +148,14 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
         layers=arguments.layers,
         seeds=arguments.seeds,
         train_proteins=_said(arguments.train_proteins, TRAIN_PROTEINS),
-        window=window,
+        window=_window(loaded, arguments),
         compute="bfloat16" if arguments.compute == "bf16" else "float32",
         seed=verbs.SEED,
         say=lambda line: print(line, flush=True),
         progress=True,
     )
     print(table.summary(probed.result))
+    verbs.say_rare(loaded)
     if arguments.output is not None:
         _write(probed, loaded, benchmark, arguments)
 
@@ -184,8 +185,10 @@ def _run_contacts(
     train = _said(arguments.train_proteins, TRAIN_PROTEINS)
     if train is None:
         train = len(benchmark.splits["train"]())
-    result = run(load(arguments.model), benchmark, train_proteins=train, seed=verbs.SEED)
+    loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
+    result = run(loaded, benchmark, train_proteins=train, seed=verbs.SEED)
     print(summary(result))
+    verbs.say_rare(loaded)
     if arguments.output is not None:
         folder = arguments.output
         write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")
@@ -203,15 +206,16 @@ def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel
     from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.probes import saved
     from protlm_jax.evaluation.probes.predicting import predict_file
-    from protlm_jax.vocabularies import ResiduePolicy
 
     probe = saved.load(arguments.probe)
-    loaded = load(arguments.model)
-    policy = ResiduePolicy(rare=verbs.data_of(arguments.model).rare_residues)
+    saved.require_reading(probe, arguments.rare_residues, arguments.window)
+    asked = "error" if arguments.rare_residues == "error" else probe.rare_residues
+    loaded = verbs.with_residues(load(arguments.model), asked)
     outcome = predict_file(
-        loaded, probe, arguments.input, arguments.output, policy=policy, progress=True
+        loaded, probe, arguments.input, arguments.output, policy=loaded.policy, progress=True
     )
     print(outcome.summary)
+    verbs.say_rare(loaded)
     return 3 if outcome.failed else 0
 
 
@@ -256,6 +260,18 @@ def _write(
     }
     report.write(folder / "report.html", {"run": about, "probe": result, "maps": drawn})
     print(f"wrote {folder}: report.html, results.json, scores.csv, maps/, probe/")
+
+
+def _window(loaded: LoadedModel, arguments: argparse.Namespace) -> int:
+    """Residues read at once: what is asked, or the model's own, as far as memory reaches."""
+    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.embedding.sequences import resolve_window
+    from protlm_jax.evaluation.embedding.wanted import resolve_layers
+
+    if arguments.window is not None:
+        return int(arguments.window)
+    layers = len(resolve_layers(loaded, arguments.layers))
+    return min(verbs.window_of(loaded), resolve_window(loaded, None, layers))
 
 
 def _said(asked: int | None, default: int) -> int | None:

@@ -83,4 +83,5 @@ hidden = model.albert(**batch).last_hidden_state
         "sop_classifier.classifier.weight": _NO_ORDER,
         "sop_classifier.classifier.bias": _NO_ORDER,
     },
+    heads={"head": "the masked-language head (predictions)"},
 )

@@ -142,4 +142,5 @@ hidden = model.bert(**batch).last_hidden_state
         "cls.seq_relationship.weight": "next-sentence prediction says nothing about proteins",
         "cls.seq_relationship.bias": "next-sentence prediction says nothing about proteins",
     },
+    heads={"head": "the masked-language head (cls.predictions)"},
 )

@@ -74,6 +74,8 @@ hidden = model.electra(**batch).last_hidden_state
 """,
     copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
     unused=_UNUSED,
+    only_named=True,
+    heads={"head": "the masked-language head (generator_predictions, generator_lm_head)"},
 )
 
 DISCRIMINATOR = Exchange(
@@ -96,6 +98,7 @@ replaced = model(**batch).logits.sigmoid()  # probability that each residue was 
 hidden = model.electra(**batch).last_hidden_state
 """,
     unused=_UNUSED,
+    heads={"head": "the detection head (discriminator_predictions)"},
 )
 
 

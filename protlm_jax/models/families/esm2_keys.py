@@ -9,6 +9,7 @@ import numpy as np
 
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import (
+    CONTACT_HEAD,
     Exchange,
     Key,
     linear_keys,
@@ -37,7 +38,7 @@ KEYS = (
     *linear_keys("head/dense", "lm_head.dense", "D E -> E D", "E -> E"),
     *norm_keys("head/norm", "lm_head.layer_norm"),
     Key("head/bias", "lm_head.bias", "V -> V"),
-    *linear_keys("contact_head", "esm.contact_head.regression", "N H -> 1 (N H)", "A -> A"),
+    *linear_keys(CONTACT_HEAD, "esm.contact_head.regression", "N H -> 1 (N H)", "A -> A"),
 )
 
 
@@ -91,6 +92,11 @@ def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
     )
 
 
+def _row(fields: Mapping[str, Any]) -> int | None:
+    """The rows of a position table that rotary positions do without; two of them hold no token."""
+    return fields["max_position_embeddings"] - 2 if "max_position_embeddings" in fields else None
+
+
 EXCHANGE = Exchange(
     model_type="esm",
     architecture="EsmForMaskedLM",
@@ -114,4 +120,10 @@ hidden = model.esm(**batch).last_hidden_state
         "esm.pooler.dense.weight": "the pooler takes no part in masked language modelling",
         "esm.pooler.dense.bias": "the pooler takes no part in masked language modelling",
     },
+    heads={
+        "head": "the masked-language head (lm_head)",
+        CONTACT_HEAD: "the contact head (esm.contact_head)",
+    },
+    keeps_rare=True,
+    row=_row,
 )

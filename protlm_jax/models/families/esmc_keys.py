@@ -22,6 +22,7 @@ from protlm_jax.vocabularies import get_vocabulary
 _LAYER = "esmc.layers.{layer}."
 _ATTENTION = f"{_LAYER}self_attn."
 _MLP = f"{_LAYER}mlp."
+_HEAD = "the masked-language head (lm_head)"
 
 KEYS = (
     Key("token", "esmc.embed_tokens.weight", "V D -> V D"),
@@ -106,4 +107,7 @@ model = AutoModelForMaskedLM.from_pretrained("{title}")
 logits = model(**batch).logits  # over all tokens, at each residue
 hidden = model.esmc(**batch).last_hidden_state
 """,
+    heads={"head": _HEAD, "decoder": _HEAD},
+    keeps_rare=True,
+    row=lambda fields: fields.get("max_position_embeddings"),
 )

@@ -109,6 +109,7 @@ model = AutoModelForCausalLM.from_pretrained("{title}")
 logits = model(**batch).logits  # logits[:, i] predicts token i + 1
 hidden = model.transformer(**batch).last_hidden_state
 """,
+    keeps_rare=True,
     copies={"lm_head.weight": _TOKEN},
     unused={
         "transformer.h.*.attn.bias": "the causal mask, a constant",

@@ -137,5 +137,7 @@ hidden = model.transformer(**batch).last_hidden_state
         "transformer.h.*.attn.bias": "the causal mask, a constant",
         "transformer.h.*.attn.masked_bias": "the causal mask, a constant",
     },
+    keeps_rare=True,
+    heads={"head": "the language-modelling head (lm_head)"},
     files={_CODE.name: lambda config: _CODE.read_text()},
 )

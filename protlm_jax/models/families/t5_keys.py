@@ -169,6 +169,7 @@ hidden = encoder(**batch).last_hidden_state
         "decoder.embed_tokens.weight": "shared.weight",
         "lm_head.weight": "shared.weight",
     },
+    heads={"head_kernel": "the language-modelling head (lm_head)"},
     unused={
         # Early T5 files hold a table that no version of the model ever read.
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": "never read",
@@ -202,4 +203,5 @@ hidden = model(**batch).last_hidden_state
 """,
     copies={"encoder.embed_tokens.weight": "shared.weight"},
     only_named=True,
+    also=("T5ForTokenClassification",),
 )

@@ -138,6 +138,7 @@ hidden = output.hidden_states[-1]
 # output.logits[:, i] predicts token i + 1; output.mems, given back, continues longer proteins.
 """,
     copies={"crit.out_layers.0.weight": _EMBEDDING},
+    heads={"head_bias": "the language-modelling head (crit)"},
     files={_CODE.name: lambda config: _CODE.read_text()},
     constants={"transformer.pos_emb.inv_freq": _frequencies},
 )

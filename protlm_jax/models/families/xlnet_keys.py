@@ -118,4 +118,5 @@ hidden = model.transformer(**batch).last_hidden_state
 """,
     copies={"lm_loss.weight": "transformer.word_embedding.weight"},
     closing_type=CLOSING_TYPE,
+    heads={"head_bias": "the language-modelling head (lm_loss)"},
 )

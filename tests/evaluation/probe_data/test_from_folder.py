@@ -26,7 +26,7 @@ def test_stability_and_folds(tmp_path: Path) -> None:
     train = stability.splits["train"]()
     assert [(p.id, p.sequence, float(p.labels["stability"])) for p in train] == [
         ("train-1", "MKV", -0.5),
-        ("train-2", "MKX", 1.5),
+        ("train-2", "MKU", 1.5),
     ]
     folds = probe_data.load("remote_homology", tmp_path)
     assert int(folds.splits["test"]()[0].labels["fold"]) == 1194

@@ -183,7 +183,7 @@ def test_residues_from_a_pair_of_files_and_a_mask(tmp_path: Path) -> None:
              for n, read in benchmark.splits.items()}  # fmt: skip
     assert found == {
         "train": [("MKVA", [-1, 0, -1, 1])],
-        "valid": [("MKX", [0, 0, 1])],
+        "valid": [("MKU", [0, 0, 1])],
         "test": [("MKV", [1, 0, -1])],
     }
 
