@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.json_files import read_json
 from protlm_jax.storage.typed import from_fields
-from protlm_jax.vocabularies import Rare
+
+if TYPE_CHECKING:
+    from protlm_jax.vocabularies import Rare
 
 PHASES = "phases.json"  # lies beside the phases' folders and says what happened between them
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,7 +25,7 @@ from protlm_jax.models.exchange import Exchange, Joint
 from protlm_jax.models.fields import Fields
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.run_folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
-from protlm_jax.storage.json_files import read_json
+from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
 
@@ -182,7 +181,7 @@ def import_model(source: str | Path, output: str | Path) -> Path:
     }
     with written_whole(target) as folder:
         write_vocabulary(loaded.vocabulary, folder)
-        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        write_json(folder / "config.json", content, indent=2)
         checkpoints = Checkpoints(folder / "checkpoints", every=1, keep=1)
         # One byte for the data iterator's state that a run would have: Orbax refuses to store none.
         checkpoints.save(0, {"params": loaded.params}, b"\0", {"imported_from": loaded.name})
