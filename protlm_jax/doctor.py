@@ -60,6 +60,7 @@ ROADS = {
     "data": Road("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_batches",)),
     "embed": Road("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
     "probe": Road("probes and maps of embeddings", "probe", ("sklearn", "umap")),
+    "report": Road("pages of charts", "report", ("jinja2", "vl_convert")),
     "hf": Road("PyTorch and transformers", "hf", ("torch", "transformers")),
     "beam": Road("prepare releases on many machines", "beam", ("apache_beam",)),
     "plan": Road("compile for a TPU pod without it", "plan"),
