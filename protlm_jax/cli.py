@@ -330,9 +330,8 @@ def _export(arguments: argparse.Namespace) -> None:
         source.model.require_whole("it cannot be exported")
         write_checkpoint(source, arguments.output)
     else:
-        rare = arguments.rare_residues
-        about = provenance(arguments.model)
-        export(load_model(arguments.model), arguments.output, rare_residues=rare, **about)
+        about = provenance(arguments.model) | {"rare_residues": arguments.rare_residues}
+        export(load_model(arguments.model), arguments.output, **about)
     print(f"wrote {arguments.output}")
 
 

@@ -108,7 +108,8 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
             folder = hub.fetch(str(path))
         found = folder.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise ProtlmError(f"{str(path)[:80]}... is no name of a folder: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ProtlmError(f"{str(path)[:80]}... is no name of a folder: {reason}") from error
     if not found:
         raise ProtlmError(
             f"{path} is not a folder on this machine: name a run's folder, one of its checkpoints, "
