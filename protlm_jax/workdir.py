@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax import __version__
+from protlm_jax.configuration import RunConfig, UnknownField, require_sections
 from protlm_jax.errors import ProtlmError
 from protlm_jax.run_folders import PHASES
 from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.json_files import read_json
 from protlm_jax.training.checkpoints import latest_step
 from protlm_jax.training.distributed import leads, require_shared
 from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
@@ -72,15 +74,19 @@ def read_config(workdir: Path) -> RunConfig:
         ProtlmError: when the folder has none, or one that cannot be read.
     """
     file = workdir / "config.json"
+    tree = read_json(file, remedy="restore it from a copy, or start anew in another folder")
     try:
-        tree = json.loads(file.read_text())
         if (workdir / VOCABULARY_FILE).exists():  # of a model that was downloaded
-            find_vocabulary(tree["model"]["vocabulary"], workdir)
+            require_sections(tree)
+            find_vocabulary(str(tree.get("model", {}).get("vocabulary")), workdir)
         return RunConfig.from_dict(tree)
-    except OSError as error:
-        raise ProtlmError(f"{file} cannot be read ({error.strerror}): not a run folder?") from error
-    except ValueError as error:  # or not even text
-        raise ProtlmError(f"{file} is not JSON ({error}); restore it or start anew") from error
+    except UnknownField as error:
+        raise ProtlmError(
+            f"{file} was written by a newer version of protlm_jax than this {__version__} (field "
+            f"{error.name}): update protlm_jax; if the file was edited, take the field out"
+        ) from error
+    except ProtlmError as error:
+        raise ProtlmError(f"{file}: {error}") from error
 
 
 def has_begun(workdir: Path) -> bool:

@@ -66,7 +66,7 @@ def test_a_run_that_never_began_may_change_its_config(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{"model": ', "is not JSON"),
-        (b"\xff\xfe\x00", "is not JSON"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
         (b'{"model": {}}', "config.model"),
         (None, "cannot be read"),
     ],
@@ -83,7 +83,7 @@ def test_an_unknown_field_of_a_newer_version_is_named(run: Path) -> None:
     tree = config().to_dict()
     tree["model"]["sparsity"] = 1
     (run / "config.json").write_text(json.dumps(tree))
-    with pytest.raises(ProtlmError, match="config.model.sparsity does not exist"):
+    with pytest.raises(ProtlmError, match=r"newer version .*field model\.sparsity\): update"):
         claim_workdir(config(), run)
 
 
