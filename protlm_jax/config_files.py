@@ -176,6 +176,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise ProtlmError(
             f"--config.{name[:80]} has {len(override):,} characters; at most {LONGEST:,} are read"
         )
+    if not name.isprintable():
+        raise ProtlmError(f"--config.{shown(name)[1:-1]} does not exist")
     if not equals:
         raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
     *sections, field = name.split(".")

@@ -325,7 +325,7 @@ def _bounded(value: Any, name: str) -> None:
     if isinstance(value, str | tuple) and len(value) > LONGEST:
         what = "characters" if isinstance(value, str) else "entries"
         raise ProtlmError(f"config.{name} has {len(value):,} {what}; at most {LONGEST:,} are read")
-    if isinstance(value, str) and not value.isprintable():
+    if isinstance(value, str) and any(c < " " or c == "\x7f" for c in value):
         raise ProtlmError(f"config.{name} is {shown(value)}; leave out its control characters")
     if isinstance(value, int | float) and not (abs(value) < LARGEST and math.isfinite(value)):
         raise ProtlmError(f"config.{name} is {shown(value)}; it must be finite and below 2^63")
