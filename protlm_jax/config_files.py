@@ -172,14 +172,13 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         ProtlmError: there is no such field, or no value.
     """
     name, equals, text = override.partition("=")
+    option = f"--config.{shown(name)[1:-1]}"
     if len(override) > LONGEST:
         raise ProtlmError(
-            f"--config.{name[:80]} has {len(override):,} characters; at most {LONGEST:,} are read"
+            f"{option} has {len(override):,} characters; at most {LONGEST:,} are read"
         )
-    if not name.isprintable():
-        raise ProtlmError(f"--config.{shown(name)[1:-1]} does not exist")
     if not equals:
-        raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
+        raise ProtlmError(f"{option} needs a value: {option}=VALUE")
     *sections, field = name.split(".")
     types_of = typing.get_type_hints(RunConfig)
     first = sections[0] if sections else field
@@ -189,14 +188,14 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree["mesh"] = {**given, "auto": True}
         return
     if len(sections) != (first in SECTIONS):
-        raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
+        raise ProtlmError(f"{option}: overrides are --config.SECTION.FIELD=VALUE")
     if sections and first != "objective":  # its fields depend on its name, and are checked with it
         fields = typing.get_type_hints(types_of[first])
         refuse_unknown({field: None}, fields, prefix=f"{first}.")
-    (tree.setdefault(first, {}) if sections else tree)[field] = _value(name, text)
+    (tree.setdefault(first, {}) if sections else tree)[field] = _value(option, text)
 
 
-def _value(name: str, text: str) -> Any:
+def _value(option: str, text: str) -> Any:
     """A Python literal, or the text itself where it is none."""
     try:
         with warnings.catch_warnings():
@@ -205,7 +204,7 @@ def _value(name: str, text: str) -> Any:
     except (ValueError, SyntaxError, TypeError):  # TypeError: of {[]: 1}
         return text
     except (RecursionError, MemoryError) as error:
-        raise ProtlmError(f"--config.{name}={text[:40]}... is nested too deeply") from error
+        raise ProtlmError(f"{option}={text[:40]}... is nested too deeply") from error
 
 
 def _find(path: str) -> Path:

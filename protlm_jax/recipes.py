@@ -129,7 +129,8 @@ def _by_phase(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
         _, name, rest = (*text.split(".", 2), "", "")[:3]
         if name not in own:
             raise ProtlmError(
-                f"--config.{text}: there is no such phase; there are {', '.join(names)}"
+                f"--config.{shown(text)[1:-1]}: there is no such phase; there are "
+                f"{', '.join(names)}"
             )
         own[name].append(rest)
     return own

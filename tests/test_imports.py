@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def test_all_that_is_imported_is_declared() -> None:
     """Also inside of functions, and by name: a package that another one brings may go any day."""
     root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    extras = itertools.chain(*project["optional-dependencies"].values())
+    lines = [*project["dependencies"], *extras]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     declared |= {"protlm-jax", "t5x"}  # the latter is on no index: requirements/t5x.txt
     known = packages_distributions()

@@ -17,6 +17,7 @@ from typing import Any
 from fuzz.mutators import Kind, mutated
 
 from protlm_jax.errors import ProtlmError, Stopped
+from protlm_jax.vocabularies import VOCABULARIES
 
 ALLOWED = (ProtlmError, Stopped, SystemExit)  # the last one is argparse's
 SECONDS = 10
@@ -140,6 +141,9 @@ class Fuzzer:
                 return "a long message"
         except (Exception, Hang) as error:
             return _kind(error)
+        finally:
+            for name in [name for name in VOCABULARIES if name.startswith("custom-")]:
+                del VOCABULARIES[name]
         return ""
 
 
