@@ -62,7 +62,7 @@ def test_evaluation_and_models_know_nothing_of_training() -> None:
 
 
 def test_nothing_but_the_bridge_imports_t5x() -> None:
-    """Neither T5X nor what only it needs; the bridge is imported by nothing but gin."""
+    """Neither T5X nor what only it needs is imported outside of the bridge, or with it."""
     package = Path(__file__).parents[1] / "protlm_jax"
     foreign = re.compile(r"^\s*(?:import|from) (t5x|airio|jestimator|fiddle|gin|clu)\b", re.M)
     bridge = package / "t5x_bridge"
