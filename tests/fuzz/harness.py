@@ -31,7 +31,7 @@ class Case:
 
     Attributes:
         path: the file that an input is written to.
-        seeds: valid inputs; the first one must be accepted.
+        seeds: valid inputs.
         read: reads the file. Raises `Lost` when it says nothing about a part of it.
     """
 
@@ -124,8 +124,6 @@ class Fuzzer:
             fault = f"{seconds:.0f} seconds"
         if not fault and (grown := _largest() - before) > MOST_MEMORY:
             fault = f"memory grew by {grown >> 10} MB"
-        if not fault and not index and not self.accepted:
-            fault = "the first seed is refused"
         return Failure(fault, index, how, data) if fault else None
 
     def _read(self, data: bytes) -> str:
