@@ -1,6 +1,7 @@
 # make quickstart            train, evaluate, probe, analyse and export a small ProtBert
 # make quickstart MODEL=t5   the same with a small ProtT5
 # make test                  lint, types and the fast tests;  make test-all adds slow and long ones
+# make fuzz                  give a million malformed inputs to all readers;  FUZZ_INPUTS=20000 fewer
 # make test-pods             compile every family's published recipe for the pod of its paper
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart check test test-slow test-all test-pods clean
+.PHONY: help quickstart check test test-slow test-all fuzz test-pods clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +37,9 @@ test-slow: $(VENV)/.installed-dev
 
 test-all: check
 	$(PYTEST) -m "not pods"
+
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz.runner --workers $(WORKERS) $(ARGS)
 
 test-pods: $(VENV)/.installed-dev
 	$(PYTEST) -m pods

@@ -1,7 +1,8 @@
 """ProtBert-BFD: ProtBert on the 2.1 billion proteins of BFD, rows of 512 and then of 2048 tokens.
 
+    protlm prepare --dataset bfd --input bfd.fasta.gz --output data/bfd --tokens
     protlm train --config configs/prot_bert_bfd.py --workdir runs/prot_bert_bfd \\
-        --config.data.fasta=bfd.fasta.gz
+        --config.data.prepared=data/bfd
 
 Hardware of the paper: one TPU pod v3-1024. Seen: 800,000 x 32,768 + 200,000 x 6,144 rows, 27
 billion sequences, 16 trillion tokens with padding.

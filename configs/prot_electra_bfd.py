@@ -1,7 +1,8 @@
 """ProtElectra-BFD: a generator replaces residues, a discriminator finds them.
 
+    protlm prepare --dataset bfd --input bfd.fasta.gz --output data/bfd --tokens
     protlm train --config configs/prot_electra_bfd.py --workdir runs/prot_electra_bfd \\
-        --config.data.fasta=bfd.fasta.gz
+        --config.data.prepared=data/bfd
 
 Rows of 512 and then of 1024 tokens. Hardware of the paper: one TPU pod v3-512. Seen: 400,000 x
 9,216 + 400,000 x 3,584 rows, 5.1 billion sequences, 3.4 trillion tokens with padding.

@@ -1,7 +1,8 @@
 """ProtT5-XL-BFD: 2.8 billion parameters, the whole protein from its corrupted copy, rows of 512.
 
+    protlm prepare --dataset bfd --input bfd.fasta.gz --output data/bfd --tokens
     protlm train --config configs/prot_t5_xl_bfd.py --workdir runs/prot_t5_xl_bfd \\
-        --config.data.fasta=bfd.fasta.gz
+        --config.data.prepared=data/bfd
 
 Hardware of the paper: one TPU pod v3-1024, models split 8 ways. Seen: 1,200,000 x 4,096 rows, 4.9
 billion sequences, 2.5 trillion tokens with padding.

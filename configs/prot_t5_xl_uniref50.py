@@ -1,8 +1,11 @@
 """ProtT5-XL-U50: ProtT5-XL-BFD, and then UniRef50 from its last checkpoint; rows of 512 tokens.
 
+    protlm prepare --dataset bfd --input bfd.fasta.gz --output data/bfd --tokens
+    protlm prepare --dataset uniref50 --release 2024_01 --input uniref50.fasta.gz \\
+        --output data/uniref50 --tokens
     protlm train --config configs/prot_t5_xl_uniref50.py --workdir runs/prot_t5_xl \\
-        --config.phases.bfd.data.fasta=bfd.fasta.gz \\
-        --config.phases.uniref50.data.fasta=uniref50.fasta.gz
+        --config.phases.bfd.data.prepared=data/bfd \\
+        --config.phases.uniref50.data.prepared=data/uniref50
 
 The second part alone, from a model that is there already:
 

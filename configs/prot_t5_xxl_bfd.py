@@ -1,7 +1,8 @@
 """ProtT5-XXL-BFD: 11.3 billion parameters; otherwise ProtT5-XL-BFD.
 
+    protlm prepare --dataset bfd --input bfd.fasta.gz --output data/bfd --tokens
     protlm train --config configs/prot_t5_xxl_bfd.py --workdir runs/prot_t5_xxl_bfd \\
-        --config.data.fasta=bfd.fasta.gz
+        --config.data.prepared=data/bfd
 
 Hardware of the paper: 1,024 cores of TPU v3, models split 32 ways. Seen: 920,000 x 4,096 rows, 3.8
 billion sequences, 1.9 trillion tokens with padding.

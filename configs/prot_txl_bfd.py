@@ -1,7 +1,8 @@
 """ProtTXL-BFD: Transformer-XL on the 2.1 billion proteins of BFD, with a memory of 512 tokens.
 
+    protlm prepare --dataset bfd --input bfd.fasta.gz --output data/bfd --tokens
     protlm train --config configs/prot_txl_bfd.py --workdir runs/prot_txl_bfd \\
-        --config.data.fasta=bfd.fasta.gz
+        --config.data.prepared=data/bfd
 
 Hardware of the paper: Summit, 936 nodes of 6 V100, 8 rows on each of 5,616 GPUs, float16:
 `--config.model.dtype=float16` does the same, with a dynamic loss scale, where there is no bfloat16.

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import runpy
+import traceback
 import typing
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 
-from protlm_jax.configuration import SECTIONS, RunConfig, objectives_of, refuse_unknown, typed
+from protlm_jax.configuration import (
+    LONGEST,
+    SECTIONS,
+    RunConfig,
+    objectives_of,
+    refuse_unknown,
+    require_sections,
+    shown,
+    typed,
+)
 from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives import objective_class
 from protlm_jax.partitioning import MESH_AXES
@@ -54,23 +66,44 @@ def load_config(spec: str, overrides: list[str], workdir: Path | None = None) ->
 
 
 def read_tree(spec: str) -> dict[str, Any]:
-    """What a config file returns, as nested dicts; nothing is checked yet.
+    """What a config file returns, as nested dicts; fields are not checked yet.
+
+    The file is Python, and is run: use files that you trust.
 
     Raises:
-        ProtlmError: when the file or a variant does not exist, or it returns something else.
+        ProtlmError: the file or a variant does not exist, the file cannot be run, or it returns
+            something else.
     """
     path, _, variant = spec.partition(":")
     file = _find(path)
-    namespace = runpy.run_path(str(file))
-    if "get_config" not in namespace:
-        raise ProtlmError(f"{file} defines no get_config(variant): see configs/tiny.py")
     try:
+        namespace = runpy.run_path(str(file))
+        if "get_config" not in namespace:
+            raise ProtlmError("defines no get_config(variant): see configs/tiny.py")
         config = namespace["get_config"](*([variant] if variant else []))
-    except (ValueError, TypeError) as error:  # no such variant, or one is needed
-        raise ProtlmError(f"--config {spec}: {error}") from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise ProtlmError(f"{file}: get_config must return an ml_collections.ConfigDict")
-    return dict(config.to_dict())
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise ProtlmError("get_config must return an ml_collections.ConfigDict")
+        tree = dict(config.to_dict())
+    except (Exception, SystemExit) as error:
+        _raise_at(file, spec, error)
+    require_sections(tree)
+    return tree
+
+
+def _raise_at(file: Path, spec: str, error: BaseException) -> NoReturn:
+    """Raises what a config file raised as one line, with the line of the file where it arose."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        said, line = error.msg, error.lineno
+    else:
+        said, line = str(error), None
+        for frame in traceback.extract_tb(error.__traceback__):
+            line = frame.lineno if frame.filename == str(file) else line
+    if not isinstance(error, ValueError | TypeError | ProtlmError):  # e.g. of a wrong variant
+        said = f"{type(error).__name__}: {said}"
+    place = str(file) if line is None else f"{file}, line {line}"
+    raise ProtlmError(
+        f"--config {shown(spec)[1:-1]}: {' '.join(said.split())} ({place})"
+    ) from error
 
 
 def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> RunConfig:
@@ -139,8 +172,13 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         ProtlmError: there is no such field, or no value.
     """
     name, equals, text = override.partition("=")
+    option = f"--config.{shown(name)[1:-1]}"
+    if len(override) > LONGEST:
+        raise ProtlmError(
+            f"{option} has {len(override):,} characters; at most {LONGEST:,} are read"
+        )
     if not equals:
-        raise ProtlmError(f"--config.{name} needs a value: --config.{name}=VALUE")
+        raise ProtlmError(f"{option} needs a value: {option}=VALUE")
     *sections, field = name.split(".")
     types_of = typing.get_type_hints(RunConfig)
     first = sections[0] if sections else field
@@ -150,20 +188,33 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         tree["mesh"] = {**given, "auto": True}
         return
     if len(sections) != (first in SECTIONS):
-        raise ProtlmError(f"--config.{name}: overrides are --config.SECTION.FIELD=VALUE")
+        raise ProtlmError(f"{option}: overrides are --config.SECTION.FIELD=VALUE")
     if sections and first != "objective":  # its fields depend on its name, and are checked with it
         fields = typing.get_type_hints(types_of[first])
         refuse_unknown({field: None}, fields, prefix=f"{first}.")
+    (tree.setdefault(first, {}) if sections else tree)[field] = _value(option, text)
+
+
+def _value(option: str, text: str) -> Any:
+    """A Python literal, or the text itself where it is none."""
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    (tree.setdefault(first, {}) if sections else tree)[field] = value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, about a text that is no Python
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):  # TypeError: of {[]: 1}
+        return text
+    except (RecursionError, MemoryError) as error:
+        raise ProtlmError(f"{option}={text[:40]}... is nested too deeply") from error
 
 
 def _find(path: str) -> Path:
     """The file as given, or below the project's own folder."""
-    for candidate in (Path(path), Path(__file__).parents[1] / path):
-        if candidate.is_file():
+    candidates = (Path(path), Path(__file__).parents[1] / path)
+    for candidate in candidates:
+        if os.path.isfile(candidate):
             return candidate
-    raise ProtlmError(f"config file {path} does not exist; for example configs/tiny.py:bert")
+    what = next(
+        (f"{c} is not an ordinary file" for c in candidates if path and os.path.exists(c)),
+        f"config file {shown(path)[1:-1]} does not exist",
+    )
+    raise ProtlmError(f"{what}; for example configs/tiny.py:bert")

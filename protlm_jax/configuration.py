@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any, Literal
@@ -20,6 +21,17 @@ from protlm_jax.objectives import build_objective, objective_class
 from protlm_jax.training.optimizers import OptimizerConfig
 from protlm_jax.training.schedules import ScheduleConfig
 from protlm_jax.vocabularies import get_vocabulary
+
+LONGEST = 4096  # characters of a text, which is a name or a path, and entries of a tuple
+LARGEST = 1 << 63  # a number is smaller, as what counts steps or seeds random numbers takes it
+
+
+class UnknownField(ProtlmError):
+    """A section or a field that does not exist; `name` is its full name."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +58,13 @@ class ObjectiveConfig:
         """
         if not isinstance(section, dict) or "name" not in section:
             raise ProtlmError("config.objective must be a section with a field 'name'")
-        hints = typing.get_type_hints(objective_class(section["name"]))
+        name = typed(section["name"], str, "objective.name")
+        hints = typing.get_type_hints(objective_class(name))
         options = {f: v for f, v in section.items() if f != "name"}
-        known = {field: hints[field] for field in cls.fields(section["name"])}
+        known = {field: hints[field] for field in cls.fields(name)}
         refuse_unknown(options, {"name": str, **known}, prefix="objective.")
         checked = {f: typed(v, known[f], f"objective.{f}") for f, v in options.items()}
-        return cls(section["name"], checked)
+        return cls(name, checked)
 
     @staticmethod
     def fields(name: str) -> list[str]:
@@ -209,10 +222,12 @@ class RunConfig:
         """Checks and types a nested dict.
 
         Raises:
-            ProtlmError: for a missing or unknown section or field, or a value of the wrong type.
+            UnknownField: a section or a field does not exist.
+            ProtlmError: for a missing section or field, or a value of the wrong type.
         """
         sections = typing.get_type_hints(cls)
         refuse_unknown(tree, sections, prefix="")
+        require_sections(tree)
         built: dict[str, Any] = {}
         for name, hint in sections.items():
             if name not in tree:
@@ -250,9 +265,20 @@ def objectives_of(model: ModelConfig) -> tuple[str, ...]:
     return names
 
 
+def require_sections(tree: dict[str, Any], prefix: str = "") -> None:
+    """Refuses a config in which something else stands for a section.
+
+    Raises:
+        ProtlmError: naming it.
+    """
+    for name in SECTIONS:
+        if not isinstance(section := tree.get(name, {}), dict):
+            raise ProtlmError(
+                f"config.{prefix}{name} is {shown(section)}; it must be a section with fields"
+            )
+
+
 def _section(section: Any, values: dict[str, Any], name: str) -> Any:
-    if not isinstance(values, dict):
-        raise ProtlmError(f"config.{name} is {values!r}; it must be a section with fields")
     hints = typing.get_type_hints(section)
     refuse_unknown(values, hints, prefix=f"{name}.")
     checked = {f: typed(v, hints[f], f"{name}.{f}") for f, v in values.items()}
@@ -263,7 +289,7 @@ def _section(section: Any, values: dict[str, Any], name: str) -> Any:
 
 
 def typed(value: Any, hint: Any, name: str) -> Any:
-    """The value if it is of the field's type; an int serves as a float.
+    """The value if it is of the field's type and of a size that can be; an int serves as a float.
 
     Raises:
         ProtlmError: it is not; `name` says which field.
@@ -274,29 +300,55 @@ def typed(value: Any, hint: Any, name: str) -> Any:
         choices = typing.get_args(hint)
         if value not in choices:
             wanted = ", ".join(map(repr, choices))
-            raise ProtlmError(f"config.{name} is {value!r}; choose one of {wanted}")
+            raise ProtlmError(f"config.{name} is {shown(value)}; choose one of {wanted}")
         return value
     if origin in (typing.Union, types.UnionType):
         allowed = list(typing.get_args(hint))
     plain = [typing.get_origin(kind) or kind for kind in allowed]
-    if float in plain and type(value) is int:
-        return float(value)
     if tuple in plain and isinstance(value, list):
-        return tuple(value)
-    if (bool not in plain and isinstance(value, bool)) or not isinstance(value, tuple(plain)):
+        value = tuple(value)
+    if tuple in plain and isinstance(value, tuple):
+        _bounded(value, name)
+        element = typing.get_args(allowed[plain.index(tuple)])[0]
+        return tuple(typed(x, element, f"{name}[{i}]") for i, x in enumerate(value))
+    if (bool not in plain and isinstance(value, bool)) or not isinstance(
+        value, (*plain, int) if float in plain else tuple(plain)
+    ):
         expected = " or ".join(kind.__name__ for kind in plain).replace("NoneType", "None")
-        raise ProtlmError(f"config.{name} is {value!r}; it must be of type {expected}")
-    return value
+        raise ProtlmError(f"config.{name} is {shown(value)}; it must be of type {expected}")
+    _bounded(value, name)
+    return float(value) if float in plain and int not in plain and type(value) is int else value
+
+
+def _bounded(value: Any, name: str) -> None:
+    """Refuses what no field can be."""
+    if isinstance(value, str | tuple) and len(value) > LONGEST:
+        what = "characters" if isinstance(value, str) else "entries"
+        raise ProtlmError(f"config.{name} has {len(value):,} {what}; at most {LONGEST:,} are read")
+    if isinstance(value, str) and any(c < " " or c == "\x7f" for c in value):
+        raise ProtlmError(f"config.{name} is {shown(value)}; leave out its control characters")
+    if isinstance(value, int | float) and not (abs(value) < LARGEST and math.isfinite(value)):
+        raise ProtlmError(f"config.{name} is {shown(value)}; it must be finite and below 2^63")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message shows it: in one line, not too long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; a list in a list in ...
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def refuse_unknown(given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
     """Refuses names that are not known, with the nearest one that is.
 
     Raises:
-        ProtlmError: there is such a name.
+        UnknownField: there is such a name.
     """
-    for name in given:
+    for name in map(str, given):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name[:100], known, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ProtlmError(f"config.{prefix}{name} does not exist; {hint}")
+            full = prefix + (name if name.isidentifier() and len(name) <= 80 else shown(name))
+            raise UnknownField(full, f"config.{full} does not exist; {hint}")

@@ -6,8 +6,13 @@ from __future__ import annotations
 class ProtlmError(Exception):
     """Something the user can mend: says what is wrong, where, and what to do about it.
 
-    The command line prints the message alone, without a stack trace, and exits with code 1.
+    The command line prints the message alone, without a stack trace, and exits with code 1. What a
+    message quotes may be of any length: of a very long one the beginning and the end are shown.
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= 3000 else f"{text[:2000]} [...] {text[-900:]}"
 
 
 class Stopped(BaseException):

@@ -11,8 +11,10 @@ Where all of them differ from the paper:
 - Meshes are ours. Each recipe was compiled ahead of time for the pod of its paper and fits: see
   docs/pods.md. For other hardware set `--config.mesh.fsdp`, and ask `protlm plan`.
 - Which releases of UniRef (2019) and BFD (2018) were used is not known.
-- The corpus is held in memory, at two bytes per residue while it is read: UniRef50 (14 billion
-  residues) fits into a large host, UniRef100 (88) into few, BFD (393) into none: give a sample.
+- A FASTA file given as `data.fasta` is held in memory, at two bytes per residue while it is read:
+  UniRef50 (14 billion residues) fits into a large host, UniRef100 (88) into few, BFD (393) into
+  none. `protlm prepare --tokens` makes a folder of any of them, which `data.prepared` names and
+  which is read from disk.
 """
 
 from __future__ import annotations

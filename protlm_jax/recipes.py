@@ -27,7 +27,7 @@ from protlm_jax.config_files import (
     read_tree,
     require_given,
 )
-from protlm_jax.configuration import RunConfig
+from protlm_jax.configuration import SECTIONS, RunConfig, require_sections, shown, typed
 from protlm_jax.errors import ProtlmError
 from protlm_jax.run_folders import phase_folder
 from protlm_jax.workdir import has_begun, read_config
@@ -84,8 +84,9 @@ def load_recipe(spec: str, overrides: list[str], workdir: Path) -> list[Phase]:
         folder = phase_folder(workdir, number, described["name"])
         if made:
             content |= _beginning(made[-1], folder, described["optimizer"])
-            train = content["train"]
-            train["seed"] = train.get("seed", 0) + len(made)  # the data in another order
+            train = content.setdefault("train", {})
+            seed = typed(train.get("seed", 0), int, "train.seed")
+            train["seed"] = seed + len(made)  # the data in another order
         how = {name: described[name] for name in CHOICES if name in described}
         made.append(Phase(described["name"], RunConfig.from_dict(content), folder, **how))
     return made
@@ -93,19 +94,26 @@ def load_recipe(spec: str, overrides: list[str], workdir: Path) -> list[Phase]:
 
 def _check(phases: Any, spec: str) -> None:
     """Refuses phases with anything missing, unknown or said twice."""
+    if not isinstance(phases, list | tuple) or not all(isinstance(p, dict) for p in phases):
+        raise ProtlmError(f"{spec}: config.phases is {shown(phases)}; it must be a list of dicts")
+    if not phases:
+        raise ProtlmError(f"{spec}: config.phases is empty; leave it out for a run without phases")
     for number, phase in enumerate(phases):
         name = phase.get("name", "")
-        where = f"{spec}, phase {name or number + 1}"
-        if not re.fullmatch(r"[a-z0-9_-]+", name):
+        where = f"{spec}, phase {name if isinstance(name, str) and name else number + 1}"
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_-]{1,80}", name):
             raise ProtlmError(f"{where}: a phase needs a name of small letters, digits, - and _")
         if sum(other.get("name") == name for other in phases) > 1:
             raise ProtlmError(f"{where}: another phase has the same name")
         expected = {"name", "config"} | (set(CHOICES) if number else set())
         if set(phase) != expected:
             raise ProtlmError(
-                f"{where} has the fields {', '.join(phase)}; it needs {', '.join(sorted(expected))}"
-                f" (the first phase has no state to keep)"
+                f"{where} has the fields {', '.join(map(str, phase))}; it needs "
+                f"{', '.join(sorted(expected))} (the first phase has no state to keep)"
             )
+        if not isinstance(phase["config"], dict):
+            raise ProtlmError(f"{where}: config is {shown(phase['config'])}; it must be a dict")
+        require_sections(phase["config"], prefix=f"phases.{name}.")
         for field in CHOICES.keys() & phase.keys():
             if phase[field] not in CHOICES[field]:
                 known = " or ".join(map(repr, CHOICES[field]))
@@ -121,7 +129,8 @@ def _by_phase(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
         _, name, rest = (*text.split(".", 2), "", "")[:3]
         if name not in own:
             raise ProtlmError(
-                f"--config.{text}: there is no such phase; there are {', '.join(names)}"
+                f"--config.{shown(text)[1:-1]}: there is no such phase; there are "
+                f"{', '.join(names)}"
             )
         own[name].append(rest)
     return own
@@ -132,11 +141,17 @@ def _merged(tree: Tree, phase: Tree, overrides: list[str], spec: str) -> Tree:
     merged = copy.deepcopy(tree)
     own = copy.deepcopy(phase["config"])
     for section, fields in own.items():
-        merged[section] = {**merged.get(section, {}), **fields}
+        if section in SECTIONS:
+            merged[section] = {**merged.get(section, {}), **fields}
+        else:
+            merged[section] = fields
     for override in overrides:
         apply_override(merged, override)
     drop_replaced(merged)
-    given = {s: {f: merged[s][f] for f in fields if f in merged[s]} for s, fields in own.items()}
+    given = {
+        s: {f: merged[s][f] for f in fields if f in merged[s]} if s in SECTIONS else merged[s]
+        for s, fields in own.items()
+    }
     require_given(given, spec, prefix=f"phases.{phase['name']}.")
     require_given(merged, spec)
     return merged
@@ -151,9 +166,12 @@ def _join_schedules(trees: list[Tree], phases: list[Tree]) -> None:
         else:
             chains.append([tree])
     for chain in chains:
-        steps = [tree["train"]["steps"] for tree in chain]
-        for number, tree in enumerate(chain if len(chain) > 1 else []):
-            tree["schedule"] |= {"first_step": sum(steps[:number]), "total_steps": sum(steps)}
+        if len(chain) == 1:
+            continue
+        steps = [typed(tree.get("train", {}).get("steps"), int, "train.steps") for tree in chain]
+        for number, tree in enumerate(chain):
+            joined = {"first_step": sum(steps[:number]), "total_steps": sum(steps)}
+            tree["schedule"] = tree.get("schedule", {}) | joined
 
 
 def _beginning(previous: Phase, folder: Path, optimizer: str) -> Tree:

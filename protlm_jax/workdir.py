@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax import __version__
+from protlm_jax.configuration import RunConfig, UnknownField, require_sections
 from protlm_jax.errors import ProtlmError
 from protlm_jax.run_folders import PHASES, latest_step
 from protlm_jax.storage.json_files import read_json, write_json
@@ -72,11 +73,19 @@ def read_config(workdir: Path) -> RunConfig:
     file = workdir / "config.json"
     if not file.exists():
         raise ProtlmError(f"{file} does not exist: not a run folder?")
-    tree = read_json(file, remedy="restore it, or start in a new folder")
-    model = tree.get("model")
-    if isinstance(model, dict) and (workdir / VOCABULARY_FILE).exists():  # it was downloaded
-        find_vocabulary(str(model.get("vocabulary")), workdir)
-    return RunConfig.from_dict(tree)
+    tree = read_json(file, remedy="restore it from a copy, or start in a new folder")
+    try:
+        if (workdir / VOCABULARY_FILE).exists():  # of a model that was downloaded
+            require_sections(tree)
+            find_vocabulary(str(tree.get("model", {}).get("vocabulary")), workdir)
+        return RunConfig.from_dict(tree)
+    except UnknownField as error:
+        raise ProtlmError(
+            f"{file} was written by a newer version of protlm_jax than this {__version__} (field "
+            f"{error.name}): update protlm_jax; if the file was edited, take the field out"
+        ) from error
+    except ProtlmError as error:
+        raise ProtlmError(f"{file}: {error}") from error
 
 
 def has_begun(workdir: Path) -> bool:

@@ -71,6 +71,20 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("init_what=all", "config.init_what is 'all'; choose one of 'params', 'state'"),
         ("init_from.model=x", "--config.init_from.model: overrides are --config.SECTION.FIELD"),
         ("model.dtype=float64", "config.model.dtype is 'float64'; choose one of 'float32', 'bfl"),
+        ("train.steps={[]:1}", "config.train.steps is '{[]:1}'; it must be of type int"),
+        ("objective.name=[]", "config.objective.name is []; it must be of type str"),
+        ("mesh.data={{}}", "config.mesh.data is '{{}}'; it must be of type int"),
+        ("train.steps=" + "-" * 9000 + "1", "train.steps has 9,013 characters; at most 4,096"),
+        ("train.steps=" + "-" * 4000 + "1", "-... is nested too deeply"),
+        ("train.steps=0x" + "f" * 4000, "is a very large int; it must be finite and below 2^63"),
+        ("train.seed=9223372036854775808", "it must be finite and below 2^63"),
+        ("schedule.learning_rate=1e309", "is inf; it must be finite and below 2^63"),
+        ("init_from=" + "a" * 5000, "init_from has 5,010 characters; at most 4,096 are read"),
+        ("data.fasta=a\0b", "config.data.fasta is 'a\\x00b'; leave out its control characters"),
+        (
+            "train.profile_steps=(1, 'a')",
+            "config.train.profile_steps[1] is 'a'; it must be",
+        ),
         (
             "objective.name=span",
             "unknown objective 'span'; there are causal, denoising, ",
@@ -116,6 +130,16 @@ def test_a_variant_that_does_not_exist_is_named_beside_those_that_do() -> None:
         ("{head}c = tiny(); del c.train; return c", "", "config.train is missing"),
         ("{head}c = tiny(); del c.train.steps; return c", "", "argument: 'steps'"),
         ("{head}c = tiny(); c.mesh = 8; return c", "", "config.mesh is 8; it must be a section"),
+        ("def get_config(:", "", "SyntaxError: invalid syntax (FILE, line 1)"),
+        (
+            "x = 1\ny = x.z\n",
+            "",
+            "AttributeError: 'int' object has no attribute 'z' (FILE, line 2)",
+        ),
+        ("import nothing", "", "ModuleNotFoundError: No module named 'nothing' (FILE, line 1)"),
+        ("\ndef get_config():\n  return {}['a']", "", "KeyError: 'a' (FILE, line 3)"),
+        ("raise SystemExit(0)", "", "SystemExit: 0 (FILE, line 1)"),
+        ("a\0b", "", "SyntaxError: source code string cannot contain null bytes (FILE)"),
     ],
 )
 def test_a_config_file_that_defines_nothing_useful(
@@ -130,7 +154,14 @@ def test_a_config_file_that_defines_nothing_useful(
     file.write_text(text.replace("{head}", head))
     with pytest.raises(ProtlmError) as caught:
         load_config(f"{file}{variant}", [])
-    assert message in str(caught.value)
+    assert message.replace("FILE", str(file)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["configs", "/dev/null", "", "a" * 5000, "a\0b"])
+def test_a_config_path_that_is_no_file(spec: str) -> None:
+    with pytest.raises(ProtlmError, match=r"is not an ordinary file|^config file .* not exist"):
+        load_config(spec, [])
 
 
 def test_a_discriminator_is_not_trained_alone() -> None:

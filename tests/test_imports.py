@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOMS = (
     "models",
@@ -56,7 +62,7 @@ def test_evaluation_and_models_know_nothing_of_training() -> None:
 
 
 def test_nothing_but_the_bridge_imports_t5x() -> None:
-    """Neither T5X nor what only it needs; the bridge is imported by nothing but gin."""
+    """Neither T5X nor what only it needs is imported outside of the bridge, or with it."""
     package = Path(__file__).parents[1] / "protlm_jax"
     foreign = re.compile(r"^\s*(?:import|from) (t5x|airio|jestimator|fiddle|gin|clu)\b", re.M)
     bridge = package / "t5x_bridge"
@@ -69,3 +75,31 @@ def test_nothing_but_the_bridge_imports_t5x() -> None:
         + "print([m for m in sys.modules if m.split('.')[0] in ('t5x', 'airio', 'jestimator')])"
     )
     assert listed.strip() == "[]"
+
+
+def test_all_that_is_imported_is_declared() -> None:
+    """Also inside of functions, and by name: a package that another one brings may go any day."""
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = itertools.chain(*project["optional-dependencies"].values())
+    lines = [*project["dependencies"], *extras]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    declared |= {"protlm-jax", "t5x"}  # the latter is on no index: requirements/t5x.txt
+    known = packages_distributions()
+    for file in (*root.glob("protlm_jax/**/*.py"), *root.glob("configs/*.py")):
+        for name in _imported(ast.parse(file.read_text())) - set(sys.stdlib_module_names):
+            brought_by = {canonicalize_name(d) for d in known.get(name, [name])}
+            assert brought_by & declared, f"{file.name} imports {name}: declare it in pyproject"
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """First words of the names of all modules that a file imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("_module"):
+            found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return {name.split(".")[0] for name in found if isinstance(name, str)}

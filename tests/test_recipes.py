@@ -156,6 +156,11 @@ LATER = {"name": "b", "config": {}, "optimizer": "keep", "schedule": "continue"}
         ([GOOD, GOOD | {"name": "b"}], "it needs config, name, optimizer, schedule"),
         ([GOOD, LATER | {"optimizer": "drop"}], "optimizer is 'drop'; choose 'keep' or 'reset'"),
         ([{"name": "a", "config": {"trian": {}}}], "config.trian does not exist; did you mean"),
+        (5, "config.phases is 5; it must be a list of dicts"),
+        ([], "config.phases is empty"),
+        ([GOOD | {"name": 5}], "phase 1: a phase needs a name of small letters"),
+        ([GOOD | {"config": 5}], "phase a: config is 5; it must be a dict"),
+        ([GOOD | {"config": {"train": 5}}], "config.phases.a.train is 5; it must be a section"),
     ],
 )
 def test_phases_that_are_not_described_well(
