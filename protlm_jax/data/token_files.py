@@ -212,5 +212,5 @@ def _told(header: bytes) -> tuple[int, int]:
     try:
         fields = json.loads(header)
         return int(fields["residues"]), int(fields["name_bytes"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0, 0

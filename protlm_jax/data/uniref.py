@@ -91,6 +91,11 @@ def body(path: str, line: int, texts: Iterator[bytes]) -> Iterator[bytes]:
             encoding = declared[1].decode() if declared else "utf-8"
         text = _in_utf8(path, line, text, encoding)
         if number == 0 and (first := _ENTRY.search(text)):
+            if ENTRY_END in text[: first.start()]:
+                raise ProtlmError(
+                    f"{path}, line {line}: the end of an entry stands before the first one begins; "
+                    "download the file again"
+                )
             text = b"\n" * text.count(b"\n", 0, first.start()) + text[first.start() :]
         before, end, after = text.rpartition(ENTRY_END)
         closed = bool(_ROOT_END.fullmatch(after))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.data.tables import MISSING, Table, find_column, plain, read_table
+from protlm_jax.data.tables import MISSING, Table, find_column, plain, read_table, shortened
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.mutations import (
     WILD_TYPE,
@@ -191,7 +191,7 @@ def _roles(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
         raise ProtlmError(
             f"{table.file}, line 1: expected a FASTA file (first line '>name') or a table with a "
             "column 'mutant' or 'mutated_sequence'; the columns are "
-            f"{', '.join(map(repr, table.columns))}; say which one it is, {example}"
+            f"{', '.join(map(shortened, table.columns[:20]))}; say which one it is, {example}"
         )
     return roles
 

@@ -301,7 +301,10 @@ def _read_sentencepiece(file: Path) -> dict[int, str]:
         model = SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:
         raise ProtlmError(f"{file} is no SentencePiece model ({error}): copy it again") from error
-    return {i: model.id_to_piece(i) for i in range(model.get_piece_size())}
+    try:
+        return {i: model.id_to_piece(i) for i in range(model.get_piece_size())}
+    except UnicodeDecodeError as error:
+        raise ProtlmError(f"{file} is damaged ({error}): copy it again") from error
 
 
 def _added(folder: Path) -> dict[int, str]:

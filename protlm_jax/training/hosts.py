@@ -16,6 +16,12 @@ import numpy as np
 
 from protlm_jax.training.checkpoints import DamagedCheckpoint
 
+# What a state raises that is not as it was written.
+_BROKEN = (
+    *(zlib.error, ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
+)
+
 
 def state_of_all(state: bytes) -> bytes:
     """The states of all hosts, joined; called by all of them at the same step."""
@@ -50,7 +56,7 @@ def pick(saved: bytes, host: int) -> bytes:
     try:
         hosts = json.loads(zlib.decompress(saved)).get("hosts")
         return saved if hosts is None else bytes.fromhex(hosts[host % len(hosts)])
-    except (zlib.error, ValueError) as error:
+    except _BROKEN as error:
         raise DamagedCheckpoint(
             f"the checkpoint is damaged: the state of its data iterator cannot be read ({error})"
         ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,9 @@ def _records(phases: list[Phase], workdir: Path) -> list[Record]:
     if file.exists():
         try:
             records = read_json(file, remedy="remove it and run again")["phases"]
-            there = [record["folder"] for record in records]
-        except (KeyError, TypeError) as error:
+            there = [f"{record['folder']}" for record in records]
+            json.dumps(records, allow_nan=False)
+        except (KeyError, TypeError, ValueError) as error:
             raise ProtlmError(f"{file} is damaged ({error!r}): remove it and run again") from error
         if there != names:
             raise ProtlmError(

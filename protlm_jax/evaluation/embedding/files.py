@@ -199,10 +199,14 @@ def _finished(
     if not manifest.exists():
         raise ProtlmError(f"{there[0]} was made by something else: {remedy}")
     made = read_json(manifest, remedy=remedy)
-    if other := differences(made.get("settings") or {}, settings):
+    told, before = made.get("files") or {}, made.get("settings") or {}
+    parts = [told, before, *(told.values() if isinstance(told, dict) else ())]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ProtlmError(f"{manifest} is damaged: {remedy}")
+    if other := differences(before, settings):
         raise ProtlmError(f"{there[0]} was made with other settings ({'; '.join(other)}): {remedy}")
-    told = made.get("files") or {}
-    entries = {file.name: told.get(file.name, {}).get("content") for file in there}
+    contents = {name: entry.get("content") for name, entry in told.items()}
+    entries = {file.name: contents.get(file.name) for file in there}
     try:
         verify_entries(manifest.parent, entries, what=str(there[0]))
     except Damaged as error:

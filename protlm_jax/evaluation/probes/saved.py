@@ -107,9 +107,11 @@ def load(folder: Path) -> SavedProbe:
     remedy = "copy it again, or probe again"
     if (place / _INDEX).exists():
         index = read_json(place / _INDEX, remedy=remedy)
-        if index.get("best") not in (index.get("heads") or {}):
+        heads = index.get("heads")
+        best = index.get("best")
+        if not isinstance(heads, dict) or not isinstance(best, str) or best not in heads:
             raise ProtlmError(f"{place / _INDEX} names no best head: {remedy}")
-        place = place / index["best"]
+        place = place / best
     file = place / "probe.json"
     if not file.exists():
         raise ProtlmError(
