@@ -173,8 +173,10 @@ class Prepared:
                     raise Damaged(f"{path} is damaged: its checksum differs; {_REMEDY}")
         except FileNotFoundError:
             raise Damaged(f"{path} is missing; {_REMEDY}") from None
-        except OSError as error:
-            raise ProtlmError(f"cannot read {path}: {error.strerror}; {_REMEDY}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise ProtlmError(
+                f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {_REMEDY}"
+            ) from None
         return path
 
     def _require(self, kind: str, there: bool) -> None:
