@@ -50,6 +50,8 @@ from protlm_jax.vocabularies import VOCABULARIES, get_vocabulary
 from protlm_jax.vocabulary_files import custom_vocabulary, read_vocabulary_file
 from protlm_jax.workdir import read_config
 
+_gzip = partial(gzip.compress, mtime=0)  # the same bytes on another day
+
 TINY = "configs/tiny.py:bert"
 
 FASTA = [
@@ -150,14 +152,14 @@ def _table(path: Path) -> None:
 
 def _stability(folder: Path) -> Case:
     for part in from_folder.FILES["stability"]:
-        (folder / part).write_bytes(gzip.compress(STABILITY))
+        (folder / part).write_bytes(gzip.compress(STABILITY, mtime=0))
 
     def read() -> None:
         for value in vars(from_folder).values():
             getattr(value, "cache_clear", lambda: None)()
         probe_data.load("stability", folder).splits["train"]()
 
-    return Case(folder / "stability.train.csv.gz", [gzip.compress(STABILITY)], read)
+    return Case(folder / "stability.train.csv.gz", [gzip.compress(STABILITY, mtime=0)], read)
 
 
 def _plain(file: str, seeds: list[bytes], read: Callable[[Path], object], folder: Path) -> Case:
@@ -504,7 +506,7 @@ def _packed(compress: Callable[[bytes], bytes], decompress: Callable[[bytes], by
 
 
 PACKERS: dict[str, Any] = {
-    "gz": (gzip.compress, gzip.decompress),
+    "gz": (_gzip, gzip.decompress),
     "bz2": (bz2.compress, bz2.decompress),
     "xz": (lzma.compress, lzma.decompress),
     "zst": (zstandard.compress, zstandard.decompress),
@@ -532,7 +534,7 @@ TARGETS: dict[str, Target] = {
         (*FASTA_WORDS, b"SET=", b"TARGET=", b"VALIDATION=True"),
     ),
     "stability table": Target(
-        _stability, "text", TABLE_WORDS, _packed(gzip.compress, gzip.decompress), share=0.5
+        _stability, "text", TABLE_WORDS, _packed(_gzip, gzip.decompress), share=0.5
     ),
     "variants table": Target(
         partial(_plain, "v.csv", VARIANTS, _variants), "text", TABLE_WORDS + MUTANT_WORDS, share=2
