@@ -19,6 +19,7 @@ from protlm_jax.data.prepare.plan import Plan
 from protlm_jax.data.prepare.pool import Pool
 from protlm_jax.data.prepare.run import finish, finished, work_folder
 from protlm_jax.data.prepared import MANIFEST, Prepared
+from protlm_jax.storage.owner import owned
 
 
 def prepare_with_beam(plan: Plan, flags: str = "") -> Prepared:
@@ -30,23 +31,25 @@ def prepare_with_beam(plan: Plan, flags: str = "") -> Prepared:
     Raises:
         ProtlmError: Beam is not installed, the input is at fault, the disk is full, no protein is
             left, or the folder holds something else.
+        Occupied: another process works in the output folder.
     """
-    if (plan.output / MANIFEST).exists():
-        return finished(plan)
-    with work_folder(plan) as work:
-        counts, sources = f"{work}/{COUNTS}", f"{work}/{SOURCES}"
-        with plain_errors(), beam.Pipeline(options=options(flags)) as pipeline:
-            steps = judged(pipeline, plan)
-            _ = steps.buckets | "write" >> beam.Map(_write, plan, work)
-            _ = (
-                steps.counts
-                | beam.CombineGlobally(Sum())
-                | "counts" >> beam.Map(save_counts, counts)
-            )
-            _ = steps.sources | beam.combiners.ToList() | "hashes" >> beam.Map(save, sources)
-        told = [one for _, one in sorted(load(sources), key=lambda pair: pair[0])]
-        with Pool(1) as pool:
-            finish(plan, work, pool, load_counts(counts), told)
+    with owned(plan.output, inside=True):
+        if (plan.output / MANIFEST).exists():
+            return finished(plan)
+        with work_folder(plan) as work:
+            counts, sources = f"{work}/{COUNTS}", f"{work}/{SOURCES}"
+            with plain_errors(), beam.Pipeline(options=options(flags)) as pipeline:
+                steps = judged(pipeline, plan)
+                _ = steps.buckets | "write" >> beam.Map(_write, plan, work)
+                _ = (
+                    steps.counts
+                    | beam.CombineGlobally(Sum())
+                    | "counts" >> beam.Map(save_counts, counts)
+                )
+                _ = steps.sources | beam.combiners.ToList() | "hashes" >> beam.Map(save, sources)
+            told = [one for _, one in sorted(load(sources), key=lambda pair: pair[0])]
+            with Pool(1) as pool:
+                finish(plan, work, pool, load_counts(counts), told)
     return Prepared.open(plan.output)
 
 

@@ -56,16 +56,18 @@ def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared
     Raises:
         ProtlmError: the input is at fault, the disk is full, a worker was killed, no protein is
             left, or the folder holds something else. What is done stays, and the same call goes on.
+        Occupied: another process works in the output folder.
     """
-    if (plan.output / MANIFEST).exists():
-        return finished(plan)
-    with work_folder(plan) as work, Pool(workers) as pool:
-        spills, sources = scatter_all(plan, work, pool, progress)
-        _gather_all(plan, work, pool, spills, progress)
-        counts = Counts()
-        for path in spills:
-            counts.add(read_tail(path, plan).counts)
-        finish(plan, work, pool, counts, sources)
+    with owned(plan.output, inside=True):
+        if (plan.output / MANIFEST).exists():
+            return finished(plan)
+        with work_folder(plan) as work, Pool(workers) as pool:
+            spills, sources = scatter_all(plan, work, pool, progress)
+            _gather_all(plan, work, pool, spills, progress)
+            counts = Counts()
+            for path in spills:
+                counts.add(read_tail(path, plan).counts)
+            finish(plan, work, pool, counts, sources)
     return Prepared.open(plan.output)
 
 
@@ -124,40 +126,36 @@ def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
 
 @contextmanager
 def work_folder(plan: Plan) -> Iterator[Path]:
-    """The work folder of this plan, for one process at a time, without what a kill left half done.
+    """The work folder of this plan, without what a kill left half done. Its output is `owned`.
     It is gone when the block ends well.
 
     Raises:
-        Occupied: another process works in the output folder.
         ProtlmError: the folder holds something else, or links to other places.
     """
     work = plan.output / WORK
     settings = json.loads(json.dumps(plan.settings()))
-    with owned(plan.output, inside=True):
-        others = {entry.name for entry in plan.output.iterdir()} - {LOCK}
-        if MANIFEST in others:
-            raise ProtlmError(f"{plan.output} was finished by another process a moment ago")
-        if others and WORK not in others:
-            raise ProtlmError(
-                f"{plan.output} holds something that protlm prepare did not write; give another "
-                "--output, or remove that folder"
-            )
-        try:
-            work.mkdir(exist_ok=True)
-            for path in (work, *work.rglob("*")):
-                if path.is_symlink():
-                    raise ProtlmError(f"{path} is a link, which is not followed; remove it")
-                if path.name.startswith(".") and path != work:
-                    path.unlink()  # half written
-        except OSError as error:
-            raise cannot_write(work, error) from error
-        if (work / "plan.json").exists():
-            remedy = f"remove {work} to begin again"
-            _compare(plan, settings, read_json(work / "plan.json", remedy=remedy))
-        else:
-            write_json(work / "plan.json", settings)
-        yield work
-        shutil.rmtree(work)
+    others = {entry.name for entry in plan.output.iterdir()} - {LOCK}
+    if others and WORK not in others:
+        raise ProtlmError(
+            f"{plan.output} holds something that protlm prepare did not write; give another "
+            "--output, or remove that folder"
+        )
+    try:
+        work.mkdir(exist_ok=True)
+        for path in (work, *work.rglob("*")):
+            if path.is_symlink():
+                raise ProtlmError(f"{path} is a link, which is not followed; remove it")
+            if path.name.startswith(".") and path != work:
+                path.unlink()  # half written
+    except OSError as error:
+        raise cannot_write(work, error) from error
+    if (work / "plan.json").exists():
+        remedy = f"remove {work} to begin again"
+        _compare(plan, settings, read_json(work / "plan.json", remedy=remedy))
+    else:
+        write_json(work / "plan.json", settings)
+    yield work
+    shutil.rmtree(work)
 
 
 def scatter_all(

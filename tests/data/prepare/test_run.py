@@ -289,6 +289,9 @@ def test_what_is_said_to_be_done_is_looked_at(plan, tmp_path):
     source = replace(plan.sources[0], path=str(path), bytes=path.stat().st_size)
     mine = replace(plan, sources=(source,))
     made = prepare(mine, workers=1)
+    # A process that has written the manifest may still be clearing up.
+    with owned(mine.output, inside=True), pytest.raises(Occupied):
+        prepare(mine, workers=1)
     for name in ("heldout.fasta", made.splits["train"].tokens[2].file):
         file = mine.output / name
         data = file.read_bytes()
