@@ -200,6 +200,11 @@ def _finished(
         raise ProtlmError(f"{there[0]} was made by something else: {remedy}")
     made = read_json(manifest, remedy=remedy)
     told, before = made.get("files") or {}, made.get("settings") or {}
+    if isinstance(before, dict) and before.get("format") != FORMAT:
+        raise ProtlmError(
+            f"{there[0]} was written by another version of protlm_jax. Its vectors can be read; to "
+            f"embed again, {remedy}"
+        )
     parts = [told, before, *(told.values() if isinstance(told, dict) else ())]
     if not all(isinstance(part, dict) for part in parts):
         raise ProtlmError(f"{manifest} is damaged: {remedy}")

@@ -35,8 +35,9 @@ def test_what_was_written_is_compared_before_there_is_nothing_to_do(tmp_path: Pa
             else:  # in a manifest, between two words
                 assert file == manifest and json.loads(content) == json.loads(file.read_text())
             file.write_bytes(content)
-    manifest.write_text('{"format": 1, "settings": {"parameters": "0123"}}')  # of c732700
-    with pytest.raises(ProtlmError, match=r"another version of protlm wrote it.*: delete"):
+    older = {"format": 1, "settings": {"parameters": "0123"}, "files": {"e.h5": ["residues"]}}
+    manifest.write_text(json.dumps(older))
+    with pytest.raises(ProtlmError, match=r"by another version of protlm_jax.*, delete"):
         embed(tmp_path, records)
     (tmp_path / "e.h5").unlink()
     assert embed(tmp_path, records).summary.startswith("6 of 6")
