@@ -19,6 +19,7 @@ from absl import logging as absl_logging
 
 FILE = "orbax.log"
 LOGGER = logging.getLogger("protlm_jax.orbax")
+_open: list[logging.Handler] = []  # of the runs that this process writes
 
 
 class _File(logging.Handler):
@@ -40,20 +41,19 @@ def kept_in(file: Path) -> logging.Handler:
     """Appends Orbax's warnings and errors to a file from now on."""
     divert()
     handler = _File(file)
-    LOGGER.addHandler(handler)
-    LOGGER.propagate = False
+    _open.append(handler)
     return handler
 
 
 def no_longer(handler: logging.Handler) -> None:
     """Ends what `kept_in` began."""
-    LOGGER.removeHandler(handler)
-    LOGGER.propagate = not LOGGER.handlers
+    with contextlib.suppress(ValueError):  # ended already
+        _open.remove(handler)
 
 
 @functools.cache
 def divert() -> None:
-    """Sends what Orbax logs to `LOGGER`.
+    """Sends what Orbax logs to the files of `kept_in`, or else to `LOGGER`.
 
     After the first of several parallel reads failed, the others report to an event loop that is
     closed, or from coroutines that are dropped: these reports are logged too.
@@ -74,7 +74,9 @@ def _to_logger(record: logging.LogRecord) -> bool:
     if "orbax" not in record.pathname:
         return True
     if record.levelno >= logging.WARNING:
-        LOGGER.handle(record)
+        takers: list[logging.Handler | logging.Logger] = [*_open] or [LOGGER]
+        for taker in takers:
+            taker.handle(record)
     return False
 
 

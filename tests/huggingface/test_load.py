@@ -235,6 +235,10 @@ def test_a_run_of_another_shape(folder: Path, tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["model"]["d_ff"] += 1
     (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ProtlmError, match="delete its line 'digest'"):
+        load_model(run)
+    del config["digest"]
+    (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(ProtlmError, match=r"parameter \S+/mlp/wi\S*/\S+ has shape"):
         load_model(run)
     shutil.rmtree(run / "checkpoints")
