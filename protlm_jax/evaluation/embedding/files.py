@@ -26,6 +26,7 @@ from protlm_jax.evaluation.embedding.input import InputChanged, Survey, again, s
 from protlm_jax.evaluation.embedding.parts import Collector, Failure, Parts, differences
 from protlm_jax.evaluation.embedding.sequences import make_engine, resolve_window
 from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted
+from protlm_jax.evaluation.finite import first_not_finite, reason
 from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
@@ -260,8 +261,8 @@ def _fill(engine: Engine, source: _Input, parts: Parts, progress: bool) -> None:
             for complete in engine.embed([r.sequence for r in records], done):
                 for i, arrays in complete:
                     record, place = records[i], places[i]
-                    if reason := _fault(arrays, engine.wanted):
-                        collector.fail(Failure(place, record.line, record.id, reason))
+                    if fault := _fault(engine, record.sequence, arrays):
+                        collector.fail(Failure(place, record.line, record.id, fault))
                     else:
                         collector.add(place, len(record.sequence), arrays)
                     bar.update(len(record.sequence))
@@ -269,14 +270,13 @@ def _fill(engine: Engine, source: _Input, parts: Parts, progress: bool) -> None:
         collector.flush(whole=True)
 
 
-def _fault(arrays: dict[str, np.ndarray], wanted: Wanted) -> str:
+def _fault(engine: Engine, sequence: str, arrays: dict[str, np.ndarray]) -> str:
     """What is wrong with an embedding; "" where it is a set of finite numbers."""
     if all(np.isfinite(array).all() for array in arrays.values()):
         return ""
-    return (
-        f"not all of its numbers are finite in {wanted.dtype}: values beyond its range, or a model "
-        "that is broken; choose bf16 or fp32"
-    )
+    if first_not_finite(engine.loaded, sequence):
+        return f"the embedding is not finite: {reason(engine.loaded, sequence)}"
+    return f"values exceed the range of {engine.wanted.dtype}: choose bf16 or fp32"
 
 
 def _assemble(
