@@ -135,8 +135,14 @@ def test_stopping_and_going_on_gives_the_identical_continuation(folder):
     stop_and_go_on(folder, 2, rows=[2, 3])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("hosts", "task"), [(1, "tokens"), (2, "span3"), (4, "tokens")])
+@pytest.mark.parametrize(
+    ("hosts", "task"),
+    [
+        pytest.param(1, "tokens", marks=pytest.mark.long),
+        pytest.param(2, "span3", marks=pytest.mark.slow),
+        pytest.param(4, "tokens", marks=pytest.mark.long),
+    ],
+)
 def test_twenty_stops_on_any_number_of_hosts(folder, hosts, task):
     share = 4 // hosts
     stop_and_go_on(folder, 20, task=task, rows=list(range(4 - share, 4)))
