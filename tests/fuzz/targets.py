@@ -51,6 +51,7 @@ from protlm_jax.vocabulary_files import custom_vocabulary, read_vocabulary_file
 from protlm_jax.workdir import read_config
 
 _gzip = partial(gzip.compress, mtime=0)  # the same bytes on another day
+_MADE = {"format": embedding_files.FORMAT, "model": "x"}  # settings of an embedding
 
 TINY = "configs/tiny.py:bert"
 
@@ -404,13 +405,13 @@ def _parts(folder: Path) -> None:
 def _write_manifest(folder: Path) -> None:
     (folder / "e.h5").write_bytes(b"x")
     files = {"e.h5": {"content": [1, digests.digest_of(folder / "e.h5")]}}
-    made = {"settings": {"model": "x"}, "records": 3, "files": files}
+    made = {"settings": _MADE, "records": 3, "files": files}
     (folder / "e.h5.json").write_text(json.dumps(made))
 
 
 def _manifest(folder: Path) -> None:
     files = {folder / "e.h5": ("residues",)}
-    embedding_files._finished(folder / "e.h5.json", files, {"model": "x"})
+    embedding_files._finished(folder / "e.h5.json", files, _MADE)
 
 
 def _write_probe(folder: Path) -> None:

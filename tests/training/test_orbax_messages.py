@@ -15,7 +15,11 @@ from protlm_jax.training import orbax_messages
 from protlm_jax.training.checkpoints import Checkpoints
 
 
-def test_what_orbax_reports_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_orbax_reports_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orbax_messages, "_open", [])  # other tests may have left runs open
+
     def report(text: str) -> None:
         name = str(Path(orbax.checkpoint.__file__).parent / "future.py")
         logger = absl_logging.get_absl_logger()
