@@ -45,6 +45,9 @@ class Required:
     instead: str = ""
 
 
+_DEEPEST = 20  # levels of a config; phases in a recipe have five
+
+
 def load_config(spec: str, overrides: list[str], workdir: Path | None = None) -> RunConfig:
     """Reads a config file and applies overrides.
 
@@ -84,10 +87,22 @@ def read_tree(spec: str) -> dict[str, Any]:
         if not isinstance(config, ml_collections.ConfigDict):
             raise ProtlmError("get_config must return an ml_collections.ConfigDict")
         tree = dict(config.to_dict())
+        _require_shallow(tree)
     except (Exception, SystemExit) as error:
         _raise_at(file, spec, error)
     require_sections(tree)
     return tree
+
+
+def _require_shallow(tree: dict[str, Any]) -> None:
+    """Raises ProtlmError for values that nothing in a config can be: lists in lists in lists."""
+    level: list[Any] = [tree]
+    for _ in range(_DEEPEST):
+        inside = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [x for some in inside for x in some if isinstance(x, dict | list | tuple)]
+        if not level:
+            return
+    raise ProtlmError(f"values are nested more than {_DEEPEST} levels deep")
 
 
 def _raise_at(file: Path, spec: str, error: BaseException) -> NoReturn:

@@ -130,6 +130,11 @@ def test_a_variant_that_does_not_exist_is_named_beside_those_that_do() -> None:
         ("{head}c = tiny(); del c.train; return c", "", "config.train is missing"),
         ("{head}c = tiny(); del c.train.steps; return c", "", "argument: 'steps'"),
         ("{head}c = tiny(); c.mesh = 8; return c", "", "config.mesh is 8; it must be a section"),
+        (
+            "{head}c = tiny(); c.init_what = eval('[' * 90 + ']' * 90); return c",
+            "",
+            "nested more than 20 levels deep",
+        ),
         ("def get_config(:", "", "SyntaxError: invalid syntax (FILE, line 1)"),
         (
             "x = 1\ny = x.z\n",
