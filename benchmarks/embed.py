@@ -1,6 +1,6 @@
 """Proteins embedded per second, against transformers + torch with the same weights and proteins.
 
-    python benchmarks/embed.py [--shape esm2|t5] [--model FOLDER] [--fasta FILE] [--proteins 200]
+    python benchmarks/embed.py [--shape esm2|esm2_650m|t5] [--model FOLDER] [--fasta FILE] [--proteins 200]
                                [--longest 2000] [--rounds 3] [--memory]
     python benchmarks/embed.py --precision [--q3] [--model FOLDER] [--fasta FILE] [--proteins 8]
 
@@ -52,6 +52,7 @@ from protlm_jax.vocabularies import get_vocabulary
 
 SHAPES = {
     "esm2": models.preset("esm2_8m"),
+    "esm2_650m": models.preset("esm2_650m"),
     "t5": t5_config(
         d_model=256, num_layers=6, num_decoder_layers=1, num_heads=8, head_dim=64, d_ff=4096
     ),
@@ -118,15 +119,17 @@ def _by_residues(proteins: Proteins, residues: int) -> list[list[str]]:
     return batches
 
 
-def timed(contestants: dict[str, Run], rounds: int, cpu_time: bool) -> dict[str, list[float]]:
-    """Seconds of each round; the first of ours includes compilation.
+def timed(
+    contestants: dict[str, Run], rounds: int, cpu_time: bool
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each round, and the largest difference to our numbers in the first, relative.
 
-    Raises:
-        AssertionError: in the first round somebody's numbers are not ours.
+    The first round of ours includes compilation.
     """
     clock = time.process_time if cpu_time else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     ours: dict[str, np.ndarray] = {}
+    apart = 0.0
     for number in range(rounds + 1):
         for contestant, run in contestants.items():
             spent, began = 0.0, clock()
@@ -135,12 +138,11 @@ def timed(contestants: dict[str, Run], rounds: int, cpu_time: bool) -> dict[str,
                 assert array.dtype == np.float32
                 if number == 0:
                     expected = ours.setdefault(name, array)
-                    largest = np.abs(expected).max()
-                    np.testing.assert_allclose(array, expected, atol=1e-4 * largest)
+                    apart = max(apart, np.abs(array - expected).max() / np.abs(expected).max())
                 began = clock()
             seconds[contestant].append(spent + clock() - began)
         ours.clear()
-    return seconds
+    return seconds, float(apart)
 
 
 def memory(folder: Path, proteins: Proteins) -> None:
@@ -257,8 +259,11 @@ def main() -> None:
             "(a) torch, sorted, by residues": theirs(folder, loaded, proteins, arguments.residues),
             "(b) torch, one at a time": theirs(folder, loaded, proteins, None),
         }
-        seconds = timed(contestants, arguments.rounds, arguments.cpu_time)
+        seconds, apart = timed(contestants, arguments.rounds, arguments.cpu_time)
         report(seconds, loaded, proteins, len(records))
+        print(f"largest difference of torch's numbers from ours: {apart:.1e} of the largest")
+        if not apart < 1e-4:
+            sys.exit("the numbers are not the same: more than 1e-4 apart")
         if arguments.memory:
             memory(folder, proteins)
 
