@@ -1,7 +1,7 @@
 """Proteins embedded per second, against transformers + torch with the same weights and proteins.
 
-    python benchmarks/embed.py [--shape esm2|esm2_650m|t5] [--model FOLDER] [--fasta FILE] [--proteins 200]
-                               [--longest 2000] [--rounds 3] [--memory]
+    python benchmarks/embed.py [--shape esm2|esm2_650m|t5] [--model FOLDER] [--fasta FILE]
+                               [--proteins 200] [--longest 2000] [--rounds 3] [--memory]
     python benchmarks/embed.py --precision [--q3] [--model FOLDER] [--fasta FILE] [--proteins 8]
 
 Two ways in torch: (a) proteins sorted by length and padded to the longest of a batch, batches

@@ -1,12 +1,12 @@
 """Attention on one GPU: each backend against the reference, in value, gradient and time.
 
-    python benchmarks/gpu_attention.py                          # needs a GPU
-    python benchmarks/gpu_attention.py --rehearse               # anywhere, in seconds, without cuDNN
+    python benchmarks/gpu_attention.py               # needs a GPU
+    python benchmarks/gpu_attention.py --rehearse    # anywhere, in seconds, without cuDNN
 
-Random queries, keys and values in bfloat16; the reference computes in float32 from the same numbers.
-An error is ||found - reference|| / ||reference||, of the output and of the gradients of a random
-projection of it. Cases: what the families ask of attention (segments of packed rows, causal order, a
-bias as T5's). The last column is the time of forward and backward, each timed after a warm-up.
+Random queries, keys and values in bfloat16; the reference computes in float32 from the same
+numbers. An error is ||found - reference|| / ||reference||, of the output and of the gradients of a
+random projection of it. Cases: what the families ask of attention (segments of packed rows, causal
+order, a bias as T5's). The last column is the time of forward and backward together, compiled.
 
 cuDNN gets segments as a mask, [rows, 1, length, length], through its bias. Whether that costs, the
 case "one segment, no mask" shows beside it: the same call without any mask.

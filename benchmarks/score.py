@@ -1,6 +1,7 @@
 """Pseudo-likelihoods per second, against transformers + torch with the same weights and proteins.
 
-    python benchmarks/score.py [--shape small|tiny|mid|prot_bert] [--longest 100] [--proteins 8] [--rounds 5]
+    python benchmarks/score.py [--shape small|tiny|mid|prot_bert] [--longest 100]
+                               [--proteins 8] [--rounds 5]
 
 Two ways in torch: one masked position a forward, as most scripts have it, and all masked copies of
 a protein in batches of 32. Tokens are made beforehand and gradients are off. Rounds are
