@@ -269,7 +269,6 @@ def test_a_tokenizer_that_is_none_is_one_error(folder: Path, content: dict) -> N
     ("name", "text"),
     [
         ("tokenizer_config.json", '{"added_tokens_decoder": [5]}'),
-        ("tokenizer_config.json", '{"mask_token": {"lstrip": false}, "pad_token": []}'),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}'),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"30": "q"}}'),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"30": {"content": 4}}}'),
