@@ -15,7 +15,7 @@ from protlm_jax.arguments import add_rare_residues, add_window, output_owned, po
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.platforms import expect_no_tpu
 from protlm_jax.run_folders import latest_step, newest_run
-from protlm_jax.sigterm import ends_at_sigterm, told_to_end
+from protlm_jax.sigterm import ends_at_sigterm, leave_soon, told_to_end
 
 if TYPE_CHECKING:
     from protlm_jax.training.distributed import Hosts
@@ -68,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
+        if argv is None:  # the process has nothing else to do
+            leave_soon()
         return Stopped.EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

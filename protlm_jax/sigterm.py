@@ -1,9 +1,10 @@
 """SIGTERM ends a command with one line and exit code 75, whatever it is doing.
 
-The handler raises `Stopped` in the main thread. Native code there (a compiler, an import) holds it
-back until it returns. A second thread hears of the signal at once, and ends the process after some
-seconds, or at another SIGTERM. Neither happens while somebody else handles the signal, as
-training does from its first update on: then there is a state to save.
+The handler raises `Stopped` in the main thread. Native code there, as of a compiler, delays it until
+it returns. An import delays it, too: the process crashes where an exception interrupts the
+initialisation of a native module (jaxlib, TensorFlow). A second thread hears of the signal at once,
+and ends the process after some seconds, or at another SIGTERM. Neither happens while somebody else
+handles the signal, as training does from its first update on: then there is a state to save.
 """
 
 from __future__ import annotations
@@ -50,22 +51,35 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if watch.told:  # the import of a native module makes an ImportError of it
+        if watch.told:  # native code makes an error of its own of it
             raise Stopped(describe()) from error
         raise
     finally:
+        watch.ended = True
         if sys.unraisablehook == watch.unraisable:
             sys.unraisablehook = shown
         signal.set_wakeup_fd(woken)
-        signal.signal(signal.SIGTERM, before)
         watch.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_soon() -> None:
+    """Lets the process end within some seconds, with the exit code of a command told to end.
+
+    Libraries leave threads for which Python waits at its end: JAX one of a minute where it was
+    interrupted as it looked for devices.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    timer = threading.Timer(GRACE, os._exit, [Stopped.EXIT_CODE])
+    timer.daemon = True
+    timer.start()
 
 
 class _Watch:
     """Ends the process where the main thread does not, unless SIGTERM has another handler."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
-        self.describe, self.told = describe, False
+        self.describe, self.told, self.ended = describe, False, False
         self.shown: Callable[[Any], object] = sys.__unraisablehook__
         self._ours, self.signals = socket.socketpair()
         self.signals.setblocking(False)
@@ -76,15 +90,24 @@ class _Watch:
     def stop(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
         self.told = True
-        raise Stopped(self.describe())
+        if self.ended:  # all was done, or an error is under way
+            return
+        if _importing(frame):
+            self._again()
+        else:
+            raise Stopped(self.describe())
 
     def unraisable(self, event: Any) -> None:
         """Where Python cannot raise, as in the garbage collector, the signal comes again."""
         if event.exc_type is Stopped:
-            with contextlib.suppress(OSError):
-                self.signals.send(_AGAIN)
+            self._again()
         else:
             self.shown(event)
+
+    def _again(self) -> None:
+        """Makes the signal come again a moment later."""
+        with contextlib.suppress(OSError):
+            self.signals.send(_AGAIN)
 
     def close(self) -> None:
         self.signals.close()  # ends the thread
@@ -104,14 +127,13 @@ class _Watch:
             except TimeoutError:
                 numbers = b""
             heard += numbers.count(signal.SIGTERM)
-            if signal.getsignal(signal.SIGTERM) != self.stop:
-                heard, deadline = 0, None
-                continue
-            if _AGAIN in numbers:
+            if _AGAIN in numbers:  # for whoever handles it by then
                 heard -= 1
                 time.sleep(0.05)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-            if heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
+            if signal.getsignal(signal.SIGTERM) != self.stop:
+                heard, deadline = 0, None
+            elif heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
                 self._exit()
             elif heard and deadline is None:
                 deadline = time.monotonic() + GRACE
@@ -122,3 +144,10 @@ class _Watch:
         flushing.start()
         flushing.join(1)
         os._exit(Stopped.EXIT_CODE)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the code of a frame runs because some module is being imported."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,46 @@ def test_a_verb_that_is_told_to_end_says_one_line(
     assert cli.main(["export", "--model", "m", "--output", str(tmp_path / "o")]) == 75
     assert capsys.readouterr().err == "told to end; the same command goes on, or starts again\n"
     assert signal.getsignal(signal.SIGTERM) is before and signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.fixture
+def told_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Name of a module that gets SIGTERM while it is imported, and says when it is complete."""
+    lines = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
+    (tmp_path / "told_module.py").write_text(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "told_module"
+    sys.modules.pop("told_module", None)
+
+
+@main_thread
+def test_an_import_is_not_interrupted(told_while_imported: str) -> None:
+    """Native modules that are being initialised crash."""
+    done = False
+    with pytest.raises(Stopped), ends_at_sigterm(str):
+        done = importlib.import_module(told_while_imported).done
+        time.sleep(60)
+    assert done
+
+
+@main_thread
+def test_who_handles_the_signal_after_an_import_hears_of_it(told_while_imported: str) -> None:
+    heard = []
+    with ends_at_sigterm(str):
+        importlib.import_module(told_while_imported)
+        signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+        until = time.monotonic() + 60
+        while not heard and time.monotonic() < until:
+            time.sleep(0.01)
+    assert heard == [signal.SIGTERM]
+
+
+@main_thread
+def test_a_block_that_ends_with_an_import_is_done(told_while_imported: str) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ends_at_sigterm(str):
+        importlib.import_module(told_while_imported)
+    assert signal.getsignal(signal.SIGTERM) is before  # which would have ended this process
 
 
 @main_thread
@@ -100,6 +142,33 @@ def test_native_code_is_not_waited_for(grace: str, signals: int) -> None:
             time.sleep(0.2)
         said = process.communicate(timeout=60)
     assert (process.returncode, said) == (Stopped.EXIT_CODE, ("", "told to end\n"))
+
+
+# A library's thread that outlives the command, and a second SIGTERM while Python waits for it.
+LINGERS = """
+import os, signal, sys, threading, time
+from protlm_jax import cli, huggingface, sigterm
+sigterm.GRACE = 1.0
+def told(path):
+    threading.Thread(target=linger).start()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+def linger():
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+huggingface.load_model = told
+sys.exit(cli.main())
+"""
+
+
+def test_threads_of_libraries_do_not_delay_the_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LINGERS, "export", "--model", "m"]
+    command += ["--output", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == Stopped.EXIT_CODE
+    assert done.stderr == "told to end; the same command goes on, or starts again\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
