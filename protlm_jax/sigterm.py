@@ -1,9 +1,9 @@
 """SIGTERM ends a command with one line and exit code 75, whatever it is doing.
 
-The handler raises `Stopped` in the main thread. Native code there, as of a compiler, delays it until
-it returns. An import delays it, too: the process crashes where an exception interrupts the
-initialisation of a native module (jaxlib, TensorFlow). A second thread hears of the signal at once,
-and ends the process after some seconds, or at another SIGTERM. Neither happens while somebody else
+The handler raises `Stopped` in the main thread. Native code, as a compiler's, delays it until it
+returns. An import delays it, too: where an exception interrupts the initialisation of a native
+module (jaxlib, TensorFlow), the process crashes. A second thread hears of the signal at once, and
+ends the process after some seconds, or at another SIGTERM. Neither happens while somebody else
 handles the signal, as training does from its first update on: then there is a state to save.
 """
 

@@ -60,7 +60,9 @@ def test_a_verb_that_is_told_to_end_says_one_line(
 @pytest.fixture
 def told_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """Name of a module that gets SIGTERM while it is imported, and says when it is complete."""
-    lines = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
+    lines = (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
+    )
     (tmp_path / "told_module.py").write_text(lines)
     monkeypatch.syspath_prepend(tmp_path)
     yield "told_module"
