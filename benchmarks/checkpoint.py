@@ -8,7 +8,8 @@ once by each way; the ways are interleaved, because the machine's speed drifts, 
 between medians. One way is this package; the other is this package without digests or, with --peer,
 the package of another checkout. Each measurement is a process of its own, which ends before the
 next one starts: the state fits into the memory once or twice, not more often. It first saves and
-restores a state of a hundredth of the size, to warm up.
+restores a state of a hundredth of the size, to warm up. Processor time is measured, too: where
+others use the machine, seconds vary by more than what is compared.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ for name, size in ("small", millions / 100), ("whole", millions):
     jax.block_until_ready(state)
     abstract = jax.eval_shape(lambda s: s, state)
     checkpoints = module.Checkpoints(folder / name, every=1, keep=1)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     checkpoints.save(1, state, b"data")
     checkpoints.wait()
-    saved = time.perf_counter()
+    saved = time.perf_counter() - began
     del state
-    resumed = time.perf_counter()
+    began = time.perf_counter()
     jax.block_until_ready(checkpoints.restore(1, abstract)[0])
-    ended = time.perf_counter()
+    restored, worked = time.perf_counter() - began, time.process_time() - worked
     checkpoints.close()
-print(json.dumps([saved - began, ended - resumed]))
+print(json.dumps([saved, restored, saved + restored, worked]))
 """
 
 
-def measure(package: Path, folder: Path, millions: float, digests: bool) -> tuple[float, float]:
-    """Seconds of saving and of restoring."""
+def measure(package: Path, folder: Path, millions: float, digests: bool) -> list[float]:
+    """Seconds of saving, of restoring, of both, and of the processor for both."""
     words = [str(folder), str(millions), "digests" if digests else "none"]
     done = subprocess.run(
         [sys.executable, "-c", WORKER, *words],
@@ -66,14 +67,12 @@ def measure(package: Path, folder: Path, millions: float, digests: bool) -> tupl
         check=True,
     )
     shutil.rmtree(folder)
-    save, restore = json.loads(done.stdout.splitlines()[-1])
-    return save, restore
+    return [float(number) for number in json.loads(done.stdout.splitlines()[-1])]
 
 
-def medians(seconds: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Of saving, of restoring, and of both."""
-    save, restore = (statistics.median(s[i] for s in seconds) for i in (0, 1))
-    return save, restore, statistics.median(map(sum, seconds))
+def line(name: str, seconds: list[float]) -> str:
+    save, restore, both, worked = (f"{number:6.2f} s" for number in seconds)
+    return f"{name:16} save {save}  restore {restore}  both {both}  processor {worked}"
 
 
 def main() -> None:
@@ -90,24 +89,26 @@ def main() -> None:
         "with digests": (here, True),
         other: ((arguments.peer or here).absolute(), bool(arguments.peer)),
     }
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    measured: dict[str, list[list[float]]] = {name: [] for name in ways}
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
         for number in range(arguments.rounds):
             for name in list(ways)[:: 1 if number % 2 else -1]:
                 package, digests = ways[name]
                 found = measure(package, folder / "state", arguments.parameters, digests)
-                seconds[name].append(found)
-                print(f"{name:16} save {found[0]:6.2f} s  restore {found[1]:6.2f} s", flush=True)
+                measured[name].append(found)
+                print(line(name, found), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     gigabytes = arguments.parameters * 12e-3
     print(f"{arguments.parameters:g} M parameters, {gigabytes:.1f} GB, medians:")
-    for name, measured in seconds.items():
-        save, restore, both = medians(measured)
-        print(f"{name:16} save {save:6.2f} s  restore {restore:6.2f} s  both {both:6.2f} s")
-    first, second = (medians(measured)[2] for measured in seconds.values())
-    print(f"ratio {first / second:.3f}")
+    medians = {
+        name: [statistics.median(m) for m in zip(*measured[name], strict=True)] for name in ways
+    }
+    for name, seconds in medians.items():
+        print(line(name, seconds))
+    ours, others = medians.values()
+    print(f"ratio {ours[2] / others[2]:.3f}, of processor time {ours[3] / others[3]:.3f}")
 
 
 if __name__ == "__main__":

@@ -129,10 +129,11 @@ def _survive_abort() -> None:
     """
     global _on_abort
     line = _lost("this host", "no sign of life; see above").encode() + b"\n"
+    stderr = os.dup(2)  # imports of TensorFlow point it elsewhere for a while
 
     def handle(_: int) -> None:
         if threading.get_ident() not in [thread.ident for thread in threading.enumerate()]:
-            os.write(2, line)
+            os.write(stderr, line)
             os._exit(Stopped.EXIT_CODE)
 
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
