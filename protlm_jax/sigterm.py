@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from protlm_jax.errors import Stopped
 
@@ -63,16 +63,22 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def leave_soon() -> None:
-    """Lets the process end within some seconds, with the exit code of a command told to end.
+def end(code: int, line: str, stderr: int = 2) -> NoReturn:
+    """Ends the process at once, with a line for the user.
 
-    Libraries leave threads for which Python waits at its end: JAX one of a minute where it was
-    interrupted as it looked for devices.
+    Not through Python's own end, which waits for threads of libraries (JAX starts one of a minute
+    as it looks for devices), and which crashes where XLA still computes.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    timer = threading.Timer(GRACE, os._exit, [Stopped.EXIT_CODE])
-    timer.daemon = True
-    timer.start()
+    _end(code, line, stderr)
+
+
+def _end(code: int, line: str, stderr: int) -> NoReturn:
+    os.write(stderr, line.encode(errors="backslashreplace") + b"\n")
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # a pipe may be full
+    flushing.start()
+    flushing.join(1)
+    os._exit(code)
 
 
 class _Watch:
@@ -134,16 +140,9 @@ class _Watch:
             if signal.getsignal(signal.SIGTERM) != self.stop:
                 heard, deadline = 0, None
             elif heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
-                self._exit()
+                _end(Stopped.EXIT_CODE, self.describe(), self._stderr)
             elif heard and deadline is None:
                 deadline = time.monotonic() + GRACE
-
-    def _exit(self) -> None:
-        os.write(self._stderr, self.describe().encode() + b"\n")
-        flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # a pipe may be full
-        flushing.start()
-        flushing.join(1)
-        os._exit(Stopped.EXIT_CODE)
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -81,9 +81,10 @@ def joined(hosts: Hosts | None) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if _jax_sigterm is None:
-            raise  # all hosts stop here together
-        _leave(stopped)
+        if _jax_sigterm is not None:
+            _leave(stopped)
+        jax.distributed.shutdown()  # all hosts stop here together
+        raise
     except BaseException as error:
         if jax.process_count() == 1:
             raise
