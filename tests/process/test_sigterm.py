@@ -28,7 +28,7 @@ main_thread = pytest.mark.skipif(
 NATIVE = """
 import hashlib, sys
 from protlm_jax import errors
-    from protlm_jax.process import sigterm
+from protlm_jax.process import sigterm
 sigterm.GRACE = float(sys.argv[1])
 try:
     with sigterm.ends_at_sigterm(lambda: "told to end"):
