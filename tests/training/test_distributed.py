@@ -23,7 +23,7 @@ from zoo import ZOO
 from protlm_jax import cli
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError, Stopped
-from protlm_jax.sigterm import told_to_end
+from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, saved_steps
