@@ -17,24 +17,12 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 from jax.sharding import AbstractMesh
 
 from protlm_jax.partitioning import MESH_AXES, SLICES
 from protlm_jax.training.state import TrainState, bytes_on_device, lay_out
 
 SHARE = 0.5  # of a device's memory, for state and gradients
-
-# Bytes of one device that the compiler lets a program have, by the beginning of `device_kind`; the
-# first that fits counts. A device of v2 and v3 is a core, half a chip.
-MEMORY = {
-    "TPU v2": 7.48 * 2**30,
-    "TPU v3": 15.48 * 2**30,
-    "TPU v4": 30.75 * 2**30,
-    "TPU v5 lite": 15.75 * 2**30,
-    "TPU v5": 95.74 * 2**30,
-    "TPU v6": 31.25 * 2**30,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +85,3 @@ def state_and_gradients(abstract: TrainState, axes: Any, shape: dict[str, int]) 
     mesh = AbstractMesh(tuple(shape.values()), tuple(shape))
     layout = lay_out(abstract, axes, mesh)
     return bytes_on_device(abstract, layout) + bytes_on_device(abstract.params, layout.params)
-
-
-def memory_of(device: jax.Device) -> int:
-    """Bytes of a device's memory that a program may have; 0 where that is not known."""
-    for kind, size in MEMORY.items():
-        if device.device_kind.startswith(kind):
-            return math.floor(size)
-    return int((device.memory_stats() or {}).get("bytes_limit", 0))

@@ -19,23 +19,9 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import cannot_write
+from protlm_jax.training.hardware import peak_flops
 
 CHECK = "check"  # the last name of a line: CRC-32 of the others
-
-# Peak bf16 FLOP/s of one JAX device (on TPU v2 and v3 a device is half a chip), by the beginning
-# of `device_kind`; the first that fits counts.
-PEAK_FLOPS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
 
 
 def require_finite(step: int, value: float, name: str = "loss") -> None:
@@ -234,7 +220,7 @@ class Throughput:
 
     def __init__(self, flops_per_token: float, devices: Sequence[Any]) -> None:
         self.flops_per_token = flops_per_token
-        self.peak = _peak_flops(devices[0].device_kind) * len(devices)
+        self.peak = peak_flops(devices[0].device_kind) * len(devices)
         self._since: float | None = None
         self._tokens = self._steps = 0
 
@@ -271,11 +257,6 @@ class Throughput:
         }
         self._since, self._tokens, self._steps = now, 0, 0
         return rates | ({"time/mfu": flops / self.peak} if self.peak else {})
-
-
-def _peak_flops(device_kind: str) -> float:
-    """One device's bf16 peak in FLOP/s, 0 where it is not known."""
-    return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), 0.0)
 
 
 class ProgressReporter:
