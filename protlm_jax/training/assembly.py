@@ -1,4 +1,4 @@
-"""What a run is made of, from its config and the devices: nothing is read, allocated or compiled.
+"""The parts of a run from its config and the devices; nothing is read, allocated or compiled.
 
 The loop trains with these parts; planning compiles the same ones for devices that are not there.
 """
