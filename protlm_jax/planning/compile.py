@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from protlm_jax import models
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import ArchitectureOf
+from protlm_jax.config.recipes import Phase, load_recipe
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.attention_choice import describe
 from protlm_jax.models.flops import training_flops_per_token
@@ -33,7 +35,6 @@ from protlm_jax.planning.hlo import read
 from protlm_jax.planning.interconnect import Network
 from protlm_jax.planning.roofline import Walk
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.recipes import Phase, load_recipe
 from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.hardware import CHIPS
 from protlm_jax.training.state import bytes_on_device
@@ -122,24 +123,34 @@ class Plan:
 
 
 def plan_recipe(
-    spec: str, overrides: list[str], topology: Topology, only: str | None = None
+    spec: str,
+    overrides: list[str],
+    topology: Topology,
+    only: str | None = None,
+    architecture_of: ArchitectureOf | None = None,
 ) -> list[Plan]:
     """Plans every phase of a recipe, or the one named `only`.
 
     Raises:
         ProtlmError: as `phases_of` and `plan`.
     """
-    return [plan(p.config, topology, p.name) for p in phases_of(spec, overrides, only)]
+    phases = phases_of(spec, overrides, only, architecture_of)
+    return [plan(phase.config, topology, phase.name) for phase in phases]
 
 
-def phases_of(spec: str, overrides: list[str], only: str | None = None) -> list[Phase]:
+def phases_of(
+    spec: str,
+    overrides: list[str],
+    only: str | None = None,
+    architecture_of: ArchitectureOf | None = None,
+) -> list[Phase]:
     """The phases of a recipe, or the one named `only`; no corpus is needed.
 
     Raises:
         ProtlmError: as `load_recipe`; or there is no such phase.
     """
     rest = [text for text in overrides if not _CORPUS.match(text)]
-    phases = load_recipe(spec, [UNREAD, *rest], NOWHERE)
+    phases = load_recipe(spec, [UNREAD, *rest], NOWHERE, architecture_of)
     names = [phase.name for phase in phases]
     if only is not None and only not in names:
         known = ", ".join(filter(None, names)) or "none"

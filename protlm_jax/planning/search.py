@@ -16,12 +16,12 @@ from typing import Any
 import jax
 
 from protlm_jax import models
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.recipes import Phase
+from protlm_jax.config.run import RunConfig
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.planning.compile import Plan, plan
 from protlm_jax.planning.table import gigabytes
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.recipes import Phase
 from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.mesh_choice import state_and_gradients
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.process.platforms import expect_no_tpu
 from protlm_jax.training.hardware import memory_of
 
 # What the compiler needs beside the grid. A JAX device of v4 is a chip, whose two cores are fused.
