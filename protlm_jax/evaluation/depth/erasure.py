@@ -13,7 +13,7 @@ import numpy as np
 
 from protlm_jax.evaluation.depth.answers import differences
 from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity
 from protlm_jax.evaluation.depth.streaming import over_batches
@@ -75,7 +75,7 @@ def erasure(
     depths: Sequence[int],
     positions: PositionSet = "asked",
     *,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> dict[str, Quantity]:
     """Means over RESIDUES residues of each protein, evenly spaced: dims ("at_depth",).
@@ -105,7 +105,7 @@ def erasure(
         return {k: _over_erased(s, erased >= 0) for k, s in jax.device_get(found).items()}, None
 
     title = f"{stack}, erasure"
-    return over_batches(loaded, proteins, measure, title, keep=keep, progress=progress)[0]
+    return over_batches(loaded, proteins, measure, title, part=part, progress=progress)[0]
 
 
 def mean_streams(loaded: LoadedModel, proteins: Proteins, stack: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity
 from protlm_jax.evaluation.depth.streaming import over_batches
@@ -94,7 +94,7 @@ def gradients(
     depths: Sequence[int],
     positions: PositionSet = "asked",
     *,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> dict[str, Quantity]:
     """How much of the attribution lies on tokens that are not read: dims ("at_depth",).
@@ -126,4 +126,4 @@ def gradients(
         return {"context_share": stat}, None
 
     title = f"{stack}, gradients"
-    return over_batches(loaded, proteins, measure, title, keep=keep, progress=progress)[0]
+    return over_batches(loaded, proteins, measure, title, part=part, progress=progress)[0]
