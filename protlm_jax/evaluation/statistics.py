@@ -335,7 +335,7 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     Returns:
         A number in [-1, 1], or None where a list is constant, shorter than two, or not finite.
     """
-    from scipy import stats
+    from scipy import stats  # type: ignore[import-untyped]
 
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.size < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):

@@ -17,10 +17,6 @@ COLUMNS = (
     *("model", "stack", "quantity", "noise", "part", "size", "layer", "other", "relative"),
     *("value", "low", "high", "largest", "positions"),
 )
-_FEW = (
-    "only {} proteins: intervals from fewer than {} are rough, and mostly narrower than they should "
-    "be"
-)
 # Which column of the table a dimension goes to.
 _COLUMN = {
     **dict.fromkeys(("part", "sublayer"), "part"),
@@ -81,7 +77,7 @@ def few(proteins: int) -> str:
     """What to know about intervals from few proteins."""
     if proteins == 1:
         return "only one protein: there are no intervals"
-    return _FEW.format(proteins, claims.FEW)
+    return f"only {proteins} proteins: intervals from fewer than {claims.FEW} are mostly too narrow"
 
 
 def by_layer(results: xarray.Dataset) -> Table:
