@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import xarray
 
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.depth.results import by_noise, drawn, quantity
+from protlm_jax.evaluation.depth.results import Quantity, by_noise, drawn, quantity
 from protlm_jax.evaluation.depth.scores import ENOUGH, GUESS, centre, per_layer_effect, reached
 from protlm_jax.evaluation.statistics import Bootstrapped
 from protlm_jax.evaluation.tables import Table
@@ -248,6 +248,11 @@ def leader(values: np.ndarray, draws: np.ndarray) -> tuple[int, list[int]]:
     return top, [i for i in order[1:] if not apart[i]]
 
 
+def _of(x: Quantity, statistic: Callable[[np.ndarray], np.ndarray]) -> Bootstrapped:
+    """A statistic [..., *shape] -> [...] of the means and of their draws."""
+    return Bootstrapped(float(statistic(x.mean)), statistic(drawn(x)), x.total.shape[-1])
+
+
 def _last_ones(
     results: xarray.Dataset, name: str, words: str, threshold: float = NEGLIGIBLE
 ) -> Iterator[Claim]:
@@ -255,12 +260,10 @@ def _last_ones(
     x = quantity(results, name)
     if x is None:
         return
-    draws, labels = drawn(x), results[results[name].dims[-1]].values
-    run = tail(draws, threshold)
-    last = slice(len(labels) - max(run, 1), None)
-    which = f"the last {max(run, 1)} of {len(labels)}"
-    largest = Bootstrapped(float(x.mean[last].max()), draws[:, last].max(axis=1), x.total.shape[-1])
-    text = words.format(which, labels[last][0])
+    labels = results[results[name].dims[-1]].values
+    run = max(tail(drawn(x), threshold), 1)
+    largest = _of(x, lambda v: v[..., -run:].max(axis=-1))
+    text = words.format(f"the last {run} of {len(labels)}", labels[-run])
     yield _compared(name, f"{text} changes the answer by less", largest, -1, threshold)
 
 
@@ -296,8 +299,7 @@ def _leaders(results: xarray.Dataset) -> Iterator[Claim]:
             x.total.shape[-1],
         )  # fmt: skip
         row = _compared(name, text, gap, 1, 0.0)
-        verdict = OPEN if rivals else YES
-        yield Claim(name, text, row.value, row.low, row.high, 0.0, verdict)
+        yield replace(row, verdict=OPEN if rivals else YES)
 
 
 def _blocks(results: xarray.Dataset) -> Iterator[Claim]:
@@ -305,8 +307,8 @@ def _blocks(results: xarray.Dataset) -> Iterator[Claim]:
     x = quantity(results, "delete_kl")
     if x is None:
         return
-    draws, sizes = drawn(x), results["size"].values.tolist()
-    bound = np.quantile(draws, statistics.QUANTILES[1], axis=0)
+    sizes = results["size"].values.tolist()
+    bound = np.quantile(drawn(x), statistics.QUANTILES[1], axis=0)
     for row in reversed(range(len(sizes))):
         small = np.flatnonzero(bound[row] < NEGLIGIBLE)
         if len(small):
@@ -315,7 +317,7 @@ def _blocks(results: xarray.Dataset) -> Iterator[Claim]:
                 f"leaving out layers {at} to {at + sizes[row] - 1}, the largest such block of "
                 f"{sizes}, changes the answer by less (chosen and measured on the same proteins)"
             )
-            head = Bootstrapped(float(x.mean[row, at]), draws[:, row, at], x.total.shape[-1])
+            head = _of(x, lambda v, row=row, at=at: v[..., row, at])  # type: ignore[misc]
             yield _compared("delete_kl", words, head, -1, NEGLIGIBLE)
             return
 
@@ -325,16 +327,11 @@ def _halves(results: xarray.Dataset) -> Iterator[Claim]:
     if x is None or results.attrs["layers"] < 4:
         return
     middle = int(results.attrs["layers"]) // 2
-    values, draws = x.mean[0], drawn(x)[:, 0]
-    there = np.flatnonzero(~np.isnan(values))
+    there = np.flatnonzero(~np.isnan(x.mean[0]))
     early, late = there[there < middle], there[there >= middle]
     if len(early) and len(late):
-        change = Bootstrapped(
-            float(values[late].mean() - values[early].mean()),
-            draws[:, late].mean(axis=1) - draws[:, early].mean(axis=1),
-            x.total.shape[-1],
-        )
         words = "contribution of a layer, relative to the stream, second half - first half"
+        change = _of(x, lambda v: v[..., 0, late].mean(-1) - v[..., 0, early].mean(-1))
         yield _changed("halves", words, change)
 
 
@@ -342,29 +339,23 @@ def _direction(results: xarray.Dataset) -> Iterator[Claim]:
     x = quantity(results, "cosine")
     if x is None:
         return
-    values, draws = x.mean[0], drawn(x)[:, 0]
     for sign, words in ((1, "along the stream: they amplify it"), (-1, "against the stream")):
-        run = tail(-sign * draws, 0.0)
+        run = tail(-sign * drawn(x)[:, 0], 0.0)
         if run > 1:
-            least = Bootstrapped(
-                float(sign * (sign * values[-run:]).min()),
-                sign * (sign * draws[:, -run:]).min(axis=1),
-                x.total.shape[-1],
-            )
-            text = f"the last {run} of {len(values)} layers add {words} (cosine nearest to 0)"
-            yield _compared("cosine", text, least, sign, 0.0)
+            text = f"the last {run} of {x.mean.shape[-1]} layers add {words} (cosine nearest to 0)"
+
+            def nearest(v: np.ndarray, sign: int = sign, run: int = run) -> np.ndarray:
+                return np.asarray(sign * (sign * v[..., 0, -run:]).min(-1))
+
+            yield _compared("cosine", text, _of(x, nearest), sign, 0.0)
 
 
 def _context(results: xarray.Dataset) -> Iterator[Claim]:
     x = quantity(results, "context_share")
     if x is not None and len(x.mean) > 1:
-        values, draws = x.mean, drawn(x)
         depths = results["at_depth"].values
         words = f"attribution on other tokens, depth {depths[-1]} - depth {depths[0]}"
-        change = Bootstrapped(
-            float(values[-1] - values[0]), draws[:, -1] - draws[:, 0], x.total.shape[-1]
-        )
-        yield _changed("context_share", words, change)
+        yield _changed("context_share", words, _of(x, lambda v: v[..., -1] - v[..., 0]))
 
 
 def _trained_lens(results: xarray.Dataset) -> Iterator[Claim]:
@@ -373,18 +364,13 @@ def _trained_lens(results: xarray.Dataset) -> Iterator[Claim]:
     if lens is None or base is None:
         return
     judged = lens.count[0] > 0
-    parts = [
-        np.concatenate([x, (own * judged)[None]])[:, judged]
+    total, count = (
+        np.concatenate([x, own[None]])[:, judged]
         for x, own in ((lens.total, base.total), (lens.count, base.count))
-    ]
-    whole = type(lens)(("depth",), parts[0], parts[1])
-    half = Bootstrapped(
-        float(reached(GUESS - whole.mean, HALF)),
-        reached(GUESS - drawn(whole), HALF),
-        int(judged.sum()),
     )
+    half = _of(Quantity(("depth",), total, count), lambda v: reached(GUESS - v, HALF))
     if not math.isnan(half.value) and _enough(half.drawn):
-        words = f"the same through a trained map, on {int(judged.sum())} proteins of its own"
+        words = f"half of the answer through a trained map, on {int(judged.sum())} other proteins"
         yield _number("tuned_half_depth", words, half)
 
 
