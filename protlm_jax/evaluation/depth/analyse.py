@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import similarity
-from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
+from protlm_jax.evaluation.depth.batches import ROWS, Asked, Proteins, prepare
 from protlm_jax.evaluation.depth.erasure import erasure
 from protlm_jax.evaluation.depth.gradients import gradients
 from protlm_jax.evaluation.depth.measure import measure
@@ -32,7 +31,7 @@ from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet, Stat
 from protlm_jax.evaluation.depth.programs import block_sizes
 from protlm_jax.evaluation.depth.results import dataset, with_rises
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
 from protlm_jax.evaluation.heldout import RATE
 from protlm_jax.models.flops import forward_flops_per_token
@@ -215,12 +214,7 @@ def measure_batch(
     """`measure` on one batch, its results on the host. Products are in full float32."""
     with jax.default_matmul_precision("float32"):
         found = measure(
-            loaded.model,
-            loaded.params,
-            batch.features,
-            batch.true,
-            batch.positions(positions, loaded.model.readouts[0], max(8, len(batch.owners))),
-            jnp.asarray(loaded.vocabulary.amino_acid_ids),
+            *arguments(loaded, batch, positions, max(ROWS, len(batch.owners))),
             stack=stack,
             metrics=metrics,
             points=points,

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import xarray
 
 from protlm_jax.errors import ProtlmError
@@ -18,7 +17,7 @@ from protlm_jax.evaluation.depth.batches import Asked, prepare
 from protlm_jax.evaluation.depth.positions import Positions, Stat
 from protlm_jax.evaluation.depth.programs import under_programs
 from protlm_jax.evaluation.depth.results import dataset
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import LayerProgram
@@ -68,15 +67,10 @@ def edited(
     loaded = in_float32(loaded)
     proteins = prepare(loaded, sequences, length, seed)
     stacked = LayerProgram.stack(list(programs.values()))
-    ids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
 
     def measured(batch: Asked) -> tuple[dict[str, Stat], None]:
-        positions = batch.positions("asked", readout)
         with jax.default_matmul_precision("float32"):
-            found = _measure(
-                *(loaded.model, loaded.params, batch.features, batch.true, positions, ids),
-                *(stack, stacked),
-            )
+            found = _measure(*arguments(loaded, batch, "asked"), stack, stacked)
         return jax.device_get(found), None
 
     quantities, _ = over_batches(loaded, proteins, measured, "programs")

@@ -16,7 +16,7 @@ from protlm_jax.evaluation.depth.batches import Asked, Proteins
 from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 
@@ -86,16 +86,11 @@ def erasure(
     means = mean_streams(loaded, proteins, stack)
 
     def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
-        where = batch.positions(positions, loaded.model.readouts[0])
-        erased = spaced(batch.residues & ~batch.hidden & np.asarray(where.source), RESIDUES)
+        given = arguments(loaded, batch, positions)
+        erased = spaced(batch.residues & ~batch.hidden & np.asarray(given[4].source), RESIDUES)
         with jax.default_matmul_precision("float32"):
             found = erase(
-                loaded.model,
-                loaded.params,
-                batch.features,
-                batch.true,
-                where,
-                jnp.asarray(loaded.vocabulary.amino_acid_ids),
+                *given,
                 jnp.asarray(means, jnp.float32),
                 jnp.asarray(erased),
                 stack=stack,

@@ -6,17 +6,27 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Asked, Proteins
+from protlm_jax.evaluation.depth.batches import ROWS, Asked, Proteins
 from protlm_jax.evaluation.depth.parts import NOTHING, Part
-from protlm_jax.evaluation.depth.positions import Stat
+from protlm_jax.evaluation.depth.positions import PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
 from protlm_jax.evaluation.finite import first_not_finite, not_finite
 from protlm_jax.models.loaded import LoadedModel
 
 # A batch -> its quantities, and points [depths, points, width] that are kept as they are, or None.
 Measure = Callable[[Asked], tuple[dict[str, Stat], np.ndarray | None]]
+
+
+def arguments(
+    loaded: LoadedModel, batch: Asked, positions: PositionSet, slots: int = ROWS
+) -> tuple[Any, ...]:
+    """What compiled measurements take: model, parameters, features, tokens, positions, ids."""
+    where = batch.positions(positions, loaded.model.readouts[0], slots)
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+    return loaded.model, loaded.params, batch.features, batch.true, where, amino_acids
 
 
 def over_batches(

@@ -20,10 +20,11 @@ import optax
 import xarray
 
 from protlm_jax.evaluation.depth.answers import differences, likenesses
-from protlm_jax.evaluation.depth.batches import Asked, Proteins
+from protlm_jax.evaluation.depth.batches import Proteins
 from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.depth.streaming import arguments
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 
@@ -62,15 +63,16 @@ def tuned_lens(
         raise ValueError("half, a quarter and a quarter of the batches: more proteins are needed")
     groups: list[list[Any]] = [[], [], []]
     for index in range(proteins.batches):
-        groups[(0, 1, 0, 2)[index % 4]].append(proteins.batch(loaded, index))
-    arguments = functools.partial(_arguments, loaded, positions)
-    fitted, choosing = (_points([arguments(b) for b in group], stack) for group in groups[:2])
+        batch = proteins.batch(loaded, index)
+        group = groups[(0, 1, 0, 2)[index % 4]]
+        group.append((batch.owners, arguments(loaded, batch, positions)))
+    fitted, choosing = (_points([given for _, given in group], stack) for group in groups[:2])
     maps = fit(loaded, fitted, choosing, seed, steps, part=part, progress=progress)
     totals = Totals(len(proteins.names))
     with jax.default_matmul_precision("float32"):
-        for batch in groups[2]:
-            found = measured_lens(*arguments(batch), maps, stack=stack)
-            totals.add(jax.device_get(found), batch.owners)
+        for owners, given in groups[2]:
+            found = measured_lens(*given, maps, stack=stack)
+            totals.add(jax.device_get(found), owners)
     return totals.quantities, maps
 
 
@@ -172,19 +174,13 @@ def _answer(
     return jax.nn.log_softmax(logits[0][:, amino_acids])
 
 
-def _arguments(loaded: LoadedModel, positions: PositionSet, batch: Asked) -> tuple[Any, ...]:
-    where = batch.positions(positions, loaded.model.readouts[0])
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    return loaded.model, loaded.params, batch.features, batch.true, where, amino_acids
-
-
 def _points(batches: list[tuple[Any, ...]], stack: str) -> tuple[jax.Array, jax.Array]:
     """Streams [N, n, D] before every layer and log p [n, 20] at the places that are read."""
     streams, answers = [], []
-    for arguments in batches:
+    for given in batches:
         with jax.default_matmul_precision("float32"):
-            found, log_p = jax.device_get(_streams(*arguments, stack=stack))
-        target = np.asarray(arguments[4].target)
+            found, log_p = jax.device_get(_streams(*given, stack=stack))
+        target = np.asarray(given[4].target)
         streams.append(found[:, target])
         answers.append(log_p[target])
     return jnp.asarray(np.concatenate(streams, axis=1)), jnp.asarray(np.concatenate(answers))
