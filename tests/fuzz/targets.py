@@ -453,12 +453,13 @@ def _contacts(folder: Path) -> Case:
     return _plain("contacts.npz", seeds, read_contacts, folder)
 
 
-def _partial_npz(folder: Path) -> Case:
-    from protlm_jax.evaluation.depth.partial import Partial
+def _results(folder: Path) -> Case:
+    import xarray
 
-    kept = Partial(folder / "kept.npz", {"model": "x"})
-    kept.save(3, {"a": np.ones(4)})
-    return Case(folder / "kept.npz", [(folder / "kept.npz").read_bytes()], kept.load)
+    from protlm_jax.evaluation.results import read, save
+
+    file = save(xarray.Dataset({"a": ("x", np.ones(4))}), folder / "results.nc")
+    return Case(file, [file.read_bytes()], lambda: read(file))
 
 
 def _write_seal(folder: Path) -> None:
@@ -608,7 +609,7 @@ TARGETS: dict[str, Target] = {
     "probe heads.json": Target(_in_folder("probe/linear/heads.json", **PROBE)),
     "probe heads.npz": Target(_in_folder("probe/linear/heads.npz", **PROBE), "bytes"),
     "contacts npz": Target(_contacts, "bytes"),
-    "depth npz": Target(_partial_npz, "bytes"),
+    "results": Target(_results, "bytes"),
 }
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
