@@ -6,14 +6,13 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import Group, bucket, clean_features, max_residues
+from protlm_jax.evaluation.engine import Engine, features, max_residues
 from protlm_jax.models.loaded import LoadedModel
 
 # Parameters that a model's own streams and logits do not depend on.
@@ -22,6 +21,14 @@ _ASIDE = ("contact_head", "generator")
 
 class NotFinite(ProtlmError):
     """A model gives NaN or infinity for a protein."""
+
+
+def require_finite(
+    loaded: LoadedModel, values: np.ndarray, sequence: str, record: str, what: str
+) -> None:
+    """Raises `not_finite` where a model's values for a protein are not all finite."""
+    if not np.isfinite(values).all():
+        raise not_finite(loaded, sequence, record, what)
 
 
 def not_finite(
@@ -93,14 +100,10 @@ def _first_parameter(loaded: LoadedModel, flat: dict[str, Any], names: list[str]
 def _first_stream(loaded: LoadedModel, sequence: str) -> str:
     """The first stream that is not finite, or "the logits"."""
     tokens = loaded.vocabulary.encode(sequence)
-    group = Group([0], 1, bucket(len(tokens), loaded.config.max_positions or None))
-    batch = clean_features(loaded, [tokens], group)
-    for place, finite in _places(
-        loaded, jax.device_get(_finite(loaded.model, loaded.params, batch))
-    ):
-        if not finite:
-            return place
-    return ""
+    engine = Engine(loaded)
+    (batch,) = engine.one_a_row([len(tokens)], None)
+    found = jax.device_get(engine(_finite, features(loaded, batch, [tokens])))
+    return next((place for place, finite in _places(loaded, found) if not finite), "")
 
 
 def _places(loaded: LoadedModel, found: dict[str, np.ndarray]) -> Iterator[tuple[str, bool]]:
@@ -112,8 +115,7 @@ def _places(loaded: LoadedModel, found: dict[str, np.ndarray]) -> Iterator[tuple
     yield "the logits", bool(found["logits"])
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _finite(model: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _finite(model: Any, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Stack -> [layers + 1] bool, whether the stream is finite at each depth; and "logits"."""
     run = functools.partial(model.apply, {"params": params})
     side = "" if "segment_ids" in batch else "encoder_"

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
+from protlm_jax.evaluation.engine import Engine, residues_in_row
 from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy, normalise
@@ -114,8 +114,7 @@ def likelihoods(
         normalise(s, policy or loaded.policy, record=str(i + 1)) for i, s in enumerate(sequences)
     ]
     limit = residue_limit(loaded, length)
-    budget = tokens_per_batch or default_tokens_per_batch()
-    return _stream(loaded, plain, softmax, limit, budget, progress)
+    return _stream(loaded, plain, softmax, limit, tokens_per_batch, progress)
 
 
 def kind_of(loaded: LoadedModel) -> str:
@@ -146,9 +145,7 @@ def residue_limit(loaded: LoadedModel, length: int | None) -> int | None:
     Raises:
         ProtlmError: the position table does not hold such a row.
     """
-    if kind_of(loaded) == "causal":
-        length = None
-    return max_residues(loaded, None if length is None else length - loaded.vocabulary.num_specials)
+    return residues_in_row(loaded, None if kind_of(loaded) == "causal" else length)
 
 
 def window_around(first: int, last: int, residues: int, limit: int | None) -> tuple[int, int]:
@@ -193,12 +190,12 @@ def _stream(
     sequences: Sequence[str],
     softmax: Softmax,
     limit: int | None,
-    budget: int,
+    budget: int | None,
     progress: bool,
 ) -> Iterator[Likelihood]:
     from tqdm import tqdm
 
-    ways = 1 + loaded.model.readouts[0].both_ways
+    engine, ways = Engine(loaded), 1 + loaded.model.readouts[0].both_ways
     total = ways * sum(map(len, sequences))
     with tqdm(
         total=total, unit="aa", unit_scale=True, desc="score", disable=None if progress else True
@@ -210,7 +207,7 @@ def _stream(
             arrays = [np.full(len(s), np.nan, np.float32) for s in part]
             finite = [True] * len(part)
             for index, answer in ask(
-                loaded, proteins, questions, softmax=softmax, tokens_per_batch=budget
+                engine, proteins, questions, softmax=softmax, tokens_per_batch=budget
             ):
                 question = questions[index]
                 sequence = part[question.protein]

@@ -33,9 +33,9 @@ from typing import Literal
 
 import numpy as np
 
+from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import default_tokens_per_batch
-from protlm_jax.evaluation.embedding.plan import windows
+from protlm_jax.evaluation.engine import Engine
 from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.evaluation.score import (
     COLUMN,
@@ -181,7 +181,7 @@ def effects(
         ProtlmError: a strategy that the model does not have, or a sequence that it cannot read.
     """
     strategy = choose_strategy(loaded, strategy)
-    budget = tokens_per_batch or default_tokens_per_batch()
+    budget = tokens_per_batch
     result = np.zeros(len(variants))
     changed = [(i, v) for i, v in enumerate(variants) if not v.is_wildtype]
     whole = [(i, v) for i, v in changed if strategy_of(v, strategy) == "likelihood-ratio"]
@@ -203,7 +203,7 @@ def _marginals(
     variants: Sequence[Variant],
     strategy: Strategy,
     length: int | None,
-    budget: int,
+    budget: int | None,
     progress: bool,
 ) -> np.ndarray:
     limit = residue_limit(loaded, length)
@@ -258,7 +258,7 @@ def _answers(
     loaded: LoadedModel,
     wildtypes: list[str],
     questions: list[Question],
-    budget: int,
+    budget: int | None,
     progress: bool,
 ) -> dict[Key, dict[int, np.ndarray]]:
     """Log-probabilities [20] float64 by protein and hidden positions, and by position."""
@@ -269,7 +269,7 @@ def _answers(
     quiet = None if progress else True
     with tqdm(total=len(questions), unit="row", desc="score", disable=quiet) as bar:
         for index, answer in ask(
-            loaded, proteins, questions, softmax="residues", tokens_per_batch=budget
+            Engine(loaded), proteins, questions, softmax="residues", tokens_per_batch=budget
         ):
             question = questions[index]
             rows = answer.astype(np.float64)
@@ -285,7 +285,7 @@ def _likelihood_ratios(
     variants: Sequence[Variant],
     softmax: Softmax,
     length: int | None,
-    budget: int,
+    budget: int | None,
     progress: bool,
 ) -> np.ndarray:
     """log p(mutant sequence) - log p(wild type) [variants]."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record
+from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.formats import Keys, why_no_key
 from protlm_jax.evaluation.embedding.parts import Failure
-from protlm_jax.evaluation.embedding.plan import windows
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 

@@ -1,27 +1,25 @@
 """Results on their way to one file: parts in a work folder, each there whole or not at all.
 
-A part is the digest of its header, eight bytes with the header's length, the header as JSON, and
-then, for each kind of vectors, the arrays of its proteins laid end to end. The header has a digest
-of each array. What is in no part, or in a damaged one, is computed again.
+A part is a file with the arrays of some proteins laid end to end, one kind of vectors after the
+other, and a JSON file, written after it, that says which proteins these are and has their digest.
+What is in no part, or in a damaged one, is computed again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.storage.digests import FASTEST, Damaged, digest_of_data
+from protlm_jax.evaluation.embedding.spec import Arrays, EmbeddingSpec
+from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
 from protlm_jax.storage.files import atomic_file
 from protlm_jax.storage.json_files import read_json, write_json
 
@@ -30,9 +28,6 @@ log = logging.getLogger(__name__)
 PART_BYTES = 1 << 26
 PART_SECONDS = 60.0
 SETTINGS = "settings.json"
-
-_DIGEST = 16  # bytes of a header's
-_HEX = 32  # characters of an array's
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,6 @@ def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     ]
 
 
-class _File(NamedTuple):
-    """A part: its file, and by vectors where its arrays begin and their digests end to end."""
-
-    path: Path
-    begins: dict[str, int]
-    algorithm: str
-    digests: dict[str, str]
-
-
 class Parts:
     """The parts of one output.
 
@@ -73,19 +59,26 @@ class Parts:
         failures: those that came up while embedding, by record.
     """
 
-    def __init__(self, folder: Path, wanted: Wanted, width: int, records: int) -> None:
-        self.folder, self.wanted, self.width = folder, wanted, width
+    def __init__(self, folder: Path, spec: EmbeddingSpec, width: int, records: int) -> None:
+        self.folder, self.spec, self.width = folder, spec, width
         self.done = np.zeros(records, bool)
         self.failures: dict[int, Failure] = {}
         self._part = np.full(records, -1, np.int32)
-        self._row = np.zeros(records, np.int64)  # proteins before it in its part
-        self._start = np.zeros(records, np.int64)  # residues before it in its part
         self._residues = np.zeros(records, np.int64)
-        self._files: list[_File] = []
+        # Where the arrays of each protein begin in its part.
+        self._begins: dict[str, np.ndarray] = {n: np.zeros(records, np.int64) for n in spec.vectors}
+        self._parts: list[Path] = []
+        self._contents: list[list[Any]] = []  # size and digest of each
+        self._clear()
 
     @classmethod
     def open(
-        cls, folder: Path, settings: dict[str, Any], wanted: Wanted, width: int, records: int
+        cls,
+        folder: Path,
+        settings: dict[str, Any],
+        spec: EmbeddingSpec,
+        width: int,
+        records: int,
     ) -> Parts:
         """The folder with what an earlier run has left in it.
 
@@ -101,140 +94,95 @@ class Parts:
                 )
         else:
             write_json(file, settings)
-        parts = cls(folder, wanted, width, records)
-        for path in sorted(folder.glob("part-*")):
+        parts = cls(folder, spec, width, records)
+        for header in sorted(folder.glob("part-*.json")):
+            part = header.with_suffix("")
             try:
-                found = parts._add(path)
-            except Damaged:
-                log.warning("%s is damaged: its proteins are computed again", path)
-                path.unlink()
-                continue
-            parts.done[found] = True
+                about = read_json(header)
+                verify_entries(folder, {part.name: about["content"]}, what=str(part))
+                parts._take(part, about)
+            except (ProtlmError, KeyError, TypeError, ValueError, IndexError):
+                log.warning("%s is damaged: its proteins are computed again", part)
+                header.unlink()
         return parts
 
-    def write(
-        self, results: list[tuple[int, int, dict[str, np.ndarray]]], failures: list[Failure]
-    ) -> None:
-        """Adds one part: (record, residues, arrays by vectors) of each protein."""
-        flat = {
-            name: [np.ascontiguousarray(arrays[name]).view(np.uint8).data for *_, arrays in results]
-            for name in self.wanted.vectors
+    def add(self, record: int, residues: int, arrays: Arrays) -> None:
+        """Takes the result of a protein for the next part."""
+        self._results.append((record, residues, arrays))
+        self._held += sum(array.nbytes for array in arrays.values())
+
+    def fail(self, failure: Failure) -> None:
+        """Takes a failure for the next part."""
+        self._failures.append(failure)
+
+    def flush(self, *, whole: bool = False) -> None:
+        """Writes a part when there is enough for one, or, with `whole`, anything."""
+        due = self._held >= PART_BYTES or time.monotonic() - self._since >= PART_SECONDS
+        if not (self._results or self._failures) or not (due or whole):
+            return
+        number = 1 + max((int(p.name[5:]) for p in self._parts), default=-1)
+        part = self.folder / f"part-{number:06d}"
+        with atomic_file(part) as file:
+            for name in self.spec.vectors:
+                for _, _, arrays in self._results:
+                    file.write(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
+        about = {
+            "records": [record for record, _, _ in self._results],
+            "residues": [residues for _, residues, _ in self._results],
+            "failures": [asdict(failure) for failure in self._failures],
+            "content": [part.stat().st_size, digest_of(part)],
         }
-        header: dict[str, Any] = {
-            "records": [record for record, _, _ in results],
-            "residues": [residues for _, residues, _ in results],
-            "failures": [asdict(failure) for failure in failures],
-            "bytes": {name: sum(data.nbytes for data in flat[name]) for name in flat},
-            "algorithm": FASTEST,
-            "digests": {
-                name: "".join(digest_of_data(data).rpartition(":")[2] for data in flat[name])
-                for name in flat
-            },
-        }
-        text = json.dumps(header).encode()
-        text = len(text).to_bytes(8, "little") + text
-        last = int(self._files[-1].path.name.removeprefix("part-")) if self._files else -1
-        path = self.folder / f"part-{last + 1:06d}"
-        with atomic_file(path) as file:
-            file.write(hashlib.blake2b(text, digest_size=_DIGEST).digest() + text)
-            for arrays in flat.values():
-                for data in arrays:
-                    file.write(data)
-        self.done[self._add(path, check=False)] = True
-
-    def read(self, record: int, vectors: str) -> np.ndarray:
-        """The array of one protein that has an embedding.
-
-        Raises:
-            Damaged: it is not what was written.
-        """
-        file = self._files[self._part[record]]
-        shape = self.wanted.shape(vectors, int(self._residues[record]), self.width)
-        before = self._start if vectors == "residues" else self._row
-        dtype = self.wanted.numpy_dtype
-        each = len(self.wanted.layers) * self.width * dtype.itemsize
-        offset = file.begins[vectors] + int(before[record]) * each
-        raw = np.fromfile(file.path, np.uint8, math.prod(shape) * dtype.itemsize, offset=offset)
-        if digest_of_data(raw.data, file.algorithm) != self.digest(record, vectors):
-            raise Damaged(
-                f"{file.path} is damaged: run the same command again, which computes it anew"
-            )
-        return raw.view(dtype).reshape(shape)
-
-    def digest(self, record: int, vectors: str) -> str:
-        """Of the array that `read` gives."""
-        file, at = self._files[self._part[record]], int(self._row[record]) * _HEX
-        return f"{file.algorithm}:{file.digests[vectors][at : at + _HEX]}"
+        write_json(part.with_suffix(".json"), about, indent=None)
+        self._take(part, about)
+        self._clear()
 
     def has(self, record: int) -> bool:
         """Whether a protein has an embedding."""
         return bool(self._part[record] >= 0)
 
+    def read(self, record: int, vectors: str) -> np.ndarray:
+        """The array of one protein that has an embedding."""
+        part = self._parts[self._part[record]]
+        shape = self.spec.shape(vectors, int(self._residues[record]), self.width)
+        offset = int(self._begins[vectors][record])
+        dtype = self.spec.numpy_dtype
+        raw = np.fromfile(part, np.uint8, math.prod(shape) * dtype.itemsize, offset=offset)
+        return raw.view(dtype).reshape(shape)
+
+    def verify(self) -> None:
+        """Raises Damaged where a part is not what was written."""
+        for part, content in zip(self._parts, self._contents, strict=True):
+            try:
+                verify_entries(self.folder, {part.name: content}, what=part.name)
+            except Damaged as error:
+                raise Damaged(
+                    f"{part} is damaged: run the same command again, which computes it anew"
+                ) from error
+
     def remove(self) -> None:
         """Deletes the folder."""
         shutil.rmtree(self.folder)
 
-    def _add(self, path: Path, *, check: bool = True) -> np.ndarray:
-        """Takes a part in, and returns the records that it answers for.
-
-        Raises:
-            Damaged: it is not what was written; nothing is taken in.
-        """
-        with path.open("rb") as file:
-            told = file.read(_DIGEST)
-            length = file.read(8)
-            text = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
-        if hashlib.blake2b(length + text, digest_size=_DIGEST).digest() != told:
-            raise Damaged(f"{path} is damaged")
-        header = json.loads(text)
-        records = np.array(header["records"], np.int64)
-        residues = np.array(header["residues"], np.int64)
-        begins: dict[str, int] = {}
-        at = _DIGEST + 8 + len(text)
-        for name in self.wanted.vectors:
-            begins[name] = at
-            at += header["bytes"][name]
-        self._row[records] = np.arange(len(records))
-        self._start[records] = np.cumsum(residues) - residues
+    def _take(self, part: Path, about: dict[str, Any]) -> None:
+        """Takes a part in."""
+        records = np.array(about["records"], np.int64)
+        residues = np.array(about["residues"], np.int64)
+        failures = [Failure(**fields) for fields in about["failures"]]
+        each = len(self.spec.layers) * self.width * self.spec.numpy_dtype.itemsize
+        at = 0
+        for name, begins in self._begins.items():
+            sizes = each * (residues if name == "residues" else np.ones_like(residues))
+            begins[records] = at + np.cumsum(sizes) - sizes
+            at += int(sizes.sum())
         self._residues[records] = residues
-        self._part[records] = len(self._files)
-        self._files.append(_File(path, begins, header["algorithm"], header["digests"]))
-        if check:
-            try:
-                for record in records:
-                    for name in self.wanted.vectors:
-                        self.read(record, name)
-            except Damaged:
-                self._part[records] = -1
-                self._files.pop()
-                raise
-        failures = [Failure(**fields) for fields in header["failures"]]
+        self._part[records] = len(self._parts)
+        self._parts.append(part)
+        self._contents.append(about["content"])
         self.failures |= {failure.record: failure for failure in failures}
-        return np.concatenate([records, np.array([f.record for f in failures], np.int64)])
-
-
-class Collector:
-    """Gathers results until they are worth a part: so many bytes, or so much time."""
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self._clear()
-
-    def add(self, record: int, residues: int, arrays: dict[str, np.ndarray]) -> None:
-        self._results.append((record, residues, arrays))
-        self._held += sum(array.nbytes for array in arrays.values())
-
-    def fail(self, failure: Failure) -> None:
-        self._failures.append(failure)
-
-    def flush(self, *, whole: bool = False) -> None:
-        """Writes a part when it is time for one, or, with `whole`, when there is anything."""
-        due = self._held >= PART_BYTES or time.monotonic() - self._since >= PART_SECONDS
-        if (self._results or self._failures) and (due or whole):
-            self.parts.write(self._results, self._failures)
-            self._clear()
+        self.done[records] = True
+        self.done[[failure.record for failure in failures]] = True
 
     def _clear(self) -> None:
-        self._results: list[tuple[int, int, dict[str, np.ndarray]]] = []
+        self._results: list[tuple[int, int, Arrays]] = []
         self._failures: list[Failure] = []
         self._held, self._since = 0, time.monotonic()
