@@ -11,7 +11,7 @@ from zoo import loaded
 
 from protlm_jax.evaluation.embedding.files import embed_file
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
-from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.evaluation.outcome import Outcome
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 LAST = (2,)

@@ -167,14 +167,7 @@ def _compared(found: list[Detected], vocab_size: int, seed: int) -> dict[str, An
             "precision": float(np.mean(replaced[flagged])) if flagged.any() else None,
             "recall": float(np.mean(flagged[replaced])) if replaced.any() else None,
         },
-        "baselines": {
-            name: {"nll": statistics.ratio(loss, residues, seed=seed).to_dict()}
-            for name, loss in baselines.items()
-        },
-        "model_minus": {
-            name: statistics.paired_difference(model, loss, residues, seed=seed).to_dict()
-            for name, loss in baselines.items()
-        },
+        **heldout.against_baselines(model, baselines, residues, seed),
     }
 
 

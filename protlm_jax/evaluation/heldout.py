@@ -136,12 +136,21 @@ def evaluate(
     baselines = {"training_frequencies": unigram}
     for name, count in PSEUDO_COUNTS.items():
         baselines[name] = [composition_loss(h, frequencies, count) for h in hidden]
+    asked = np.array([len(h.targets) for h in hidden])
+    totals = {name: np.array([x.sum() for x in each]) for name, each in baselines.items()}
+    model, correct = (np.array([x.sum() for x in each]) for each in (losses, hits))
+    nll = statistics.ratio(model, asked, seed=seed)
     return {
         "proteins": len(hidden),
         "skipped_proteins": len(sequences) - len(hidden),
-        "targets": sum(len(h.targets) for h in hidden),
+        "targets": int(asked.sum()),
         "entropy_of_training_frequencies": float(-(frequencies * np.log(frequencies)).sum()),
-        **_compared(losses, hits, baselines, seed),
+        "model": {
+            "nll": nll.to_dict(),
+            "perplexity": float(np.exp(nll.value)),
+            "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
+        },
+        **against_baselines(model, totals, asked, seed),
         "protocol": protocol(loaded),
     }
 
@@ -182,31 +191,18 @@ def protocol(loaded: LoadedModel) -> str:
     )
 
 
-def _compared(
-    losses: list[np.ndarray],
-    hits: list[np.ndarray],
-    baselines: dict[str, list[np.ndarray]],
-    seed: int,
+def against_baselines(
+    model: np.ndarray, baselines: Mapping[str, np.ndarray], asked: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Sums per protein, and their bootstrap."""
-    asked = np.array([len(loss) for loss in losses])
-    totals = {name: np.array([x.sum() for x in each]) for name, each in baselines.items()}
-    model = np.array([loss.sum() for loss in losses])
-    nll = statistics.ratio(model, asked, seed=seed)
-    correct = np.array([hit.sum() for hit in hits])
+    """The "baselines" and "model_minus" of a result, from sums of losses [proteins]."""
     return {
-        "model": {
-            "nll": nll.to_dict(),
-            "perplexity": float(np.exp(nll.value)),
-            "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
-        },
         "baselines": {
             name: {"nll": statistics.ratio(total, asked, seed=seed).to_dict()}
-            for name, total in totals.items()
+            for name, total in baselines.items()
         },
         "model_minus": {
             name: statistics.paired_difference(model, total, asked, seed=seed).to_dict()
-            for name, total in totals.items()
+            for name, total in baselines.items()
         },
     }
 

@@ -58,6 +58,7 @@ def ask(
     *,
     softmax: Softmax,
     tokens_per_batch: int | None = None,
+    progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Answers in the order in which batches are computed.
 
@@ -67,6 +68,7 @@ def ask(
         questions: a stretch with the special tokens must fit the model.
         softmax: over the 20 amino acids, or over all ids of the vocabulary.
         tokens_per_batch: budget of one batch; None suits the device.
+        progress: draw a progress bar on a terminal.
 
     Yields:
         The index of a question and its natural-log probabilities [asked, 20] float32, in the order
@@ -89,7 +91,10 @@ def ask(
         batches = engine.one_a_row(tokens, tokens_per_batch, _BUCKET_SIZES)
         own = [questions[i] for i in chosen]
         inputs = functools.partial(_inputs, engine, proteins, own, single)
-        for batch, answers in engine.run(_answers, batches, inputs, engine.amino_acids, softmax):
+        static = engine.amino_acids, softmax
+        for batch, answers in engine.run(
+            _answers, batches, inputs, *static, title="score", progress=progress
+        ):
             for member, answer in zip(batch.members, answers, strict=False):
                 yield chosen[member], answer[: len(own[member].asked)]
 

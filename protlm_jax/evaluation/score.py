@@ -193,29 +193,23 @@ def _stream(
     budget: int | None,
     progress: bool,
 ) -> Iterator[Likelihood]:
-    from tqdm import tqdm
-
     engine, ways = Engine(loaded), 1 + loaded.model.readouts[0].both_ways
-    total = ways * sum(map(len, sequences))
-    with tqdm(
-        total=total, unit="aa", unit_scale=True, desc="score", disable=None if progress else True
-    ) as bar:
-        for start in range(0, len(sequences), _PROTEINS_AT_ONCE):
-            part = sequences[start : start + _PROTEINS_AT_ONCE]
-            questions = [q for i, s in enumerate(part) for q in questions_of(loaded, i, s, limit)]
-            proteins = [loaded.vocabulary.encode(s, specials=False) for s in part]
-            arrays = [np.full(len(s), np.nan, np.float32) for s in part]
-            finite = [True] * len(part)
-            for index, answer in ask(
-                engine, proteins, questions, softmax=softmax, tokens_per_batch=budget
-            ):
-                question = questions[index]
-                sequence = part[question.protein]
-                columns = [COLUMN[sequence[i]] for i in question.asked]
-                at = np.asarray(question.asked)
-                own = answer[np.arange(len(at)), columns] / ways
-                finite[question.protein] &= bool(np.isfinite(own).all())
-                arrays[question.protein][at] = np.nan_to_num(arrays[question.protein][at]) + own
-                bar.update(len(question.asked))
-            for array, whole in zip(arrays, finite, strict=True):
-                yield Likelihood(array, min(len(array), limit or len(array)), whole)
+    for start in range(0, len(sequences), _PROTEINS_AT_ONCE):
+        part = sequences[start : start + _PROTEINS_AT_ONCE]
+        questions = [q for i, s in enumerate(part) for q in questions_of(loaded, i, s, limit)]
+        proteins = [loaded.vocabulary.encode(s, specials=False) for s in part]
+        arrays = [np.full(len(s), np.nan, np.float32) for s in part]
+        finite = [True] * len(part)
+        for index, answer in ask(
+            *(engine, proteins, questions),
+            softmax=softmax,
+            tokens_per_batch=budget,
+            progress=progress,
+        ):
+            i, at = questions[index].protein, np.asarray(questions[index].asked)
+            columns = [COLUMN[part[i][place]] for place in at]
+            own = answer[np.arange(len(at)), columns] / ways
+            finite[i] &= bool(np.isfinite(own).all())
+            arrays[i][at] = np.nan_to_num(arrays[i][at]) + own
+        for array, whole in zip(arrays, finite, strict=True):
+            yield Likelihood(array, min(len(array), limit or len(array)), whole)

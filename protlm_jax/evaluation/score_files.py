@@ -9,7 +9,6 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record, text_lines
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.finite import reason
+from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.evaluation.questions import Softmax
 from protlm_jax.evaluation.score import (
     SOFTMAX_NAMES,
@@ -45,16 +45,6 @@ PROTEIN_COLUMNS = (
     "method", "softmax", "error",
 )  # fmt: skip
 VARIANT_COLUMNS = ("score", "method", "error")
-
-_LISTED = 20  # failures and long proteins named in the summary; the file has all of them
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was done: the text for people, and how many records have no score."""
-
-    summary: str
-    failed: int
 
 
 def score_file(
@@ -113,27 +103,24 @@ def _score_proteins(
 ) -> Outcome:
     limit, method = residue_limit(loaded, length), method_of(loaded)
     errors = [_protein_error(loaded, record, limit) for record in records]
-    good = [i for i, error in enumerate(errors) if not error]
-    sequences = [r.sequence for r in (records[i] for i in good) if isinstance(r, Record)]
-    scores = dict(
-        zip(
-            good,
-            likelihoods(loaded, sequences, softmax=softmax, length=length, progress=progress),
-            strict=True,
-        )
-    )
-    broken = {
-        i: sequence
-        for i, sequence in zip(good, sequences, strict=True)
-        if not np.isfinite(scores[i].perplexity)
+    sequences = {
+        i: r.sequence
+        for i, (r, error) in enumerate(zip(records, errors, strict=True))
+        if isinstance(r, Record) and not error
     }
+    found = likelihoods(
+        loaded, list(sequences.values()), softmax=softmax, length=length, progress=progress
+    )
+    scores = dict(zip(sequences, found, strict=True))
+    broken = {i: s for i, s in sequences.items() if not np.isfinite(scores[i].perplexity)}
     for i, why in _reasons(loaded, broken).items():
         errors[i] = f"the log-likelihood is not finite: {why}"
         del scores[i]
-    rows = []
-    for i, (record, error) in enumerate(zip(records, errors, strict=True)):
-        numbers = [""] * 6 if error else _numbers(scores[i])
-        rows.append([record.id, *numbers, method, softmax, error])
+    named = list(zip(records, errors, strict=True))
+    rows = [
+        [r.id, *(_numbers(scores[i]) if i in scores else [""] * 6), method, softmax, error]
+        for i, (r, error) in enumerate(named)
+    ]
     write_atomically(output, _table(PROTEIN_COLUMNS, rows))
 
     residues = sum(score.scored for score in scores.values())
@@ -152,8 +139,7 @@ def _score_proteins(
         lines.append("not comparable with pseudo-perplexity: the decoder sees what comes before")
     lengths = {i: len(score.log_probabilities) for i, score in scores.items()}
     long = [f"{records[i].id} ({n})" for i, n in lengths.items() if scores[i].window < n]
-    lines += _listed(long, f"longer than {limit} residues, asked in the window around each residue")
-    named = zip(records, errors, strict=True)
+    lines += listed(long, f"longer than {limit} residues, asked in the window around each residue")
     failures = [f"line {r.line}, {r.id or 'without a name'}: {e}" for r, e in named if e]
     return _outcome(lines, failures, output)
 
@@ -170,11 +156,17 @@ def _score_variants(
     columns = table.table.columns
     names = _free_names(columns)
     strategy, limit = choose_strategy(loaded, strategy), residue_limit(loaded, length)
-    errors = [r.error or _variant_error(loaded, r.variant, strategy, limit) for r in table.rows]
-    good = [i for i, error in enumerate(errors) if not error]
-    variants = {i: v for i in good if (v := table.rows[i].variant)}
+    errors = [r.error for r in table.rows]
+    variants: dict[int, Variant] = {}
+    for i, row in enumerate(table.rows):
+        if row.variant is not None:
+            try:
+                require_scorable(loaded, row.variant, strategy, limit)
+                variants[i] = row.variant
+            except ProtlmError as error:
+                errors[i] = str(error)
     scores = np.full(len(errors), np.nan)
-    scores[good] = effects(
+    scores[list(variants)] = effects(
         loaded,
         list(variants.values()),
         strategy=strategy,
@@ -199,7 +191,7 @@ def _score_variants(
         lines += correlations(table, scores, variants, methods)
     wildtypes = dict.fromkeys(v.wildtype for v in variants.values())
     long = [table.name(w) for w in wildtypes if limit is not None and len(w) > limit]
-    lines += _listed(long, f"longer than {limit} residues, asked in the window around mutations")
+    lines += listed(long, f"longer than {limit} residues, asked in the window around mutations")
     failures = [f"line {r.line}: {e}" for r, e in zip(table.rows, errors, strict=True) if e]
     if names != VARIANT_COLUMNS:
         lines.append(f"the table has such columns already: results are in {', '.join(names)}")
@@ -226,18 +218,6 @@ def _protein_error(loaded: LoadedModel, record: Record | BadRecord, limit: int |
     except ProtlmError as error:
         return str(error)
     return "" if asked else "none of its residues can be scored: no standard amino acid to predict"
-
-
-def _variant_error(
-    loaded: LoadedModel, variant: Variant | None, strategy: Strategy, limit: int | None
-) -> str:
-    """Why a variant of a known wild type cannot be scored; "" where it can."""
-    assert variant is not None
-    try:
-        require_scorable(loaded, variant, strategy, limit)
-    except ProtlmError as error:
-        return str(error)
-    return ""
 
 
 def _reasons(loaded: LoadedModel, broken: dict[int, str]) -> dict[int, str]:
@@ -269,17 +249,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _listed(items: Sequence[str], what: str) -> list[str]:
-    """A count, and the first items, one a line."""
-    if not items:
-        return []
-    more = [f"  ... and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else []
-    return [f"{len(items):,} {what}:", *(f"  {item}" for item in items[:_LISTED]), *more]
-
-
 def _outcome(lines: list[str], failures: list[str], output: Path) -> Outcome:
     return Outcome(
-        "\n".join([*lines, *_listed(failures, "not scored"), f"wrote {output}"]), len(failures)
+        "\n".join([*lines, *listed(failures, "not scored"), f"wrote {output}"]), len(failures)
     )
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ import numpy as np
 
 from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import formats, memory, summary
+from protlm_jax.evaluation.embedding import formats, memory
 from protlm_jax.evaluation.embedding.embedder import Embedder, resolve_window
 from protlm_jax.evaluation.embedding.input import InputChanged, Survey, again, survey_file, together
 from protlm_jax.evaluation.embedding.parts import Failure, Parts, differences
 from protlm_jax.evaluation.embedding.spec import Dtype, EmbeddingSpec
 from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import first_not_finite, reason
-from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.models.build import parameter_count
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
@@ -37,29 +37,6 @@ from protlm_jax.storage.owner import owned
 from protlm_jax.vocabularies import ResiduePolicy
 
 FORMAT = 2  # of the manifest
-
-
-@dataclass(frozen=True)
-class _Input:
-    """A FASTA file, how it is read, what is in it, and what its proteins are called."""
-
-    path: Path
-    policy: ResiduePolicy
-    keys: formats.Keys
-    survey: Survey
-
-    def records(self, parts: Parts) -> Iterator[tuple[int, str, Record]]:
-        """Place, key and record of each protein with an embedding; of equal keys the first."""
-        seen: set[str] = set()
-        for place, record in again(self.path, self.policy, self.survey):
-            if not isinstance(record, Record) or not parts.has(place):
-                continue
-            key = formats.key_of(self.keys, place, record.id, record.sequence)
-            if self.keys == "md5":
-                if key in seen:
-                    continue
-                seen.add(key)
-            yield place, key, record
 
 
 def embed_file(
@@ -106,11 +83,11 @@ def embed_file(
     folder = output.with_name(output.name + ".work")
     with owned(folder, inside=True):
         survey = survey_file(loaded, path, limit, policy, keys)
-        settings = _settings(loaded, spec, limit, policy, survey.digest, keys)
+        settings = _settings(loaded, spec, limit, survey)
         manifest = output.with_name(output.name + ".json")
         if (made := _finished(manifest, files, settings)) is not None:
             shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
-            return summary.outcome(made, output, again=True)
+            return _outcome(made, output, again=True)
         sizes = survey.residues[survey.residues > 0]
         embedder = Embedder(loaded, spec, sizes, limit, tokens_per_batch, devices)
         parts = Parts.open(folder, settings, spec, loaded.config.d_model, len(survey.residues))
@@ -118,19 +95,18 @@ def embed_file(
             say(line)
         if done := int(parts.done.sum()):
             say(f"going on: {done:,} proteins are done")
-        source = _Input(path, policy, keys, survey)
         try:
-            _fill(embedder, source, parts, progress)
+            _fill(embedder, survey, parts, progress)
         except InputChanged:
             parts.remove()  # some may be of other sequences
             raise
         made = _manifest(loaded, settings, survey, parts, trained)
-        made |= {"files": _assemble(parts, source, files, made)}
+        made |= {"files": _assemble(parts, survey, files, made)}
         write_json(manifest, made)
         for file in files:
             os.replace(folder / file.name, file)
         parts.remove()
-    return summary.outcome(made, output)
+    return _outcome(made, output)
 
 
 def _manifest(
@@ -140,7 +116,7 @@ def _manifest(
     parts: Parts,
     trained: int | None,
 ) -> dict[str, Any]:
-    """What was done, and what was not; `embed_summary` tells it."""
+    """What was done, and what was not; `_outcome` tells it."""
     failures = sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
     return {
         "model": loaded.name,
@@ -166,23 +142,21 @@ def _settings(
     loaded: LoadedModel,
     spec: EmbeddingSpec,
     limit: int,
-    policy: ResiduePolicy,
-    proteins: str,
-    keys: formats.Keys,
+    survey: Survey,
 ) -> dict[str, Any]:
     """All that decides what the numbers are; what is written under others does not mix."""
     return {
         "format": FORMAT,
         "identity": identity(loaded),
-        "proteins": proteins,
+        "proteins": survey.digest,
         "layers": list(spec.layers),
         "of_layers": loaded.config.num_layers,
         "vectors": list(spec.vectors),
         "dtype": spec.dtype,
         "compute": loaded.config.dtype,
         "window": limit,
-        "rare_residues": policy.rare,
-        "keys": keys,
+        "rare_residues": survey.policy.rare,
+        "keys": survey.keys,
     }
 
 
@@ -255,17 +229,17 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
     return lines
 
 
-def _fill(embedder: Embedder, source: _Input, parts: Parts, progress: bool) -> None:
+def _fill(embedder: Embedder, survey: Survey, parts: Parts, progress: bool) -> None:
     """Embeds what is in no part yet."""
     from tqdm import tqdm
 
-    residues = source.survey.residues
+    residues = survey.residues
     total, before = int(residues.sum()), int(residues[parts.done].sum())
     quiet = None if progress else True  # None draws on a terminal only
     with tqdm(
         total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
     ) as bar:
-        for places, records in together(source.path, source.policy, source.survey):
+        for places, records in together(survey):
             done = {i for i, place in enumerate(places) if parts.done[place]}
             for complete in embedder.embed([r.sequence for r in records], done):
                 for i, arrays in complete:
@@ -288,8 +262,20 @@ def _fault(embedder: Embedder, sequence: str, arrays: dict[str, np.ndarray]) -> 
     return f"values exceed the range of {embedder.spec.dtype}: choose bf16 or fp32"
 
 
+def _embedded(survey: Survey, parts: Parts) -> Iterator[tuple[int, str, Record]]:
+    """Place, key and record of each protein with an embedding; of equal keys the first."""
+    seen: set[str] = set()
+    for place, record in again(survey):
+        if isinstance(record, Record) and parts.has(place):
+            key = formats.key_of(survey.keys, place, record.id, record.sequence)
+            if survey.keys != "md5" or key not in seen:
+                yield place, key, record
+            if survey.keys == "md5":
+                seen.add(key)
+
+
 def _assemble(
-    parts: Parts, source: _Input, files: dict[Path, tuple[str, ...]], made: dict[str, Any]
+    parts: Parts, survey: Survey, files: dict[Path, tuple[str, ...]], made: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the output files into the work folder, in the order of the input, and checks them.
 
@@ -303,7 +289,7 @@ def _assemble(
         file = parts.folder / target.name
 
         def entries(vectors: tuple[str, ...] = vectors) -> Iterator[formats.Entry]:
-            for place, key, record in source.records(parts):
+            for place, key, record in _embedded(survey, parts):
                 arrays = {name: parts.read(place, name) for name in vectors}
                 yield formats.Entry(place, key, record.id, len(record.sequence), arrays)
 
@@ -314,3 +300,42 @@ def _assemble(
         written[target.name] = {"vectors": list(vectors), "proteins": count, "content": content}
     parts.verify()
     return written
+
+
+def _outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outcome:
+    """The text for people, and how many records have no embedding; `again` of what was there."""
+    settings = made["settings"]
+    layers, depth = settings["layers"], settings["of_layers"]
+    what = f"layer {layers[0]} of {depth}" if len(layers) == 1 else f"{len(layers)} layers"
+    began = "nothing to do: " if again else ""
+    lines = [
+        f"{began}{made['embedded']:,} of {made['proteins']:,} proteins embedded, "
+        f"{made['residues']:,} residues: {' and '.join(settings['vectors'])}, {what}, "
+        f"{settings['dtype']}, computed in {settings['compute']}"
+    ]
+    written = min((file["proteins"] for file in made["files"].values()), default=0)
+    if doubles := made["embedded"] - written:
+        lines.append(
+            f"{doubles:,} proteins have the residues of an earlier one, under whose name they are "
+            "written once"
+        )
+    trained, window = made["trained_tokens"], settings["window"]
+    if trained is not None and window > trained:
+        lines.append(
+            f"up to {window} residues are read at once, and the model was trained on rows of "
+            f"{trained} tokens: what it says beyond was never trained"
+        )
+    long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in made["windowed"]]
+    lines += listed(
+        long,
+        f"longer than {window:,} residues, read through windows that overlap by half, each residue "
+        "taken where it is farthest from a cut",
+    )
+    failures = [
+        f"line {f['line']}, {f['id'] or 'without a name'}: {f['reason']}" for f in made["failures"]
+    ]
+    lines += listed(failures, "not embedded")
+    names = ", ".join(str(output.with_name(name)) for name in made["files"])
+    verb = "they are in" if again else "wrote"
+    lines.append(f"{verb} {names} and {output.with_name(output.name + '.json')}")
+    return Outcome("\n".join(lines), len(failures))
