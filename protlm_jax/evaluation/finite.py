@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -85,34 +84,26 @@ def _first_parameter(loaded: LoadedModel, flat: dict[str, Any], names: list[str]
         finite = jnp.isfinite(flat[name])
         if count := int(finite.size - finite.sum()):
             numbers = "1 number that is" if count == 1 else f"{count:,} numbers that are"
-            told = f"the parameter {name} holds {numbers} not finite"
+            place = f"the parameter {name} holds {numbers} not finite"
             if name.split("/")[0] not in loaded.model.stack_names:
-                return told
+                return place
             layers = np.flatnonzero(~np.asarray(finite).reshape(len(finite), -1).all(axis=1))
-            return (
-                f"{told} (from block {layers[0]} on)"
-                if len(layers) > 1
-                else (f"{told} (block {layers[0]})")
-            )
+            blocks = f"from block {layers[0]} on" if len(layers) > 1 else f"block {layers[0]}"
+            return f"{place} ({blocks})"
     return ""
 
 
 def _first_stream(loaded: LoadedModel, sequence: str) -> str:
     """The first stream that is not finite, or "the logits"."""
-    tokens = loaded.vocabulary.encode(sequence)
-    engine = Engine(loaded)
+    tokens, engine = loaded.vocabulary.encode(sequence), Engine(loaded)
     (batch,) = engine.one_a_row([len(tokens)], None)
     found = jax.device_get(engine(_finite, features(loaded, batch, [tokens])))
-    return next((place for place, finite in _places(loaded, found) if not finite), "")
-
-
-def _places(loaded: LoadedModel, found: dict[str, np.ndarray]) -> Iterator[tuple[str, bool]]:
-    """Each place in the order of computation, and whether it is finite."""
     for stack in loaded.model.stack_names:
         for depth, finite in enumerate(found[stack]):
-            where = f"after block {depth - 1}" if depth else "before block 0"
-            yield f"the stream {where} of the {stack}", bool(finite)
-    yield "the logits", bool(found["logits"])
+            if not finite:
+                where = f"after block {depth - 1}" if depth else "before block 0"
+                return f"the stream {where} of the {stack}"
+    return "" if found["logits"] else "the logits"
 
 
 def _finite(model: Any, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -91,7 +91,7 @@ def ask(
         batches = engine.one_a_row(tokens, tokens_per_batch, _BUCKET_SIZES)
         own = [questions[i] for i in chosen]
         inputs = functools.partial(_inputs, engine, proteins, own, single)
-        static = engine.amino_acids, softmax
+        static = engine.loaded.vocabulary.mask_id, engine.amino_acids, softmax
         for batch, answers in engine.run(
             _answers, batches, inputs, *static, title="score", progress=progress
         ):
@@ -123,8 +123,8 @@ def _inputs(
     questions: list[Question],
     single: bool,
     batch: Batch,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Features with residues hidden, and columns [rows, 1 or length] int32 that are read."""
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Features, hidden [rows, length] bool, and columns [rows, 1 or length] int32 that are read."""
     vocabulary = engine.loaded.vocabulary
     prefix, suffix = (
         np.array(ids, np.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
@@ -141,19 +141,24 @@ def _inputs(
             tokens[-1] = tokens[-1][::-1]
         hidden[row, places[0]] = True
         columns[row, : len(q.asked)] = places[1]
-    shown = features(engine.loaded, batch, tokens)
-    return engine.loaded.model.readouts[0].hide(shown, hidden, vocabulary.mask_id), columns
+    return features(engine.loaded, batch, tokens), hidden, columns
 
 
 def _answers(
-    model: Any, params: Any, inputs: Any, amino_acids: tuple[int, ...], softmax: Softmax
+    model: Any,
+    params: Any,
+    inputs: Any,
+    mask_id: int | None,
+    amino_acids: tuple[int, ...],
+    softmax: Softmax,
 ) -> jax.Array:
     """Log-probabilities [rows, columns, 20] float32 at `columns` [rows, columns]."""
     readout = model.readouts[0]
     run = functools.partial(model.apply, {"params": params})
-    shown, columns = inputs
+    batch, hidden, columns = inputs
+    shown = readout.hide(batch, hidden, mask_id)
     if readout.kind == "query":  # a query stream of these positions alone
-        shown = {**shown, "targets": columns}
+        shown["targets"] = columns
     h, context = run(shown, method="embed")
     attention = context[readout.stack].attention
     if readout.kind == "masked" and attention.bias is None and attention.distances is None:

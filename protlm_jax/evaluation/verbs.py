@@ -187,6 +187,6 @@ def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any
     found = analyse(loaded, sequences, length=length, seed=SEED, progress=True)
     asked = POSITIONS[loaded.model.readouts[0].kind]
     result = plain(found, asked)
-    said = [text for stack in result["stacks"].values() for text in stack["reading"]]
-    text = "\n".join([summaries.depth(summary(found, asked)), *said])
+    lines = [text for stack in result["stacks"].values() for text in stack["reading"]]
+    text = "\n".join([summaries.depth(summary(found, asked)), *lines])
     return {**result, "summary": text}

@@ -72,6 +72,7 @@ class Embedder:
         self.engine = Engine(loaded, devices=devices)
         self.limit = resolve_window(loaded, window, len(spec.layers))
         self._budget = tokens_per_batch or default_tokens_per_batch()
+        self._room = memory.activation_budget(loaded)
         whole = np.minimum(residues, self.limit)
         tokens = np.repeat(whole, window_counts(residues, self.limit))
         tokens = tokens + loaded.vocabulary.num_specials
@@ -79,8 +80,8 @@ class Embedder:
         if not len(tokens):
             self.largest = Shape(rows, 1)
         elif self.packs:
-            room = memory.activation_budget(loaded)
-            budget = min(self._budget, memory.longest_row(loaded.config, room, len(spec.layers)))
+            fitting = memory.longest_row(loaded.config, self._room, len(spec.layers))
+            budget = min(self._budget, fitting)
             self.largest = Shape(rows, packed_length(tokens, budget, rows))
         else:
             self._sizes = _sizes(tokens, self._rows_of, loaded.config)
@@ -103,7 +104,7 @@ class Embedder:
         if jax.default_backend() != "cpu":
             return 1
         cores = (os.cpu_count() or 1) // self.engine.mesh.size
-        return max(1, min(cores, memory.activation_budget(self.loaded) // self.batch_bytes))
+        return max(1, min(cores, self._room // self.batch_bytes))
 
     @property
     def batch_bytes(self) -> int:
@@ -186,7 +187,7 @@ class Embedder:
     def _rows_of(self, length: int) -> int:
         """Rows of a full batch, one protein each."""
         config, layers = self.loaded.config, len(self.spec.layers)
-        room = memory.activation_budget(self.loaded) - memory.shared_bytes(config, length)
+        room = self._room - memory.shared_bytes(config, length)
         fitting = room // memory.row_bytes(config, length, layers)
         return self.engine.mesh.size * max(1, min(self._budget // length, fitting))
 

@@ -175,18 +175,18 @@ def _finished(
     if not manifest.exists():
         raise ProtlmError(f"{there[0]} was made by something else: {remedy}")
     made = read_json(manifest, remedy=remedy)
-    told, before = made.get("files") or {}, made.get("settings") or {}
+    written, before = made.get("files") or {}, made.get("settings") or {}
     if isinstance(before, dict) and before.get("format") != FORMAT:
         raise ProtlmError(
             f"{there[0]} was written by another version of protlm_jax. Its vectors can be read; to "
             f"embed again, {remedy}"
         )
-    parts = [told, before, *(told.values() if isinstance(told, dict) else ())]
+    parts = [written, before, *(written.values() if isinstance(written, dict) else ())]
     if not all(isinstance(part, dict) for part in parts):
         raise ProtlmError(f"{manifest} is damaged: {remedy}")
     if other := differences(before, settings):
         raise ProtlmError(f"{there[0]} was made with other settings ({'; '.join(other)}): {remedy}")
-    contents = {name: entry.get("content") for name, entry in told.items()}
+    contents = {name: entry.get("content") for name, entry in written.items()}
     entries = {file.name: contents.get(file.name) for file in there}
     try:
         verify_entries(manifest.parent, entries, what=str(there[0]))
