@@ -74,7 +74,8 @@ Run = Callable[[], Iterator[tuple[str, np.ndarray]]]
 def ours(loaded: LoadedModel, proteins: Proteins) -> Run:
     longest = max(map(len, proteins.values()))
     stream = embed_sequences(loaded, proteins, window=longest)
-    print("batches of at most {} x {} tokens".format(*stream.embedder.largest))
+    shapes = ", ".join(f"{s.rows} x {s.length}" for s in stream.embedder.shapes)
+    print(f"{len(stream.embedder.shapes)} compilations: {shapes}")
     return lambda: iter(stream)
 
 

@@ -114,35 +114,34 @@ def bucket(tokens: int, cap: int | None = None, sizes: int = 2) -> int:
 
 def one_a_row(
     tokens: Sequence[int],
-    rows_of: Callable[[int], int],
+    shape_of: Callable[[int], Shape],
     *,
-    cap: int | None = None,
-    sizes: int = 2,
     multiple: int = 1,
+    last_full: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of one piece a row, longest first.
+    """Batches of one piece a row, longest first; all are full but the last.
 
-    Rows that the pieces of a bucket leave over take shorter ones. All batches are full but the
-    last, whose rows are a power of four where no full batch has its length: few shapes again.
+    Rows that the pieces of one length leave over take shorter ones.
 
     Args:
         tokens: of each piece, special tokens included.
-        rows_of: how many rows of a length make a full batch.
-        cap, sizes: of `bucket`.
+        shape_of: the shape of a full batch whose longest piece has so many tokens.
         multiple: rows are a multiple of it.
+        last_full: the last batch has the rows of a full one; otherwise, where no full batch has
+            its length, only a power of four: few shapes again.
     """
     order = np.argsort(-np.asarray(tokens, np.int64), kind="stable").tolist()
-    first = before = 0
+    first, before = 0, Shape(0, 0)
     while first < len(order):
-        length = bucket(tokens[order[first]], cap, sizes)
-        full = max(1, rows_of(length))
-        members = order[first : first + full]
-        rows = full
-        if length != before:
-            rows = min(full, 4 ** math.ceil(math.log(len(members), 4)))
-        rows = -(-max(rows, len(members)) // multiple) * multiple
-        yield Batch(members, list(range(len(members))), [0] * len(members), Shape(rows, length))
-        first, before = first + full, length
+        shape = shape_of(tokens[order[first]])
+        members = order[first : first + shape.rows]
+        rows = shape.rows
+        if shape != before and not last_full:
+            rows = min(rows, 4 ** math.ceil(math.log(len(members), 4)))
+        rows = -(-rows // multiple) * multiple
+        places = list(range(len(members)))
+        yield Batch(members, places, [0] * len(members), Shape(rows, shape.length))
+        first, before = first + len(members), shape
 
 
 def packed(tokens: np.ndarray, shape: Shape) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from protlm_jax.data.rows import Batch, Shape, one_a_row
+from protlm_jax.data.rows import Batch, Shape, bucket, one_a_row
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.partitioning import make_mesh
@@ -111,15 +111,13 @@ class Engine:
     ) -> list[Batch]:
         """Batches of one piece a row; None is a budget that suits the device."""
         budget = tokens_per_batch or default_tokens_per_batch()
-        return list(
-            one_a_row(
-                tokens,
-                lambda length: self.mesh.size * max(1, budget // length),
-                cap=self.loaded.config.max_positions or None,
-                sizes=sizes,
-                multiple=self.mesh.size,
-            )
-        )
+        cap = self.loaded.config.max_positions or None
+
+        def shape_of(longest: int) -> Shape:
+            length = bucket(longest, cap, sizes)
+            return Shape(self.mesh.size * max(1, budget // length), length)
+
+        return list(one_a_row(tokens, shape_of, multiple=self.mesh.size))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,14 @@ def check(batches: list[Batch], tokens: list[int]) -> None:
             assert segment == 1 + sum(before)
 
 
+def shapes(budget: int, devices: int, sizes: int) -> Callable[[int], Shape]:
+    def shape_of(longest: int) -> Shape:
+        length = bucket(longest, 3000, sizes)
+        return Shape(devices * max(1, budget // length), length)
+
+    return shape_of
+
+
 def test_bucket_ladder() -> None:
     assert [bucket(n) for n in (1, 16, 17, 24, 25, 33, 49, 97, 128, 129, 1000)] == [
         16, 16, 24, 24, 32, 48, 64, 128, 128, 192, 1024,
@@ -47,15 +57,7 @@ def test_bucket_ladder() -> None:
     TOKENS, st.sampled_from([64, 2048, 65_536]), st.sampled_from([1, 8]), st.sampled_from([1, 8])
 )
 def test_one_a_row(tokens: list[int], budget: int, devices: int, sizes: int) -> None:
-    made = list(
-        one_a_row(
-            tokens,
-            lambda length: devices * max(1, budget // length),
-            cap=3000,
-            sizes=sizes,
-            multiple=devices,
-        )
-    )
+    made = list(one_a_row(tokens, shapes(budget, devices, sizes), multiple=devices))
     check(made, tokens)
     for batch in made:
         rows, length = batch.shape
@@ -84,11 +86,11 @@ def test_packed_rows_are_nearly_full() -> None:
 
 def test_a_long_tail_costs_little_padding_and_few_shapes() -> None:
     rng = np.random.default_rng(0)
-    tokens = [*rng.integers(40, 1000, 20_000).tolist(), 35_000]
-    made = list(one_a_row(tokens, lambda n: max(1, 2048 // n), sizes=8))
+    tokens = [*rng.integers(40, 1000, 20_000).tolist(), 3000]
+    made = list(one_a_row(tokens, shapes(2048, 1, 8)))
     assert sum(b.shape.rows * b.shape.length for b in made) < 1.1 * sum(tokens)
     assert len({batch.shape for batch in made}) < 40
-    few = list(one_a_row([40, 90, 200], lambda n: 2048 // n, sizes=1))
+    few = list(one_a_row([40, 90, 200], shapes(2048, 1, 1)))
     assert [batch.shape for batch in few] == [(4, 256)]
 
 

@@ -6,7 +6,9 @@ import csv
 import dataclasses
 import gzip
 import os
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import parts, score_files
 from protlm_jax.evaluation.mutations import mutated, parse_mutations
 from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.evaluation.score_files import score_file
@@ -391,3 +394,43 @@ def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> No
     assert "wildtype-marginals is not defined" in error and "masked-marginals" in error
     assert cli.main([*command, "--columns", "mutation"]) == 1
     assert "ROLE=COLUMN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["proteins", "variants"])
+def test_a_kill_costs_no_more_than_what_was_under_way(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {}
+    if what == "proteins":
+        path = write(tmp_path, PROTEINS, "x.fasta")
+    else:
+        path = write(tmp_path, "mutant\nM1A\nK2Q\nbad\nT3V\nA4G\nY5A\n", "x.csv")
+        more["wildtype"] = write(tmp_path, f">wt\n{WILDTYPE}\n", "wt.fasta")
+    score_file(loaded("bert"), path, tmp_path / "whole.csv", **more)
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    monkeypatch.setattr(score_files, "_SHARE", defaultdict(lambda: 2))
+    computed: list[int] = []
+    add = parts.Parts.add
+
+    def killed(self: parts.Parts, record: int, *rest: Any) -> None:
+        computed.append(record)
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        add(self, record, *rest)
+
+    output = tmp_path / "again.csv"
+    with monkeypatch.context() as held, pytest.raises(KeyboardInterrupt):
+        held.setattr(parts.Parts, "add", killed)
+        score_file(loaded("bert"), path, output, **more)
+    assert not output.exists() and (tmp_path / "again.csv.work" / "part-000000.json").exists()
+    with pytest.raises(ProtlmError, match="unfinished work with other settings: softmax was"):
+        score_file(loaded("bert"), path, output, softmax="vocabulary", **more)
+    before = computed[:2]
+    computed.clear()
+    monkeypatch.setattr(
+        parts.Parts, "add", lambda self, *what: computed.append(what[0]) or add(self, *what)
+    )
+    score_file(loaded("bert"), path, output, **more)
+    assert computed and not set(before) & set(computed)
+    assert output.read_text() == (tmp_path / "whole.csv").read_text()
+    assert not (tmp_path / "again.csv.work").exists()

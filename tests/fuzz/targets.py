@@ -34,8 +34,8 @@ from protlm_jax.data import blocks, fasta, prepared, token_files
 from protlm_jax.evaluation import mutations, probe_data, variant_files, verbs
 from protlm_jax.evaluation.contacts.precision import read_contacts
 from protlm_jax.evaluation.embedding import files as embedding_files
-from protlm_jax.evaluation.embedding.parts import SETTINGS, Parts
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
+from protlm_jax.evaluation.parts import SETTINGS, Parts
 from protlm_jax.evaluation.probe_data import from_folder
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
@@ -389,8 +389,13 @@ def _shard(folder: Path) -> Case:
 SPEC = EmbeddingSpec((0, 1), ("residues", "mean"))
 
 
+def _opened(folder: Path) -> Parts:
+    settings, shape = {"model": "x", "layers": [0, 1]}, partial(SPEC.shape, width=4)
+    return Parts.open(folder, settings, 3, SPEC.vectors, shape, SPEC.numpy_dtype)
+
+
 def _write_parts(folder: Path) -> None:
-    parts = Parts.open(folder, {"model": "x", "layers": [0, 1]}, SPEC, 4, 3)
+    parts = _opened(folder)
     arrays = {"residues": np.ones((2, 5, 4), np.float32), "mean": np.ones((2, 4), np.float32)}
     parts.add(0, 5, arrays)
     parts.add(2, 5, arrays)
@@ -398,7 +403,7 @@ def _write_parts(folder: Path) -> None:
 
 
 def _parts(folder: Path) -> None:
-    opened = Parts.open(folder, {"model": "x", "layers": [0, 1]}, SPEC, 4, 3)
+    opened = _opened(folder)
     for record, vectors in itertools.product(range(3), SPEC.vectors):
         if opened.has(record):
             opened.read(record, vectors)

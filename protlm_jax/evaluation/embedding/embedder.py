@@ -7,8 +7,9 @@ many batches at once as it has cores: within one batch they wait for each other 
 
 from __future__ import annotations
 
+import bisect
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +31,6 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.spec import Arrays, EmbeddingSpec, cls_place
 from protlm_jax.evaluation.engine import Engine, default_tokens_per_batch, features, max_residues
-from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel
 
 LONGEST_ROW = 4096  # tokens, where nobody asks for more
@@ -38,7 +38,7 @@ LONGEST_ROW = 4096  # tokens, where nobody asks for more
 # takes 0.6 s; an accelerator compiles longer, and runs its batches in a tenth of a second.
 _COMPILATION = {"cpu": 4}
 _COMPILATION_ELSEWHERE = 64
-_SIZES = (1, 2, 4, 8, 16)  # buckets from one power of two to the next
+_MOST_SHAPES = 8
 
 
 class Embedder:
@@ -49,7 +49,7 @@ class Embedder:
         spec: what is computed.
         limit: residues that go through the model at once.
         engine: the model on its devices.
-        largest: shape of the largest batch.
+        shapes: of the batches, shortest first.
     """
 
     def __init__(
@@ -76,17 +76,16 @@ class Embedder:
         whole = np.minimum(residues, self.limit)
         tokens = np.repeat(whole, window_counts(residues, self.limit))
         tokens = tokens + loaded.vocabulary.num_specials
-        rows, self._sizes = self.engine.mesh.size, 1
+        rows = self.engine.mesh.size
+        self.shapes = [Shape(rows, 1)]
         if not len(tokens):
-            self.largest = Shape(rows, 1)
-        elif self.packs:
+            return
+        if self.packs:
             fitting = memory.longest_row(loaded.config, self._room, len(spec.layers))
             budget = min(self._budget, fitting)
-            self.largest = Shape(rows, packed_length(tokens, budget, rows))
+            self.shapes = [Shape(rows, packed_length(tokens, budget, rows))]
         else:
-            self._sizes = _sizes(tokens, self._rows_of, loaded.config)
-            length = bucket(int(tokens.max()), loaded.config.max_positions or None, self._sizes)
-            self.largest = Shape(self._rows_of(length), length)
+            self.shapes = self._choose_shapes(tokens)
 
     @property
     def packs(self) -> bool:
@@ -107,21 +106,32 @@ class Embedder:
         return max(1, min(cores, self._room // self.batch_bytes))
 
     @property
+    def largest(self) -> Shape:
+        """Shape of the batch that takes most memory."""
+        return max(self.shapes, key=self._bytes)
+
+    @property
     def batch_bytes(self) -> int:
         """What the largest batch takes on each device."""
-        rows = -(-self.largest.rows // self.engine.mesh.size)
-        config, length = self.loaded.config, self.largest.length
-        each = memory.row_bytes(config, length, len(self.spec.layers))
-        return rows * each + memory.shared_bytes(config, length)
+        return self._bytes(self.largest)
+
+    def _bytes(self, shape: Shape) -> int:
+        config, rows = self.loaded.config, -(-shape.rows // self.engine.mesh.size)
+        each = memory.row_bytes(config, shape.length, len(self.spec.layers))
+        return rows * each + memory.shared_bytes(config, shape.length)
 
     def batches(self, tokens: Sequence[int]) -> list[Batch]:
-        """The batches of pieces of so many tokens, of the lengths that are expected."""
+        """The batches of pieces of so many tokens, none longer than those that are expected."""
         if not len(tokens):
             return []
         if self.packs:
-            return list(packed(np.asarray(tokens), self.largest))
-        cap, rows = self.loaded.config.max_positions or None, self.engine.mesh.size
-        return list(one_a_row(tokens, self._rows_of, cap=cap, sizes=self._sizes, multiple=rows))
+            return list(packed(np.asarray(tokens), self.shapes[0]))
+        lengths = [shape.length for shape in self.shapes]
+
+        def shape_of(longest: int) -> Shape:
+            return self.shapes[bisect.bisect_left(lengths, longest)]
+
+        return list(one_a_row(tokens, shape_of, last_full=True))
 
     def embed(
         self, sequences: Sequence[str], done: Collection[int] = ()
@@ -184,27 +194,37 @@ class Embedder:
         """The classification token of a piece of so many tokens; 0 where there is none."""
         return self._cls_place % tokens
 
-    def _rows_of(self, length: int) -> int:
-        """Rows of a full batch, one protein each."""
-        config, layers = self.loaded.config, len(self.spec.layers)
-        room = self._room - memory.shared_bytes(config, length)
-        fitting = room // memory.row_bytes(config, length, layers)
-        return self.engine.mesh.size * max(1, min(self._budget // length, fitting))
+    def _choose_shapes(self, tokens: np.ndarray) -> list[Shape]:
+        """Lengths that hold 1 to 8 equal shares of the pieces, and the rows of full batches.
 
+        There are as many as save more padding than their compilations cost.
+        """
+        config, devices = self.loaded.config, self.engine.mesh.size
+        ordered = np.sort(tokens)
+        batches = _COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE)
 
-def _sizes(tokens: np.ndarray, rows_of: Callable[[int], int], config: ModelConfig) -> int:
-    """How many buckets an octave has: as many as save more padding than their compilations cost."""
-    unique, counts = np.unique(tokens, return_counts=True)
-    batches = _COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE)
+        def rows_of(length: int) -> int:
+            room = self._room - memory.shared_bytes(config, length)
+            fitting = room // memory.row_bytes(config, length, len(self.spec.layers))
+            return devices * max(1, min(self._budget // length, fitting))
 
-    def cost(sizes: int) -> float:
-        rounded = [bucket(n, config.max_positions or None, sizes) for n in unique.tolist()]
-        lengths = np.array(rounded)
-        work = lengths * (1.0 + lengths / (6.0 * config.d_model))  # projections, and attention
-        each = min(rows_of(n) * w for n, w in zip(rounded, work, strict=True))
-        return float((counts * work).sum() + batches * each * len(set(rounded)))
+        def lengths_of(shares: int) -> np.ndarray:
+            longest = (int(share[-1]) for share in np.array_split(ordered, shares))
+            return np.unique([bucket(n, config.max_positions or None, 16) for n in longest])
 
-    return min(_SIZES, key=cost)
+        def cost(lengths: np.ndarray) -> float:
+            work = lengths * (1.0 + lengths / (6.0 * config.d_model))  # projections, and attention
+            each = min(rows_of(n) * w for n, w in zip(lengths.tolist(), work, strict=True))
+            computed = work[np.searchsorted(lengths, ordered)].sum()
+            return float(computed + batches * each * len(lengths))
+
+        shares = range(1, min(_MOST_SHAPES, len(ordered)) + 1)
+        lengths = min(map(lengths_of, shares), key=cost)
+        members = np.bincount(np.searchsorted(lengths, ordered))
+        return [
+            Shape(min(rows_of(length), -(-count // devices) * devices), length)
+            for length, count in zip(lengths.tolist(), members.tolist(), strict=True)
+        ]
 
 
 def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> int:

@@ -8,6 +8,7 @@ killed goes on where it stopped. A manifest beside the output says what was done
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -23,11 +24,11 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import formats, memory
 from protlm_jax.evaluation.embedding.embedder import Embedder, resolve_window
 from protlm_jax.evaluation.embedding.input import InputChanged, Survey, again, survey_file, together
-from protlm_jax.evaluation.embedding.parts import Failure, Parts, differences
 from protlm_jax.evaluation.embedding.spec import Dtype, EmbeddingSpec
 from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import first_not_finite, reason
 from protlm_jax.evaluation.outcome import Outcome, listed
+from protlm_jax.evaluation.parts import Failure, Parts, differences
 from protlm_jax.models.build import parameter_count
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
@@ -90,7 +91,10 @@ def embed_file(
             return _outcome(made, output, again=True)
         sizes = survey.residues[survey.residues > 0]
         embedder = Embedder(loaded, spec, sizes, limit, tokens_per_batch, devices)
-        parts = Parts.open(folder, settings, spec, loaded.config.d_model, len(survey.residues))
+        shape = functools.partial(spec.shape, width=loaded.config.d_model)
+        parts = Parts.open(
+            folder, settings, len(survey.residues), spec.vectors, shape, spec.numpy_dtype
+        )
         for line in _needs(embedder, sizes, folder):
             say(line)
         if done := int(parts.done.sum()):
@@ -101,7 +105,7 @@ def embed_file(
             parts.remove()  # some may be of other sequences
             raise
         made = _manifest(loaded, settings, survey, parts, trained)
-        made |= {"files": _assemble(parts, survey, files, made)}
+        made |= {"files": _assemble(parts, survey, embedder, files, made)}
         write_json(manifest, made)
         for file in files:
             os.replace(folder / file.name, file)
@@ -275,7 +279,11 @@ def _embedded(survey: Survey, parts: Parts) -> Iterator[tuple[int, str, Record]]
 
 
 def _assemble(
-    parts: Parts, survey: Survey, files: dict[Path, tuple[str, ...]], made: dict[str, Any]
+    parts: Parts,
+    survey: Survey,
+    embedder: Embedder,
+    files: dict[Path, tuple[str, ...]],
+    made: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the output files into the work folder, in the order of the input, and checks them.
 
@@ -284,6 +292,7 @@ def _assemble(
     """
     about = {"made_by": "protlm embed", "model": made["model"]}
     about["settings"] = json.dumps(made["settings"])
+    spec, width = embedder.spec, embedder.loaded.config.d_model
     written: dict[str, Any] = {}
     for target, vectors in files.items():
         file = parts.folder / target.name
@@ -294,8 +303,8 @@ def _assemble(
                 yield formats.Entry(place, key, record.id, len(record.sequence), arrays)
 
         file.unlink(missing_ok=True)  # of a killed run; a link of that name is not followed
-        formats.write_file(file, entries(), parts.spec, parts.width, about)
-        count = formats.check_file(file, entries(), parts.spec)
+        formats.write_file(file, entries(), spec, width, about)
+        count = formats.check_file(file, entries(), spec)
         content = [file.stat().st_size, digest_of(file)]
         written[target.name] = {"vectors": list(vectors), "proteins": count, "content": content}
     parts.verify()

@@ -14,7 +14,7 @@ from protlm_jax.data.fasta import BadRecord, Record, read_every_record
 from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.formats import Keys, why_no_key
-from protlm_jax.evaluation.embedding.parts import Failure
+from protlm_jax.evaluation.parts import Failure
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.parts import Arrays as Arrays
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import Vocabulary
 
 Vectors = Literal["residues", "mean", "max", "cls"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Arrays = dict[str, np.ndarray]
-"""Vectors -> array."""
 
 
 @dataclass(frozen=True)

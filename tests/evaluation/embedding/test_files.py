@@ -21,7 +21,7 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import parts
+from protlm_jax.evaluation import parts
 from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
@@ -69,7 +69,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import embedded as here
-from protlm_jax.evaluation.embedding import formats, parts
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.embedding import formats
 
 parts.PART_BYTES = 1
 take = parts.Parts._take

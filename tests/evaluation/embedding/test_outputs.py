@@ -17,7 +17,8 @@ from zoo import loaded
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import formats, parts
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.embedding import formats
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
 
 

@@ -1,7 +1,7 @@
-"""Results on their way to one file: parts in a work folder, each there whole or not at all.
+"""Results on their way to one file: parts in a work folder, which outlast a kill.
 
-A part is a file with the arrays of some proteins laid end to end, one kind of vectors after the
-other, and a JSON file, written after it, that says which proteins these are and has their digest.
+A part is a file with the arrays of some records laid end to end, one kind after the other, and a
+JSON file, written after it, that says which records these are and has the digest of their arrays.
 What is in no part, or in a damaged one, is computed again.
 """
 
@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.spec import Arrays, EmbeddingSpec
 from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
 from protlm_jax.storage.files import atomic_file
 from protlm_jax.storage.json_files import read_json, write_json
 
 log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+Shape = Callable[[str, int], tuple[int, ...]]
+"""Of the array of one kind, of a record of so many residues."""
 
 PART_BYTES = 1 << 26
 PART_SECONDS = 60.0
@@ -32,7 +36,7 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """A record of the input without an embedding: its place (from 0), line, name, and why."""
+    """A record of the input without a result: its place (from 0), line, name, and why."""
 
     record: int
     line: int
@@ -59,14 +63,16 @@ class Parts:
         failures: those that came up while embedding, by record.
     """
 
-    def __init__(self, folder: Path, spec: EmbeddingSpec, width: int, records: int) -> None:
-        self.folder, self.spec, self.width = folder, spec, width
+    def __init__(
+        self, folder: Path, records: int, names: Sequence[str], shape: Shape, dtype: np.dtype
+    ) -> None:
+        self.folder, self.names, self.shape, self.dtype = folder, tuple(names), shape, dtype
         self.done = np.zeros(records, bool)
         self.failures: dict[int, Failure] = {}
         self._part = np.full(records, -1, np.int32)
         self._residues = np.zeros(records, np.int64)
         # Where the arrays of each protein begin in its part.
-        self._begins: dict[str, np.ndarray] = {n: np.zeros(records, np.int64) for n in spec.vectors}
+        self._begins = {name: np.zeros(records, np.int64) for name in names}
         self._parts: list[Path] = []
         self._contents: list[list[Any]] = []  # size and digest of each
         self._clear()
@@ -76,11 +82,19 @@ class Parts:
         cls,
         folder: Path,
         settings: dict[str, Any],
-        spec: EmbeddingSpec,
-        width: int,
         records: int,
+        names: Sequence[str],
+        shape: Shape,
+        dtype: np.dtype,
     ) -> Parts:
         """The folder with what an earlier run has left in it.
+
+        Args:
+            folder: there is one.
+            settings: what decides the results.
+            records: how many there are.
+            names: kinds of arrays of a record, alike in dtype.
+            shape: of each.
 
         Raises:
             ProtlmError: it belongs to other settings, or cannot be read or written.
@@ -89,25 +103,25 @@ class Parts:
         if file.exists():
             if other := differences(read_json(file, remedy=f"delete {folder}"), settings):
                 raise ProtlmError(
-                    f"{folder} holds an unfinished embedding with other settings: "
+                    f"{folder} holds unfinished work with other settings: "
                     f"{'; '.join(other)}. Use these again, or delete that folder"
                 )
         else:
             write_json(file, settings)
-        parts = cls(folder, spec, width, records)
+        parts = cls(folder, records, names, shape, dtype)
         for header in sorted(folder.glob("part-*.json")):
             part = header.with_suffix("")
             try:
                 about = read_json(header)
                 verify_entries(folder, {part.name: about["content"]}, what=str(part))
                 parts._take(part, about)
-            except (ProtlmError, KeyError, TypeError, ValueError, IndexError):
+            except (ProtlmError, LookupError, TypeError, ValueError, OverflowError):
                 log.warning("%s is damaged: its proteins are computed again", part)
                 header.unlink()
         return parts
 
     def add(self, record: int, residues: int, arrays: Arrays) -> None:
-        """Takes the result of a protein for the next part."""
+        """Takes the result of a record for the next part."""
         self._results.append((record, residues, arrays))
         self._held += sum(array.nbytes for array in arrays.values())
 
@@ -123,7 +137,7 @@ class Parts:
         number = 1 + max((int(p.name[5:]) for p in self._parts), default=-1)
         part = self.folder / f"part-{number:06d}"
         with atomic_file(part) as file:
-            for name in self.spec.vectors:
+            for name in self.names:
                 for _, _, arrays in self._results:
                     file.write(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
         about = {
@@ -137,17 +151,15 @@ class Parts:
         self._clear()
 
     def has(self, record: int) -> bool:
-        """Whether a protein has an embedding."""
+        """Whether a record has a result."""
         return bool(self._part[record] >= 0)
 
-    def read(self, record: int, vectors: str) -> np.ndarray:
-        """The array of one protein that has an embedding."""
+    def read(self, record: int, name: str) -> np.ndarray:
+        """One array of a record that has a result."""
         part = self._parts[self._part[record]]
-        shape = self.spec.shape(vectors, int(self._residues[record]), self.width)
-        offset = int(self._begins[vectors][record])
-        dtype = self.spec.numpy_dtype
-        raw = np.fromfile(part, np.uint8, math.prod(shape) * dtype.itemsize, offset=offset)
-        return raw.view(dtype).reshape(shape)
+        shape = self.shape(name, int(self._residues[record]))
+        offset = int(self._begins[name][record])
+        return np.fromfile(part, self.dtype, math.prod(shape), offset=offset).reshape(shape)
 
     def verify(self) -> None:
         """Raises Damaged where a part is not what was written."""
@@ -168,12 +180,16 @@ class Parts:
         records = np.array(about["records"], np.int64)
         residues = np.array(about["residues"], np.int64)
         failures = [Failure(**fields) for fields in about["failures"]]
-        each = len(self.spec.layers) * self.width * self.spec.numpy_dtype.itemsize
+        sizes = {
+            name: [self.dtype.itemsize * math.prod(self.shape(name, n)) for n in about["residues"]]
+            for name in self.names
+        }
+        if sum(map(sum, sizes.values())) != about["content"][0] or (residues < 0).any():
+            raise ValueError("the arrays are of other sizes")
         at = 0
-        for name, begins in self._begins.items():
-            sizes = each * (residues if name == "residues" else np.ones_like(residues))
-            begins[records] = at + np.cumsum(sizes) - sizes
-            at += int(sizes.sum())
+        for name, of_name in sizes.items():
+            self._begins[name][records] = at + np.cumsum(of_name) - of_name
+            at += sum(of_name)
         self._residues[records] = residues
         self._part[records] = len(self._parts)
         self._parts.append(part)
