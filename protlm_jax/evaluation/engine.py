@@ -37,8 +37,13 @@ class Engine:
     """
 
     def __init__(self, loaded: LoadedModel, *, devices: int | None = 1, params: Any = None) -> None:
-        """Args: `devices` of this process, None for all; `params` of the programs, where these are
-        not the model's alone."""
+        """Places the parameters.
+
+        Args:
+            loaded: the model.
+            devices: how many of this process's devices; None takes all.
+            params: what programs are given as parameters; None takes the model's.
+        """
         self.loaded, self.mesh = loaded, device_mesh(devices)
         self.used: set[Shape] = set()
         params = loaded.params if params is None else params
