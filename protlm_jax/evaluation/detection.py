@@ -21,7 +21,7 @@ import numpy as np
 from protlm_jax.data.rows import Batch
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, statistics
-from protlm_jax.evaluation.engine import Engine, features
+from protlm_jax.evaluation.engine import Engine, features, normalised
 from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.evaluation.heldout import HiddenProtein
 from protlm_jax.models.loaded import LoadedModel, parts_of
@@ -78,7 +78,7 @@ def evaluate(
             f"{loaded.name} is a discriminator alone: what it detects is what its own generator "
             f"replaced, so give the run that trained both"
         )
-    hidden = heldout.hide_all(loaded, sequences, seed, rate)
+    hidden = heldout.hide_all(normalised(sequences.items(), loaded.policy), seed, rate)
     found = _detect(loaded, parts["generator"], hidden, seed, length, tokens_per_batch, progress)
     return {
         "proteins": len(found),

@@ -20,9 +20,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from protlm_jax.data.rows import Batch, Shape, bucket, one_a_row
-from protlm_jax.errors import ProtlmError
+from protlm_jax.errors import ProtlmError, one_error
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.partitioning import make_mesh
+from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 Program = Callable[..., Any]
 
@@ -191,6 +192,24 @@ def features(
         found["input_tokens"] = batch.fill(shifted, pad)
         sides |= {f"decoder_{name}": array for name, array in found.items()}
     return sides
+
+
+def normalised(named: Iterable[tuple[str, str]], policy: ResiduePolicy) -> dict[str, str]:
+    """Name -> residues, of names and sequences.
+
+    Raises:
+        ProtlmError: naming all sequences that the policy does not accept.
+    """
+    plain: dict[str, str] = {}
+    refused: list[ProtlmError] = []
+    for name, sequence in named:
+        try:
+            plain[name] = normalise(sequence, policy, record=name)
+        except ProtlmError as error:
+            refused.append(error)
+    if refused:
+        raise one_error(refused)
+    return plain
 
 
 def max_residues(loaded: LoadedModel, window: int | None = None) -> int | None:

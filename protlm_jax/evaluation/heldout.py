@@ -21,10 +21,10 @@ from protlm_jax.data import splits
 from protlm_jax.data.rows import Batch, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.engine import Engine, features, residues_in_row
+from protlm_jax.evaluation.engine import Engine, features, normalised, residues_in_row
 from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import AMINO_ACIDS, normalise
+from protlm_jax.vocabularies import AMINO_ACIDS
 
 RATE = 0.15
 # Residues' worth of training frequencies mixed into a protein's own composition: the usual few, and
@@ -78,15 +78,12 @@ def hide(sequence: str, seed: int, rate: float = RATE, *, name: str = "") -> Hid
     )
 
 
-def hide_all(
-    loaded: LoadedModel, sequences: Mapping[str, str], seed: int, rate: float = RATE
-) -> list[HiddenProtein]:
-    """`hide` of each protein, as the model reads it, that has a residue to hide.
+def hide_all(plain: Mapping[str, str], seed: int, rate: float = RATE) -> list[HiddenProtein]:
+    """`hide` of each normalised protein that has a residue to hide.
 
     Raises:
-        ProtlmError: none has one, or an unknown residue turns up.
+        ProtlmError: none has one.
     """
-    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
     every = [hide(s, seed, rate, name=name) for name, s in plain.items()]
     if not (hidden := [h for h in every if len(h.targets)]):
         raise ProtlmError("no protein has a standard residue after its first one")
@@ -130,7 +127,7 @@ def evaluate(
     if frequencies.shape != (20,) or (frequencies <= 0).any():
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")
     frequencies = frequencies / frequencies.sum()
-    hidden = hide_all(loaded, sequences, seed)
+    hidden = hide_all(normalised(sequences.items(), loaded.policy), seed)
     losses, hits = model_scores(loaded, hidden, length, tokens_per_batch, progress)
     unigram = [-np.log(frequencies[h.columns[h.targets]]) for h in hidden]
     baselines = {"training_frequencies": unigram}

@@ -15,7 +15,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.engine import Engine, features, max_residues
+from protlm_jax.evaluation.engine import Engine, features, max_residues, normalised
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.heldout import hide_all, model_scores
 from protlm_jax.models.loaded import LoadedModel
@@ -62,9 +62,10 @@ def by_noise_level(
         ProtlmError: the model is not asked by masks, or no protein has a residue to hide.
     """
     _require_masked(loaded)
+    plain = normalised(sequences.items(), loaded.policy)
     rows, losses = [], []
     for level in range(1, levels + 1):
-        hidden = hide_all(loaded, sequences, seed, level / levels)
+        hidden = hide_all(plain, seed, level / levels)
         nll, hits = model_scores(loaded, hidden, length, tokens_per_batch, progress)
         asked = np.array([len(h.targets) for h in hidden])
         losses.append(np.array([loss.mean() for loss in nll]))

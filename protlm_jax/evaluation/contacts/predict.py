@@ -12,7 +12,7 @@ import numpy as np
 
 from protlm_jax.data.rows import Batch
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.engine import Engine, features, max_residues
+from protlm_jax.evaluation.engine import Engine, features, max_residues, normalised
 from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.build import absent_heads
@@ -83,7 +83,7 @@ def predict(
     """
     weights = own_head(loaded) if weights is None else weights
     policy = policy or loaded.policy
-    plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), policy)
     limit = max_residues(loaded)
     for name, sequence in plain.items():
         if limit is not None and len(sequence) > limit:

@@ -21,9 +21,9 @@ import numpy as np
 from protlm_jax.data.rows import window_counts
 from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.embedding.spec import Dtype, EmbeddingSpec, Vectors, resolve_layers
-from protlm_jax.evaluation.engine import for_reading
+from protlm_jax.evaluation.engine import for_reading, normalised
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import ResiduePolicy, normalise
+from protlm_jax.vocabularies import ResiduePolicy
 
 _PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
 _BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
@@ -134,7 +134,7 @@ def embed_sequences(
             what the model does not have.
     """
     policy = policy or loaded.policy
-    plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), policy)
     loaded = for_reading(loaded)
     spec = EmbeddingSpec(resolve_layers(loaded, layers), (vectors,), dtype)
     residues = np.array([len(s) for s in plain.values()], np.int64)
