@@ -16,11 +16,11 @@ from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import detection, heldout, probe_data, summaries
-from protlm_jax.evaluation.batching import max_residues
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.files import text
 from protlm_jax.evaluation.depth.results import combined
-from protlm_jax.evaluation.embedding.sequences import LONGEST_ROW
+from protlm_jax.evaluation.embedding.embedder import LONGEST_ROW
+from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.evaluation.probes import table
 from protlm_jax.evaluation.results import save
