@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from protlm_jax.data.prepare import manifest
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.splits import is_heldout
 from protlm_jax.data.token_files import write_token_shard
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -25,8 +25,8 @@ def write_prepared(
     folder: Path, sequences: dict[str, str], shards: int = 3, **rules: object
 ) -> Path:
     """A prepared folder with token files; by default a quarter is held out."""
-    chosen = Rules(**{"heldout_percent": 25.0, "deduplicate": False} | rules)
-    percent, counts, tokens = chosen.heldout_percent, manifest.Counts(read=len(sequences)), {}
+    chosen = SelectionRules(**{"heldout_percent": 25.0, "deduplicate": False} | rules)
+    percent, counts, tokens = chosen.heldout_percent, manifest.RecordCounts(read=len(sequences)), {}
     for side in ("train", "heldout"):
         wanted = side == "heldout"
         mine = [(n, s) for n, s in sequences.items() if is_heldout(s, percent) == wanted]

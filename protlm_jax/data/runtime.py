@@ -1,4 +1,4 @@
-"""The one door to TensorFlow, TFDS and SeqIO: quietly, and away from the accelerators.
+"""Imports TensorFlow, TFDS and SeqIO quietly, and hides the accelerators from them.
 
 TensorFlow is only our data loader. Left alone it prints a page of notes on start-up and reserves
 every GPU it finds, memory and all, from under JAX. Modules of this package write
@@ -46,7 +46,7 @@ try:
         import tensorflow_datasets as tfds
 except ImportError as error:
     raise ProtlmError(
-        f"reading training data needs TensorFlow and SeqIO ({error}): "
+        f"records and SeqIO tasks need TensorFlow and SeqIO ({error}): "
         "pip install 'protlm-jax[data]'"
     ) from error
 

@@ -13,8 +13,6 @@ every row length, and what is packed with what is decided anew in every epoch (`
     uint8 [name_bytes]       names, in UTF-8
 
 All numbers are little-endian. The same proteins make the same bytes.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import mmap
 import os
 import resource
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -122,6 +120,14 @@ class TokenShard:
     letters: np.ndarray
     name_offsets: np.ndarray
     names: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Sequence[str] | Sequence[bytes]) -> TokenShard:
+        """Normalised sequences in memory, without names."""
+        offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+        letters = b"".join(s.encode("ascii") if isinstance(s, str) else s for s in sequences)
+        nothing = np.zeros(0, np.uint8)
+        return cls(offsets, np.frombuffer(letters, np.uint8), np.zeros_like(offsets), nothing)
 
     @classmethod
     def open(cls, path: Path, shard: Shard) -> TokenShard:

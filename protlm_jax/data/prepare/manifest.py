@@ -3,7 +3,7 @@
     format      version of this layout
     dataset, release
     sources     [{name, bytes, sha256}], in the order in which they were read
-    rules       what was kept and what held out (`Rules.describe`)
+    rules       what was kept and what held out (`SelectionRules.describe`)
     read, kept  number of records in the sources, and of proteins in the splits together
     nucleotides number of records that are DNA or RNA by their letters; absent where it is 0
     dropped     {reason: {count, examples}}, with the names of the first few
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.prepare.rules import REASONS, SIDES, Rules
+from protlm_jax.data.prepare.rules import REASONS, SIDES, SelectionRules
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.json_files import DIGEST, digest_of_json
 from protlm_jax.vocabularies import RESIDUES
@@ -68,10 +68,10 @@ class Tally:
         return {"lengths": sorted(self.lengths.items()), "letters": self.letters.tolist()}
 
     @classmethod
-    def from_json(cls, told: Any) -> Tally:
+    def from_json(cls, fields: Any) -> Tally:
         """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
-        letters = np.array(told["letters"], np.int64).reshape(256)
-        return cls(Counter({int(length): int(n) for length, n in told["lengths"]}), letters)
+        letters = np.array(fields["letters"], np.int64).reshape(256)
+        return cls(Counter({int(length): int(n) for length, n in fields["lengths"]}), letters)
 
     def describe(self) -> dict[str, Any]:
         """The numbers of one split, for the manifest."""
@@ -102,7 +102,7 @@ class Dropped:
 
 
 @dataclass
-class Counts:
+class RecordCounts:
     """What became of some records: how many were read, left out, and kept on each side.
 
     nucleotides: how many of those read are DNA or RNA by their letters.
@@ -113,7 +113,7 @@ class Counts:
     dropped: dict[str, Dropped] = field(default_factory=lambda: {r: Dropped() for r in REASONS})
     splits: dict[str, Tally] = field(default_factory=lambda: {side: Tally() for side in SIDES})
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: RecordCounts) -> None:
         """Adds what became of other records."""
         self.read += other.read
         self.nucleotides += other.nucleotides
@@ -132,25 +132,23 @@ class Counts:
         }
 
     @classmethod
-    def from_json(cls, told: Any) -> Counts:
+    def from_json(cls, fields: Any) -> RecordCounts:
         """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
-        counts = cls(int(told["read"]), int(told["nucleotides"]))
+        counts = cls(int(fields["read"]), int(fields["nucleotides"]))
         for reason in REASONS:
-            number, examples = told["dropped"][reason]
+            number, examples = fields["dropped"][reason]
             noted = [((int(source), int(line)), str(name)) for (source, line), name in examples]
             counts.dropped[reason] = Dropped(int(number), noted)
-        counts.splits = {side: Tally.from_json(told["splits"][side]) for side in SIDES}
+        counts.splits = {side: Tally.from_json(fields["splits"][side]) for side in SIDES}
         return counts
 
-    @property
-    def kept(self) -> int:
-        """Proteins on both sides."""
-        return sum(tally.lengths.total() for tally in self.splits.values())
 
-    def check(self) -> None:
-        """Raises AssertionError where a record is neither kept nor accounted for."""
-        lost = self.read - self.kept - sum(d.count for d in self.dropped.values())
-        assert lost == 0, f"{lost} records are neither kept nor counted as left out"
+def total(counts: Iterable[RecordCounts]) -> RecordCounts:
+    """The sum of some counts."""
+    added = RecordCounts()
+    for one in counts:
+        added.add(one)
+    return added
 
 
 def build(
@@ -158,8 +156,8 @@ def build(
     dataset: str,
     release: str,
     sources: Sequence[Mapping[str, Any]],
-    rules: Rules,
-    counts: Counts,
+    rules: SelectionRules,
+    counts: RecordCounts,
     tokens: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     heldout: Mapping[str, Any],
@@ -173,13 +171,15 @@ def build(
     Raises:
         ProtlmError: no protein is left to train on.
     """
-    counts.check()
-    dropped = {reason: told for reason, told in counts.dropped.items() if told.count}
+    dropped = {reason: some for reason, some in counts.dropped.items() if some.count}
+    kept = sum(tally.lengths.total() for tally in counts.splits.values())
+    lost = counts.read - kept - sum(some.count for some in dropped.values())
+    assert lost == 0, f"{lost} records are neither kept nor counted as left out"
     if not counts.splits["train"].lengths:
         left_out = ", ".join(f"{r} {d.count:,}" for r, d in dropped.items()) or "none left out"
         raise ProtlmError(
             f"of {counts.read:,} records no protein is left to train on ({left_out}, held out "
-            f"{counts.kept:,}); loosen the rules or give more proteins"
+            f"{kept:,}); loosen the rules or give more proteins"
         )
     return {
         "format": FORMAT,
@@ -188,11 +188,11 @@ def build(
         "sources": list(sources),
         "rules": rules.describe(),
         "read": counts.read,
-        "kept": counts.kept,
+        "kept": kept,
         **({"nucleotides": counts.nucleotides} if counts.nucleotides else {}),
         "dropped": {
-            reason: {"count": told.count, "examples": [name for _, name in told.examples]}
-            for reason, told in dropped.items()
+            reason: {"count": some.count, "examples": [name for _, name in some.examples]}
+            for reason, some in dropped.items()
         },
         "splits": {
             side: tally.describe()
