@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import zoo
 
+from protlm_jax.config.run import OptimizerConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models import positions
 from protlm_jax.models.contacts import corrected, pairs_of
 from protlm_jax.models.families.esm2 import esm2_config, token_dropout
 from protlm_jax.models.positions import rotary_frequencies, rotate, rotation
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
+from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.vocabularies import ESM2, get_vocabulary
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from protlm_jax import partitioning
-from protlm_jax.config_files import load_config
+from protlm_jax.config.files import load_config
 from protlm_jax.models.attention import Attention
 from protlm_jax.models.attention_choice import choose_backend
 from protlm_jax.models.attention_context import AttentionContext

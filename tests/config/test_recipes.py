@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from protlm_jax import models, partitioning
+from protlm_jax.config.recipes import Phase, load_recipe
 from protlm_jax.errors import ProtlmError
-from protlm_jax.recipes import Phase, load_recipe
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import state_layout
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 # Parameters in millions (ProtBert's without its pooler, with its head), and what the phases are:
 # (steps, rows, tokens a row, rate at the first step, after the warmup, at the end).
 RSQRT = 1 / math.sqrt(1e4)
