@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def write_prepared(
         for number in range(shards):
             path = folder / "tokens" / f"{side}-{number:05d}-of-{shards:05d}.tokens"
             info = write_token_shard(path, mine[number::shards])
-            tokens[side].append(asdict(info) | {"file": f"tokens/{path.name}"})
+            tokens[side].append({"file": f"tokens/{path.name}"} | info)
         if wanted:
             text = "".join(f">{name} uniref50=\n{sequence}\n" for name, sequence in mine)
     (folder / "heldout.fasta").write_text(text)

@@ -66,11 +66,11 @@ class RecordSource(seqio.DataSource):
         return records.batch(_PARSED).map(lambda some: {"sequence": _sequences(some)}).unbatch()
 
 
-def read_sequences(file: Path) -> list[bytes]:
+def read_sequences(file: Path) -> list[str]:
     """The sequences of one shard, in order."""
     records = tf.data.TFRecordDataset(str(file), buffer_size=_READ_BUFFER)
     return [
-        sequence
+        sequence.decode()
         for some in records.batch(_PARSED).map(_sequences).as_numpy_iterator()
         for sequence in some
     ]

@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,22 +46,7 @@ _ALIGNMENT = 64
 _REMEDY = "restore it from a copy, or prepare the data again"
 
 
-@dataclass(frozen=True)
-class ShardInfo:
-    """What a manifest says of a shard.
-
-    file is its name in the folder, bytes the size of the file, and blake2b (32 hexadecimal digits)
-    the hash of all that follows the header.
-    """
-
-    file: str
-    proteins: int
-    residues: int
-    bytes: int
-    blake2b: str
-
-
-def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> ShardInfo:
+def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Writes one shard, whole or not at all.
 
     Args:
@@ -68,7 +54,8 @@ def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> ShardI
       proteins: names and normalised sequences (`protlm_jax.vocabularies.normalise`), in the order
         in which they are to be read. All of them are held in memory.
     Returns:
-      What belongs into the manifest.
+      For the manifest: proteins, residues, bytes of the file, and blake2b (32 hexadecimal digits)
+      of all that follows the header.
     Raises:
       ProtlmError: a protein without residues; or the folder or the disk does not take the file.
     """
@@ -85,7 +72,8 @@ def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> ShardI
     with atomic_file(path) as file:
         file.write(start)
         file.write(payload)
-    return ShardInfo(path.name, len(pairs), residues, len(start) + len(payload), digest)
+    size = len(start) + len(payload)
+    return {"proteins": len(pairs), "residues": residues, "bytes": size, "blake2b": digest}
 
 
 def _offsets(parts: list[bytes]) -> bytes:
@@ -122,12 +110,11 @@ class TokenShard:
     names: np.ndarray
 
     @classmethod
-    def of(cls, sequences: Sequence[str] | Sequence[bytes]) -> TokenShard:
+    def of(cls, sequences: Sequence[str]) -> TokenShard:
         """Normalised sequences in memory, without names."""
         offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
-        letters = b"".join(s.encode("ascii") if isinstance(s, str) else s for s in sequences)
-        nothing = np.zeros(0, np.uint8)
-        return cls(offsets, np.frombuffer(letters, np.uint8), np.zeros_like(offsets), nothing)
+        letters = np.frombuffer("".join(sequences).encode("ascii"), np.uint8)
+        return cls(offsets, letters, np.zeros_like(offsets), np.zeros(0, np.uint8))
 
     @classmethod
     def open(cls, path: Path, shard: Shard) -> TokenShard:
@@ -149,7 +136,7 @@ class TokenShard:
                 "prepare the data again with this version"
             )
         begin = _PRELUDE.size + size
-        residues, name_bytes = _told(data[_PRELUDE.size : begin])
+        residues, name_bytes = _sizes(data[_PRELUDE.size : begin])
         # Whatever differs in a byte of the header is damage too.
         intact = data[:begin] == _prelude(shard.proteins, residues, name_bytes, shard.blake2b)
         count = shard.proteins + 1
@@ -213,7 +200,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
         raise ProtlmError(f"cannot read {path}: {error.strerror}; {remedy}") from None
 
 
-def _told(header: bytes) -> tuple[int, int]:
+def _sizes(header: bytes) -> tuple[int, int]:
     """Residues and bytes of names as a header has them; zeros where it cannot be read."""
     try:
         fields = json.loads(header)

@@ -7,7 +7,6 @@ next bucket.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
@@ -43,14 +42,15 @@ def write_bucket(bucket: int, rows: Iterable[Row], plan: PreparePlan, work: Path
         mine = [row for row in kept if row.side == side]
         if plan.tokens:
             name = token_file(side, bucket, plan.buckets)
-            info = write_token_shard(work / TOKENS / name, ((row.id, row.sequence) for row in mine))
-            tokens[side] = asdict(info) | {"file": f"{TOKENS}/{name}"}
+            pairs = ((row.id, row.sequence) for row in mine)
+            info = write_token_shard(work / TOKENS / name, pairs)
+            tokens[side] = {"file": f"{TOKENS}/{name}"} | info
         if plan.records:
             from protlm_jax.data.prepare.records import write_record_shard  # needs TensorFlow
 
             name = record_file(plan.dataset, side, bucket, plan.buckets)
-            record_info = write_record_shard(work / RECORDS / name, mine)
-            records[side] = {"file": f"{RECORDS}/{name}"} | record_info
+            info = write_record_shard(work / RECORDS / name, mine)
+            records[side] = {"file": f"{RECORDS}/{name}"} | info
     piece = heldout_piece(work, bucket)
     write_atomically(piece, heldout_fasta(kept))
     done = {"counts": counts.to_json(), "heldout": digest_of(piece, "blake2b")}

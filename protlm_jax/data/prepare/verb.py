@@ -33,8 +33,9 @@ output: one folder. With --tokens, token files, which training reads without Ten
 
 held out: a share of all proteins, by a hash of the sequence. Or, with --heldout_from, what
   an earlier folder held out: the same sequences, members of the same UniRef50 clusters
-  where the release is the same, and whatever else resembles one of them is left out of
-  both sides. So a model trained on this data can be evaluated on that folder's proteins.
+  where the release is the same, and whatever else resembles one of them (by MMseqs2, whose
+  program mmseqs must be installed) is left out of both sides. So a model trained on this
+  data can be evaluated on that folder's proteins.
 
 The same command again goes on after a kill, and does nothing when all is done. Shards are
 the same bytes whatever the number of workers. The exit code is 0 when every record was a
