@@ -75,7 +75,7 @@ def to_text(plan: PreparePlan, workers: int) -> str:
         "scaled up from it",
         "proteins": f"{_about(train.lengths.total() * factor)} to train on, "
         f"{_about(heldout.lengths.total() * factor)} held out",
-        "residues": _about((train.letters.sum() + heldout.letters.sum()) * factor),
+        "residues": _about((train.letters.total() + heldout.letters.total()) * factor),
         "left out": dropped or "none in the sample",
         "shards": f"{plan.buckets} of each side and kind",
         "output": f"{plan.output}: "

@@ -40,48 +40,39 @@ Position = tuple[int, int]
 
 @dataclass
 class Tally:
-    """What the proteins of one split add up to.
-
-    lengths: proteins of each length. letters: int64 [256], residues by their ASCII code.
-    """
+    """Sums over the proteins of a split: how many of each length, residues of each letter."""
 
     lengths: Counter[int] = field(default_factory=Counter)
-    letters: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    letters: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, sequences: Iterable[str]) -> Tally:
         """Counts some normalised sequences."""
-        lengths: Counter[int] = Counter()
-        letters = np.zeros(256, np.int64)
-        for sequence in sequences:
-            lengths[len(sequence)] += 1
-            letters += np.bincount(np.frombuffer(sequence.encode("ascii"), np.uint8), minlength=256)
-        return cls(lengths, letters)
+        some = list(sequences)
+        codes = np.frombuffer("".join(some).encode("ascii"), np.uint8)
+        counts = np.bincount(codes, minlength=256).tolist()
+        letters = Counter({letter: counts[ord(letter)] for letter in RESIDUES})
+        return cls(Counter(map(len, some)), letters)
 
     def add(self, other: Tally) -> None:
         """Adds the counts of other proteins to these."""
         self.lengths.update(other.lengths)
-        self.letters = self.letters + other.letters
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, for the work folder."""
-        return {"lengths": sorted(self.lengths.items()), "letters": self.letters.tolist()}
-
-    @classmethod
-    def from_json(cls, fields: Any) -> Tally:
-        """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
-        letters = np.array(fields["letters"], np.int64).reshape(256)
-        return cls(Counter({int(length): int(n) for length, n in fields["lengths"]}), letters)
+        self.letters.update(other.letters)
 
     def describe(self) -> dict[str, Any]:
         """The numbers of one split, for the manifest."""
         return {
             "proteins": self.lengths.total(),
-            "residues": int(self.letters.sum()),
+            "residues": self.letters.total(),
             "longest": max(self.lengths, default=0),
             "lengths": [list(pair) for pair in sorted(self.lengths.items())],
-            "residue_counts": {c: int(self.letters[ord(c)]) for c in RESIDUES},
+            "residue_counts": {letter: self.letters[letter] for letter in RESIDUES},
         }
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Tally:
+        """What `describe` gave; raises ValueError, KeyError or TypeError for anything else."""
+        return cls(Counter(dict(fields["lengths"])), Counter(fields["residue_counts"]))
 
 
 @dataclass
@@ -128,7 +119,7 @@ class RecordCounts:
             "read": self.read,
             "nucleotides": self.nucleotides,
             "dropped": {r: [d.count, d.examples] for r, d in self.dropped.items()},
-            "splits": {side: tally.to_json() for side, tally in self.splits.items()},
+            "splits": {side: tally.describe() for side, tally in self.splits.items()},
         }
 
     @classmethod
