@@ -57,6 +57,13 @@ EXPECTED = {
 }
 
 
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("prot_*bfd*.py")), ids=lambda file: file.stem)
+def test_a_corpus_that_fits_no_host_is_prepared_first(file: Path) -> None:
+    said = file.read_text().split('"""')[1]
+    assert "protlm prepare --dataset bfd" in said and "--config.data.prepared=data/bfd" in said
+    assert "data.fasta" not in said
+
+
 def load(name: str, *overrides: str) -> list[Phase]:
     given = overrides or ("data.fasta=mine.fasta",)
     return load_recipe(f"configs/{name}", list(given), Path("runs/w"))

@@ -78,6 +78,7 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("train.steps=" + "-" * 9000 + "1", "train.steps has 9,013 characters; at most 4,096"),
         ("train.steps=" + "-" * 4000 + "1", "-... is nested too deeply"),
         ("train.steps=0x" + "f" * 4000, "is a very large int; it must be finite and below 2^63"),
+        ("model.d_model=999999999999", "d_model"),
         ("train.seed=9223372036854775808", "it must be finite and below 2^63"),
         ("schedule.learning_rate=1e309", "is inf; it must be finite and below 2^63"),
         ("init_from=" + "a" * 5000, "init_from has 5,010 characters; at most 4,096 are read"),
