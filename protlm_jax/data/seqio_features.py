@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from protlm_jax.data.packing_plan import PackingPlan
-from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.runtime import numpy_function, seqio, tf
 from protlm_jax.data.token_rows import Layout, encoder_decoder, single_stack, spread
 from protlm_jax.errors import ProtlmError
 
@@ -51,14 +51,13 @@ class _PackingConverter(seqio.FeatureConverter):
         lengths = [task_feature_lengths[name] for name in names]
         made = self.get_model_feature_lengths(task_feature_lengths)
 
+        def packed(*padded: np.ndarray) -> list[np.ndarray]:
+            found = self._rows(padded, lengths)
+            return [found[name] for name in made]
+
         def rows(examples: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            # Stateless, so that an iterator over it can be saved.
-            found = tf.numpy_function(
-                lambda *padded: tuple(self._rows(padded, lengths)[name] for name in made),
-                [examples[name] for name in names],
-                [tf.int32] * len(made),
-                stateful=False,
-            )
+            tensors = [examples[name] for name in names]
+            found = numpy_function(packed, tensors, [tf.int32] * len(made))
             for values, length in zip(found, made.values(), strict=True):
                 values.set_shape([None, length])
             return dict(zip(made, found, strict=True))

@@ -38,11 +38,11 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.corruption import SPAN_TASKS
 from protlm_jax.data.prepared import MANIFEST, Prepared
 from protlm_jax.data.record_source import RecordSource
-from protlm_jax.data.runtime import seqio, tf, tfds
+from protlm_jax.data.runtime import numpy_function, seqio, tf, tfds
 from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
 from protlm_jax.data.splits import Split, load_records
 from protlm_jax.data.token_batches import residues_per_row
-from protlm_jax.data.token_rows import Alphabet
+from protlm_jax.data.token_rows import Alphabet, Layout, spread
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import PROT_BERT, PROT_T5, RESIDUES, Vocabulary
 
@@ -52,6 +52,8 @@ RATES = {"bfd": 1.2 * 4, "uniref50": 0.991 * 2}
 SPLITS = ("train", "heldout")
 
 _INFO = "dataset_info.json"
+_NOTHING = -1
+_TOGETHER = 256  # proteins that one call of Python corrupts
 
 Example = dict[str, tf.Tensor]
 
@@ -137,47 +139,70 @@ def corrupt(kind: str, vocabulary: Vocabulary) -> Callable[..., tf.data.Dataset]
     names = features_of(kind)
 
     @seqio.map_over_dataset(num_seeds=1)
-    def corrupted(example: Example, seed: tf.Tensor, sequence_length: Mapping[str, int]) -> Example:
+    def seeded(example: Example, seed: tf.Tensor) -> Example:
+        return {"targets": example["targets"], "seed": seed}
+
+    def corrupted(ds: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
         sides = [sequence_length[name] for name in (names[0], names[-1])]
         room = residues_per_row(kind, vocabulary, *sides)
-        # Stateless, so that an iterator over it can be saved.
-        made = tf.numpy_function(
-            lambda ids, seed: tuple(example_of(kind, vocabulary, ids, seed.tolist(), room)),
-            [example["targets"], seed],
-            [tf.int32] * len(names),
-            stateful=False,
+
+        def examples(batch: Example) -> Example:
+            made = numpy_function(
+                lambda ids, seeds: examples_of(kind, vocabulary, ids, seeds, room),
+                [batch["targets"], batch["seed"]],
+                [tf.int32, tf.int32] * len(names),
+            )
+            for rows, sizes in zip(made[::2], made[1::2], strict=True):
+                rows.set_shape([None, None]), sizes.set_shape([None])
+            return {name: (made[2 * i], made[2 * i + 1]) for i, name in enumerate(names)}
+
+        shapes, padding = {"targets": [None], "seed": [2]}, {"targets": _NOTHING, "seed": 0}
+        batches = seeded(ds).padded_batch(_TOGETHER, shapes, padding).map(examples)
+        return batches.unbatch().map(
+            lambda rows: {name: row[:size] for name, (row, size) in rows.items()}
         )
-        for values in made:
-            values.set_shape([None])
-        return dict(zip(names, made, strict=True))
 
     return corrupted
 
 
-def example_of(
-    kind: str, vocabulary: Vocabulary, ids: np.ndarray, seed: Sequence[int], room: int
+def examples_of(
+    kind: str, vocabulary: Vocabulary, ids: np.ndarray, seeds: np.ndarray, room: int
 ) -> list[np.ndarray]:
-    """The features of one example, int32 each, from the ids of a protein and two numbers.
+    """Examples of some proteins: for each feature rows, int32 [proteins, longest], and their sizes.
 
     Args:
+      ids: int32 [proteins, length], -1 behind the end of each protein.
+      seeds: int32 [proteins, 2].
       room: residues that fit; of a longer protein a piece from a random place is taken.
     """
     alphabet, letter_of = _alphabet(vocabulary)
-    keys = orders.keys_of(orders.key_of(*(n % 2**32 for n in seed)), np.arange(2))
-    start = int(orders.below(keys[:1], np.array([max(len(ids) - room, 0) + 1]))[0])
-    letters = letter_of[ids[start : start + room]]
-    sides = [letters]
+    keys = orders.keys_of(orders.keys_of(0, seeds[:, 0]), seeds[:, 1])
+    noise_keys = orders.keys_of(keys, 1)
+    whole = (ids != _NOTHING).sum(axis=1)
+    sizes = np.minimum(whole, room)
+    starts = orders.below(orders.keys_of(keys, 0), whole - sizes + 1)[:, None]
+    columns = np.arange(ids.shape[1])
+    inside = (columns >= starts) & (columns < starts + sizes[:, None])
+    letters = letter_of[ids[inside]]
+    sides = [(letters, sizes)]
     if kind == "prott5":
-        hidden = corruption.prott5_noise(letters[None], keys[1:], corruption.RANDOM_SHARE)
-        sides = [hidden[0], letters]
+        rows = np.zeros(ids.shape, np.uint8)
+        rows[inside] = letters
+        hidden = corruption.prott5_noise(rows, noise_keys, corruption.RANDOM_SHARE)
+        sides = [(hidden[inside], sizes), (letters, sizes)]
     elif kind in SPAN_TASKS:
-        sizes = np.array([len(letters)])
-        inputs, _, targets, _ = corruption.span_noise(letters, sizes, keys[1:], SPAN_TASKS[kind])
-        sides = [inputs, targets]
-    ends = vocabulary.prefix_ids, vocabulary.suffix_ids
-    return [
-        np.concatenate([ends[0], alphabet.ids(side), ends[1]]).astype(np.int32) for side in sides
-    ]
+        inputs, shown, targets, asked = corruption.span_noise(
+            letters, sizes, noise_keys, SPAN_TASKS[kind]
+        )
+        sides = [(inputs, shown), (targets, asked)]
+    made: list[np.ndarray] = []
+    for values, residues in sides:
+        tokens = residues + vocabulary.num_specials
+        layout = Layout(np.arange(len(ids)), tokens, len(ids), int(tokens.max()))
+        flat, begin = layout.specials(alphabet)
+        spread(values, begin, residues, flat)
+        made += [alphabet.ids(flat.reshape(len(ids), -1)), tokens.astype(np.int32)]
+    return made
 
 
 @functools.lru_cache
