@@ -139,8 +139,8 @@ def corrupt(kind: str, vocabulary: Vocabulary) -> Callable[..., tf.data.Dataset]
     names = features_of(kind)
 
     @seqio.map_over_dataset(num_seeds=1)
-    def seeded(example: Example, seed: tf.Tensor) -> Example:
-        return {"targets": example["targets"], "seed": seed}
+    def seeded(example: Example, seed: Sequence[tf.Tensor]) -> Example:
+        return {"targets": example["targets"], "seed": tf.cast(tf.stack(seed), tf.int32)}
 
     def corrupted(ds: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
         sides = [sequence_length[name] for name in (names[0], names[-1])]
