@@ -41,7 +41,7 @@ def test_all_but_the_data_pipeline_imports_without_tensorflow() -> None:
     run(blocked + "; ".join(f"import protlm_jax.{room}" for room in ROOMS))
 
 
-@pytest.mark.parametrize("module", ["protlm_jax.data.seqio_batches"])
+@pytest.mark.parametrize("module", ["protlm_jax.data.seqio_tasks"])
 def test_the_pipeline_says_what_is_missing(module: str) -> None:
     blocked = "import sys; sys.modules['tensorflow'] = sys.modules['seqio'] = None; "
     text = run(

@@ -1,4 +1,4 @@
-"""Span corruption against what the papers say of it, computed by NumPy and by counting."""
+"""Corruption against what the papers say of it, by counting."""
 
 from __future__ import annotations
 
@@ -9,24 +9,111 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protlm_jax.data.runtime import seqio, tf
-from protlm_jax.data.spans import SPAN_TASKS, span_corruption
+from protlm_jax.data import orders
+from protlm_jax.data.corruption import (
+    HIDDEN,
+    RANDOM_SHARE,
+    SPAN_TASKS,
+    prott5_noise,
+    sentinel_count,
+    span_noise,
+)
+from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, RESIDUES
 
 each = pytest.mark.parametrize("kind", SPAN_TASKS)
 FIRST, LAST = 127, 28  # <extra_id_0> and <extra_id_99>
 Pair = tuple[list[int], list[int]]
+N = 400_000
+
+
+def letters_of(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def noised(letters: np.ndarray, seed: int, share: float = RANDOM_SHARE) -> np.ndarray:
+    """ProtT5's inputs of rows of 1,000 residues."""
+    rows = letters.reshape(-1, 1000)
+    return prott5_noise(rows, orders.keys_of(orders.key_of(seed), np.arange(len(rows))), share)
+
+
+def within(observed: float, expected: float, draws: float) -> bool:
+    """Whether a share of `draws` trials lies within four standard errors."""
+    return abs(observed - expected) < 4 * np.sqrt(expected * (1 - expected) / draws)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> tuple[np.ndarray, np.ndarray]:
+    targets = np.random.default_rng(0).choice(letters_of(AMINO_ACIDS), N)
+    return targets.reshape(-1, 1000), noised(targets, 7)
+
+
+def test_prott5_has_the_shares_of_the_model_card(noisy):
+    targets, inputs = noisy
+    changed, hidden = inputs != targets, inputs == HIDDEN
+    assert within(changed.mean(), 0.15, N)
+    assert within(hidden.mean(), 0.135, N)
+    assert within(hidden[changed].mean(), 0.9, changed.sum())
+
+
+def test_random_residues_are_uniform_over_the_other_nineteen(noisy):
+    targets, inputs = noisy
+    swapped = (inputs != targets) & (inputs != HIDDEN)
+    table = np.zeros((256, 256))
+    np.add.at(table, (targets[swapped], inputs[swapped]), 1)
+    acids = letters_of(AMINO_ACIDS)
+    table = table[np.ix_(acids, acids)]
+    expected = swapped.sum() / 380
+    assert table.sum() == swapped.sum() and not table.diagonal().any()
+    off = table[~np.eye(20, dtype=bool)]
+    chi2 = ((off - expected) ** 2 / expected).sum()
+    assert abs(chi2 - 379) < 4 * np.sqrt(2 * 379)
+
+
+def test_positions_are_chosen_independently(noisy):
+    targets, inputs = noisy
+    chosen = (inputs != targets).astype(float)
+    assert within((chosen[:, 1:] * chosen[:, :-1]).mean(), 0.15**2, N)
+    assert within((chosen[1:] * chosen[:-1]).mean(), 0.15**2, N)
+
+
+def test_rare_residues_are_noised_too_and_never_drawn():
+    targets = np.resize(letters_of("XUBZO"), N)
+    inputs = noised(targets, 1).reshape(-1)
+    changed = inputs != targets
+    assert within(changed.mean(), 0.15, N)
+    drawn = inputs[changed & (inputs != HIDDEN)]
+    assert set(drawn.tolist()) == set(letters_of(AMINO_ACIDS).tolist())
+
+
+def test_a_random_residue_is_always_another_one_and_held_out_there_is_none():
+    targets = np.full(N, ord("A"), np.uint8)
+    # A draw that may come back to the residue itself would change only 0.15 * 19 / 20 of them.
+    inputs = noised(targets, 2, share=1.0).reshape(-1)
+    assert within((inputs != targets).mean(), 0.15, N) and HIDDEN not in inputs
+    inputs = noised(targets, 2, share=0.0).reshape(-1)
+    assert set(np.unique(inputs).tolist()) == {ord("A"), HIDDEN}
+    assert within((inputs != targets).mean(), 0.15, N)
 
 
 def corrupt(kind: str, proteins: list[np.ndarray], seed: int = 0) -> list[Pair]:
-    """Inputs and targets of some proteins under SeqIO's seeds."""
-    ragged = tf.ragged.constant([p.tolist() for p in proteins], tf.int32)
-    ds = tf.data.Dataset.from_tensor_slices(ragged).map(lambda p: {"targets": p})
-    with seqio.utils.map_seed_manager(seed):
-        corrupt = span_corruption(PROT_T5, SPAN_TASKS[kind])
-        ds = seqio.map_over_dataset(num_seeds=1)(corrupt)(ds)
-    return [(e["inputs"].tolist(), e["targets"].tolist()) for e in ds.as_numpy_iterator()]
+    """Inputs and targets of some proteins, as ids."""
+    letter_of = {int(PROT_T5.letter_table[ord(c)]): ord(c) for c in RESIDUES}
+    letters = np.array([letter_of[i] for p in proteins for i in p.tolist()], np.uint8)
+    sizes = np.array(list(map(len, proteins)))
+    keys = orders.keys_of(orders.key_of(seed), np.arange(len(proteins)))
+    inputs, shown, targets, asked = span_noise(letters, sizes, keys, SPAN_TASKS[kind])
+    ids = Alphabet(PROT_T5).ids
+    assert len(inputs) == shown.sum() and len(targets) == asked.sum()
+    return [
+        (a.tolist(), b.tolist())
+        for a, b in zip(
+            np.split(ids(inputs), np.cumsum(shown)[:-1]),
+            np.split(ids(targets), np.cumsum(asked)[:-1]),
+            strict=True,
+        )
+    ]
 
 
 def spans_of(targets: list[int]) -> list[list[int]]:
@@ -128,8 +215,6 @@ def test_the_sentinels_bound_the_length():
         ((inputs, targets),) = corrupt(kind, [protein[:-1]])
         assert restored(inputs, targets) == protein[:-1].tolist()
         assert min(token for token in targets if token > 27) == inputs[-1] == LAST
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            corrupt(kind, [protein])
 
 
 @each
@@ -145,6 +230,13 @@ def test_what_fits_is_all_that_fits(kind):
             assert fits == (residues <= longest)
 
 
+def test_seeds_decide_prott5():
+    targets = np.resize(letters_of(RESIDUES), 10_000)
+    first, again, other = (noised(targets, seed) for seed in (3, 3, 4))
+    assert (first == again).all() and (first != other).any()
+    assert (first[0] != first[1]).any(), "two rows have different noise"
+
+
 @each
 def test_seeds_decide(kind):
     proteins = [PROT_T5.encode(AMINO_ACIDS * 5, specials=False)] * 10
@@ -153,7 +245,6 @@ def test_seeds_decide(kind):
     assert len({tuple(inputs) for inputs, _ in first}) > 8, "two examples have different noise"
 
 
-@each
-def test_a_vocabulary_without_sentinels_is_refused(kind):
+def test_a_vocabulary_without_sentinels_is_refused():
     with pytest.raises(ProtlmError, match="'prot_bert' has no sentinels"):
-        span_corruption(PROT_BERT, SPAN_TASKS[kind])
+        sentinel_count(PROT_BERT)
