@@ -19,7 +19,7 @@ DOCUMENTS = [
 FOLDERS = "benchmarks|configs|docs|gin|protlm_jax|requirements|tests|tpu_scripts"
 FILE = re.compile(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w./-]*\w)")
 MODULE = re.compile(r"\bprotlm_jax(?:\.\w+)+")
-PATTERNS = {"protlm_jax/models/families/NAME.py", "protlm_jax/models/families/NAME_keys.py"}
+PATTERNS = {"protlm_jax/models/families/NAME.py"}
 RECIPES = [
     file
     for file in sorted((ROOT / "configs").glob("*.py"))

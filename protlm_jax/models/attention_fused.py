@@ -48,7 +48,7 @@ def splash_attention(
         q: jax.Array, k: jax.Array, v: jax.Array, mine: jax.Array, theirs: jax.Array
     ) -> jax.Array:
         wide = jnp.float32 if needs_float32(device_kind()) else q.dtype
-        tensors = (x.astype(wide) for x in (q, k, v))
+        tensors = (q.astype(wide), k.astype(wide), v.astype(wide))
         return _splash(*tensors, mine, theirs, context.causal, interpret).astype(q.dtype)
 
     arrays = (q, k, v, context.query_segments, context.key_segments)
