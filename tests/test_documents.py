@@ -41,6 +41,15 @@ def test_files_and_modules_that_a_document_names_exist(document: Path) -> None:
     ] == []
 
 
+def test_the_reading_path_is_short() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    page = text.partition("a reading path\n")[2].partition("\n## ")[0]
+    lines = [
+        len((ROOT / f).read_text().splitlines()) for f in FILE.findall(page) if "tests/" not in f
+    ]
+    assert len(lines) > 10 and max(lines) < 400 and sum(lines) < 3000
+
+
 def _in_module(place: Path) -> bool:
     for file in (place.parent.with_suffix(".py"), place.parent / "__init__.py"):
         if file.exists() and re.search(rf"\b{place.name}\b", file.read_text()):
