@@ -36,7 +36,7 @@ from protlm_jax.evaluation.contacts.precision import read_contacts
 from protlm_jax.evaluation.embedding import files as embedding_files
 from protlm_jax.evaluation.embedding.parts import SETTINGS, Parts
 from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.evaluation.probe_data import from_folder
+from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.moments import Standard
@@ -152,11 +152,11 @@ def _table(path: Path) -> None:
 
 
 def _stability(folder: Path) -> Case:
-    for part in from_folder.FILES["stability"]:
-        (folder / part).write_bytes(gzip.compress(STABILITY, mtime=0))
+    for part in ("train", "valid", "test"):
+        (folder / f"stability.{part}.csv.gz").write_bytes(gzip.compress(STABILITY, mtime=0))
 
     def read() -> None:
-        for value in vars(from_folder).values():
+        for value in vars(benchmarks).values():
             getattr(value, "cache_clear", lambda: None)()
         probe_data.load("stability", folder).splits["train"]()
 

@@ -22,7 +22,7 @@ from protlm_jax.evaluation.contacts.precision import contact_map
 from protlm_jax.evaluation.contacts.predict import Weights, maps
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import LabelledProtein
-from protlm_jax.evaluation.probe_data.pairs import NEAREST
+from protlm_jax.evaluation.probe_data.benchmarks import NEAREST
 from protlm_jax.models.loaded import LoadedModel
 
 STRENGTHS = (0.15, 0.015, 1.5, 15.0)  # C; the first where nothing chooses
