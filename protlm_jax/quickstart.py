@@ -22,7 +22,7 @@ from protlm_jax.config_files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import verbs
+from protlm_jax.evaluation import results, verbs
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
@@ -123,16 +123,24 @@ def _a_device_for_each_core(batch_size: int) -> None:
 
 
 def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stage's result, made now or in an earlier call."""
+    """The stage's result, made now or in an earlier call; its "dataset" is a file beside it."""
+    array_file = file.with_suffix(".nc")
     if file.exists():
         try:
-            return read_json(file, remedy="it is made again")
+            found = read_json(file, remedy="it is made again")
+            if "heads" in found:
+                raise ProtlmError(f"{file} is of an older version: it is made again")
+            if array_file.exists():
+                found["dataset"] = results.read(array_file)
+            return found
         except ProtlmError as error:
             print(error, flush=True)
     began = time.perf_counter()
     result = stage()
     result["seconds"] = time.perf_counter() - began
-    write_json(file, result)
+    if "dataset" in result:
+        results.save(result["dataset"], array_file)
+    write_json(file, {name: value for name, value in result.items() if name != "dataset"})
     return result
 
 

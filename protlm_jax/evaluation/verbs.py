@@ -20,8 +20,8 @@ from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.plain import plain
 from protlm_jax.evaluation.depth.summary import POSITIONS, summary
 from protlm_jax.evaluation.embedding.sequences import LONGEST_ROW
+from protlm_jax.evaluation.probes import results as probe_results
 from protlm_jax.evaluation.probes import run as run_probe
-from protlm_jax.evaluation.probes import table
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.run_folders import recorded
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
@@ -163,7 +163,7 @@ def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[st
         seed=SEED,
         progress=True,
     )
-    return {**probed.result, "summary": table.summary(probed.result)}
+    return {"dataset": probed.result, "summary": probe_results.summary(probed.result)}
 
 
 def drawn(

@@ -426,7 +426,7 @@ def _write_probe(folder: Path) -> None:
     )
     place = folder / "probe" / "linear"
     place.mkdir(parents=True)
-    heads.save(place)
+    saved.save_heads(heads, place)
     (place / "probe.json").write_text(json.dumps({"parameters": "x", "model": "m", "layers": [1]}))
     index = {"heads": {"linear": 1.0}, "best": "linear"}
     (folder / "probe" / saved._INDEX).write_text(json.dumps(index))

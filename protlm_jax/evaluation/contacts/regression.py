@@ -7,7 +7,8 @@ C = 0.15. The penalty is on unscaled maps, and how large these are differs betwe
 there are validation chains, C is the one of STRENGTHS that says most about them.
 
 Solved by proximal Newton steps (Lee, Sun & Saunders 2014, doi:10.1137/130921428), each a quadratic
-problem with an L1 penalty that coordinate descent solves.
+problem with an L1 penalty that coordinate descent solves. scikit-learn's solvers need columns of
+like size, and have one penalty for all of them: scaled columns would be another problem.
 """
 
 from __future__ import annotations

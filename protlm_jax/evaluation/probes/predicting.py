@@ -20,9 +20,9 @@ from protlm_jax.evaluation.embedding.input import Survey, again, survey_file, to
 from protlm_jax.evaluation.embedding.summary import listed
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
-from protlm_jax.evaluation.probes.predictions import by_protein
 from protlm_jax.evaluation.probes.readers import model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
+from protlm_jax.evaluation.probes.trained import by_protein
 from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
