@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.process.platforms import expect_no_tpu
 
 WORKER = """
 import json, sys, time

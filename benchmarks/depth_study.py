@@ -30,8 +30,8 @@ from depth_study_page import write_page
 from depth_study_seeds import IDLE, compared, idle_share, listed, over_seeds
 
 from protlm_jax.cli import main as protlm
-from protlm_jax.config_files import load_config
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import load_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.data.splits import (
     heldout_records,
     is_heldout,

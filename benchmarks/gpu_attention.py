@@ -26,7 +26,7 @@ import numpy as np
 
 from protlm_jax.models.attention import BACKENDS
 from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.process.platforms import expect_no_tpu
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, AttentionContext], jax.Array]
 

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 
 from protlm_jax import bundled, models, partitioning
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.pipeline import open_batches
@@ -42,11 +43,11 @@ from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
-from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.process.platforms import expect_no_tpu
 from protlm_jax.training import step as steps
 from protlm_jax.training.metrics import Throughput
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import compile_init, state_layout
 from protlm_jax.vocabularies import get_vocabulary
 

@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 
 from protlm_jax import bundled
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.recipes import load_recipe
+from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig, Task
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.data.prepare.plan import Plan
@@ -41,7 +42,6 @@ from protlm_jax.data.splits import load_records
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
-from protlm_jax.recipes import load_recipe
 from protlm_jax.training.metrics import PEAK_FLOPS
 from protlm_jax.vocabularies import PROT_BERT, PROT_T5, PROT_TXL, get_vocabulary
 

@@ -66,7 +66,7 @@ if [ -n "$rehearse" ]; then
   step skip_map 60 "$PYTHON" benchmarks/depth.py --shape tiny --layers 2 --rounds 1
   step from_scratch 120 bash -c "from_scratch 3 2 --config.data.length=64 \
     --config.model.{d_model=64,head_dim=16,num_heads=4,d_ff=128}"
-  step probe 120 "$PYTHON" -m protlm_jax.cli probe --model "$out/run" --heads linear --seeds 1 \
+  step probe 240 "$PYTHON" -m protlm_jax.cli probe --model "$out/run" --heads linear --seeds 1 \
     --train_proteins 10
 else
   step attention 90 "$PYTHON" benchmarks/gpu_attention.py

@@ -34,8 +34,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.config_files import load_config
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import load_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.t5 import t5_config

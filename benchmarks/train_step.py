@@ -16,12 +16,13 @@ import jax
 import numpy as np
 
 from protlm_jax import models, partitioning
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
 from protlm_jax.training import step as steps
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import compile_init, state_layout
 from protlm_jax.vocabularies import PROT_BERT
 

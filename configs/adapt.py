@@ -12,7 +12,7 @@ unlearns. Compare `protlm evaluate --model MODEL --fasta held-out.fasta` before 
 
 from ml_collections import ConfigDict
 
-from protlm_jax.config_files import Required
+from protlm_jax.config.files import Required
 
 
 def get_config() -> ConfigDict:

@@ -14,12 +14,13 @@ Their other way is 100,000 updates from an ESM-2: `--config.init_from=esm2_t33_6
 
 Where we differ: rows are packed, so that nearly all tokens are residues, and each protein of a row
 has a noise level of its own. Precision, held-out proteins and long proteins: as in
-`protlm_jax/prottrans.py`. The mesh is ours, and has not been compiled for a pod: ask `protlm plan`.
+`protlm_jax/config/prottrans.py`. The mesh is ours, and has not been compiled for a pod: ask
+`protlm plan`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 FSDP = {"150m": 1, "650m": 8, "3b": 32}  # devices that share one state
 

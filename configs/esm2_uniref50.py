@@ -14,13 +14,13 @@ Where we differ:
 - From memory, the rate fell to a tenth of its peak over nine tenths of the run and stayed there;
   here it falls along the same line and goes on to zero.
 - Rows are packed, so that nearly all of the 2,097,152 tokens of an update are residues.
-- Precision, held-out proteins and long proteins: as in `protlm_jax/prottrans.py`.
+- Precision, held-out proteins and long proteins: as in `protlm_jax/config/prottrans.py`.
 - The mesh is ours, and has not been compiled for a pod: ask `protlm plan`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 FSDP = {"8m": 1, "35m": 1, "150m": 1, "650m": 8, "3b": 32}  # devices that share one state
 

@@ -15,12 +15,12 @@ Not known: the rows of the second phase (here 2,560: a quarter would be as many 
 divide over 512 cores), weight decay, linear decay and clipping (those of Google's ALBERT), and its
 tokenizer: ours has ids of its own. Google's code begins a phase with empty moments, and so does
 this. Masked spans of up to three residues, as ALBERT has them, are an option:
-`--config.objective.ngram=3`. What is common to all recipes: `protlm_jax/prottrans.py`.
+`--config.objective.ngram=3`. What is common to all recipes: `protlm_jax/config/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

@@ -17,7 +17,7 @@ residues on average, so that a packed row of 512 tokens holds 2.7 of them.
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

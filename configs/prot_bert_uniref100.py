@@ -15,12 +15,12 @@ Not known: whether the decay ran over all 400,000 steps, as here, and with which
 phase began (here: those of the first). Google's own BERT decays from step 0 on, so that its rate
 falls from 0.002 to 0.0018 where the warmup ends; here it decays from there. Gradients are clipped
 at 1, as there. Its rows hold two proteins, `[CLS] A [SEP] B [SEP]`, that see each other; ours see
-themselves alone. What is common to all recipes: `protlm_jax/prottrans.py`.
+themselves alone. What is common to all recipes: `protlm_jax/config/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

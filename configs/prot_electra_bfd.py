@@ -14,12 +14,13 @@ masked, no dropout, rows of 1024 tokens in the second phase, LAMB with rate 0.00
 0.01.
 
 Not known: warmup (here ProtBert's 40,000 steps), whether the schedule is one, as here, and the
-moments of the second phase (kept here). What is common to all recipes: `protlm_jax/prottrans.py`.
+moments of the second phase (kept here). What is common to all recipes:
+`protlm_jax/config/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

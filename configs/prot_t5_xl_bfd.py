@@ -15,12 +15,12 @@ the rate is 0.01 at first, as the paper says.
 Where we differ: the card cuts and pads to 512 tokens, one protein a row; we pack. Parameters are
 gathered from 64 cores, layer by layer, instead of split 8 ways: `--config.mesh.fsdp=1
 --config.mesh.tensor=8` does as the paper did. What is common to all recipes:
-`protlm_jax/prottrans.py`.
+`protlm_jax/config/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import prot_t5, recipe
+from protlm_jax.config.prottrans import prot_t5, recipe
 
 
 def get_config() -> ConfigDict:

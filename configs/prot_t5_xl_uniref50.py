@@ -29,7 +29,7 @@ starts with empty moments at the rate that the first part would have reached. Wh
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import after_bfd
+from protlm_jax.config.prottrans import after_bfd
 
 
 def get_config(variant: str = "both") -> ConfigDict:

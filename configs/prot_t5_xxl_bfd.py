@@ -16,7 +16,7 @@ Where we differ: as in `configs/prot_t5_xl_bfd.py` (32 ways: `--config.mesh.fsdp
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import prot_t5, recipe
+from protlm_jax.config.prottrans import prot_t5, recipe
 
 
 def get_config() -> ConfigDict:

@@ -20,7 +20,7 @@ Not known, and where we differ: as in `configs/prot_t5_xl_uniref50.py`.
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import after_bfd
+from protlm_jax.config.prottrans import after_bfd
 
 
 def get_config(variant: str = "both") -> ConfigDict:

@@ -19,7 +19,7 @@ Not known: as in `configs/prot_txl_uniref100.py`.
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

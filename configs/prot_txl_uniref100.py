@@ -13,12 +13,12 @@ every size of the architecture, the memory, dropout 0.15, no weight decay, and g
 0.25.
 
 Not known: the decay of the rate; cosine is the default of Transformer-XL's own code, again from
-memory. What is common to all recipes: `protlm_jax/prottrans.py`.
+memory. What is common to all recipes: `protlm_jax/config/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

@@ -13,12 +13,12 @@ of which ours has 30.
 
 Not known: the decay of the rate and of the weights (here those of XLNet's own code: linear to 0,
 none), and whether segments remembered each other: the released config has no memory, and so have
-ours none. What is common to all recipes: `protlm_jax/prottrans.py`.
+ours none. What is common to all recipes: `protlm_jax/config/prottrans.py`.
 """
 
 from ml_collections import ConfigDict
 
-from protlm_jax.prottrans import recipe
+from protlm_jax.config.prottrans import recipe
 
 
 def get_config() -> ConfigDict:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from protlm_jax import __version__
-from protlm_jax.arguments import add_rare_residues, add_window, output_owned, positive
+from protlm_jax.config.folders import latest_step, newest_run
 from protlm_jax.errors import ProtlmError, Stopped
-from protlm_jax.platforms import expect_no_tpu
-from protlm_jax.run_folders import latest_step, newest_run
-from protlm_jax.sigterm import ends_at_sigterm, told_to_end
+from protlm_jax.process.platforms import expect_no_tpu
+from protlm_jax.process.sigterm import ends_at_sigterm, told_to_end
+from protlm_jax.verbs.arguments import add_rare_residues, add_window, output_owned, positive
 
 if TYPE_CHECKING:
     from protlm_jax.training.distributed import Hosts
@@ -218,7 +218,7 @@ def _add_quickstart(verbs: Verbs) -> None:
 
 
 def _add_doctor(verbs: Verbs) -> None:
-    from protlm_jax import doctor
+    from protlm_jax.verbs import doctor
 
     verb = _verb(verbs, doctor.run, "doctor", "see whether what a road needs is installed")
     doctor.add_arguments(verb)
@@ -236,13 +236,15 @@ def _takes_model(verb: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from protlm_jax.huggingface import load_source
-    from protlm_jax.recipes import load_recipe
+    from protlm_jax.config.recipes import load_recipe
+    from protlm_jax.huggingface import load_source, read_architecture
     from protlm_jax.training.distributed import joined, leads
     from protlm_jax.training.phases import train_phases
 
     with joined(_hosts(arguments)):
-        phases = load_recipe(arguments.config, arguments.overrides, arguments.workdir)
+        phases = load_recipe(
+            arguments.config, arguments.overrides, arguments.workdir, read_architecture
+        )
         steps = " + ".join(str(phase.config.train.steps) for phase in phases)
         made = train_phases(phases, arguments.workdir, load_source)
         if leads() and made:
@@ -264,12 +266,13 @@ def _hosts(arguments: argparse.Namespace) -> Hosts | None:
 
 
 def _plan(arguments: argparse.Namespace) -> int | None:
+    from protlm_jax.huggingface import read_architecture
     from protlm_jax.planning import verb
     from protlm_jax.t5x_bridge import planned
 
     if arguments.gin_file:
         return planned.run(arguments)
-    _finish(verb.run(arguments), arguments.output)
+    _finish(verb.run(arguments, read_architecture), arguments.output)
     return None
 
 
@@ -343,7 +346,7 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:
-    from protlm_jax.quickstart import quickstart
+    from protlm_jax.verbs.quickstart import quickstart
 
     quickstart(arguments.variant, arguments.output or Path(f"runs/quickstart-{arguments.variant}"))
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import pytest
 
-from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.process.platforms import expect_no_tpu
 
 expect_no_tpu()  # for processes that tests start, too
 jax.config.update("jax_platforms", "cpu")

@@ -87,3 +87,20 @@ def test_the_other_side_trains_the_same_model_on_the_same_rows(name: str, benchm
     ours = models.parameter_count(models.abstract_params(models.build(config)))
     assert count == pytest.approx(ours, rel=0.01)  # ESM-2's frequencies are no parameters there
     torch.set_num_threads(threads)
+
+
+@pytest.mark.long
+def test_all_that_is_measured_on_a_gpu_is_rehearsed(tmp_path: Path) -> None:
+    """The script that measures one GPU, at toy size: each step runs and writes its rows."""
+    done = subprocess.run(
+        ["bash", "benchmarks/on_gpu.sh", "--rehearse", str(tmp_path)],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    steps = {file.stem for file in tmp_path.glob("*.md")}
+    assert steps == {
+        *("attention", "train_tiny", "train_tiny_t5", "embed", "score", "skip_map"),
+        *("from_scratch", "probe"),
+    }

@@ -23,7 +23,7 @@ ROOMS = (
     "training.loop",
     "huggingface",
     "evaluation.verbs",
-    "quickstart",
+    "verbs.quickstart",
     "data.pipeline",
     "t5x_bridge.reading",
 )

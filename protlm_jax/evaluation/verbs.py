@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from protlm_jax.config.folders import recorded
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
@@ -23,7 +24,6 @@ from protlm_jax.evaluation.embedding.sequences import LONGEST_ROW
 from protlm_jax.evaluation.probes import results as probe_results
 from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.models.loaded import LoadedModel, parts_of
-from protlm_jax.run_folders import recorded
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
 SEED = 0

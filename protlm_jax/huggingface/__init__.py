@@ -5,7 +5,13 @@ Nothing here needs PyTorch or `transformers`, but for reading a `pytorch_model.b
 
 from __future__ import annotations
 
-from protlm_jax.huggingface.load import import_model, load_model, load_source, provenance
+from protlm_jax.huggingface.load import (
+    import_model,
+    load_model,
+    load_source,
+    provenance,
+    read_architecture,
+)
 from protlm_jax.huggingface.save import export
 
-__all__ = ["export", "import_model", "load_model", "load_source", "provenance"]
+__all__ = ["export", "import_model", "load_model", "load_source", "provenance", "read_architecture"]

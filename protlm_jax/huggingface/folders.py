@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.files import cannot_write
 from protlm_jax.storage.owner import owned
 
 
@@ -47,11 +48,7 @@ def written_whole(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 )
             _move_into_place(partial, target)
         except (OSError, SafetensorError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise ProtlmError(
-                f"{target} could not be written: {reason}. Free some space or choose another "
-                "output; nothing that was there is lost"
-            ) from error
+            raise cannot_write(target, error) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax import models
+from protlm_jax.config.folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
@@ -24,10 +25,9 @@ from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
 from protlm_jax.models.fields import Fields
 from protlm_jax.models.registry import FAMILIES, family_of
-from protlm_jax.run_folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
-from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
+from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
 if TYPE_CHECKING:
     from protlm_jax.training.initial import Source

@@ -19,7 +19,7 @@ from protlm_jax.huggingface.tensor_files import refuse_pointer
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.storage.json_files import read_json, read_text
 from protlm_jax.vocabularies import BUILT_IN, RARE, RESIDUES, Vocabulary
-from protlm_jax.vocabulary_files import custom_vocabulary
+from protlm_jax.vocabularies.files import custom_vocabulary
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Fused kernels never write the scores of all pairs to memory. What each of them can:
 
-    splash   TPU v4 and later   Pallas; segments and causal order, in bfloat16, rows of k x 128
+    splash   TPU v3 and later   Pallas; segments and causal order, in bfloat16, rows of k x 128
     cudnn    NVIDIA, Ampere on  `jax.nn.dot_product_attention`; any mask and any bias, in 16 bits
 
 Neither of them drops weights. cuDNN's public interface has no segments: who sees whom goes in as a
@@ -121,10 +121,15 @@ def _in_training(config: ModelConfig, length: int) -> Asked:
     )
 
 
+def needs_float32(device_kind: str) -> bool:
+    """Whether splash attention takes its operands in float32 there, whatever the compute dtype."""
+    return device_kind == "TPU v3"
+
+
 def _no_splash(device_kind: str, asked: Asked) -> str:
     """Why splash attention cannot compute this; "" where it can."""
-    if device_kind in ("TPU v2", "TPU v3"):
-        return f"Pallas kernels do not compile in bfloat16 for {device_kind}"
+    if device_kind == "TPU v2":
+        return f"splash attention was not compiled for {device_kind}"
     if asked.biased:
         return "splash attention adds no positions to the scores"
     if asked.limited:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from protlm_jax.models.attention_choice import SPLASH_TILE
+from protlm_jax.models.attention_choice import SPLASH_TILE, needs_float32
 from protlm_jax.models.attention_context import AttentionContext, Drop, visible
-from protlm_jax.models.axes import logical_spec
+from protlm_jax.models.axes import device_kind, logical_spec
 
 KEPT = "attention"  # name of what the kernel's gradient needs again, for rematerialisation
 _LARGEST_TILE = 512  # tokens; scores of a tile and its gradients have to fit a core's own memory
@@ -29,10 +29,13 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Pallas splash attention, for TPU v4 and later.
+    """Pallas splash attention, for TPU v3 and later.
 
     Arguments and result as in `reference_attention`; L and M are multiples of 128, and of the
     context it reads segments and causality (`choose` sends it nothing else). Nothing is dropped.
+    Queries, keys, values and their gradients enter and leave the kernel in float32 on a TPU v3,
+    where Mosaic refuses products of bfloat16 (E2001): twice the bytes of these arrays, and the
+    scores stay in the kernel.
 
     The compiler cannot split a kernel over a mesh: each device gets whole rows of its own heads,
     as the active rules lay them out.
@@ -44,7 +47,9 @@ def splash_attention(
     def local(
         q: jax.Array, k: jax.Array, v: jax.Array, mine: jax.Array, theirs: jax.Array
     ) -> jax.Array:
-        return _splash(q, k, v, mine, theirs, context.causal, interpret)
+        wide = jnp.float32 if needs_float32(device_kind()) else q.dtype
+        tensors = (x.astype(wide) for x in (q, k, v))
+        return _splash(*tensors, mine, theirs, context.causal, interpret).astype(q.dtype)
 
     arrays = (q, k, v, context.query_segments, context.key_segments)
     mesh = jax.sharding.get_abstract_mesh()

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from protlm_jax import models
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import ArchitectureOf
+from protlm_jax.config.recipes import Phase, load_recipe
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.attention_choice import describe
 from protlm_jax.models.flops import training_flops_per_token
@@ -28,7 +30,6 @@ from protlm_jax.planning.interconnect import Network
 from protlm_jax.planning.program import Collective, collectives, collectives_by_axis, unsplit
 from protlm_jax.planning.roofline import Walk
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.recipes import Phase, load_recipe
 from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.state import bytes_on_device
 
@@ -123,32 +124,42 @@ class Plan:
 
 
 def plan_recipe(
-    spec: str, overrides: list[str], topology: Topology, only: str | None = None
+    spec: str,
+    overrides: list[str],
+    topology: Topology,
+    only: str | None = None,
+    architecture_of: ArchitectureOf | None = None,
 ) -> list[Plan]:
     """Plans every phase of a recipe, or one.
 
     Args:
-        spec, overrides, only: as `phases_of` takes them.
+        spec, overrides, only, architecture_of: as `phases_of` takes them.
         topology: the pod.
 
     Raises:
         ProtlmError: as `phases_of`; or a mesh or a batch that does not go with the pod.
     """
-    return [plan(p.config, topology, p.name) for p in phases_of(spec, overrides, only)]
+    phases = phases_of(spec, overrides, only, architecture_of)
+    return [plan(phase.config, topology, phase.name) for phase in phases]
 
 
-def phases_of(spec: str, overrides: list[str], only: str | None = None) -> list[Phase]:
+def phases_of(
+    spec: str,
+    overrides: list[str],
+    only: str | None = None,
+    architecture_of: ArchitectureOf | None = None,
+) -> list[Phase]:
     """The phases of a recipe, or one, for which no corpus is needed.
 
     Args:
-        spec, overrides: as `protlm_jax.recipes.load_recipe` takes them.
+        spec, overrides, architecture_of: as `protlm_jax.config.recipes.load_recipe` takes them.
         only: name of the one phase; None for all.
 
     Raises:
         ProtlmError: as `load_recipe`; or there is no such phase.
     """
     rest = [text for text in overrides if not _CORPUS.match(text)]
-    phases = load_recipe(spec, [UNREAD, *rest], NOWHERE)
+    phases = load_recipe(spec, [UNREAD, *rest], NOWHERE, architecture_of)
     names = [phase.name for phase in phases]
     if only is not None and only not in names:
         known = ", ".join(filter(None, names)) or "none"

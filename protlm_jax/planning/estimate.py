@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.run import RunConfig
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.training.mesh_choice import state_and_gradients
 from protlm_jax.training.state import TrainState

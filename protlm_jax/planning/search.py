@@ -16,13 +16,13 @@ from typing import Any
 import jax
 
 from protlm_jax import models
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.recipes import Phase
+from protlm_jax.config.run import RunConfig
 from protlm_jax.planning import estimate
 from protlm_jax.planning.compile import Plan, plan
 from protlm_jax.planning.estimate import Setting
 from protlm_jax.planning.table import gigabytes
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.recipes import Phase
 from protlm_jax.training.assembly import Parts, assemble
 
 REMATS = ("none", "minimal", "full")  # each takes less memory than the one before

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.platforms import expect_no_tpu
+from protlm_jax.process.platforms import expect_no_tpu
 from protlm_jax.training.mesh_choice import memory_of
 
 # What the compiler has to be told of each generation beside the grid. A JAX device of v4 is a chip,

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protlm_jax.arguments import positive
+from protlm_jax.verbs.arguments import positive
 
 if TYPE_CHECKING:
+    from protlm_jax.config.files import ArchitectureOf
     from protlm_jax.planning.topologies import Topology
 
 
@@ -38,7 +39,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, architecture_of: ArchitectureOf) -> dict[str, Any]:
     """Plans the phases of a recipe, or searches for their settings: "summary" and "phases"."""
     from protlm_jax.planning.compile import plan_recipe
     from protlm_jax.planning.table import table
@@ -46,12 +47,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     pod = topology(arguments.topology, arguments.num_slices)
     if arguments.search:
-        return _search(arguments, pod)
-    plans = plan_recipe(arguments.config, arguments.overrides, pod, arguments.phase)
+        return _search(arguments, pod, architecture_of)
+    plans = plan_recipe(
+        arguments.config, arguments.overrides, pod, arguments.phase, architecture_of
+    )
     return {"summary": table(plans), "phases": [plan.to_dict() for plan in plans]}
 
 
-def _search(arguments: argparse.Namespace, pod: Topology) -> dict[str, Any]:
+def _search(
+    arguments: argparse.Namespace, pod: Topology, architecture_of: ArchitectureOf
+) -> dict[str, Any]:
     """The settings that were compiled for each phase, the fastest first."""
     from protlm_jax.planning.compile import phases_of
     from protlm_jax.planning.search import report, search
@@ -60,7 +65,7 @@ def _search(arguments: argparse.Namespace, pod: Topology) -> dict[str, Any]:
         print(line, file=sys.stderr, flush=True)
 
     said, found = [], []
-    for phase in phases_of(arguments.config, arguments.overrides, arguments.phase):
+    for phase in phases_of(arguments.config, arguments.overrides, arguments.phase, architecture_of):
         tried = search(phase, pod, arguments.search, tell)
         said.append(report(tried, phase.name))
         settings = [done.to_dict(phase.name) for done in tried]

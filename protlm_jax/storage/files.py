@@ -51,11 +51,18 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> ProtlmError:
-    """The error for a place that does not take what is written to it, with the remedy."""
-    full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    remedy = "free some space or choose another place" if full else "choose another place"
-    return ProtlmError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+def cannot_write(path: Path, error: Exception) -> ProtlmError:
+    """The error for a place that does not take what is written to it, with the remedy.
+
+    Libraries that write by native code give the system's message as a part of their text.
+    """
+    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    no_room = getattr(error, "errno", None) in full or any(
+        os.strerror(n) in str(error) for n in full
+    )
+    remedy = "free some space or choose another place" if no_room else "choose another place"
+    reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+    return ProtlmError(f"cannot write {path}: {reason}; {remedy}")
 
 
 def umask() -> int:

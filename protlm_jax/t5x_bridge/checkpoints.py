@@ -28,7 +28,7 @@ from protlm_jax.t5x_bridge.gin_config import bound, literal
 from protlm_jax.training.checkpoints import restore_field, stored_field
 from protlm_jax.training.initial import Source
 from protlm_jax.vocabularies import VOCABULARIES, get_vocabulary
-from protlm_jax.vocabulary_files import custom_vocabulary
+from protlm_jax.vocabularies.files import custom_vocabulary
 
 MODEL = "protlm_model.json"  # what `write_checkpoint` leaves beside a checkpoint: its architecture
 

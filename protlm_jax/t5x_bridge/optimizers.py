@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec
 from t5x import adafactor
 from t5x import optimizers as t5x_optimizers
 
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer, opt_state_axes
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
+from protlm_jax.training.optimizers import build_optimizer, opt_state_axes
+from protlm_jax.training.schedules import build_schedule
 
 
 def factor_rules() -> dict[str, adafactor.FactorDim]:

@@ -23,8 +23,8 @@ from protlm_jax.models.families import t5_keys
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.t5x_bridge.gin_config import bound, literal
 from protlm_jax.vocabularies import PROT_T5
-from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
-from protlm_jax.vocabulary_files import read_vocabulary_file
+from protlm_jax.vocabularies.files import FILE as VOCABULARY_FILE
+from protlm_jax.vocabularies.files import read_vocabulary_file
 
 log = logging.getLogger(__name__)
 

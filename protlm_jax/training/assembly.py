@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from protlm_jax import models, partitioning
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.run import RunConfig
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.training.guard import Rules

@@ -25,8 +25,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from protlm_jax.config.folders import latest_step, saved_steps
 from protlm_jax.errors import ProtlmError
-from protlm_jax.run_folders import latest_step, saved_steps
 from protlm_jax.storage.digests import Damaged, entries_of, verify
 from protlm_jax.storage.files import cannot_write, write_atomically
 from protlm_jax.training import orbax_messages

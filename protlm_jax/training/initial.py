@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import read_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.build import absent_heads
 from protlm_jax.models.config import ModelConfig
@@ -25,7 +26,6 @@ from protlm_jax.training.checkpoints import restore_part
 from protlm_jax.training.optimizers import opt_state_axes
 from protlm_jax.training.state import TrainState
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
-from protlm_jax.workdir import read_config
 
 # Fields of a model that no parameter depends on: they may differ from the source's.
 FREE = (

@@ -17,13 +17,13 @@ import jax
 import numpy as np
 
 from protlm_jax import models, partitioning
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import Split, training_frequencies
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
-from protlm_jax.sigterm import told_to_end
+from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.storage.json_files import write_json
 from protlm_jax.training.assembly import assemble
@@ -40,8 +40,8 @@ from protlm_jax.training.metrics import (
 )
 from protlm_jax.training.profile import Profile
 from protlm_jax.training.state import TrainState
+from protlm_jax.training.workdir import claim_workdir
 from protlm_jax.vocabularies import get_vocabulary
-from protlm_jax.workdir import claim_workdir
 
 if TYPE_CHECKING:
     from protlm_jax.data.resumable import ResumableBatches

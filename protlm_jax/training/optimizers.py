@@ -10,14 +10,14 @@ the multiplication sees. The state keeps optax's own structure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from protlm_jax.config.run import OptimizerConfig
 from protlm_jax.errors import ProtlmError
 
 Names = tuple[str | None, ...]
@@ -27,30 +27,6 @@ ADAFACTOR_DECAY = 0.8  # the second moment's decay at update t is 1 - t^-0.8
 ADAFACTOR_CLIP = 1.0  # largest root mean square of a tensor's update
 ADAFACTOR_MIN_SCALE = 1e-3  # a tensor smaller than this still moves
 ADAFACTOR_MIN_DIMENSION = 128  # matrices with a smaller side keep a full second moment
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Which optimizer, and what of it a run chooses.
-
-    Attributes:
-        name: "adamw"; "lamb" (You et al. 2020; ProtBert); or "adafactor" with T5's settings
-            (Shazeer & Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale.
-        weight_decay: added to the update as `weight_decay * parameter` before the learning rate,
-            except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio, which
-            norms and biases do not have either: their update is Adam's, as in Google's own LAMB
-            (google-research/albert, lamb_optimizer.py). Unlike there, and as in the paper, Adam's
-            moments are corrected for their start at zero.
-        clip_norm: gradients with a larger global norm are scaled down to it; 0 leaves them alone.
-        b1, b2, eps: Adam's moments, for AdamW and LAMB.
-    """
-
-    name: Literal["adamw", "lamb", "adafactor"] = "adamw"
-    weight_decay: float = 0.01
-    clip_norm: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-6
 
 
 def build_optimizer(

@@ -15,17 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.folders import PHASES, has_begun, latest_step
+from protlm_jax.config.recipes import Phase
+from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import source_name
 from protlm_jax.errors import ProtlmError
-from protlm_jax.recipes import Phase
-from protlm_jax.run_folders import PHASES, latest_step
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.training.distributed import leads, owned_by_all, say
 from protlm_jax.training.initial import Load
 from protlm_jax.training.loop import Run, train
-from protlm_jax.workdir import claim_workdir, has_begun
+from protlm_jax.training.workdir import claim_workdir
 
 Record = dict[str, Any]
 
@@ -34,7 +34,7 @@ def train_phases(phases: list[Phase], workdir: Path, load: Load) -> int:
     """Trains until the last phase is complete.
 
     Args:
-        phases: see `protlm_jax.recipes.load_recipe`; a single one may be a plain run.
+        phases: see `protlm_jax.config.recipes.load_recipe`; a single one may be a plain run.
         workdir: folder of the whole; the phases' folders lie in it, beside phases.json.
         load: reads the model that a phase starts from; see `protlm_jax.huggingface`.
 

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import jax.numpy as jnp
 import optax
 
+from protlm_jax.config.run import ScheduleConfig
 from protlm_jax.errors import ProtlmError
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The rate as a function of the step, counted from 0 at the first update.
-
-    Attributes:
-        name: "constant", "linear" (linear decay to 0 at the last step), "cosine" (half a cosine
-            to 0 at the last step) or "rsqrt" (T5's inverse square root, which never reaches 0).
-        learning_rate: the peak; for "rsqrt" the factor in front of 1/sqrt(step).
-        warmup_steps: the rate rises linearly from 0 at step 0 to the peak at this step. For
-            "rsqrt", T5's meaning: until this step the rate stays at its peak,
-            learning_rate / sqrt(warmup_steps).
-        first_step: updates that were made before this run, where the schedule goes on from another
-            one: the rate of the run's step i is that of i + first_step.
-        total_steps: where a decaying schedule reaches 0, counted like the steps before; 0 for the
-            end of the run.
-    """
-
-    name: Literal["constant", "linear", "cosine", "rsqrt"] = "linear"
-    learning_rate: float = 1e-3
-    warmup_steps: int = 0
-    first_step: int = 0
-    total_steps: int = 0
 
 
 def build_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:

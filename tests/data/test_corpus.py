@@ -11,7 +11,7 @@ from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, Vocabulary
-from protlm_jax.vocabulary_files import custom_vocabulary
+from protlm_jax.vocabularies.files import custom_vocabulary
 
 ROLES: dict[str, Any] = {"pad_id": 0, "unk_id": 0, "prefix_ids": [], "suffix_ids": []}
 

@@ -7,7 +7,7 @@ import itertools
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, Vocabulary
-from protlm_jax.vocabulary_files import custom_vocabulary
+from protlm_jax.vocabularies.files import custom_vocabulary
 
 ZERO_IS_ALANINE = custom_vocabulary(
     [*AMINO_ACIDS, *"XUBZO", "<cls>", "<eos>", "<unk>", "<mask>", "<pad>"],

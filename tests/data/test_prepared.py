@@ -81,6 +81,7 @@ def test_what_is_not_finished_says_how_to_go_on(tmp_path):
     ("change", "message"),
     [
         (lambda t: t.update(format=2), "has format 2"),
+        (lambda t: t["heldout"].pop("blake2b"), "damaged .*blake2b"),
         (lambda t: t.pop("splits"), "damaged .*splits"),
         (lambda t: t["splits"].pop("heldout"), "damaged .*heldout"),
         (lambda t: t["splits"]["train"].update(proteins=4), "the lengths come to 3, not 4"),

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from scored import GFP_LIKE, WILDTYPE, effect, rows_of, variant, write
 from zoo import loaded
 
-from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.mutations import mutated, parse_mutations
 from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.evaluation.score_files import score_file
-from protlm_jax.evaluation.variants import Variant, effects
-from protlm_jax.huggingface import export
-
-WILDTYPE = "MKTAYIAKQRQISFVKSHFSRQ"
-
-
-def write(folder: Path, text: str, name: str) -> Path:
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def variant(text: str, wildtype: str = WILDTYPE) -> Variant:
-    return Variant(wildtype, mutated(parse_mutations(text), wildtype))
-
-
-def effect(text: str, wildtype: str = WILDTYPE, family: str = "bert") -> float:
-    return float(effects(loaded(family), [variant(text, wildtype)])[0])
-
 
 PROTEINS = (
     """\
@@ -124,6 +96,18 @@ def test_proteingym_files_work_as_they_are(tmp_path) -> None:
     rho = np.corrcoef(ranks, [2, 0, 1, 3])[0, 1]
     assert f"Spearman with DMS_score: {rho:+.4f} (4 variants of MKTAYIAKQRQI" in outcome.summary
     assert "line 7: G4A" in outcome.summary
+
+
+def test_missing_measurements_take_no_part_in_the_correlation(tmp_path) -> None:
+    cells = {"S2G": "0.5", "K3R": "", "S2G:K3R": "NaN", "L60P": "-1.0", "G4A": "NA", "E5D": "0.2",
+             "E6K": "inf"}  # fmt: skip
+    lines = [f"{m},{variant(m, GFP_LIKE).sequence},{cell}" for m, cell in cells.items()]
+    path = write(tmp_path, "mutant,mutated_sequence,DMS_score\n" + "\n".join(lines), "nan.csv")
+    outcome = score_file(loaded("bert"), path, tmp_path / "s.csv")
+    rows = rows_of(tmp_path / "s.csv")
+    assert outcome.failed == 0 and all(row["score"] for row in rows)
+    assert [row["DMS_score"] for row in rows] == list(cells.values())
+    assert "(3 variants of MSKGEELF" in outcome.summary
 
 
 def test_two_assays_in_one_file_are_two_wild_types(tmp_path) -> None:
@@ -289,105 +273,3 @@ def test_places_that_take_no_file_are_refused_first(tmp_path) -> None:
     for options in ({"strategy": "masked-marginals"}, {"offset": 1}, {"columns": {"mutant": "x"}}):
         with pytest.raises(ProtlmError, match="for variants"):
             score_file(loaded("bert"), path, tmp_path / "s.csv", **options)
-
-
-@pytest.mark.parametrize(("text", "code"), [(">P1\nMKT\n", 0), (">P1\nMKT\n>P2\nM1\n", 3)])
-def test_the_command_ends_with_what_was_done(text: str, code: int, tmp_path, capsys) -> None:
-    folder = export(loaded("bert"), tmp_path / "hf")
-    path, output = write(tmp_path, text, "x.fasta"), tmp_path / "s.csv"
-    command = ["score", "--model", str(folder), "--input", str(path), "--output", str(output)]
-    assert cli.main(command) == code
-    assert f"wrote {output}" in capsys.readouterr().out
-    assert len(rows_of(output)) == text.count(">")
-
-
-ZOO_OF_NOTATIONS = """\
-mutant
-"S2G,K3R"
-S2G;K3R
-S2G/K3R
-S2G K3R
-S2G+K3R
-p.Ser2Gly
-p.S2G
-s2g
-WT
-_wt
-
-S2S
-S2*
-S2del
-S2-
-2G
-S2
-S2_K3insG
-S2GK3R
-S2X
-S2U
-S2B
-S02G
-S2G:S2A
-S2G:
-S 2 G
-S-2G
-S2.0G
-"""
-GFP_LIKE = "MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTL"
-LONG = Path(__file__).parents[1] / "data" / "files" / "long.fasta"
-WEIGHTS = Path(os.environ.get("PROTLM_WEIGHTS", "")) / "esm2_t6_8M"
-needs_weights = pytest.mark.skipif(
-    not (os.environ.get("PROTLM_WEIGHTS") and WEIGHTS.is_dir()),
-    reason="set PROTLM_WEIGHTS to a folder with trained weights in esm2_t6_8M/",
-)
-
-
-def test_a_zoo_of_notations(monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
-    table = write(tmp_path, ZOO_OF_NOTATIONS, "zoo.csv")
-    wildtype = write(tmp_path, f">gfp_like\n{GFP_LIKE}\n", "wt.fa")
-    output = tmp_path / "s.csv"
-    command = ["score", "--model", "m", "--input", str(table), "--wildtype", str(wildtype)]
-    assert cli.main([*command, "--output", str(output)]) == 3
-    rows = rows_of(output)
-    assert [row["mutant"] for row in rows if row["error"]] == [
-        *("S2*", "2G", "S2", "S2X", "S2U", "S2B", "S2G:S2A", "S2G:", "S-2G")
-    ]
-    single, double = (effect(text, GFP_LIKE) for text in ("S2G", "S2G:K3R"))
-    gone, inserted = (effect(text, GFP_LIKE) for text in ("S2del", "S2_K3insG"))
-    expected = [*[double] * 5, *[single] * 3, *[0.0] * 3, gone, gone, inserted, double]
-    scores = [float(row["score"]) for row in rows if not row["error"]]
-    assert scores == pytest.approx([*expected, single, single, single], abs=1e-4)
-    assert "line 14: 'S2*': stops are not scored" in capsys.readouterr().out
-
-
-@needs_weights
-def test_trained_weights_give_the_values_of_the_field(tmp_path) -> None:
-    """Computed with transformers and torch on the same weights."""
-    model = huggingface.load_model(str(WEIGHTS))
-    wildtype = write(tmp_path, f">gfp_like\n{GFP_LIKE}\n", "wt.fa")
-    table, output = write(tmp_path, "mutant\nS2G:K3R\nS2G\nK3R\n", "v.csv"), tmp_path / "s.csv"
-    expected = {"masked-marginals": -0.617341, "masked-marginals-additive": -0.123531}
-    for strategy, value in expected.items():
-        score_file(model, table, output, wildtype=wildtype, strategy=strategy)
-        scores = [float(row["score"]) for row in rows_of(output)]
-        assert scores == pytest.approx([value, 0.295674, -0.419205], abs=1e-4)
-    insertion, deletion = ("MSKGEELFTGGGVV" + GFP_LIKE[12:], GFP_LIKE[:20] + GFP_LIKE[23:])
-    table = write(tmp_path, f"mutated_sequence\n{insertion}\n{deletion}\n{GFP_LIKE}\n", "i.csv")
-    score_file(model, table, output, wildtype=wildtype)
-    scores = [float(row["score"]) for row in rows_of(output)]
-    assert scores == pytest.approx([-4.363616, 6.305777, 0.0], abs=1e-3)
-    table = write(tmp_path, "mutant\nF1A\nN1500A\nF1A:N1500A\n", "long.csv")
-    score_file(model, table, output, wildtype=LONG, length=1024)
-    scores = [float(row["score"]) for row in rows_of(output)]
-    assert scores == pytest.approx([1.02807, 0.06134, 1.02807 + 0.06134], abs=1e-4)
-
-
-def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("t5"))
-    path = write(tmp_path, f"mutant,sequence\nK2R,{WILDTYPE}\n", "v.csv")
-    command = ["score", "--model", "m", "--input", str(path), "--output", str(tmp_path / "s.csv")]
-    assert cli.main([*command, "--strategy", "wildtype-marginals"]) == 1
-    error = capsys.readouterr().err
-    assert "wildtype-marginals is not defined" in error and "masked-marginals" in error
-    assert cli.main([*command, "--columns", "mutation"]) == 1
-    assert "ROLE=COLUMN" in capsys.readouterr().err

@@ -29,7 +29,10 @@ import zstandard
 from fuzz.harness import Case, Lost, Target
 from zoo import ZOO, loaded
 
-from protlm_jax import cli, config_files
+from protlm_jax import cli
+from protlm_jax.config import files as config_files
+from protlm_jax.config.files import read_config
+from protlm_jax.config.recipes import load_recipe
 from protlm_jax.data import blocks, fasta, prepared, token_files
 from protlm_jax.evaluation import mutations, probe_data, variant_files, verbs
 from protlm_jax.evaluation.contacts.precision import read_contacts
@@ -40,15 +43,20 @@ from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.moments import Standard
-from protlm_jax.huggingface import load, read_tokenizer, save, tensor_files, tokenizers
+from protlm_jax.huggingface import (
+    load,
+    read_architecture,
+    read_tokenizer,
+    save,
+    tensor_files,
+    tokenizers,
+)
 from protlm_jax.huggingface.convert import EXCHANGES
-from protlm_jax.recipes import load_recipe
 from protlm_jax.storage import digests, json_files
 from protlm_jax.t5x_bridge.checkpoints import described
 from protlm_jax.training import checkpoints, hosts, metrics, phases
 from protlm_jax.vocabularies import VOCABULARIES, get_vocabulary
-from protlm_jax.vocabulary_files import custom_vocabulary, read_vocabulary_file
-from protlm_jax.workdir import read_config
+from protlm_jax.vocabularies.files import custom_vocabulary, read_vocabulary_file
 
 _gzip = partial(gzip.compress, mtime=0)  # the same bytes on another day
 _MADE = {"format": embedding_files.FORMAT, "model": "x"}  # settings of an embedding
@@ -345,13 +353,13 @@ def _tree(folder: Path) -> Case:
     first = {"name": "a", "config": {"train": {"steps": 3}}}
     second = first | {"name": "b", "optimizer": "keep", "schedule": "continue"}
     seeds = [json.dumps(t).encode() for t in (plain, plain | {"phases": [first, second]})]
-    return Case(text, seeds, lambda: load_recipe(str(file), [], folder / "run"))
+    return Case(text, seeds, lambda: load_recipe(str(file), [], folder / "run", read_architecture))
 
 
 def _override(text: str) -> None:
     tree = copy.deepcopy(_base())
     config_files.apply_override(tree, text)
-    config_files.resolve(tree, TINY)
+    config_files.resolve(tree, TINY, architecture_of=read_architecture)
 
 
 def _base(known: list[Any] = []) -> Any:  # noqa: B006

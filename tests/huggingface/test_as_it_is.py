@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import verbs
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.huggingface import export, import_model, load_model
+from protlm_jax.huggingface.convert import EXCHANGES
+from protlm_jax.huggingface.load import read_architecture
+from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models.fields import Fields
 from protlm_jax.vocabularies import ESM2, ResidueError, normalise
 
@@ -49,7 +53,10 @@ def rename(folder: Path, before: str, body: str = "esm.") -> None:
 
 @pytest.mark.parametrize(
     ("before", "body"),
-    [("module.", "esm."), ("_orig_mod.", "esm."), ("model.net.", "esm."), ("module.", "")],
+    [
+        *((p, "esm.") for p in ("module.", "_orig_mod.", "model.", "net.", "model.net.")),
+        ("module.", ""),
+    ],
 )
 def test_a_prefix_before_every_name_is_left_out_and_named(
     folder: Path, before: str, body: str, caplog: pytest.LogCaptureFixture
@@ -86,6 +93,14 @@ def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
         (folder / "model.safetensors").unlink()
     (folder / name).write_text(POINTER)
     with pytest.raises(ProtlmError, match=f"{name} is a pointer of Git LFS.*git lfs pull"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer_config.json"])
+def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ProtlmError, match=f"{name} is not an ordinary file"):
         load_model(folder)
 
 
@@ -193,6 +208,32 @@ def test_a_field_of_another_type_or_size_is_one_error(folder: Path, fields: dict
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ProtlmError, match=r"config\.json"):
         load_model(folder)
+
+
+def _architecture(folder: Path, fields: dict[str, object]) -> bool:
+    """Whether the config is read; all but ProtlmError is a fault."""
+    (folder / "config.json").write_text(json.dumps(fields))
+    try:
+        return bool(read_architecture(folder))
+    except ProtlmError as error:
+        assert "config.json" in str(error) and "\n" not in str(error)
+        return False
+
+
+@pytest.mark.parametrize("family", EXCHANGES)
+def test_numbers_of_every_family_are_typed(family: str, tmp_path: Path) -> None:
+    exchange = EXCHANGES[family]
+    specimen = next(s for s in zoo.ZOO.values() if s.config.family in family)
+    fields = exchange.to_config(specimen.config.replace(family=family, generator_shrink=0))
+    fields |= {"architectures": [exchange.architecture], "model_type": exchange.model_type}
+    write_tokenizer(specimen.vocabulary, tmp_path)
+    assert _architecture(tmp_path, fields)
+    sizes = [name for name, value in fields.items() if type(value) is int and value > 1]
+    refused = {
+        name: [_architecture(tmp_path, fields | {name: v}) for v in (0, -1, "2", [], 10**12)]
+        for name in sizes
+    }
+    assert sum(not any(read) for read in refused.values()) >= 4, refused
 
 
 def test_a_null_is_an_absent_field() -> None:

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
@@ -199,6 +200,22 @@ def test_real_weights_say_what_they_say_in_torch() -> None:
     theta = 10_000 ** (-np.arange(0, 16, 2) / 16)
     assert 1e-5 < np.abs(np.asarray(loaded.params["frequencies"]) / theta - 1).max() < 1e-2
     compare(loaded, WEIGHTS, [TEXTS[0] * 8, *TEXTS], 1e-4)
+
+
+RARE = ("MKTAUIAKQRUQISFVK", "MKTAXIAKQRXQISFVK", "MKBAZIAKORQ", "MKXAXIAKXRQ")
+
+
+@needs_weights
+def test_real_weights_read_rare_residues_as_their_tokenizer_does() -> None:
+    """U, B, Z and O have ids of their own; read as X they are 0.8 to 1.2 away."""
+    loaded, model = load_model(WEIGHTS), transformers.AutoModel.from_pretrained(WEIGHTS).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(WEIGHTS)
+    found = [array for _, array in embed_sequences(loaded, {s: s for s in RARE}, devices=1)]
+    for sequence, ours in zip(RARE, found, strict=True):
+        with torch.inference_mode():
+            theirs = model(**tokenizer(sequence, return_tensors="pt")).last_hidden_state
+        np.testing.assert_allclose(ours, theirs[0, 1:-1].numpy(), atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.5 < np.abs(found[2] - found[3]).max()
 
 
 @needs_weights

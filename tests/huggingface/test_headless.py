@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import zoo
@@ -16,6 +14,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.batching import Group, clean_features
 from protlm_jax.evaluation.contacts.predict import own_head
 from protlm_jax.evaluation.depth.metrics import why_not
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.huggingface.convert import EXCHANGES
@@ -73,15 +72,9 @@ def written(cls: str, family: str, fields: dict[str, Any], folder: Path) -> Any:
 
 
 def ours(loaded: LoadedModel) -> np.ndarray:
-    """The embedding [tokens, d_model]."""
-    ids = loaded.vocabulary.encode(SEQUENCE)
-    batch = clean_features(loaded, [ids], Group([0], 1, len(ids)))
-    return np.asarray(_hidden(loaded.model, loaded.params, batch))[0]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _hidden(model: Any, params: Any, batch: Any) -> Any:
-    return model.apply({"params": params}, batch, method="hidden")
+    """The embedding [residues, d_model]."""
+    ((_, found),) = embed_sequences(loaded, {"p": SEQUENCE}, devices=1)
+    return found
 
 
 def theirs(loaded: LoadedModel, folder: Path) -> np.ndarray:
@@ -94,7 +87,8 @@ def theirs(loaded: LoadedModel, folder: Path) -> np.ndarray:
 
 
 def assert_same(loaded: LoadedModel, folder: Path) -> None:
-    expected = theirs(loaded, folder)
+    before = len(loaded.vocabulary.prefix_ids)
+    expected = theirs(loaded, folder)[before : before + len(SEQUENCE)]
     np.testing.assert_allclose(ours(loaded), expected, atol=1e-5 * np.abs(expected).max())
 
 

@@ -237,6 +237,18 @@ def test_damaged_or_absent_files(tmp_path: Path) -> None:
         read_vocabulary(tmp_path)
 
 
+def test_a_role_without_its_token_has_the_usual_one(tmp_path: Path) -> None:
+    bert_tokens(tmp_path)
+    file, mask_id = tmp_path / "special_tokens_map.json", read_vocabulary(tmp_path).mask_id
+    for token in ("{}", '{"lstrip": false}', "null"):
+        file.write_text(f'{{"mask_token": {token}}}')
+        assert read_vocabulary(tmp_path).mask_id == mask_id == 0
+    for token in ("[]", "5", '{"content": 5}'):
+        file.write_text(f'{{"mask_token": {token}}}')
+        with pytest.raises(ProtlmError, match="mask_token in special_tokens_map.json is .* text"):
+            read_vocabulary(tmp_path)
+
+
 def test_holes_among_the_ids_stay_holes(tmp_path: Path) -> None:
     tokens = ["[UNK]", *SHUFFLED]
     word_level_json(tmp_path, tokens)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import zoo
 
+from protlm_jax.config.run import OptimizerConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models import positions
 from protlm_jax.models.contacts import corrected, pairs_of
 from protlm_jax.models.families.esm2 import esm2_config, token_dropout
 from protlm_jax.models.positions import rotary_frequencies, rotate, rotation
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
+from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.vocabularies import ESM2, get_vocabulary
 
 RNG = np.random.default_rng(0)
@@ -33,6 +35,28 @@ def test_a_rotation_turns_pairs_of_halves() -> None:
     turned = (x[..., :3] + 1j * x[..., 3:]) * np.exp(1j * angle)
     expected = np.concatenate([turned.real, turned.imag], axis=-1)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("neighbours", [False, True])
+@pytest.mark.parametrize("head_dim", [6, 10])
+def test_a_tpu_turns_by_a_product_and_gives_the_same_bits(
+    dtype: str, neighbours: bool, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of heads of 10 the first six entries turn."""
+    x = jnp.asarray(RNG.standard_normal((2, 5, 3, head_dim)), dtype)
+    turn = rotation(np.arange(10).reshape(2, 5), rotary_frequencies(6), neighbours)
+    run = jax.jit(lambda x: jax.vjp(lambda x: rotate(x, turn), x)[1](x)[0])
+    elsewhere = rotate(x, turn), run(x)
+    monkeypatch.setattr(positions, "device_kind", lambda: "TPU v4")
+    jax.clear_caches()
+    text = str(jax.make_jaxpr(lambda x: rotate(x, turn))(x))
+    assert "dot_general" in text and "split" not in text
+    np.testing.assert_array_equal(rotate(x, turn), elsewhere[0])
+    tolerance = 1e-6 if dtype == "float32" else 2e-2
+    gradient = np.asarray(elsewhere[1], np.float32)
+    run = jax.jit(lambda x: jax.vjp(lambda x: rotate(x, turn), x)[1](x)[0])
+    np.testing.assert_allclose(np.asarray(run(x), np.float32), gradient, atol=tolerance)
 
 
 def test_scores_depend_on_the_distance_alone() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protlm_jax.config_files import load_config
+from protlm_jax.config.files import load_config
 from protlm_jax.errors import ProtlmError
 from protlm_jax.planning.compile import abstract_batch, asked_for, plan, plan_recipe, suggest
 from protlm_jax.planning.table import table

@@ -11,13 +11,13 @@ import jax
 import pytest
 
 from protlm_jax.cli import main
-from protlm_jax.config_files import load_config
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import load_config
+from protlm_jax.config.recipes import Phase
+from protlm_jax.config.run import RunConfig
 from protlm_jax.planning import estimate, search
 from protlm_jax.planning.compile import Plan
 from protlm_jax.planning.estimate import Setting
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.recipes import Phase
 
 CONFIG = load_config("configs/tiny.py:bert", ["train.batch_size=32", "model.num_heads=2"])
 FIELDS = {field.name: None for field in dataclasses.fields(Plan)}

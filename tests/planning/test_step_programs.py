@@ -23,8 +23,8 @@ from typing import Any
 import jax
 import pytest
 
-from protlm_jax.config_files import load_config
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import load_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.planning.compile import abstract_batch
 from protlm_jax.planning.costs import flops
 from protlm_jax.planning.groups import axes_of, groups_of

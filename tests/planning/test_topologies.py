@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from protlm_jax import platforms
 from protlm_jax.errors import ProtlmError
 from protlm_jax.partitioning import make_mesh
 from protlm_jax.planning.topologies import topology
+from protlm_jax.process import platforms
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"

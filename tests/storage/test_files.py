@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.files import atomic_file, umask, write_atomically
+from protlm_jax.storage.files import atomic_file, cannot_write, umask, write_atomically
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -39,6 +40,22 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", "mine")
     assert victim.read_text() == "precious"
     assert (tmp_path / "a").read_text() == "mine" and not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError("write failed: error message = 'No space left on device'"), True),  # HDF5
+        (ValueError('IoError: Os { code: 27, message: "File too large" }'), True),  # safetensors
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (OSError(errno.EROFS, "Read-only file system"), False),
+    ],
+)
+def test_space_is_asked_for_where_it_is_missing(error: Exception, full: bool) -> None:
+    said = str(cannot_write(Path("a"), error))
+    assert said.startswith("cannot write a: ") and said.endswith("choose another place")
+    assert ("free some space" in said) == full
 
 
 def test_what_the_disk_refuses_is_said(tmp_path: Path) -> None:

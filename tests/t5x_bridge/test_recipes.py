@@ -13,11 +13,11 @@ pytest.importorskip("gin", reason="gin files are read with gin-config")
 
 from gin_files import ROOT, GinFile
 
+from protlm_jax.config.recipes import Phase, load_recipe
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.models import ModelConfig, preset
 from protlm_jax.objectives import build_objective
-from protlm_jax.recipes import Phase, load_recipe
-from protlm_jax.training.optimizers import OptimizerConfig
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.schedules import build_schedule
 from protlm_jax.vocabularies import get_vocabulary
 
 # The gin file, the config file, and which of its phases the gin file is.

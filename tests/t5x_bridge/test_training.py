@@ -18,12 +18,13 @@ from jax.sharding import PartitionSpec
 from t5x import adafactor, trainer, utils
 
 from protlm_jax import models
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.t5x_bridge import models as bridge
 from protlm_jax.t5x_bridge import optimizers
 from protlm_jax.t5x_bridge.partitioning import Partitioner, axis_rules
 from protlm_jax.training.guard import Rules
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.step import TrainStep
 

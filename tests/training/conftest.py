@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.run import RunConfig
 from protlm_jax.training import loop
 from protlm_jax.training.assembly import Parts
 

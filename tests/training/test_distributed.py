@@ -21,7 +21,7 @@ from prepared_data import proteins, write_prepared
 from zoo import ZOO
 
 from protlm_jax import cli
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop

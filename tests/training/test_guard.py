@@ -12,10 +12,11 @@ import pytest
 from zoo import ZOO, training_batch
 
 from protlm_jax import models, partitioning
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.training import step as steps
 from protlm_jax.training.guard import HISTORY, Guard, Rules, State
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, compile_init, state_layout
 
 Step = tuple[Any, TrainState]

@@ -15,14 +15,14 @@ from safetensors.numpy import load_file, save_file
 from zoo import ZOO, loaded
 
 from protlm_jax.cli import main
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import read_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import export, import_model, load_model, load_source
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
 from protlm_jax.training.initial import vocabulary_rows
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
-from protlm_jax.workdir import read_config
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from zoo import ZOO, kinds_first
 
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.owner import Occupied, owned
 from protlm_jax.training import checkpoints, loop
@@ -310,7 +310,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_never_was(
     file.write_text(json.dumps(run.to_dict()))
     script = (
         "import json, sys; from pathlib import Path;"
-        "from protlm_jax.configuration import RunConfig;"
+        "from protlm_jax.config.run import RunConfig;"
         "from protlm_jax.training.loop import train;"
         "train(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))"
     )

@@ -13,11 +13,12 @@ from jax.sharding import AbstractMesh
 from zoo import ROW, ZOO, kinds_first, training_batch
 
 from protlm_jax import models, partitioning
+from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.planning.program import collectives_by_axis
 from protlm_jax.training import step as steps
-from protlm_jax.training.optimizers import OptimizerConfig, build_optimizer
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import (
     TrainState,
     abstract_state,

@@ -10,9 +10,9 @@ import jax
 import pytest
 
 from protlm_jax import models
-from protlm_jax.config_files import load_config
+from protlm_jax.config.files import load_config
+from protlm_jax.config.recipes import load_recipe
 from protlm_jax.errors import ProtlmError
-from protlm_jax.recipes import load_recipe
 from protlm_jax.training.assembly import assemble
 from protlm_jax.training.mesh_choice import Choice, choose_mesh, memory_of, state_and_gradients
 from protlm_jax.training.optimizers import build_optimizer

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 
 from protlm_jax.cli import main
+from protlm_jax.config.files import read_config
+from protlm_jax.config.folders import newest_run
+from protlm_jax.config.recipes import load_recipe
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import verbs
 from protlm_jax.huggingface import load_model, load_source, provenance
-from protlm_jax.recipes import load_recipe
-from protlm_jax.run_folders import newest_run
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop, phases
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
 from protlm_jax.training.metrics import read_metrics
 from protlm_jax.training.phases import train_phases
 from protlm_jax.vocabularies import AMINO_ACIDS
-from protlm_jax.workdir import read_config
 
 RECIPE = """
 import runpy

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from protlm_jax.config.run import ScheduleConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.training.schedules import ScheduleConfig, build_schedule
+from protlm_jax.training.schedules import build_schedule
 
 
 def rates(config: ScheduleConfig, total: int, steps: list[int]) -> np.ndarray:

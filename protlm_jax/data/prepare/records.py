@@ -14,7 +14,7 @@ from typing import Any
 
 from protlm_jax.data.prepare.rows import Row
 from protlm_jax.data.runtime import tf
-from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.files import cannot_write
 
 TEXTS = ("id", "sequence", "description", "taxon", "representative", "uniref50")
 NUMBERS = ("members", "taxon_id")
@@ -64,10 +64,7 @@ def write_record_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
         os.replace(temporary, path)
     except (OSError, tf.errors.OpError) as error:
         temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
-        raise ProtlmError(
-            f"cannot write {path}: {reason}; free space or choose another folder"
-        ) from None
+        raise cannot_write(path, error) from None
     return {"proteins": len(rows), "bytes": size, "blake2b": digest.hexdigest()}
 
 

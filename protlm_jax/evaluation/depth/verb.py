@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protlm_jax.arguments import add_rare_residues, add_window, positive
+from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
 if TYPE_CHECKING:
     from protlm_jax.evaluation.depth.results import Analysis

@@ -22,6 +22,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.wanted import Wanted
 from protlm_jax.storage.digests import Damaged, digest_of_data
+from protlm_jax.storage.files import cannot_write
 
 HDF5 = (".h5", ".hdf5")
 PARQUET = (".parquet",)
@@ -117,9 +118,7 @@ def write_file(
         with path.open("rb") as file:
             os.fsync(file.fileno())
     except OSError as error:
-        raise ProtlmError(
-            f"cannot write {path}: {error}; free space and run the same command again"
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 def _write_hdf5(

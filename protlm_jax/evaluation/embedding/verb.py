@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protlm_jax.arguments import add_rare_residues, add_window
+from protlm_jax.verbs.arguments import add_rare_residues, add_window
 
 if TYPE_CHECKING:
     from protlm_jax.models import LoadedModel

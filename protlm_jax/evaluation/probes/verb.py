@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protlm_jax.arguments import add_rare_residues, add_window, positive
+from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
 _DEFAULT_COUNT = 0  # how many training proteins
 

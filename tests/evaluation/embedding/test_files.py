@@ -226,6 +226,12 @@ def test_numbers_that_do_not_fit_are_a_failure(tmp_path: Path) -> None:
     )
     assert outcome.failed == 3 and "values exceed the range of float16" in outcome.summary
     assert read(tmp_path / "e.h5") == []
+    broken = jax.tree.map(np.array, bert.params)
+    broken["encoder"]["mlp"]["wo"]["kernel"][1].flat[0] = np.nan
+    model = LoadedModel(bert.model, broken, bert.vocabulary, "broken")
+    outcome = embed(tmp_path, proteins(3), "n.h5", model=model)
+    assert outcome.failed == 3 and "the embedding is not finite: the parameter" in outcome.summary
+    assert "(block 1)" in outcome.summary and "bf16" not in outcome.summary
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from protlm_jax.config_files import Required
+from protlm_jax.config.files import Required
 from protlm_jax.models.registry import preset
 
 
@@ -40,7 +40,7 @@ def recipe(
     Args:
         model: name of a preset.
         corpus: what the paper trained on; the user has to give a FASTA file of it.
-        phases: see `protlm_jax.recipes`; none makes a plain run.
+        phases: see `protlm_jax.config.recipes`; none makes a plain run.
         overrides: fields of the preset that the run changes.
         sections: objective, data, optimizer, schedule, train, mesh: dicts.
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from protlm_jax import doctor
 from protlm_jax.cli import main
+from protlm_jax.verbs import doctor
 
 
 def installed(site: Path, name: str, version: str) -> None:

@@ -161,7 +161,7 @@ def _required(extras: list[str]) -> list[Requirement]:
     try:
         lines = metadata.requires("protlm-jax") or []
     except metadata.PackageNotFoundError:  # run from its sources
-        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())[
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())[
             "project"
         ]
         lines = list(project["dependencies"])

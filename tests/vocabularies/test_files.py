@@ -13,7 +13,7 @@ import pytest
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
 from protlm_jax.vocabularies import PROT_BERT, RESIDUES, VOCABULARIES, Vocabulary, get_vocabulary
-from protlm_jax.vocabulary_files import custom_vocabulary, find_vocabulary, write_vocabulary
+from protlm_jax.vocabularies.files import custom_vocabulary, find_vocabulary, write_vocabulary
 
 ROLES: dict[str, Any] = {"unk_id": 1, "mask_id": None, "prefix_ids": [], "suffix_ids": [2, 0]}
 
@@ -39,7 +39,7 @@ def test_another_process_finds_it_in_the_folder(tmp_path: Path) -> None:
     vocabulary = made()
     write_vocabulary(vocabulary, tmp_path)
     code = (
-        "import pathlib, sys; from protlm_jax.vocabulary_files import find_vocabulary as find; "
+        "import pathlib, sys; from protlm_jax.vocabularies.files import find_vocabulary as find; "
         "print(find(sys.argv[1], pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, vocabulary.name, str(tmp_path)]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from protlm_jax.config_files import load_config
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import load_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface import read_architecture
 
 TINY = "configs/tiny.py:bert"
 
@@ -77,6 +78,7 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
         ("train.steps=" + "-" * 9000 + "1", "train.steps has 9,013 characters; at most 4,096"),
         ("train.steps=" + "-" * 4000 + "1", "-... is nested too deeply"),
         ("train.steps=0x" + "f" * 4000, "is a very large int; it must be finite and below 2^63"),
+        ("model.d_model=999999999999", "d_model"),
         ("train.seed=9223372036854775808", "it must be finite and below 2^63"),
         ("schedule.learning_rate=1e309", "is inf; it must be finite and below 2^63"),
         ("init_from=" + "a" * 5000, "init_from has 5,010 characters; at most 4,096 are read"),
@@ -93,7 +95,7 @@ def test_an_override_sets_one_field(override: str, section: str, field: str, val
 )
 def test_a_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:
     with pytest.raises(ProtlmError) as caught:
-        load_config(TINY, [override])
+        load_config(TINY, [override], architecture_of=read_architecture)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -152,7 +154,7 @@ def test_a_config_file_that_defines_nothing_useful(
 ) -> None:
     head = (
         "import runpy\nfrom ml_collections import ConfigDict\n"
-        f"tiny = runpy.run_path({str(Path(__file__).parents[1] / 'configs/tiny.py')!r})"
+        f"tiny = runpy.run_path({str(Path(__file__).parents[2] / 'configs/tiny.py')!r})"
         "['get_config']\ndef get_config(): "
     )
     file = tmp_path / "mine.py"

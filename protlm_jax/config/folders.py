@@ -39,6 +39,11 @@ def latest_step(directory: Path) -> int | None:
     return max(saved_steps(directory), default=None)
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether something was trained in this folder."""
+    return (workdir / "config.json").exists() and (workdir / "metrics.jsonl").exists()
+
+
 def newest_run(folder: Path) -> Path:
     """The folder itself; of a run made in phases, the last phase that has a checkpoint.
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from protlm_jax import models, partitioning
+from protlm_jax.config.recipes import Phase, load_recipe
 from protlm_jax.errors import ProtlmError
-from protlm_jax.recipes import Phase, load_recipe
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import state_layout
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 # Parameters in millions (ProtBert's without its pooler, with its head), and what the phases are:
 # (steps, rows, tokens a row, rate at the first step, after the warmup, at the end).
 RSQRT = 1 / math.sqrt(1e4)
@@ -55,6 +55,13 @@ EXPECTED = {
     "prot_txl_uniref100": (409, [(31_300, 22_528, 512, 0, 2e-3, 0)]),
     "prot_xlnet": (409.4, [(847_000, 1024, 512, 0, 1e-5, 0)]),
 }
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("prot_*bfd*.py")), ids=lambda file: file.stem)
+def test_a_corpus_that_fits_no_host_is_prepared_first(file: Path) -> None:
+    said = file.read_text().split('"""')[1]
+    assert "protlm prepare --dataset bfd" in said and "--config.data.prepared=data/bfd" in said
+    assert "data.fasta" not in said
 
 
 def load(name: str, *overrides: str) -> list[Phase]:

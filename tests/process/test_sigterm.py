@@ -15,7 +15,7 @@ import pytest
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import Stopped
-from protlm_jax.sigterm import ends_at_sigterm, told_to_end
+from protlm_jax.process.sigterm import ends_at_sigterm, told_to_end
 
 main_thread = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(),
@@ -25,7 +25,8 @@ main_thread = pytest.mark.skipif(
 # What holds the main thread back in native code, as a compiler does.
 NATIVE = """
 import hashlib, sys
-from protlm_jax import errors, sigterm
+from protlm_jax import errors
+    from protlm_jax.process import sigterm
 sigterm.GRACE = float(sys.argv[1])
 try:
     with sigterm.ends_at_sigterm(lambda: "told to end"):
@@ -64,7 +65,7 @@ def test_the_line_of_a_run_says_what_is_saved(
         time.sleep(60)
         raise AssertionError
 
-    monkeypatch.setattr("protlm_jax.recipes.load_recipe", told)
+    monkeypatch.setattr("protlm_jax.config.recipes.load_recipe", told)
     command = ["train", "--config", "configs/tiny.py:bert", "--workdir", str(tmp_path / "run")]
     assert cli.main(command) == 75
     assert capsys.readouterr().err == told_to_end(None) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protlm_jax.quickstart import _kept
+from protlm_jax.verbs.quickstart import _kept
 
 
 def test_a_damaged_result_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from protlm_jax import __version__, report
-from protlm_jax.config_files import load_config
+from protlm_jax.config.files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError

@@ -19,18 +19,19 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from protlm_jax.config_files import (
+from protlm_jax.config.files import (
+    ArchitectureOf,
     apply_override,
     completed,
     drop_replaced,
     load_config,
+    read_config,
     read_tree,
     require_given,
 )
-from protlm_jax.configuration import SECTIONS, RunConfig, require_sections, shown, typed
+from protlm_jax.config.folders import has_begun, phase_folder
+from protlm_jax.config.run import SECTIONS, RunConfig, require_sections, shown, typed
 from protlm_jax.errors import ProtlmError
-from protlm_jax.run_folders import phase_folder
-from protlm_jax.workdir import has_begun, read_config
 
 Tree = dict[str, Any]
 CHOICES = {"optimizer": ("keep", "reset"), "schedule": ("continue", "restart")}
@@ -55,20 +56,26 @@ class Phase:
     schedule: Literal["continue", "restart"] = "restart"
 
 
-def load_recipe(spec: str, overrides: list[str], workdir: Path) -> list[Phase]:
+def load_recipe(
+    spec: str,
+    overrides: list[str],
+    workdir: Path,
+    architecture_of: ArchitectureOf | None = None,
+) -> list[Phase]:
     """Reads a config file and applies overrides.
 
     Args:
         spec: path, or path:variant.
         overrides: such as "train.steps=100", or "phases.NAME.train.steps=100".
         workdir: folder of the whole; of a config without phases, the run's own.
+        architecture_of: as for `load_config`.
 
     Raises:
         ProtlmError: as `load_config`; or phases that are not described as they should be.
     """
     tree = read_tree(spec)
     if "phases" not in tree:
-        return [Phase("", load_config(spec, overrides, workdir), workdir)]
+        return [Phase("", load_config(spec, overrides, workdir, architecture_of), workdir)]
     phases = tree.pop("phases")
     _check(phases, spec)
     names = [phase["name"] for phase in phases]
@@ -76,7 +83,7 @@ def load_recipe(spec: str, overrides: list[str], workdir: Path) -> list[Phase]:
     own = _by_phase(overrides, names)
     for override in common:
         apply_override(tree, override)
-    tree = completed(tree, phase_folder(workdir, 1, names[0]))
+    tree = completed(tree, phase_folder(workdir, 1, names[0]), architecture_of)
     trees = [_merged(tree, phase, common + own[phase["name"]], spec) for phase in phases]
     _join_schedules(trees, phases)
     made: list[Phase] = []

@@ -12,15 +12,18 @@ import runpy
 import traceback
 import typing
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ml_collections
 
-from protlm_jax.configuration import (
+from protlm_jax import __version__
+from protlm_jax.config.run import (
     LONGEST,
     SECTIONS,
     RunConfig,
+    UnknownField,
     objectives_of,
     refuse_unknown,
     require_sections,
@@ -28,8 +31,12 @@ from protlm_jax.configuration import (
     typed,
 )
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.config import ModelConfig
 from protlm_jax.objectives import objective_class
 from protlm_jax.partitioning import MESH_AXES
+from protlm_jax.storage.json_files import read_json
+from protlm_jax.vocabularies.files import FILE as VOCABULARY_FILE
+from protlm_jax.vocabularies.files import find_vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +52,18 @@ class Required:
     instead: str = ""
 
 
+ArchitectureOf = Callable[[str | Path], ModelConfig]
+"""From the folder or the name of a model to its architecture."""
+
 _DEEPEST = 20  # levels of a config; phases in a recipe have five
 
 
-def load_config(spec: str, overrides: list[str], workdir: Path | None = None) -> RunConfig:
+def load_config(
+    spec: str,
+    overrides: list[str],
+    workdir: Path | None = None,
+    architecture_of: ArchitectureOf | None = None,
+) -> RunConfig:
     """Reads a config file and applies overrides.
 
     Args:
@@ -57,6 +72,8 @@ def load_config(spec: str, overrides: list[str], workdir: Path | None = None) ->
             "mesh=auto", instead of the sizes of a mesh.
         workdir: the run's folder; a run that goes on there takes from its own config what it first
             took from `init_from`.
+        architecture_of: reads the architecture of a model; needed where `init_from` is given:
+            `protlm_jax.huggingface.read_architecture`.
 
     Raises:
         ProtlmError: when the file, a variant, or an overridden field does not exist, or a value
@@ -65,7 +82,7 @@ def load_config(spec: str, overrides: list[str], workdir: Path | None = None) ->
     tree = read_tree(spec)
     for override in overrides:
         apply_override(tree, override)
-    return resolve(tree, spec, workdir)
+    return resolve(tree, spec, workdir, architecture_of)
 
 
 def read_tree(spec: str) -> dict[str, Any]:
@@ -92,6 +109,30 @@ def read_tree(spec: str) -> dict[str, Any]:
         _raise_at(file, spec, error)
     require_sections(tree)
     return tree
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """The resolved config of a run.
+
+    Raises:
+        ProtlmError: when the folder has none, or one that cannot be read.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise ProtlmError(f"{file} does not exist: not a run folder?")
+    tree = read_json(file, remedy="restore it from a copy, or start in a new folder")
+    try:
+        if (workdir / VOCABULARY_FILE).exists():  # of a model that was downloaded
+            require_sections(tree)
+            find_vocabulary(str(tree.get("model", {}).get("vocabulary")), workdir)
+        return RunConfig.from_dict(tree)
+    except UnknownField as error:
+        raise ProtlmError(
+            f"{file} was written by a newer version of protlm_jax than this {__version__} (field "
+            f"{error.name}): update protlm_jax; if the file was edited, take the field out"
+        ) from error
+    except ProtlmError as error:
+        raise ProtlmError(f"{file}: {error}") from error
 
 
 def _require_shallow(tree: dict[str, Any]) -> None:
@@ -121,7 +162,12 @@ def _raise_at(file: Path, spec: str, error: BaseException) -> NoReturn:
     ) from error
 
 
-def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> RunConfig:
+def resolve(
+    tree: dict[str, Any],
+    spec: str,
+    workdir: Path | None = None,
+    architecture_of: ArchitectureOf | None = None,
+) -> RunConfig:
     """Checks and types a config, after completing what it takes from `init_from`.
 
     Raises:
@@ -129,7 +175,7 @@ def resolve(tree: dict[str, Any], spec: str, workdir: Path | None = None) -> Run
     """
     drop_replaced(tree)
     require_given(tree, spec)
-    return RunConfig.from_dict(completed(tree, workdir))
+    return RunConfig.from_dict(completed(tree, workdir, architecture_of))
 
 
 def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
@@ -156,22 +202,27 @@ def drop_replaced(tree: dict[str, Any]) -> None:
                 del section[field]
 
 
-def completed(tree: dict[str, Any], workdir: Path | None) -> dict[str, Any]:
+def completed(
+    tree: dict[str, Any], workdir: Path | None, architecture_of: ArchitectureOf | None
+) -> dict[str, Any]:
     """Takes what a config leaves open from the model that the run starts from.
 
     Fields of `model` that are not given are those of that model; so are the objective and its data
     task, where there is no objective.
 
     Raises:
-        ProtlmError: `init_from` is no model.
+        ProtlmError: `init_from` is no model, or nothing is given that reads it.
     """
-    from protlm_jax.huggingface.load import read_architecture  # only where it is asked for
-
     init_from = typed(tree.get("init_from"), str | None, "init_from")
     if not init_from:
         return tree
+    if architecture_of is None:
+        raise ProtlmError(
+            f"config.init_from is {shown(init_from)}: reading it needs "
+            f"architecture_of=protlm_jax.huggingface.read_architecture"
+        )
     begun = workdir is not None and (workdir / "metrics.jsonl").exists()
-    source = read_architecture(workdir if workdir is not None and begun else init_from)
+    source = architecture_of(workdir if workdir is not None and begun else init_from)
     model = {**source.to_dict(), **tree.get("model", {})}
     if "objective" in tree:
         return {**tree, "model": model}
@@ -224,7 +275,7 @@ def _value(option: str, text: str) -> Any:
 
 def _find(path: str) -> Path:
     """The file as given, or below the project's own folder."""
-    candidates = (Path(path), Path(__file__).parents[1] / path)
+    candidates = (Path(path), Path(__file__).parents[2] / path)
     for candidate in candidates:
         if os.path.isfile(candidate):
             return candidate

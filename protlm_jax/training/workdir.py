@@ -1,18 +1,17 @@
-"""A run's folder: whose it is, and what lies where."""
+"""Whose a run's folder is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from protlm_jax import __version__
-from protlm_jax.configuration import RunConfig, UnknownField, require_sections
+from protlm_jax.config.files import read_config
+from protlm_jax.config.folders import PHASES, has_begun, latest_step
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.run_folders import PHASES, latest_step
-from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.json_files import write_json
 from protlm_jax.training.distributed import leads, require_shared
-from protlm_jax.vocabulary_files import FILE as VOCABULARY_FILE
-from protlm_jax.vocabulary_files import find_vocabulary, write_vocabulary
+from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
 # A run may go on with other values here; everything else would make it another run.
 FREE_ON_RESUME = (
@@ -62,35 +61,6 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
         write_vocabulary(find_vocabulary(config.model.vocabulary, workdir), workdir)
         write_json(file, config.to_dict(), indent=2)
     require_shared(file)
-
-
-def read_config(workdir: Path) -> RunConfig:
-    """The resolved config of a run.
-
-    Raises:
-        ProtlmError: when the folder has none, or one that cannot be read.
-    """
-    file = workdir / "config.json"
-    if not file.exists():
-        raise ProtlmError(f"{file} does not exist: not a run folder?")
-    tree = read_json(file, remedy="restore it from a copy, or start in a new folder")
-    try:
-        if (workdir / VOCABULARY_FILE).exists():  # of a model that was downloaded
-            require_sections(tree)
-            find_vocabulary(str(tree.get("model", {}).get("vocabulary")), workdir)
-        return RunConfig.from_dict(tree)
-    except UnknownField as error:
-        raise ProtlmError(
-            f"{file} was written by a newer version of protlm_jax than this {__version__} (field "
-            f"{error.name}): update protlm_jax; if the file was edited, take the field out"
-        ) from error
-    except ProtlmError as error:
-        raise ProtlmError(f"{file}: {error}") from error
-
-
-def has_begun(workdir: Path) -> bool:
-    """Whether something was trained in this folder."""
-    return (workdir / "config.json").exists() and (workdir / "metrics.jsonl").exists()
 
 
 def _differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from protlm_jax.config_files import load_config
-from protlm_jax.configuration import RunConfig
+from protlm_jax.config.files import load_config, read_config
+from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import write_atomically
-from protlm_jax.workdir import FREE_ON_RESUME, claim_workdir, read_config
+from protlm_jax.training.workdir import FREE_ON_RESUME, claim_workdir
 
 
 def config(*overrides: str) -> RunConfig:

@@ -1,7 +1,7 @@
 """What defines a run: one frozen RunConfig of typed sections.
 
 Sections are checked against the dataclasses here and in the modules that read them: an unknown name
-or a value of the wrong type is an error before anything runs. Files are read by `config_files`.
+or a value of the wrong type is an error before anything runs. Files are read by `config.files`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.registry import family_of
 from protlm_jax.objectives import build_objective, objective_class
-from protlm_jax.training.optimizers import OptimizerConfig
-from protlm_jax.training.schedules import ScheduleConfig
 from protlm_jax.vocabularies import get_vocabulary
 
 LONGEST = 4096  # characters of a text, which is a name or a path, and entries of a tuple
@@ -131,6 +129,54 @@ class TrainConfig:
         steps = self.profile_steps
         if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
             raise ProtlmError(f"train.profile_steps is {steps}; write two steps: 10,15")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Which optimizer, and what of it a run chooses.
+
+    Attributes:
+        name: "adamw"; "lamb" (You et al. 2020; ProtBert); or "adafactor" with T5's settings
+            (Shazeer & Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale.
+        weight_decay: added to the update as `weight_decay * parameter` before the learning rate,
+            except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio, which
+            norms and biases do not have either: their update is Adam's, as in Google's own LAMB
+            (google-research/albert, lamb_optimizer.py). Unlike there, and as in the paper, Adam's
+            moments are corrected for their start at zero.
+        clip_norm: gradients with a larger global norm are scaled down to it; 0 leaves them alone.
+        b1, b2, eps: Adam's moments, for AdamW and LAMB.
+    """
+
+    name: Literal["adamw", "lamb", "adafactor"] = "adamw"
+    weight_decay: float = 0.01
+    clip_norm: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """The rate as a function of the step, counted from 0 at the first update.
+
+    Attributes:
+        name: "constant", "linear" (linear decay to 0 at the last step), "cosine" (half a cosine
+            to 0 at the last step) or "rsqrt" (T5's inverse square root, which never reaches 0).
+        learning_rate: the peak; for "rsqrt" the factor in front of 1/sqrt(step).
+        warmup_steps: the rate rises linearly from 0 at step 0 to the peak at this step. For
+            "rsqrt", T5's meaning: until this step the rate stays at its peak,
+            learning_rate / sqrt(warmup_steps).
+        first_step: updates that were made before this run, where the schedule goes on from another
+            one: the rate of the run's step i is that of i + first_step.
+        total_steps: where a decaying schedule reaches 0, counted like the steps before; 0 for the
+            end of the run.
+    """
+
+    name: Literal["constant", "linear", "cosine", "rsqrt"] = "linear"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    first_step: int = 0
+    total_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What several verbs of the command line share, and verbs that are of no other folder."""
