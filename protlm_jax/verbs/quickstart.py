@@ -130,7 +130,7 @@ def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             found = read_json(file, remedy="it is made again")
             if "heads" in found:
                 raise ProtlmError(f"{file} is of an older version: it is made again")
-            if array_file.exists():
+            if "dataset" in found:
                 found["dataset"] = results.read(array_file)
             return found
         except ProtlmError as error:
@@ -138,9 +138,11 @@ def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     began = time.perf_counter()
     result = stage()
     result["seconds"] = time.perf_counter() - began
-    if "dataset" in result:
+    if "dataset" not in result:
+        write_json(file, result)
+    else:
         results.save(result["dataset"], array_file)
-    write_json(file, {name: value for name, value in result.items() if name != "dataset"})
+        write_json(file, {**result, "dataset": array_file.name})
     return result
 
 

@@ -14,7 +14,8 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, resolve_layers
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, load, subset
-from protlm_jax.evaluation.probes import controls, heads, results, scores
+from protlm_jax.evaluation.probes import controls, heads, scores
+from protlm_jax.evaluation.probes.assemble import assemble
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, shares
 from protlm_jax.evaluation.probes.readers import ModelReader, Reader, TableReader, model_reader
 from protlm_jax.evaluation.probes.trained import Found, TrainedHeads, decided
@@ -37,7 +38,7 @@ class Probed:
     """A probe's numbers and what made them.
 
     Attributes:
-        result: see `results.assemble`.
+        result: see `assemble.assemble`; `results.ProbeResult` reads it.
         heads: head -> the model's trained heads at the layer that validation chose (one input).
         rows: head -> what a row is to it, "residues" or "mean".
         compute: dtype in which the model computed.
@@ -180,7 +181,7 @@ def run(
     beside = _chosen("control", controls, known, known)
     answers = {"model": _of_features("model", loaded, settings)}
     answers |= {kind: _of_control(kind, loaded, settings) for kind in beside}
-    result = results.assemble(loaded, settings, answers)
+    result = assemble(loaded, settings, answers)
     result.attrs["seconds"] = round(time.perf_counter() - began, 1)
     model = answers["model"]
     best = {head: trained.select(model.best(head)) for head, trained in model.trained.items()}
