@@ -10,7 +10,7 @@ import xarray
 from report_pages import rows, specs
 
 from protlm_jax.evaluation.contacts.precision import COUNTS, RANGES
-from protlm_jax.evaluation.contacts.run import ESTIMATE
+from protlm_jax.evaluation.probes.results import ESTIMATE
 from protlm_jax.report.contacts import contacts
 
 

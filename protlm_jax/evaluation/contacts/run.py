@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from protlm_jax.evaluation.contacts.predict import own_head, predict
 from protlm_jax.evaluation.contacts.regression import Fitted, fit
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
 from protlm_jax.evaluation.probes.controls import random_control
+from protlm_jax.evaluation.probes.results import ESTIMATE, from_numbers, numbers
 from protlm_jax.evaluation.tables import Table
 from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.loaded import LoadedModel
@@ -33,7 +33,6 @@ TITLES = {
     "random": "regression, random initialisation",
     "separation": "nearest pairs first",
 }
-ESTIMATE = ("value", "standard_error", "low", "high")
 _PROTOCOL = (
     "Attention maps of all heads, made symmetric and corrected for the average product; sparse "
     "logistic regression (Rao et al. 2021) on {train} training chains, its penalty chosen on "
@@ -165,10 +164,10 @@ def _dataset(
         for p, theirs in enumerate(precision.values()) if there.any() else ():
             for c in range(len(COUNTS)):
                 one, other, ones = ours[there, r, c], theirs[there, r, c], np.ones(chains[r])
-                mean[p, r, c] = _numbers(statistics.ratio(other, ones, seed=seed))
+                mean[p, r, c] = numbers(statistics.ratio(other, ones, seed=seed).to_dict())
                 if p and COUNTS[c] != "chance":
                     apart = statistics.paired_difference(one, other, ones, seed=seed)
-                    difference[p, r, c] = _numbers(apart)
+                    difference[p, r, c] = numbers(apart.to_dict())
     strength = np.abs(fitted.weights.kernel) * fitted.spread
     dims = ("predictor", "range", "count", "estimate")
     return xarray.Dataset(
@@ -185,20 +184,11 @@ def _dataset(
     )  # fmt: skip
 
 
-def _numbers(estimate: statistics.Estimate) -> list[float]:
-    found = [estimate.to_dict()[name] for name in ESTIMATE]
-    return [math.nan if value is None else float(value) for value in found]
-
-
 def estimate(
     data: xarray.Dataset, name: str, predictor: str, kind: str, count: str
 ) -> dict[str, Any] | None:
     """A "mean" or "difference" of the dataset as a dict; None where there is none."""
-    found = data[name].sel(predictor=predictor, range=kind, count=count).values.tolist()
-    if math.isnan(found[0]):
-        return None
-    numbers = (None if math.isnan(number) else number for number in found)
-    return dict(zip(ESTIMATE, numbers, strict=True))
+    return from_numbers(data[name].sel(predictor=predictor, range=kind, count=count).values)
 
 
 def _fit_attributes(fitted: Fitted) -> dict[str, Any]:

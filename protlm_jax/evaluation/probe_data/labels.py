@@ -146,11 +146,7 @@ def _split(cell: str, separator: str) -> list[str]:
 
 
 def _refuse_several(column: Column, cells: list[str], where: str) -> list[str]:
-    """What to say about classes with a separator in them.
-
-    Raises:
-        ProtlmError: they look like several labels: parts of one stand alone, or in others.
-    """
+    """What to say about classes with a separator in them."""
     sign = _separator(cells)
     if sign is None:
         return []

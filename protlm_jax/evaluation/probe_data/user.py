@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,22 +146,12 @@ def _benchmark(
         title=path.name,
         level=level,
         targets=tuple(of.target for of in made),
-        splits={name: _Given(by_split[name]) for name in ("train", "valid", *tests)},
+        splits={name: partial(list, by_split[name]) for name in ("train", "valid", *tests)},
         views={name: View(name, name) for name in tests},
         licence="your own",
         source=path.name,
         notes=tuple(notes),
     )
-
-
-class _Given:
-    """A split that is there already."""
-
-    def __init__(self, proteins: list[LabelledProtein]) -> None:
-        self._proteins = proteins
-
-    def __call__(self) -> list[LabelledProtein]:
-        return self._proteins
 
 
 def _residue_classes(found: list[UserProtein]) -> Labels:
@@ -175,11 +166,7 @@ def _residue_classes(found: list[UserProtein]) -> Labels:
 
 
 def _checked(path: Path, of: Labels, found: list[UserProtein]) -> list[str]:
-    """What is odd about a target's labels in the splits.
-
-    Raises:
-        ProtlmError: training, validation or test has none.
-    """
+    """What is odd about a target's labels in the splits."""
     target, there = of.target, [known(of.target, value) for value in of.values]
     where = f"{path}, {target.name!r}"
     by_part: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}

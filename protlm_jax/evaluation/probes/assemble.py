@@ -14,7 +14,7 @@ import xarray
 from protlm_jax.evaluation.embedding.plan import window_counts
 from protlm_jax.evaluation.probes import scores
 from protlm_jax.evaluation.probes.readers import ModelReader, compiled_shapes
-from protlm_jax.evaluation.probes.results import ESTIMATE, METRICS, Estimate
+from protlm_jax.evaluation.probes.results import ESTIMATE, METRICS, numbers
 from protlm_jax.evaluation.statistics import Bootstrapped
 from protlm_jax.models.loaded import LoadedModel
 
@@ -111,7 +111,7 @@ def assemble(
                 best = best or drawn  # of the model, which comes first
                 for place, theirs in drawn.items() if i else ():
                     if (ours := best[place]) is not None and theirs is not None:
-                        at["difference"][place] = _numbers(scores.estimated(ours.minus(theirs)))
+                        at["difference"][place] = numbers(scores.estimated(ours.minus(theirs)))
                 arrays["chosen"][h, i] = of_input.best(head)
                 arrays["seconds"][h, i] = of_input.seconds.get(head, np.nan)
     for i, of_input in enumerate(answers.values()):
@@ -141,21 +141,15 @@ def _score(
             continue
         for layer in range(found.shape[1]):
             one = scores.primary(found[:, layer], of, target, settings.seed)
-            arrays["by_layer"][layer, v, t] = _numbers(scores.estimated(one))
+            arrays["by_layer"][layer, v, t] = numbers(scores.estimated(one))
             if layer == best:
                 drawn[v, t] = one
         full = scores.full(found[:, best], of, target, benchmark.level, settings.seed)
-        arrays["score"][v, t] = [_numbers(full.get(metric)) for metric in METRICS]
+        arrays["score"][v, t] = [numbers(full.get(metric)) for metric in METRICS]
         arrays["by_seed"][v, t, : len(full["by_seed"])] = full["by_seed"]
         if counts := full.get("confusion"):
             arrays["confusion"][v, t, : len(counts), : len(counts)] = counts
     return drawn
-
-
-def _numbers(estimate: Estimate) -> list[float]:
-    """An estimate along the dimension "estimate"."""
-    found = [estimate[name] if estimate else None for name in ESTIMATE]
-    return [math.nan if value is None else float(value) for value in found]
 
 
 def _about(

@@ -143,11 +143,7 @@ def _cells(target: Target, found: np.ndarray, level: str) -> list[Any]:
 
 
 def _written(probe: SavedProbe, output: Path) -> list[Target]:
-    """The targets that this kind of file holds.
-
-    Raises:
-        ProtlmError: none, or a suffix that says nothing.
-    """
+    """The targets that this kind of file holds."""
     targets = list(probe.heads.targets)
     if output.suffix in TABLES:
         return targets

@@ -26,6 +26,20 @@ _WIDTH = 100
 Estimate = Mapping[str, Any] | None
 
 
+def numbers(estimate: Estimate) -> list[float]:
+    """An estimate's dict along the dimension "estimate"; NaN for None."""
+    found = [estimate[name] if estimate else None for name in ESTIMATE]
+    return [math.nan if value is None else float(value) for value in found]
+
+
+def from_numbers(found: np.ndarray) -> dict[str, float | None] | None:
+    """The reverse of `numbers`."""
+    if math.isnan(found[0]):
+        return None
+    values = (None if math.isnan(number) else number for number in found.tolist())
+    return dict(zip(ESTIMATE, values, strict=True))
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """Reads the dataset of `assemble.assemble`: estimates as dicts, None where there is none."""
@@ -111,13 +125,8 @@ class ProbeResult:
         }
 
     def _estimate(self, name: str, view: str, target: str, **labels: Any) -> Estimate:
-        found = self.array(name, view=view, target=target, **labels).tolist()
-        if math.isnan(found[0]):
-            return None
-        numbers = (None if math.isnan(number) else number for number in found)
-        return dict(zip(ESTIMATE, numbers, strict=True)) | {
-            "proteins": self.counts(view, target)[1]
-        }
+        found = from_numbers(self.array(name, view=view, target=target, **labels))
+        return found and found | {"proteins": self.counts(view, target)[1]}
 
 
 def table(data: xarray.Dataset) -> Table:
