@@ -23,10 +23,10 @@ METRICS = ("pooled", "per_protein", "balanced_accuracy", "mcc", "pearson", "mae"
 ESTIMATE = ("value", "standard_error", "low", "high")
 _WIDTH = 100
 
-Estimate = Mapping[str, Any] | None
+Score = Mapping[str, Any] | None
 
 
-def numbers(estimate: Estimate) -> list[float]:
+def numbers(estimate: Score) -> list[float]:
     """An estimate's dict along the dimension "estimate"; NaN for None."""
     found = [estimate[name] if estimate else None for name in ESTIMATE]
     return [math.nan if value is None else float(value) for value in found]
@@ -69,16 +69,14 @@ class ProbeResult:
         views = self.benchmark["views"]
         return [view for view in views if self.score(head, "model", view, target)]
 
-    def score(
-        self, head: str, kind: str, view: str, target: str, metric: str = "pooled"
-    ) -> Estimate:
+    def score(self, head: str, kind: str, view: str, target: str, metric: str = "pooled") -> Score:
         return self._estimate("score", view, target, head=head, input=kind, metric=metric)
 
-    def minus(self, head: str, control: str, view: str, target: str) -> Estimate:
+    def minus(self, head: str, control: str, view: str, target: str) -> Score:
         """The model's score minus the control's."""
         return self._estimate("difference", view, target, head=head, input=control)
 
-    def by_layer(self, head: str, kind: str, view: str, target: str) -> list[tuple[Any, Estimate]]:
+    def by_layer(self, head: str, kind: str, view: str, target: str) -> list[tuple[Any, Score]]:
         """(layer, score); the layer is None of an input without layers."""
         layers = self.data["layer"].values.tolist()
         found = [
@@ -105,7 +103,7 @@ class ProbeResult:
     def is_classes(self, target: str) -> bool:
         return bool(self.benchmark["targets"][target]["kind"] == "classes")
 
-    def written(self, estimate: Estimate, target: str, sign: str = "") -> str:
+    def written(self, estimate: Score, target: str, sign: str = "") -> str:
         """A score with its standard error: percent of classes read right, or a correlation."""
         scale, digits = (100, 1) if self.is_classes(target) else (1, 3)
         return written(estimate, digits, scale=scale, sign=sign)
@@ -124,7 +122,7 @@ class ProbeResult:
             for name, values in self.data.coords.items()
         }
 
-    def _estimate(self, name: str, view: str, target: str, **labels: Any) -> Estimate:
+    def _estimate(self, name: str, view: str, target: str, **labels: Any) -> Score:
         found = from_numbers(self.array(name, view=view, target=target, **labels))
         return found and found | {"proteins": self.counts(view, target)[1]}
 
