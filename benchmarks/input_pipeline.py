@@ -42,7 +42,7 @@ from protlm_jax.data.splits import load_records
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
-from protlm_jax.training.metrics import PEAK_FLOPS
+from protlm_jax.training.hardware import peak_flops
 from protlm_jax.vocabularies import PROT_BERT, PROT_T5, PROT_TXL, get_vocabulary
 
 LENGTH = 512
@@ -134,7 +134,7 @@ def need(config: RunConfig) -> float:
     objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
     length = config.data.length
     flops = training_flops_per_token(config.model, length, objective.queries(length))
-    return MFU * CORES * PEAK_FLOPS["TPU v3"] / flops
+    return MFU * CORES * peak_flops("TPU v3") / flops
 
 
 def headroom(rates: dict[str, float]) -> None:

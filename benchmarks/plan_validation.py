@@ -43,10 +43,10 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives.base import Batch
 from protlm_jax.objectives.seq2seq import DenoisingObjective
 from protlm_jax.planning.compile import UNREAD, abstract_batch, how_fast
-from protlm_jax.planning.hardware import CHIPS
 from protlm_jax.planning.topologies import topology
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.assembly import assemble
+from protlm_jax.training.hardware import CHIPS
 
 BF16 = {"dtype": "bfloat16", "remat": "full", "dropout_rate": 0.0}
 

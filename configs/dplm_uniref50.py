@@ -1,7 +1,9 @@
 """DPLM (Wang et al. 2024) on UniRef50, in the sizes 150m, 650m and 3b; 650m by default.
 
+    protlm prepare --dataset uniref50 --release 2024_01 --input uniref50.fasta.gz \\
+        --output data/uniref50 --tokens
     protlm train --config configs/dplm_uniref50.py:150m --workdir runs/dplm_150m \\
-        --config.data.fasta=uniref50.fasta.gz
+        --config.data.prepared=data/uniref50
 
 From the authors' configs for 650m: 500,000 updates, AdamW with b2 0.98 and weight decay 0.01, rate
 4e-5 after a warmup of 2,000 updates, falling to 1e-5 along a line, 500 levels of noise, losses

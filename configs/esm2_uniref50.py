@@ -1,7 +1,9 @@
 """ESM-2 (Lin et al. 2023) on UniRef50, in the sizes 8m to 3b; 650m by default.
 
+    protlm prepare --dataset uniref50 --release 2024_01 --input uniref50.fasta.gz \\
+        --output data/uniref50 --tokens
     protlm train --config configs/esm2_uniref50.py:150m --workdir runs/esm2_150m \\
-        --config.data.fasta=uniref50.fasta.gz
+        --config.data.prepared=data/uniref50
 
 Seen, quoted from the paper's supplement by others: 500,000 updates of 2 million tokens. From the
 published config.json: the architecture, no dropout. From memory: rows of at most 1,024 tokens, Adam

@@ -1,7 +1,9 @@
 """ProtAlbert on UniRef100: one block's parameters for all layers, rows of 512 and then of 2048.
 
+    protlm prepare --dataset uniref100 --release 2024_01 --input uniref100.fasta.gz \\
+        --output data/uniref100 --tokens
     protlm train --config configs/prot_albert.py --workdir runs/prot_albert \\
-        --config.data.fasta=uniref100.fasta.gz
+        --config.data.prepared=data/uniref100
 
 Hardware of the paper: one TPU pod v3-512. Seen in the first phase: 150,000 x 10,752 rows, 1.6
 billion sequences, 0.8 trillion tokens with padding.

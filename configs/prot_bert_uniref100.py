@@ -1,7 +1,9 @@
 """ProtBert on UniRef100: masked residues, 30 layers, rows of 512 and then of 2048 tokens.
 
+    protlm prepare --dataset uniref100 --release 2024_01 --input uniref100.fasta.gz \\
+        --output data/uniref100 --tokens
     protlm train --config configs/prot_bert_uniref100.py --workdir runs/prot_bert \\
-        --config.data.fasta=uniref100.fasta.gz
+        --config.data.prepared=data/uniref100
 
 Hardware of the paper: one TPU pod v3-512. Seen: 300,000 x 15,360 + 100,000 x 2,560 rows, 4.9
 billion sequences, 2.9 trillion tokens with padding.

@@ -10,7 +10,7 @@
 The second part alone, from a model that is there already:
 
     protlm train --config configs/prot_t5_xl_uniref50.py:uniref50 --workdir runs/prot_t5_xl_u50 \\
-        --config.init_from=MODEL --config.data.fasta=uniref50.fasta.gz
+        --config.init_from=MODEL --config.data.prepared=data/uniref50
 
 Hardware of the paper: TPU pods v3-1024 and then v2-256. Seen: 1,200,000 x 4,096 rows of BFD and
 991,500 x 2,048 of UniRef50, 4.9 and 2.0 billion sequences, 3.6 trillion tokens with padding. It is

@@ -1,7 +1,9 @@
 """ProtTXL on UniRef100: the next residue, with a memory of the 512 tokens before the row.
 
+    protlm prepare --dataset uniref100 --release 2024_01 --input uniref100.fasta.gz \\
+        --output data/uniref100 --tokens
     protlm train --config configs/prot_txl_uniref100.py --workdir runs/prot_txl \\
-        --config.data.fasta=uniref100.fasta.gz
+        --config.data.prepared=data/uniref100
 
 Hardware of the paper: Summit, 1,024 V100, float16: `--config.model.dtype=float16` does the same,
 with a dynamic loss scale, where there is no bfloat16. Seen: 31,300 x 22,528 rows, 0.70 billion

@@ -1,7 +1,9 @@
 """ProtXLNet on UniRef100: residues in a random order of prediction, rows of 512 tokens.
 
+    protlm prepare --dataset uniref100 --release 2024_01 --input uniref100.fasta.gz \\
+        --output data/uniref100 --tokens
     protlm train --config configs/prot_xlnet.py --workdir runs/prot_xlnet \\
-        --config.data.fasta=uniref100.fasta.gz
+        --config.data.prepared=data/uniref100
 
 Hardware of the paper: one TPU pod v3-512. Seen: 847,000 x 1,024 rows, 0.87 billion sequences, 0.44
 trillion tokens with padding.

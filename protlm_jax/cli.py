@@ -14,7 +14,7 @@ from protlm_jax import __version__
 from protlm_jax.config.folders import latest_step, newest_run
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.process.platforms import expect_no_tpu
-from protlm_jax.process.sigterm import ends_at_sigterm, told_to_end
+from protlm_jax.process.sigterm import end, ends_at_sigterm, told_to_end
 from protlm_jax.verbs.arguments import add_rare_residues, add_window, output_owned, positive
 
 if TYPE_CHECKING:
@@ -64,14 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         with ends_at_sigterm(functools.partial(_left_at, arguments)), output_owned(arguments):
             return arguments.run(arguments) or 0
     except ProtlmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        code, line = 1, f"error: {error}"
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return Stopped.EXIT_CODE
+        code, line = Stopped.EXIT_CODE, str(stopped)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        code, line = 130, "interrupted; run the same command again to go on"
+    if argv is None:  # the process has nothing else to do
+        end(code, line)
+    print(line, file=sys.stderr)
+    return code
 
 
 def _left_at(arguments: argparse.Namespace) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_LISTED = 10  # about as many as the length of a message allows
+
 
 class ProtlmError(Exception):
     """Something the user can mend: says what is wrong, where, and what to do about it.
@@ -13,6 +17,15 @@ class ProtlmError(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         return text if len(text) <= 3000 else f"{text[:2000]} [...] {text[-900:]}"
+
+
+def one_error(errors: Sequence[ProtlmError]) -> ProtlmError:
+    """One error for all records that cannot be used, of which the first ones are listed."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = [f"{len(errors):,} records cannot be used", *map(str, errors[:_LISTED])]
+    lines += [f"and {len(errors) - _LISTED:,} more"] if len(errors) > _LISTED else []
+    return ProtlmError("\n  ".join(lines))
 
 
 class Stopped(BaseException):

@@ -24,7 +24,7 @@ from pathlib import Path
 from string import whitespace
 
 from protlm_jax.data.sources import explained, open_source
-from protlm_jax.errors import ProtlmError
+from protlm_jax.errors import ProtlmError, one_error
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
 
 LONGEST_SEQUENCE = 1_000_000
@@ -70,13 +70,16 @@ def read_fasta(*paths: str | Path, policy: ResiduePolicy = ResiduePolicy()) -> I
     Raises:
       ProtlmError: a file is missing, empty, truncated, damaged, or not FASTA; a record has no
         name, a name seen before, no sequence, or a character that is not a residue. The records
-        before the fault have been yielded by then.
+        before the fault have been yielded by then. All records of the file that cannot be read
+        are named.
     """
     seen: dict[str, tuple[str, int]] = {}
     for path in map(str, paths):
-        for record in read_every_record(path, policy):
+        records = read_every_record(path, policy)
+        for record in records:
             if isinstance(record, BadRecord):
-                raise record.error
+                others = [other.error for other in records if isinstance(other, BadRecord)]
+                raise one_error([record.error, *others])
             if record.id in seen:
                 file, line = seen[record.id]
                 where = f"line {line}" if file == path else f"{file}, line {line}"

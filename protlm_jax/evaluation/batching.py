@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from protlm_jax.errors import ProtlmError
+from protlm_jax.errors import ProtlmError, one_error
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 _SMALLEST_BUCKET = 16
 
@@ -32,6 +33,24 @@ class Group:
     members: list[int]
     rows: int
     length: int
+
+
+def normalised(named: Iterable[tuple[str, str]], policy: ResiduePolicy) -> dict[str, str]:
+    """Name -> residues, of names and sequences.
+
+    Raises:
+        ProtlmError: naming all sequences that the policy does not accept.
+    """
+    plain: dict[str, str] = {}
+    refused: list[ProtlmError] = []
+    for name, sequence in named:
+        try:
+            plain[name] = normalise(sequence, policy, record=name)
+        except ProtlmError as error:
+            refused.append(error)
+    if refused:
+        raise one_error(refused)
+    return plain
 
 
 def max_residues(loaded: LoadedModel, window: int | None = None) -> int | None:

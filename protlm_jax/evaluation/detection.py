@@ -21,11 +21,16 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, statistics
-from protlm_jax.evaluation.batching import default_tokens_per_batch, grouped, max_residues, padded
+from protlm_jax.evaluation.batching import (
+    default_tokens_per_batch,
+    grouped,
+    max_residues,
+    normalised,
+    padded,
+)
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.heldout import HiddenProtein
 from protlm_jax.models.loaded import LoadedModel, parts_of
-from protlm_jax.vocabularies import normalise
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def evaluate(
             f"{loaded.name} is a discriminator alone: what it detects is what its own generator "
             f"replaced, so give the run that trained both"
         )
-    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), loaded.policy)
     asked = (heldout.hide(s, seed, rate, name=name) for name, s in plain.items())
     hidden = [h for h in asked if len(h.targets)]
     if not hidden:

@@ -18,10 +18,20 @@ from protlm_jax.models.loaded import LoadedModel
 
 # Parameters that a model's own streams and logits do not depend on.
 _ASIDE = ("contact_head", "generator")
+_PARAMETER = "the parameter"
 
 
 class NotFinite(ProtlmError):
-    """A model gives NaN or infinity for a protein."""
+    """A model gives NaN or infinity for a protein.
+
+    Attributes:
+        record: the protein's name.
+        everywhere: whether its weights are broken, and other proteins would fare alike.
+    """
+
+    def __init__(self, message: str, record: str, everywhere: bool) -> None:
+        super().__init__(message)
+        self.record, self.everywhere = record, everywhere
 
 
 def not_finite(
@@ -35,13 +45,15 @@ def not_finite(
         record: the protein's name.
         what: was computed, as in "the embedding".
     """
-    return NotFinite(f"{record!r}: {what} is not finite: {reason(loaded, sequence)}")
+    why = reason(loaded, sequence)
+    everywhere = why.startswith(_PARAMETER)
+    return NotFinite(f"{record!r}: {what} is not finite: {why}", record, everywhere)
 
 
 def reason(loaded: LoadedModel, sequence: str) -> str:
     """Why a model's result for a protein is not finite, and what to do about it."""
     place = first_not_finite(loaded, sequence)
-    if place.startswith("the parameter"):
+    if place.startswith(_PARAMETER):
         return f"{place}; the weights of {loaded.name} are broken: copy or export them again"
     dtype = loaded.config.dtype
     place = f"{place} is the first that holds NaN or infinity" if place else "the model is finite"
@@ -78,7 +90,7 @@ def _first_parameter(loaded: LoadedModel, flat: dict[str, Any], names: list[str]
         finite = jnp.isfinite(flat[name])
         if count := int(finite.size - finite.sum()):
             numbers = "1 number that is" if count == 1 else f"{count:,} numbers that are"
-            told = f"the parameter {name} holds {numbers} not finite"
+            told = f"{_PARAMETER} {name} holds {numbers} not finite"
             if name.split("/")[0] not in loaded.model.stack_names:
                 return told
             layers = np.flatnonzero(~np.asarray(finite).reshape(len(finite), -1).all(axis=1))

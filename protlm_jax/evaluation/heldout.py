@@ -28,11 +28,12 @@ from protlm_jax.evaluation.batching import (
     default_tokens_per_batch,
     grouped,
     max_residues,
+    normalised,
     padded,
 )
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import AMINO_ACIDS, normalise
+from protlm_jax.vocabularies import AMINO_ACIDS
 
 RATE = 0.15
 # Residues' worth of training frequencies mixed into a protein's own composition: the usual few, and
@@ -123,7 +124,7 @@ def evaluate(
     if frequencies.shape != (20,) or (frequencies <= 0).any():
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")
     frequencies = frequencies / frequencies.sum()
-    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), loaded.policy)
     hidden = [h for h in (hide(s, seed, name=n) for n, s in plain.items()) if len(h.targets)]
     if not hidden:
         raise ProtlmError("no held-out protein has a standard residue after its first one")

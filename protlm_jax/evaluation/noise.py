@@ -21,6 +21,7 @@ from protlm_jax.evaluation.batching import (
     default_tokens_per_batch,
     grouped,
     max_residues,
+    normalised,
     padded,
 )
 from protlm_jax.evaluation.finite import not_finite
@@ -69,7 +70,7 @@ def by_noise_level(
         ProtlmError: the model is not asked by masks, or no protein has a residue to hide.
     """
     _require_masked(loaded)
-    plain = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), loaded.policy)
     budget = tokens_per_batch or default_tokens_per_batch()
     rows, losses = [], []
     for level in range(1, levels + 1):

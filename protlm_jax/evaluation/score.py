@@ -27,10 +27,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
+from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues, normalised
 from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy, normalise
+from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
 
 METHODS = {
     "masked": "masked pseudo-likelihood",
@@ -110,9 +110,8 @@ def likelihoods(
         ProtlmError: for an unknown residue, or a model that predicts no residues.
     """
     kind_of(loaded)
-    plain = [
-        normalise(s, policy or loaded.policy, record=str(i + 1)) for i, s in enumerate(sequences)
-    ]
+    named = ((str(number), s) for number, s in enumerate(sequences, start=1))
+    plain = list(normalised(named, policy or loaded.policy).values())
     limit = residue_limit(loaded, length)
     budget = tokens_per_batch or default_tokens_per_batch()
     return _stream(loaded, plain, softmax, limit, budget, progress)

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 from __future__ import annotations
 

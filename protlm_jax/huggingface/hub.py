@@ -1,4 +1,4 @@
-"""Models by their id on the Hugging Face Hub: fetched once, and then a folder like any other."""
+"""Models by their id on the Hugging Face Hub, fetched into its cache."""
 
 from __future__ import annotations
 
@@ -17,22 +17,18 @@ _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 
 
 def is_id(path: str | Path) -> bool:
-    """Whether it reads as `org/name` and can be nothing on this machine.
-
-    `runs/mine` is a folder, mistyped or not, where there is a folder `runs`.
-    """
+    """Whether it reads as `org/name`, and there is no folder `org` here."""
     return bool(_ID.fullmatch(str(path))) and not Path(path).parent.exists()
 
 
 def fetch(model: str) -> Path:
     """The folder with a model's files, in the cache of `huggingface_hub`.
 
-    Its config, its tokenizer and one copy of the weights: safetensors where it has them. Without a
-    network, what was fetched before is used, and a warning says so.
+    It gets the config, the tokenizer and one copy of the weights, safetensors if possible. If the
+    Hub cannot be reached, an earlier snapshot is used, with a warning.
 
     Raises:
-        ProtlmError: it is not in the cache and cannot be fetched; the message names the id and what
-            to do.
+        ProtlmError: it is not in the cache and cannot be fetched.
     """
     try:
         from huggingface_hub import list_repo_files, snapshot_download
@@ -68,7 +64,7 @@ def _cached(model: str, snapshot_download: Callable[..., str]) -> Path | None:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether the Hub gave no answer, whichever of its HTTP libraries says so."""
+    """Whether the Hub did not answer; each of its HTTP libraries has its own exceptions."""
     silent = {"ConnectionError", "Timeout", "TimeoutError", "TransportError"}
     while error is not None:
         if silent & {kind.__name__ for kind in type(error).__mro__}:
@@ -78,7 +74,7 @@ def _unreachable(error: BaseException | None) -> bool:
 
 
 def needed(names: list[str]) -> list[str]:
-    """Of a repository's files those that `load_model` reads."""
+    """The files of a repository that `load_model` reads."""
     top = [name for name in names if "/" not in name]
     weights = [name for name in top if name.endswith(".safetensors")]
     weights = weights or [name for name in top if _PICKLES.fullmatch(name)]
@@ -86,7 +82,7 @@ def needed(names: list[str]) -> list[str]:
 
 
 def title(folder: Path) -> str:
-    """What people call a model by its folder: its name, or the id of what was fetched."""
+    """The folder's name, or the id of a model that was fetched."""
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
         return folder.parents[1].name.removeprefix("models--").replace("--", "/")
     return folder.name

@@ -1,4 +1,4 @@
-"""A model from wherever it lies: a run, a checkpoint, a Hugging Face folder, or the Hub."""
+"""Loads a model from a run, a checkpoint, a Hugging Face folder, the Hub or T5X's model_dir."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def load_model(path: str | Path) -> LoadedModel:
             id on the Hugging Face Hub (`org/name`), or a model_dir of T5X or one checkpoint in it.
 
     Raises:
-        ProtlmError: the path is none of these, or something in it is missing, damaged or of
-            another shape; the message names the file or the tensor.
+        ProtlmError: the path is none of these, or a file or tensor in it is missing or damaged.
     """
     folder, fields = _recognised(path)
     if "model_type" in fields:
@@ -58,31 +57,23 @@ def load_model(path: str | Path) -> LoadedModel:
 
 
 def find_checkpoint(path: str | Path) -> Path | None:
-    """The checkpoint of ours that `load_model` would read; None for what others wrote.
-
-    Raises:
-        ProtlmError: as `load_model`.
-    """
+    """The checkpoint of ours that `load_model` would read; None for what others wrote."""
     folder, fields = _recognised(path)
     return None if fields.keys() & {"model_type", "joint", "t5x"} else _checkpoint(folder)
 
 
 def load_source(path: str | Path) -> Source:
-    """What a run can start from: `load_model`'s, with the checkpoint it was read from.
-
-    Raises:
-        ProtlmError: as `load_model`.
-    """
+    """`load_model`'s model, with the checkpoint that it was read from."""
     from protlm_jax.training.initial import Source
 
     return Source(load_model(path), find_checkpoint(path))
 
 
 def read_architecture(path: str | Path) -> ModelConfig:
-    """The architecture of what `load_model` would load; its vocabulary is known by name then.
+    """The architecture of what `load_model` would load, its vocabulary registered.
 
     Raises:
-        ProtlmError: as `load_model`, but nothing is said about the weights, which are not read.
+        ProtlmError: as `load_model`, but the weights are not read.
     """
     folder, fields = _recognised(path)
     if "model_type" in fields:
@@ -97,10 +88,10 @@ def read_architecture(path: str | Path) -> ModelConfig:
 
 
 def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """What lies there: a Hugging Face folder, a run or a checkpoint; and its config.json.
+    """The folder of a run, a checkpoint or a Hugging Face model, and the fields of its config.json.
 
-    A folder of the folders of a joint family (ELECTRA) comes back with {"joint": its parts}, a
-    checkpoint of T5X's with {"t5x": its step}.
+    Instead of these, the parts of a joint family (ELECTRA) come with {"joint": Joint}, a checkpoint
+    of T5X's with {"t5x": its step}.
     """
     folder = Path(path)
     try:
@@ -152,12 +143,7 @@ def _adapter(folder: Path) -> ProtlmError:
 
 
 def import_model(source: str | Path, output: str | Path) -> Path:
-    """Turns what others wrote, a Hugging Face folder or T5X's model_dir, into a run's folder.
-
-    It has one checkpoint, number 0.
-
-    Returns:
-        The new folder.
+    """Turns a Hugging Face folder or T5X's model_dir into a run's folder with checkpoint 0.
 
     Raises:
         ProtlmError: `source` is a run of ours or cannot be read, `output` is not empty, or the disk
@@ -191,10 +177,7 @@ def import_model(source: str | Path, output: str | Path) -> Path:
 
 
 def provenance(path: str | Path) -> dict[str, Any]:
-    """What `export` should say about a model, as its keyword arguments.
-
-    Empty when the path is no run, as for a Hugging Face folder: nothing is recorded there.
-    """
+    """`export`'s keyword arguments on how a model was trained; {} where nothing is recorded."""
     folder = newest_run(Path(path).resolve())
     if checkpoint := t5x_checkpoint(folder):
         return {"training": f"Trained with T5X for {t5x_step(checkpoint):,} steps."}
@@ -213,7 +196,7 @@ def provenance(path: str | Path) -> dict[str, Any]:
         f"{optimizer.get('name')}, seed {train.get('seed')}."
     )
     if start := run.fields.get("init_from"):
-        training += f" It did not start from nothing but from {Path(str(start)).name}."
+        training += f" It started from {Path(str(start)).name}."
     return {"training": training}
 
 
@@ -256,7 +239,7 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
 
 
 def _trained_row(config: ModelConfig, about: Recorded) -> int | None:
-    """Tokens that a row of its training had before a token at its end, the memory among them."""
+    """Tokens in a row of its training, memory included; None where that is not recorded."""
     if about.data is None or about.row is None:
         return about.row
     row = about.row + config.memory_length
@@ -266,7 +249,7 @@ def _trained_row(config: ModelConfig, about: Recorded) -> int | None:
 def _hugging_face_config(
     folder: Path, fields: dict[str, Any]
 ) -> tuple[Exchange, ModelConfig, Vocabulary, int | None]:
-    """What makes the model of a folder; and tokens in a row, where config.json says them."""
+    """Family, architecture, vocabulary, and tokens in a row where config.json has them."""
     exchange = _exchange_for(folder, fields)
     try:
         config, row = exchange.from_config(Fields(fields)), exchange.row(Fields(fields))

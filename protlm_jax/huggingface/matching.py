@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +16,6 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.convert import expected_shapes, names_of
-from protlm_jax.huggingface.naming import named_as_in_table, of_other_heads
 from protlm_jax.huggingface.tensor_files import StoredTensor
 from protlm_jax.models import ModelConfig
 from protlm_jax.models.exchange import Exchange
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 # How TensorFlow's LayerNorm called its parameters; transformers reads these names in every model,
 # and 5.23 writes them back where it has read them.
 _OLD_NORMS = {"*LayerNorm.gamma": "weight", "*LayerNorm.beta": "bias"}
+
+
+# Names of what changes the body's output though it stands beside it.
+_CHANGES_THE_BODY = re.compile(r"lora|adapter|prompt|prefix", re.IGNORECASE)
+_OTHER_HEAD = "belongs to a head for another task"
 
 
 @dataclass(frozen=True)
@@ -49,23 +55,17 @@ def matched(
     stored: dict[str, StoredTensor],
     tied: bool = True,
 ) -> Matched:
-    """Finds each tensor of the model among those of a folder.
+    """Finds each tensor of the model, with parameters of these shapes, among those of a folder.
 
-    Args:
-        folder: where the tensors lie, for messages.
-        exchange: the family's table.
-        config: of the model.
-        abstract: shapes of its parameters.
-        stored: every tensor of the folder.
-        tied: False where config.json says that the head has a table of its own.
+    `tied` is False where config.json says that the head has a table of its own.
 
     Raises:
         ProtlmError: a tensor is missing, has another shape, has no place in the model, or is not
             what it must be equal to; the message names it.
     """
     expected = expected_shapes(exchange, abstract)
-    stored, notes = named_as_in_table(folder, exchange, stored)
-    stored = _by_todays_names(exchange.aliases, stored)
+    stored, notes = _named_as_in_table(folder, exchange, stored)
+    stored = _by_current_names(exchange.aliases, stored)
     for name, compute in exchange.defaults.items():
         if name not in stored:
             stored[name] = StoredTensor(folder, expected[name], partial(compute, config))
@@ -87,7 +87,7 @@ def matched(
         else:
             notes.append(f"{copy} (equals {original})")
     unused = {n: why for p, why in exchange.unused.items() for n in fnmatch.filter(stored, p)}
-    elsewhere = {n: why for n, why in of_other_heads(exchange, stored).items() if n not in unused}
+    elsewhere = {n: why for n, why in _of_other_heads(exchange, stored).items() if n not in unused}
     for name, reason in (unused | elsewhere).items():
         stored.pop(name)
         notes.append(f"{name} ({reason})")
@@ -103,6 +103,77 @@ def matched(
     return Matched(stored, tuple(sorted(notes)), missing)
 
 
+def _named_as_in_table(
+    folder: Path, exchange: Exchange, stored: Mapping[str, StoredTensor]
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The tensors under the names of the family's table, and notes on what was changed.
+
+    A model may be stored as its body alone (`BertModel`, without "bert." before its names), inside
+    another module (DistributedDataParallel, torch.compile, Lightning), or with the head of another
+    task. Where the body's tensors are tells which.
+    """
+    before, body = _before_the_body(exchange, stored), exchange.body
+    table = [key.theirs for key in exchange.keys]
+    if before == body:
+        return dict(stored), []
+    wrapper = before.removesuffix(body) if body and before.endswith(body) else before
+    inside = {
+        name.removeprefix(body).partition(".")[0]
+        for name in (*table, *exchange.aliases, *exchange.unused, *exchange.constants)
+        if name.startswith(body)
+    }
+    renamed: dict[str, StoredTensor] = {}
+    for name, tensor in stored.items():
+        new = name.removeprefix(wrapper)
+        rest = name.removeprefix(before)
+        if name.startswith(before) and rest.partition(".")[0] in inside:
+            new = body + rest
+        if new in renamed:
+            raise ProtlmError(
+                f"{tensor.file}: two tensors are {new} once {before!r} is left out of their names: "
+                f"save the model itself, without what it was wrapped in"
+            )
+        renamed[new] = tensor
+    if not wrapper:
+        return renamed, []
+    log.warning("%s: the names of its tensors are read without %r before them", folder, wrapper)
+    return renamed, [f"{wrapper} (a prefix of the tensors' names)"]
+
+
+def _of_other_heads(exchange: Exchange, names: Mapping[str, object]) -> dict[str, str]:
+    """Names outside the body and outside the heads that the family's table has, and why."""
+    ours = {key.theirs.partition(".")[0] for key in exchange.keys}
+    return {
+        name: _OTHER_HEAD
+        for name in names
+        if name.partition(".")[0] not in ours and not _CHANGES_THE_BODY.search(name)
+    }
+
+
+def _before_the_body(exchange: Exchange, stored: Mapping[str, object]) -> str:
+    """What stands before the names of the body's tensors: as most of them have it."""
+    body = exchange.body
+    heads = {key.theirs for key in exchange.keys if exchange.is_head(key)}
+    tails = {
+        _without_numbers(key.theirs.replace("{layer}", "0").removeprefix(body))
+        for key in exchange.keys
+        if key.theirs not in heads
+    }
+    found: Counter[str] = Counter()
+    for name in stored:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            tail = ".".join(parts[start:])
+            if _without_numbers(tail) in tails:
+                found[name[: len(name) - len(tail)]] += 1
+                break
+    return found.most_common(1)[0][0] if found else body
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\b\d+\b", "#", name)
+
+
 def _missing_heads(
     folder: Path,
     exchange: Exchange,
@@ -110,10 +181,7 @@ def _missing_heads(
     expected: dict[str, tuple[int, ...]],
     stored: dict[str, StoredTensor],
 ) -> tuple[str, ...]:
-    """The heads of which no tensor is there; their tensors are filled with NaN.
-
-    They are expected still, so that parameters have one shape; nothing computes with them.
-    """
+    """The heads without any tensor; theirs are filled with NaN, and nothing computes with them."""
     tensors = names_of(exchange, abstract)
     together: dict[str, set[str]] = {}  # parameters that are one head to people
     for name, called in exchange.heads.items():
@@ -127,7 +195,7 @@ def _missing_heads(
     return tuple(n for n, called in exchange.heads.items() if called in absent and n in tensors)
 
 
-def _by_todays_names(
+def _by_current_names(
     aliases: Mapping[str, str], stored: dict[str, StoredTensor]
 ) -> dict[str, StoredTensor]:
     """The tensors under the names that the table has."""

@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 from safetensors.numpy import save_file
 
-from protlm_jax import __version__
+from protlm_jax import __version__, models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface.card import model_card
 from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.read_tokenizer import MARK
@@ -24,6 +23,41 @@ from protlm_jax.models.loaded import parts_of
 from protlm_jax.storage.files import umask
 from protlm_jax.storage.json_files import read_json
 from protlm_jax.vocabularies import Rare
+
+_TEMPLATE = """\
+---
+library_name: transformers
+pipeline_tag: {task}
+tags:
+- biology
+- protein-language-model
+---
+
+# {title}
+
+A protein language model of the {family} family with {parameters:,} parameters: {shape}.
+Pretrained with protlm_jax.
+
+## Training
+
+{training}
+{metrics}
+## How to load it
+
+```python
+from transformers import AutoTokenizer, {imports}
+
+tokenizer = AutoTokenizer.from_pretrained("{title}"{trust})
+batch = tokenizer(["MKTAYIAKQR", "M K V L A A G"], padding=True, return_tensors="pt")
+{usage}
+residues = [h[{first}:{first} + n] for h, n in zip(hidden, (10, 7))]  # without specials and padding
+```
+
+The tokenizer splits a sequence into residues itself: spaces between them are optional. It reads
+lower case as upper case{rare}. A character that is no amino acid (`*`, `-`, J,
+digits) becomes `{unknown}` without a word, since a tokenizer cannot refuse; the model has never
+seen that token, so clean such sequences first.
+"""
 
 
 def export(
@@ -70,7 +104,7 @@ def export(
             (folder / name).mkdir(exist_ok=True)
             _write(part, folder / name, rare_residues)
             title = f"{target.name}/{name}".rstrip("/")
-            card = model_card(part, title, training, rare_residues, metrics or {})
+            card = _model_card(part, title, training, rare_residues, metrics or {})
             (folder / name / "README.md").write_text(card)
     return target
 
@@ -97,6 +131,33 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     lengths = [length for length in (loaded.row, config.max_positions) if length]
     longest = min(lengths, default=0)
     write_tokenizer(loaded.vocabulary, folder, rare_residues, longest, types)
+
+
+def _model_card(
+    loaded: LoadedModel, title: str, training: str, rare_residues: str, metrics: Mapping[str, float]
+) -> str:
+    """The text of README.md; `training` may be empty, `metrics` are numbers by name."""
+    config = loaded.config
+    exchange = EXCHANGES[config.family]
+    depth = f"{config.num_layers} layers"
+    if config.num_decoder_layers:
+        depth = f"{config.num_layers} encoder and {config.num_decoder_layers} decoder layers"
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
+    return _TEMPLATE.format(
+        task=exchange.task,
+        title=title,
+        family=config.family.upper(),
+        parameters=models.parameter_count(loaded.params),
+        shape=f"{depth}, width {config.d_model}, {config.num_heads} heads",
+        training=training.strip() or "What it was trained on was not recorded.",
+        metrics=f"\n| measured | value |\n| --- | --- |\n{rows}\n" if metrics else "",
+        imports=exchange.imports,
+        usage=exchange.usage.format(title=title).strip(),
+        trust=", trust_remote_code=True" if exchange.trust else "",
+        first=len(loaded.vocabulary.prefix_ids),
+        rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
+        unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],
+    )
 
 
 def _require_expressible(loaded: LoadedModel) -> None:

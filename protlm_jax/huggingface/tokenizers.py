@@ -1,4 +1,4 @@
-"""Tokenizer files that give our ids to `transformers`, spaces between residues or not.
+"""Writes tokenizer files with which `transformers` gives our ids, with or without spaces.
 
 The published ProtBert and ProtT5 tokenizers split on spaces, so an unspaced protein silently
 becomes unknown tokens. These files split every character themselves. Only JSON and text are
@@ -121,10 +121,10 @@ def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
 
 
 def _template(vocabulary: Vocabulary, closing_type: int | None) -> dict[str, Any]:
-    """prefix A suffix; a pair is two such, but that the first ends with one token of the suffix.
+    """prefix A suffix; in a pair A and B are each followed by the suffix's first token.
 
-    With token types the second of a pair is of type 1, and what follows the suffix's first token
-    (XLNet's <cls>) of the closing type.
+    With token types B has type 1, and what follows the suffix's first token (XLNet's <cls>) the
+    closing type.
     """
 
     def special(i: int, segment: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Does an exported folder, loaded by transformers, still say what our model says?"""
+"""Compares an exported folder, loaded by transformers, with the model that was exported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Compiles the train step of a run for a pod, and says what it takes.
+"""Compiles the train step of a run for a pod, and measures it.
 
-The very step that the loop runs (`protlm_jax.training.assembly`), for devices that are described
+It is the step that the loop runs (`protlm_jax.training.assembly`), for devices that are described
 and not there. Nothing is allocated: state and batch are shapes.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models.attention_choice import describe
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.partitioning import left_whole
-from protlm_jax.planning.hardware import CHIPS
+from protlm_jax.planning.collectives import (
+    Collective,
+    collectives,
+    collectives_by_axis,
+    unsplit,
+)
 from protlm_jax.planning.hlo import read
 from protlm_jax.planning.interconnect import Network
-from protlm_jax.planning.program import Collective, collectives, collectives_by_axis, unsplit
 from protlm_jax.planning.roofline import Walk
 from protlm_jax.planning.topologies import Topology
 from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.hardware import CHIPS
 from protlm_jax.training.state import bytes_on_device
 
 # A plan reads no proteins, so that a recipe that wants a corpus can be planned without it.
@@ -45,36 +51,29 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one phase of a run takes on each device of a pod. Bytes are of one device.
+    """What one phase of a run takes on a pod. Bytes are per device; None: the step does not fit.
 
     Attributes:
         phase: its name; "" where there is one run.
         mesh: devices per axis.
-        rows, length, accumulate: the batch: rows in all, tokens per row, parts one after the other.
-        dtype, remat: of the model.
-        parameters: of the whole model.
-        state_bytes: parameters, optimizer's moments and memory, as they are split.
-        peak_bytes: the most that is in use at once: state, batch, all that a step makes, program.
-            Where it does not fit, what the compiler says it would take at least.
-        available_bytes: of a device.
+        rows, length, accumulate: of the batch; it is computed in `accumulate` parts.
+        state_bytes: parameters, moments and memory, as they are split.
+        peak_bytes: the most in use at once; where it does not fit, the least the compiler asks for.
         fits: whether the compiler could place it.
         suggestion: what to change, where it does not fit.
-        collectives: what devices say to each other in a step, by kind.
+        collectives: of a step, by kind.
         unsplit: shapes of activations that each device holds for all rows; empty in a good plan.
-        whole: what a mesh axis does not divide, and which parameters have it, in words.
+        whole: in words, what a mesh axis does not divide, and which parameters have it.
         chosen: why the mesh is this one, where the config says "auto"; otherwise "".
         model_flops: of one step on all devices: three forward passes, nothing computed again.
         compile_seconds: on the machine that planned.
-        executed_flops: of one step on all devices, as compiled: what is computed again counts too.
-            This and what follows is None where the program does not fit: there is none then.
-        hbm_bytes: that one device reads from its memory and writes to it in a step.
-        collectives_by_axis: what devices say to each other, by the axes of the mesh along which
-            they do ("fsdp", "data, fsdp"), and then by kind.
-        seconds: that one step needs of each resource by itself at its published rate: "compute",
-            "hbm", "ici" (between chips) and "dcn" (between slices). None of them can be beaten.
-        roofline_mfu: model FLOPs over what the peak of all devices would do in the longest of them.
-        step_seconds: of one step, one instruction after the other; see
-            `protlm_jax.planning.roofline`.
+        executed_flops: of one step on all devices as compiled, recomputation included.
+        hbm_bytes: read and written by one device in a step.
+        collectives_by_axis: by mesh axes ("fsdp", "data, fsdp"), then by kind.
+        seconds: lower bounds of a step by resource at its published rate: "compute", "hbm", "ici"
+            (between chips), "dcn" (between slices).
+        roofline_mfu: MFU if a step took only the longest of them.
+        step_seconds: of one step; see `protlm_jax.planning.roofline`.
         spent: how they divide, by what binds each instruction; "vector" is the vector unit.
         binds: what takes most of them.
         mfu, hfu: model FLOPs and executed FLOPs of a step over what the peak would do in it.
@@ -130,14 +129,10 @@ def plan_recipe(
     only: str | None = None,
     architecture_of: ArchitectureOf | None = None,
 ) -> list[Plan]:
-    """Plans every phase of a recipe, or one.
-
-    Args:
-        spec, overrides, only, architecture_of: as `phases_of` takes them.
-        topology: the pod.
+    """Plans every phase of a recipe, or the one named `only`.
 
     Raises:
-        ProtlmError: as `phases_of`; or a mesh or a batch that does not go with the pod.
+        ProtlmError: as `phases_of` and `plan`.
     """
     phases = phases_of(spec, overrides, only, architecture_of)
     return [plan(phase.config, topology, phase.name) for phase in phases]
@@ -149,11 +144,7 @@ def phases_of(
     only: str | None = None,
     architecture_of: ArchitectureOf | None = None,
 ) -> list[Phase]:
-    """The phases of a recipe, or one, for which no corpus is needed.
-
-    Args:
-        spec, overrides, architecture_of: as `protlm_jax.config.recipes.load_recipe` takes them.
-        only: name of the one phase; None for all.
+    """The phases of a recipe, or the one named `only`; no corpus is needed.
 
     Raises:
         ProtlmError: as `load_recipe`; or there is no such phase.
@@ -178,62 +169,85 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
     lowered = parts.update.lower(parts.abstract, abstract_batch(config))
     train, length = config.train, config.data.length
     state = bytes_on_device(parts.abstract, parts.layout)
-    spoken: dict[str, Collective] = {}
-    whole: list[str] = []
-    speed: dict[str, Any] = {}
     queries = parts.objective.queries(length)
-    flops = training_flops_per_token(config.model, length, queries) * train.batch_size * length
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        peak = asked_for(str(error))
-        suggestion = suggest(config, parts, state, topology.hbm)
-    else:
-        peak, suggestion = peak_of(compiled.memory_analysis()), ""
-        text = compiled.as_text()
-        spoken = collectives(text)
-        if parts.rows.spec[0] is not None:  # rows are split at all
-            whole = unsplit(text, train.batch_size // train.accumulate, length)
-        tokens = train.batch_size * length
-        speed = how_fast(text, parts.mesh, topology.generation, tokens, train.steps, flops)
+    batch: dict[str, Any] = {
+        "rows": train.batch_size,
+        "length": length,
+        "accumulate": train.accumulate,
+    }
+    measured = measure(
+        lowered,
+        topology,
+        parts.mesh,
+        lambda: suggest(config, parts, state, topology.hbm),
+        steps=train.steps,
+        model_flops=training_flops_per_token(config.model, length, queries)
+        * train.batch_size
+        * length,
+        **batch,
+    )
+    if parts.rows.spec[0] is None:  # rows are not split at all
+        measured["unsplit"] = []
     return Plan(
         phase=phase,
         topology=topology.name,
         mesh=dict(parts.mesh.shape),
-        rows=train.batch_size,
-        length=length,
-        accumulate=train.accumulate,
         dtype=config.model.dtype,
         remat=config.model.remat,
         parameters=models.parameter_count(parts.abstract.params),
         state_bytes=state,
-        peak_bytes=peak,
         available_bytes=topology.hbm,
-        fits=not suggestion,
-        suggestion=suggestion,
-        collectives=spoken,
-        unsplit=whole,
         whole=left_whole(parts.abstract.params, parts.axes, parts.mesh),
         chosen=parts.chosen,
-        model_flops=flops,
         compile_seconds=time.monotonic() - begin,
         attention=describe(config.model, topology.devices[0].device_kind, length),
-        **speed,
+        **batch,
+        **measured,
     )
+
+
+def measure(
+    lowered: Any,
+    topology: Topology,
+    mesh: Mesh,
+    suggestion: Callable[[], str],
+    *,
+    rows: int,
+    length: int,
+    accumulate: int,
+    steps: int,
+    model_flops: int,
+) -> dict[str, Any]:
+    """Compiles a lowered train step: the fields of a Plan that the program tells.
+
+    `suggestion` is called where it does not fit.
+    """
+    found: dict[str, Any] = {"model_flops": model_flops, "collectives": {}, "unsplit": []}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        peak = asked_for(str(error))
+        return {**found, "peak_bytes": peak, "fits": False, "suggestion": suggestion()}
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    return {
+        **found,
+        # What is alive at once and the program. The sum of all temporary buffers would be too
+        # large: the compiler lets them share memory.
+        "peak_bytes": int(memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes),
+        "fits": True,
+        "suggestion": "",
+        "collectives": collectives(text),
+        "unsplit": unsplit(text, rows // accumulate, length),
+        **how_fast(text, mesh, topology.generation, rows * length, steps, model_flops),
+    }
 
 
 def how_fast(
     text: str, mesh: Mesh, generation: str, tokens: int, steps: int, model_flops: int
 ) -> dict[str, Any]:
-    """The fields of a Plan that say how fast a step is.
+    """The fields of a Plan about speed, from `compiled.as_text()` for the devices of the mesh.
 
-    Args:
-        text: `compiled.as_text()`.
-        mesh: TPU devices, or descriptions of them, for which it was compiled.
-        generation: theirs, such as "v3".
-        tokens: of one step, on all devices.
-        steps: of the run.
-        model_flops: of one step on all devices.
+    `tokens` and `model_flops` are those of one step on all devices.
     """
     devices = list(mesh.devices.flat)
     walk = Walk(read(text), Network.of(CHIPS[generation], devices), tuple(mesh.shape.values()))
@@ -270,15 +284,6 @@ def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
 
 
-def peak_of(memory: Any) -> int:
-    """The most that is alive at once, as the compiler placed it, and the program itself.
-
-    Not the size of all temporary buffers: of T5X's ProtT5-XXL over v3-512 that is 17.4 GiB on a
-    core that has 15.5, where the compiler has placed the step with 11.
-    """
-    return int(memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes)
-
-
 def asked_for(message: str) -> int:
     """How many bytes the compiler wanted, from its message.
 
@@ -297,10 +302,7 @@ def asked_for(message: str) -> int:
 def suggest(config: RunConfig, parts: Parts, state: int, available: int) -> str:
     """What to change first where it does not fit: what costs the least speed.
 
-    Args:
-        config: the run.
-        parts: it, put together.
-        state, available: bytes of the state on one device, and of the device.
+    `state` and `available` are bytes of the state on one device, and of the device.
     """
     if config.model.remat != "full":
         following = {"none": "minimal", "minimal": "full"}[config.model.remat]

@@ -1,4 +1,4 @@
-"""A compiled program as instructions, read from its text (HLO)."""
+"""A compiled program as instructions, parsed from its text (HLO)."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ import math
 import re
 from collections.abc import Iterator
 
-BITS = {"pred": 8, "bf16": 16}  # f32, s32, u8, ... say it themselves
+BITS = {"pred": 8, "bf16": 16}  # f32, s32, u8, ... carry theirs in the name
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _ARRAY = re.compile(r"\b(pred|bf16|[cfsu]\d+)(?:e\d+\w*)?\[([\d,]*)\](\{[^}]*\})?")
 _NAMED = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = ")
 _OPERATION = re.compile(r"\s*([a-z][\w-]*)\(")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array that an instruction makes, on one device.
-
-    Attributes:
-        dtype: such as "bf16".
-        shape: sizes.
-        off_chip: whether it lives in HBM, and not in the memory beside the units.
-    """
+    """One array on one device; `off_chip` means in HBM, not in the memory beside the units."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,7 +37,7 @@ class Instruction:
 
     Attributes:
         name: unique in the program.
-        results: what it makes; several where it makes a tuple.
+        results: several where it makes a tuple.
         operation: such as "fusion".
         operands: names of the instructions whose results it reads.
         attributes: the rest of the line.
@@ -60,18 +53,22 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Of all that it makes."""
+        """Of all results."""
         return sum(array.bytes for array in self.results)
 
     @property
+    def off_chip_bytes(self) -> int:
+        """Of the results in HBM."""
+        return sum(array.bytes for array in self.results if array.off_chip)
+
+    @property
     def called(self) -> list[str]:
-        """Computations that run when it does; those of a loop are `Program.loop`'s."""
-        branches = _BRANCHES.search(self.attributes)
-        listed = re.findall(r"[\w.-]+", branches[1]) if branches else []
-        return _CALLED.findall(self.attributes) + listed
+        """Computations that run when it does; see `Program.loop` for those of a loop."""
+        branches = self.attribute(r"branch_computations=\{([^}]*)\}") or ""
+        return _CALLED.findall(self.attributes) + re.findall(r"[\w.-]+", branches)
 
     def attribute(self, pattern: str) -> str | None:
-        """The first group of a regular expression in what follows the operands."""
+        """The first group of a regular expression in the attributes."""
         match = re.search(pattern, self.attributes)
         return match[1] if match else None
 
@@ -89,20 +86,19 @@ class Program:
     def loop(self, instruction: Instruction) -> tuple[str, int]:
         """The body of a loop and how often it runs.
 
-        Loops of scans are known by their condition, a comparison of the counter with a constant.
+        The condition of a scan compares the counter with a constant.
         """
         condition = instruction.attribute(r"condition=%?([\w.-]+)")
         body = instruction.attribute(r"body=%?([\w.-]+)")
         assert condition and body, instruction
-        known = instruction.attribute(r'known_trip_count":\{"n":"(\d+)"')
-        if known:
+        if known := instruction.attribute(r'known_trip_count":\{"n":"(\d+)"'):
             return body, int(known)
         lines = self.computations[condition].values()
-        limits = [int(i.attributes) for i in lines if i.operation == "constant" and _whole(i)]
+        limits = [int(i.attributes) for i in lines if _is_integer(i)]
         return body, max(limits, default=1)
 
     def executed(self, name: str, times: int = 1) -> Iterator[tuple[int, str, Instruction]]:
-        """Every instruction that runs when a computation does: how often, where it stands, it."""
+        """(how often, computation, instruction) of everything that a computation runs."""
         for instruction in self.computations.get(name, {}).values():
             yield times, name, instruction
             if instruction.operation == "while":
@@ -113,14 +109,15 @@ class Program:
                     yield from self.executed(called, times)
 
 
-def _whole(constant: Instruction) -> bool:
-    (array,) = constant.results
-    return array.dtype == "s32" and not array.shape and constant.attributes.isdecimal()
+def _is_integer(instruction: Instruction) -> bool:
+    if instruction.operation != "constant" or not instruction.attributes.isdecimal():
+        return False
+    return [(array.dtype, array.shape) for array in instruction.results] == [("s32", ())]
 
 
 @functools.lru_cache(maxsize=1)
 def read(text: str) -> Program:
-    """Reads `compiled.as_text()`; the program read last is kept."""
+    """Parses `compiled.as_text()`; the last program is kept."""
     computations: dict[str, Computation] = {}
     entry, lines = "", {}
     for line in text.splitlines():
@@ -144,14 +141,14 @@ def _instruction(line: str) -> Instruction | None:
     close = _closing(line, operation.end() - 1)
     inside, rest = line[operation.end() : close - 1], line[close:].lstrip(", ")
     constant = operation[1] in ("constant", "parameter")
-    return Instruction(
-        name=named[2],
-        results=tuple(_arrays(line[begin:end])),
-        operation=operation[1],
-        operands=() if constant else tuple(_names(inside)),
-        attributes=inside if constant else rest,
-        root=named[1] is not None,
+    results = tuple(
+        # S(1) in a layout is memory on the chip.
+        Array(dtype, numbers(shape), not re.search(r"S\([1-9]", layout))
+        for dtype, shape, layout in _ARRAY.findall(line[begin:end])
     )
+    operands = () if constant else tuple(_names(inside))
+    attributes = inside if constant else rest
+    return Instruction(named[2], results, operation[1], operands, attributes, named[1] is not None)
 
 
 def _closing(line: str, begin: int) -> int:
@@ -165,15 +162,13 @@ def _closing(line: str, begin: int) -> int:
 
 
 def _names(operands: str) -> Iterator[str]:
-    """Names of operands, which may be written after their types."""
+    """Names of operands; a type may stand before each."""
     plain = re.sub(r"/\*.*?\*/|\{[^}]*\}|\[[^]]*\]|\([^()]*\)", "", operands)
     for operand in plain.split(","):
         if words := operand.split():
             yield words[-1].lstrip("%")
 
 
-def _arrays(kind: str) -> Iterator[Array]:
-    """Those of a type: an array, or a tuple of them. S(1) in a layout is memory on the chip."""
-    for dtype, shape, layout in _ARRAY.findall(kind):
-        sizes = tuple(int(size) for size in shape.split(",") if size)
-        yield Array(dtype, sizes, not re.search(r"S\([1-9]", layout))
+def numbers(text: str) -> tuple[int, ...]:
+    """Of "2,4"."""
+    return tuple(int(number) for number in text.split(",") if number)

@@ -1,10 +1,9 @@
 """How long collectives take on the torus of a pod, and between pods.
 
-A collective over a group of chips uses the links of every axis along which the group stretches, in
-both directions where the axis is a ring that the group fills, and is bound by the chip that
-receives the most (Austin et al. 2025, "How to scale your model", chapter 3). Groups that lie
-between each other's chips share the links, and so do the cores of a chip that are in different
-groups.
+A collective over a group of chips uses the links of every axis along which the group extends, in
+both directions where the group fills a ring, and is bound by the chip that receives the most
+(Austin et al. 2025, "How to scale your model", chapter 3). Interleaved groups share the links, and
+so do the cores of a chip that are in different groups.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.planning.hardware import DCN_BYTES, HOP_SECONDS, Chip
+from protlm_jax.training.hardware import DCN_BYTES, HOP_SECONDS, Chip
 
-# Bytes that a chip receives, over those of the whole array.
+# Bytes that a chip receives, relative to the whole array.
 _RECEIVED = {"all-gather": 1.0, "reduce-scatter": 1.0, "all-reduce": 2.0, "all-to-all": 0.5}
 
 
@@ -49,19 +48,16 @@ class Network:
 
     @functools.cached_property
     def per_chip(self) -> int:
-        """Devices of a chip: its cores, or 1 where they are fused."""
+        """Devices of a chip."""
         return len(self.coords) // len(self._chips(np.arange(len(self.coords))))
 
     def seconds(self, kind: str, size: int, groups: np.ndarray) -> dict[str, float]:
-        """How long a collective takes by itself.
+        """Time of one collective by itself: "ici", inside of slices, and "dcn", between them.
 
         Args:
-            kind: as `protlm_jax.planning.program.KINDS`.
+            kind: one of `protlm_jax.planning.collectives.KINDS`.
             size: bytes of the whole array: gathered, or before it is scattered.
-            groups: [groups, devices] int, of which the first is looked at: all do the same.
-
-        Returns:
-            "ici", inside of slices, and "dcn", between them.
+            groups: [groups, devices] int; all groups do the same, so the first is measured.
         """
         if kind == "collective-permute":
             return {"ici": max(self._sent(size, pair) for pair in groups), "dcn": 0.0}
@@ -69,9 +65,7 @@ class Network:
         own = group[self.slices[group] == self.slices[group[0]]]
         count = len(group) // len(own)
         ici = self._in_slice(_RECEIVED[kind] * size, own, kind)
-        if count == 1:
-            return {"ici": ici, "dcn": 0.0}
-        # What a slice has reduced, or gathers, is shared by its members before it leaves.
+        # The members of a slice share what it sends: each its part of what was reduced or gathered.
         leaves = _RECEIVED[kind] * size * (count - 1) / count / len(own)
         per_host = np.sum(self.hosts == self.hosts[group[0]])
         return {"ici": ici, "dcn": leaves * float(per_host) / DCN_BYTES}
@@ -103,6 +97,6 @@ class Network:
         return hops * (size * self.per_chip / self.chip.link + HOP_SECONDS)
 
     def _chips(self, group: np.ndarray) -> np.ndarray:
-        """[chips, axes]: places of the chips of devices, of all slices."""
+        """[chips, axes]: distinct chips of devices, of all slices."""
         places = np.column_stack([self.slices[group], self.coords[group]])
         return np.unique(places, axis=0)[:, 1:]

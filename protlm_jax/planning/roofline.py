@@ -1,10 +1,10 @@
-"""How long a step takes: the compiled program, walked through in the order in which it runs.
+"""How long a step takes: the compiled program, instruction by instruction, in execution order.
 
-Each instruction takes the longest of what its products need at peak, what its bytes need through
-HBM, and what the TPU compiler itself expects of it (`estimated_cycles`, which knows how well the
-vector and matrix units are filled). One follows the other; a collective or a copy that the program
-begins and awaits later goes on beside them, and costs what is left of it when it is awaited.
-Waiting for the host, for slow devices or for a network that others use too is not in it.
+An instruction takes the longest of what its products need at peak, what its bytes need through HBM,
+and what the TPU compiler expects (`estimated_cycles`, which knows how well the vector and matrix
+units are filled). Instructions run one after the other; an asynchronous collective or copy overlaps
+them, and costs what is left of it at its `-done`. Waiting for the host, for slow devices or for a
+shared network is not included.
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import numpy as np
-
+from protlm_jax.planning.collectives import groups_of, kind_of, payload
 from protlm_jax.planning.costs import cost
-from protlm_jax.planning.groups import groups_of
 from protlm_jax.planning.hlo import Instruction, Program
 from protlm_jax.planning.interconnect import Network
-from protlm_jax.planning.program import kind_of, payload
 
 RESOURCES = ("compute", "hbm", "ici", "dcn")
 SPENT = (*RESOURCES, "vector")
-Seconds = dict[str, float]
+Seconds = dict[str, float]  # by resource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +30,9 @@ class Spent:
         flops: of products.
         bytes: through HBM.
         alone: seconds by resource (RESOURCES), each at its published rate.
-        booked: seconds one after the other, by what binds each instruction (SPENT). "vector" is
-            what takes the compiler's estimate to more than twice that of any resource: the vector
-            unit, and data that lie as an instruction does not want them.
+        booked: seconds one after the other, by what binds each instruction (SPENT). "vector":
+            where the compiler expects more than twice the time of any resource, the vector unit or
+            an unfavourable data layout.
     """
 
     flops: int = 0
@@ -47,35 +44,23 @@ class Spent:
     def seconds(self) -> float:
         return sum(self.booked.values())
 
-    def times(self, runs: int) -> Spent:
-        """The same so many times."""
-        alone = {name: length * runs for name, length in self.alone.items()}
-        booked = {name: length * runs for name, length in self.booked.items()}
-        return Spent(self.flops * runs, self.bytes * runs, alone, booked)
-
-    def plus(self, other: Spent) -> Spent:
-        """One after the other."""
+    def plus(self, other: Spent, times: int = 1) -> Spent:
+        """Followed by the other, so many times."""
         return Spent(
-            self.flops + other.flops,
-            self.bytes + other.bytes,
-            _added(self.alone, other.alone),
-            _added(self.booked, other.booked),
+            self.flops + other.flops * times,
+            self.bytes + other.bytes * times,
+            _added(self.alone, other.alone, times),
+            _added(self.booked, other.booked, times),
         )
 
 
-def _added(one: Seconds, other: Seconds) -> Seconds:
-    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in one | other}
+def _added(one: Seconds, other: Seconds, times: int = 1) -> Seconds:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) * times for name in one | other}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Walk:
-    """A program on the devices of a mesh.
-
-    Attributes:
-        program: compiled for them.
-        network: where they are.
-        mesh: sizes of the mesh's axes.
-    """
+    """A program compiled for the devices of a network; `mesh` has the sizes of the mesh's axes."""
 
     program: Program
     network: Network
@@ -94,7 +79,7 @@ class Walk:
         """What a computation takes, with loops, branches (the longest) and calls."""
         instructions = self.program.computations[name]
         spent, clock = Spent(), 0.0
-        ends: dict[str, tuple[float, str]] = {}  # of what goes on beside: when, and on what
+        ends: dict[str, tuple[float, str]] = {}  # of asynchronous work: when, and on what
         busy = dict.fromkeys(SPENT, 0.0)
         for instruction in instructions.values():
             operation = instruction.operation
@@ -104,13 +89,13 @@ class Walk:
                 more = self._own(name, instruction)
                 ((resource, length),) = more.booked.items()
                 busy[resource] = max(busy[resource], clock) + length
-                ends[_meeting(instruction)] = busy[resource], resource
+                ends[_rendezvous(instruction)] = busy[resource], resource
                 more = dataclasses.replace(more, booked={})
             elif operation in ("recv", "send-done"):
                 continue  # what was sent is awaited where it arrives
             elif operation.endswith("-done"):
-                begun = _meeting(instructions[instruction.operands[0]])
-                end, resource = ends.get(begun, (0.0, "hbm"))
+                started = _rendezvous(instructions[instruction.operands[0]])
+                end, resource = ends.get(started, (0.0, "hbm"))
                 more = Spent(booked={resource: max(0.0, end - clock)})
             else:
                 more = self._own(name, instruction)
@@ -121,7 +106,7 @@ class Walk:
     def _inside(self, instruction: Instruction) -> Spent:
         if instruction.operation == "while":
             body, runs = self.program.loop(instruction)
-            return self.computation(body).times(runs)
+            return Spent().plus(self.computation(body), runs)
         branches = [self.computation(name) for name in instruction.called]
         return max(branches, key=lambda spent: spent.seconds, default=Spent())
 
@@ -131,7 +116,7 @@ class Walk:
         alone = {
             "compute": found.passed / self.peak,
             "hbm": found.bytes / (chip.hbm / self.network.per_chip),
-            **self._spoken(where, instruction),
+            **self._communication(where, instruction),
         }
         binds = max(RESOURCES, key=lambda resource: alone[resource])
         length, expected = alone[binds], found.cycles / chip.clock
@@ -139,8 +124,8 @@ class Walk:
             binds = "vector"
         return Spent(found.flops, found.bytes, alone, {binds: max(length, expected)})
 
-    def _spoken(self, where: str, instruction: Instruction) -> Seconds:
-        """Seconds of the collectives that an instruction is or holds, "ici" and "dcn"."""
+    def _communication(self, where: str, instruction: Instruction) -> Seconds:
+        """Seconds of the collectives that an instruction is or contains, "ici" and "dcn"."""
         total: Seconds = {"ici": 0.0, "dcn": 0.0}
         inside = [(where, instruction)]
         for called in instruction.called if kind_of(instruction, where) is None else ():
@@ -148,16 +133,12 @@ class Walk:
         for place, one in inside:
             if kind := kind_of(one, place):
                 groups = groups_of(one, self.mesh)
-                total = _added(total, self.network.seconds(kind, _whole(one, groups), groups))
+                scattered = one.operation.startswith("reduce-scatter")
+                size = payload(one) * (groups.shape[1] if scattered else 1)  # of the whole array
+                total = _added(total, self.network.seconds(kind, size, groups))
         return total
 
 
-def _meeting(instruction: Instruction) -> str:
-    """What a beginning and its end have in common: their name, or where host transfers meet."""
+def _rendezvous(instruction: Instruction) -> str:
+    """What the start and the end of asynchronous work have in common."""
     return instruction.attribute(r'_transfer_rendezvous="([^"]*)"') or instruction.name
-
-
-def _whole(instruction: Instruction, groups: np.ndarray) -> int:
-    """Bytes of the array of a collective: gathered, or before it is scattered."""
-    scattered = instruction.operation.startswith("reduce-scatter")
-    return payload(instruction) * (groups.shape[1] if scattered else 1)

@@ -1,8 +1,8 @@
-"""Which mesh, microbatch and rematerialisation make a step fastest on a pod: tried, not guessed.
+"""Finds the mesh, accumulation and rematerialisation that make a step fastest on a pod.
 
-Every setting is judged by rule of thumb first. Those that are far too large for the memory are left
-out, the rest is compiled in the order of its guessed time, until as many were compiled as were
-asked for. What the compiler says then decides.
+A rule of thumb orders the settings first: those that are far too large for the memory are left out,
+the others are compiled in the order of their estimated time. For the recipes on the pods of their
+papers the rule finds memory within a third, mostly too little; its time only gives an order.
 """
 
 from __future__ import annotations
@@ -18,27 +18,55 @@ import jax
 from protlm_jax import models
 from protlm_jax.config.recipes import Phase
 from protlm_jax.config.run import RunConfig
-from protlm_jax.planning import estimate
+from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.planning.compile import Plan, plan
-from protlm_jax.planning.estimate import Setting
 from protlm_jax.planning.table import gigabytes
 from protlm_jax.planning.topologies import Topology
 from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.mesh_choice import state_and_gradients
 
 REMATS = ("none", "minimal", "full")  # each takes less memory than the one before
-MOST_TENSOR = 8  # devices that do one row together; more than this sends more than it computes
+MOST_TENSOR = 8  # devices that share one row; more would send more than they compute
 SLACK = 1.25  # how much too large the estimate of memory may be
 SHOWN = 5
+# FLOPs in the time of one byte sent to a neighbour: 1.23e14 / 2e11 for a TPU v3 chip.
+FLOPS_PER_BYTE_SENT = 615
+# Passes over a model computed for the three (one forward, two backward) that count.
+EXECUTED = {"none": 3.0, "minimal": 3.1, "full": 4.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a search varies: the mesh of one slice, parts of a batch, and `ModelConfig.remat`."""
+
+    data: int
+    fsdp: int
+    tensor: int
+    accumulate: int
+    remat: Any
+
+    def applied(self, config: RunConfig) -> RunConfig:
+        """The run with this setting."""
+        sizes: dict[str, Any] = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        return dataclasses.replace(
+            config,
+            model=config.model.replace(remat=self.remat),
+            train=dataclasses.replace(config.train, accumulate=self.accumulate),
+            mesh=dataclasses.replace(config.mesh, auto=False, **sizes),
+        )
+
+    def overrides(self, phase: str = "") -> str:
+        """The same as options of the command line."""
+        where = f"--config.phases.{phase}." if phase else "--config."
+        return (
+            f"{where}mesh.data=-1 {where}mesh.fsdp={self.fsdp} {where}mesh.tensor={self.tensor} "
+            f"{where}train.accumulate={self.accumulate} {where}model.remat={self.remat}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """A setting that was compiled.
-
-    Attributes:
-        setting: what was varied.
-        plan: what came of it; None where the compiler failed, for `failure`.
-    """
+    """A setting that was compiled; without a plan where the compiler failed, for `failure`."""
 
     setting: Setting
     plan: Plan | None
@@ -46,13 +74,13 @@ class Tried:
 
     @property
     def fits(self) -> bool:
-        """Also where the compiler finds a place for more than there is, it is not taken."""
+        """The compiler may place more than there is; that does not fit."""
         made = self.plan
         return made is not None and made.fits and made.peak_bytes <= made.available_bytes
 
     @property
     def seconds(self) -> float:
-        """Of a step, as predicted; infinite where it does not fit."""
+        """Predicted, of a step; infinite where it does not fit."""
         known = self.plan.step_seconds if self.fits and self.plan is not None else None
         return math.inf if known is None else known
 
@@ -64,14 +92,14 @@ class Tried:
         }
 
 
-def search(phase: Phase, topology: Topology, most: int, tell: Callable[[str], None]) -> list[Tried]:
-    """Compiles the most promising settings of a phase.
+def search(phase: Phase, topology: Topology, most: int, say: Callable[[str], None]) -> list[Tried]:
+    """Compiles the most promising settings of a phase, its own first, at most `most`.
 
     Args:
-        phase: its own mesh, accumulation and remat are tried first.
+        phase: of a recipe.
         topology: the pod.
         most: how many programs may be compiled.
-        tell: takes a line after each.
+        say: takes a line after each.
 
     Returns:
         All that were compiled, the fastest that fits first.
@@ -81,29 +109,33 @@ def search(phase: Phase, topology: Topology, most: int, tell: Callable[[str], No
     """
     config = phase.config
     parts = assemble(config, topology.devices)
-    own = _own_setting(config, parts)
+    mesh = parts.mesh.shape
+    sizes = mesh["data"], mesh["fsdp"], mesh["tensor"]
+    own = Setting(*sizes, config.train.accumulate, config.model.remat)
     waiting = _promising(config, parts, topology)
-    tell(f"{len(waiting)} settings may fit; at most {most} are compiled, the likely fastest first")
+    say(f"{len(waiting)} settings may fit; at most {most} are compiled, the likely fastest first")
     tried: list[Tried] = []
     for setting in itertools.chain([own], (s for s in waiting if s != own)):
         if len(tried) == most:
             break
         if any(_settles(done, setting) for done in tried):
             continue
-        tried.append(_compiled(setting, phase, topology))
-        tell(f"{len(tried)}/{most}: {_line(tried[-1])}")
+        try:
+            made, failure = plan(setting.applied(config), topology, phase.name), ""
+        except jax.errors.JaxRuntimeError as error:  # the search goes on with the other settings
+            made, failure = None, str(error).strip().splitlines()[0][:200]
+        tried.append(Tried(setting, made, failure))
+        say(f"{len(tried)}/{most}: {_line(tried[-1])}")
     return sorted(tried, key=lambda done: (not done.fits, done.seconds))
 
 
 def report(tried: list[Tried], phase: str = "") -> str:
-    """The fastest settings, and how to ask for the first."""
+    """The fastest settings, and the options that give the first."""
     lines = [f"phase {phase}:"] if phase else []
     lines += [_line(done) for done in tried[:SHOWN]]
-    if not tried[0].fits:
-        return "\n".join(
-            [*lines, "nothing that was tried fits; try a larger pod, or more settings"]
-        )
-    return "\n".join([*lines, f"best: {tried[0].setting.overrides(phase)}"])
+    best = f"best: {tried[0].setting.overrides(phase)}"
+    none = "nothing that was tried fits; try a larger pod, or more settings"
+    return "\n".join([*lines, best if tried[0].fits else none])
 
 
 def settings(config: RunConfig, devices: int, slices: int) -> Iterator[Setting]:
@@ -123,6 +155,10 @@ def settings(config: RunConfig, devices: int, slices: int) -> Iterator[Setting]:
                     yield Setting(replicas // fsdp, fsdp, tensor, accumulate, remat)
 
 
+def _powers(most: int) -> list[int]:
+    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+
+
 def _promising(config: RunConfig, parts: Parts, topology: Topology) -> list[Setting]:
     """Settings that may fit, the likely fastest first."""
     slices = topology.slices
@@ -132,18 +168,69 @@ def _promising(config: RunConfig, parts: Parts, topology: Topology) -> list[Sett
     for setting in settings(config, len(topology.devices) // slices, slices):
         mesh = setting.fsdp, setting.tensor
         if mesh not in fixed:
-            fixed[mesh] = estimate.fixed_bytes(setting, parts.abstract, parts.axes, slices)
-        needed = fixed[mesh] + estimate.activation_bytes(config, setting, slices)
+            sizes = {"data": slices * setting.data, "fsdp": mesh[0], "tensor": mesh[1]}
+            fixed[mesh] = state_and_gradients(parts.abstract, parts.axes, sizes)
+        needed = fixed[mesh] + activation_bytes(config, setting, slices)
         if needed <= SLACK * topology.hbm:
             found.append(setting)
-    return sorted(found, key=lambda s: estimate.relative_time(config, s, parameters, slices))
+    return sorted(found, key=lambda s: relative_time(config, s, parameters, slices))
+
+
+def _tokens_at_once(config: RunConfig, setting: Setting, slices: int) -> int:
+    """Tokens of a part of a batch that the devices of one `tensor` axis compute."""
+    replicas = slices * setting.data * setting.fsdp
+    return config.train.batch_size // setting.accumulate // replicas * config.data.length
+
+
+def activation_bytes(config: RunConfig, setting: Setting, slices: int) -> int:
+    """Bytes of activations: what is kept of all layers, and what is recomputed of one."""
+    tokens = _tokens_at_once(config, setting, slices)
+    model, tensor = config.model, setting.tensor
+    layers = model.num_layers + model.num_decoder_layers
+    inner, hidden, width = (
+        model.num_heads * model.head_dim // tensor,
+        model.d_ff // tensor,
+        model.d_model,
+    )
+    products = 3 * inner + 2 * width + hidden * (2 if model.gated_mlp else 1)
+    scores = max(model.num_heads // tensor, 1) * (config.data.length + model.memory_length)
+    if model.positions == "relative_xl":  # of each distance, and of each key, forward and shifted
+        scores *= 3
+    size = model.compute_dtype.itemsize
+    # Norms go through float32, the MLP's activation is kept beside its argument, and scores are
+    # kept in float32 and as weights.
+    everything = size * (products + 3 * width + hidden) + 4 * 2 * width + (4 + size) * scores
+    kept = {
+        "none": everything + 2 * 4 * scores,  # softmax's argument, and its exponentials
+        "minimal": size * (width + products),
+        "full": size * width,
+    }[setting.remat]
+    return tokens * (layers * kept + 2 * everything + 3 * 4 * model.vocab_size)
+
+
+def relative_time(config: RunConfig, setting: Setting, parameters: int, slices: int) -> float:
+    """A step's time on one device in FLOPs: products, and bytes sent as what they would cost."""
+    model, length = config.model, config.data.length
+    tokens = _tokens_at_once(config, setting, slices) * setting.accumulate
+    flops = training_flops_per_token(model, length) / 3 * EXECUTED[setting.remat]
+    passes = 3 if setting.remat == "full" else 2  # for which parameters are gathered
+    size, own = model.compute_dtype.itemsize, parameters / setting.tensor
+    sent = 0.0
+    if setting.fsdp > 1:
+        sent += setting.accumulate * (passes + 1) * size * own
+    if setting.data * slices > 1:
+        sent += 2 * size * own / setting.fsdp
+    if setting.tensor > 1:
+        layers = model.num_layers + model.num_decoder_layers
+        sent += tokens * layers * 2 * (passes + 1) * 2 * size * model.d_model
+    return tokens * flops / setting.tensor + sent * FLOPS_PER_BYTE_SENT
 
 
 def _settles(done: Tried, setting: Setting) -> bool:
-    """Whether what was compiled already says that another setting is not worth it.
+    """Whether what was compiled already shows that another setting is not worth it.
 
     What takes no less memory than what did not fit does not fit either; and on the same mesh, more
-    parts, or more computed again, than in what fits only cost time.
+    parts, or more recomputed, than in what fits only costs time.
     """
     known = done.setting
     if known.tensor != setting.tensor:
@@ -152,22 +239,8 @@ def _settles(done: Tried, setting: Setting) -> bool:
     if not done.fits:
         no_more = setting.fsdp <= known.fsdp and setting.accumulate <= known.accumulate
         return done.plan is not None and no_more and other <= remat
-    if known.fsdp != setting.fsdp:
-        return False
-    return other >= remat and setting.accumulate >= known.accumulate
-
-
-def _compiled(setting: Setting, phase: Phase, topology: Topology) -> Tried:
-    try:
-        return Tried(setting, plan(setting.applied(phase.config), topology, phase.name))
-    except jax.errors.JaxRuntimeError as error:  # one failure of the compiler does not end a search
-        return Tried(setting, None, str(error).strip().splitlines()[0][:200])
-
-
-def _own_setting(config: RunConfig, parts: Parts) -> Setting:
-    mesh = parts.mesh.shape
-    sizes = mesh["data"], mesh["fsdp"], mesh["tensor"]
-    return Setting(*sizes, config.train.accumulate, config.model.remat)
+    more = other >= remat and setting.accumulate >= known.accumulate
+    return known.fsdp == setting.fsdp and more
 
 
 def _line(done: Tried) -> str:
@@ -178,15 +251,9 @@ def _line(done: Tried) -> str:
     )
     if made is None:
         return f"{what}the compiler failed: {done.failure}"
+    memory = f"{gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
     if not done.fits:
-        return (
-            f"{what}does not fit: {gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
-        )
-    speed = ""
+        return f"{what}does not fit: {memory}"
     if made.step_seconds is not None and made.mfu is not None:
-        speed = f"{made.step_seconds:.3g} s a step, MFU {made.mfu:.1%}, bound by {made.binds}; "
-    return f"{what}{speed}{gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
-
-
-def _powers(most: int) -> list[int]:
-    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+        what += f"{made.step_seconds:.3g} s a step, MFU {made.mfu:.1%}, bound by {made.binds}; "
+    return f"{what}{memory}"

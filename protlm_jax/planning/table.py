@@ -1,11 +1,11 @@
-"""Plans as people read them: a table with a column per phase."""
+"""Plans as text: a table with a column per phase, and notes below it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from protlm_jax.planning.collectives import KINDS
 from protlm_jax.planning.compile import Plan
-from protlm_jax.planning.program import KINDS
 from protlm_jax.planning.roofline import RESOURCES, SPENT
 
 
@@ -14,29 +14,23 @@ def table(plans: Sequence[Plan]) -> str:
     columns = [_cells(plan) for plan in plans]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = []
+    for name, *cells in rows:
+        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *right]))
     for plan in plans:
-        name = f"phase {plan.phase}: " if plan.phase else ""
-        if plan.suggestion:
-            lines.append(f"{name}does not fit; try {plan.suggestion}")
-        if plan.attention:
-            lines.append(f"{name}attention: {plan.attention}")
-        if plan.chosen:
-            lines.append(f"{name}{plan.chosen}")
-        lines += [f"{name}{line}" for line in plan.whole]
+        notes = [f"does not fit; try {plan.suggestion}"] if plan.suggestion else []
+        notes += [f"attention: {plan.attention}"] if plan.attention else []
+        notes += [plan.chosen] if plan.chosen else []
+        notes += plan.whole
         if plan.unsplit:
-            lines.append(f"{name}every device holds all rows of {', '.join(plan.unsplit)}")
+            notes.append(f"every device holds all rows of {', '.join(plan.unsplit)}")
+        lines += [f"phase {plan.phase}: {note}" if plan.phase else note for note in notes]
     return "\n".join(lines)
 
 
 def _cells(plan: Plan) -> dict[str, str]:
-    """A column: what stands in each row of the table."""
+    """One column by the names of its rows."""
     cells = {
         "phase": plan.phase or "-",
         "topology": plan.topology,
@@ -51,23 +45,19 @@ def _cells(plan: Plan) -> dict[str, str]:
         "fits": "yes" if plan.fits else "no",
         "model FLOPs per step": f"{plan.model_flops:.3g}",
     }
-    for kind in KINDS:
-        cells[f"{kind}, per core and step"] = _said(plan, kind) if plan.fits else "not known"
-    return cells | _speed(plan) | {"compiled in": f"{plan.compile_seconds:.0f} s"}
-
-
-def _said(plan: Plan, kind: str) -> str:
-    """Collectives of a kind, by the axes along which they go."""
     by_axis = (plan.collectives_by_axis or {}).items()
-    said = [(axes or "no axis", kinds[kind]) for axes, kinds in by_axis if kind in kinds]
-    return "; ".join(f"{axes}: {c.count:,} of {gigabytes(c.bytes)}" for axes, c in said) or "-"
+    for kind in KINDS:
+        found = [(axes or "no axis", kinds[kind]) for axes, kinds in by_axis if kind in kinds]
+        text = "; ".join(f"{axes}: {c.count:,} of {gigabytes(c.bytes)}" for axes, c in found)
+        cells[f"{kind}, per core and step"] = text or "-" if plan.fits else "not known"
+    return cells | _speed(plan) | {"compiled in": f"{plan.compile_seconds:.0f} s"}
 
 
 def _speed(plan: Plan) -> dict[str, str]:
     """The lower part of a column: how fast a step is."""
     alone, spent = plan.seconds or {}, plan.spent or {}
     length = plan.step_seconds or 1.0
-    parts = [f"{name} {spent.get(name, 0.0) / length:.0%}" for name in SPENT if spent.get(name)]
+    parts = [f"{name} {spent[name] / length:.0%}" for name in SPENT if spent.get(name)]
     cells = {
         "executed FLOPs per step": f"{plan.executed_flops or 0:.3g}",
         "through HBM, per core and step": gigabytes(plan.hbm_bytes or 0),

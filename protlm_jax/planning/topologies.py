@@ -1,7 +1,7 @@
 """TPU pods by name: their devices, described by the TPU compiler without any TPU.
 
 A name is a generation and the shape of its grid of chips: `v3:16x16` is the pod called v3-512,
-`v3:16x32` v3-1024. v2 to v4 have two cores per chip, and one JAX device per core.
+`v3:16x32` v3-1024.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ import jax
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.process.platforms import expect_no_tpu
-from protlm_jax.training.mesh_choice import memory_of
+from protlm_jax.training.hardware import memory_of
 
-# What the compiler has to be told of each generation beside the grid. A JAX device of v4 is a chip,
-# whose two cores work as one.
+# What the compiler needs beside the grid. A JAX device of v4 is a chip, whose two cores are fused.
 GENERATIONS: dict[str, dict[str, Any]] = {
-    "v2": {},
-    "v3": {},
+    **{name: {} for name in ("v2", "v3")},
     "v4": {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)},
-    "v5e": {},
-    "v5p": {},
-    "v6e": {},
+    **{name: {} for name in ("v5e", "v5p", "v6e")},
 }
 
 
@@ -36,7 +32,7 @@ class Topology:
         name: such as "v3:16x16", or "2 x v3:16x16" of two slices.
         devices: descriptions of its JAX devices, for which a program can be compiled.
         hbm: bytes of one device.
-        slices: pods, joined by the network of the data center.
+        slices: pods joined by the data center's network.
     """
 
     name: str
@@ -51,18 +47,15 @@ class Topology:
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-    """Describes a pod.
-
-    Args:
-        name: generation (v2, v3, v4, v5e, v5p, v6e), a colon, and the grid of chips.
-        slices: how many of them there are.
+    """Describes a pod, `slices` times.
 
     Raises:
         ProtlmError: libtpu is not installed, or there is no such pod.
     """
     generation, _, grid = name.partition(":")
-    sizes = grid.split("x")
-    if generation not in GENERATIONS or not all(s.isdecimal() and int(s) for s in sizes):
+    if generation not in GENERATIONS or not all(
+        size.isdecimal() and int(size) for size in grid.split("x")
+    ):
         raise ProtlmError(
             f"topology {name!r} is not known: a generation of {', '.join(GENERATIONS)} and the "
             f"grid of its chips, such as v3:16x16 (v3-512), v3:16x32 (v3-1024) or v4:4x4x4"

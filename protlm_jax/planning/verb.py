@@ -61,13 +61,13 @@ def _search(
     from protlm_jax.planning.compile import phases_of
     from protlm_jax.planning.search import report, search
 
-    def tell(line: str) -> None:
+    def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    said, found = [], []
+    summary, found = [], []
     for phase in phases_of(arguments.config, arguments.overrides, arguments.phase, architecture_of):
-        tried = search(phase, pod, arguments.search, tell)
-        said.append(report(tried, phase.name))
+        tried = search(phase, pod, arguments.search, say)
+        summary.append(report(tried, phase.name))
         settings = [done.to_dict(phase.name) for done in tried]
         found.append({"phase": phase.name, "settings": settings})
-    return {"summary": "\n".join(said), "phases": found}
+    return {"summary": "\n".join(summary), "phases": found}

@@ -1,9 +1,10 @@
 """SIGTERM ends a command with one line and exit code 75, whatever it is doing.
 
-The handler raises `Stopped` in the main thread. Native code there (a compiler, an import) holds it
-back until it returns. A second thread hears of the signal at once, and ends the process after some
-seconds, or at another SIGTERM. Neither happens while somebody else handles the signal, as
-training does from its first update on: then there is a state to save.
+The handler raises `Stopped` in the main thread. Native code, as a compiler's, delays it until it
+returns. An import delays it, too: where an exception interrupts the initialisation of a native
+module (jaxlib, TensorFlow), the process crashes. A second thread hears of the signal at once, and
+ends the process after some seconds, or at another SIGTERM. Neither happens while somebody else
+handles the signal, as training does from its first update on: then there is a state to save.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from protlm_jax.errors import Stopped
 
@@ -50,22 +51,41 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if watch.told:  # the import of a native module makes an ImportError of it
+        if watch.told:  # native code makes an error of its own of it
             raise Stopped(describe()) from error
         raise
     finally:
+        watch.ended = True
         if sys.unraisablehook == watch.unraisable:
             sys.unraisablehook = shown
         signal.set_wakeup_fd(woken)
-        signal.signal(signal.SIGTERM, before)
         watch.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def end(code: int, line: str, stderr: int = 2) -> NoReturn:
+    """Ends the process at once, with a line for the user.
+
+    Not through Python's own end, which waits for threads of libraries (JAX starts one of a minute
+    as it looks for devices), and which crashes where XLA still computes.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _end(code, line, stderr)
+
+
+def _end(code: int, line: str, stderr: int) -> NoReturn:
+    os.write(stderr, line.encode(errors="backslashreplace") + b"\n")
+    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # a pipe may be full
+    flushing.start()
+    flushing.join(1)
+    os._exit(code)
 
 
 class _Watch:
     """Ends the process where the main thread does not, unless SIGTERM has another handler."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
-        self.describe, self.told = describe, False
+        self.describe, self.told, self.ended = describe, False, False
         self.shown: Callable[[Any], object] = sys.__unraisablehook__
         self._ours, self.signals = socket.socketpair()
         self.signals.setblocking(False)
@@ -76,15 +96,24 @@ class _Watch:
     def stop(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
         self.told = True
-        raise Stopped(self.describe())
+        if self.ended:  # all was done, or an error is under way
+            return
+        if _importing(frame):
+            self._again()
+        else:
+            raise Stopped(self.describe())
 
     def unraisable(self, event: Any) -> None:
         """Where Python cannot raise, as in the garbage collector, the signal comes again."""
         if event.exc_type is Stopped:
-            with contextlib.suppress(OSError):
-                self.signals.send(_AGAIN)
+            self._again()
         else:
             self.shown(event)
+
+    def _again(self) -> None:
+        """Makes the signal come again a moment later."""
+        with contextlib.suppress(OSError):
+            self.signals.send(_AGAIN)
 
     def close(self) -> None:
         self.signals.close()  # ends the thread
@@ -104,21 +133,20 @@ class _Watch:
             except TimeoutError:
                 numbers = b""
             heard += numbers.count(signal.SIGTERM)
-            if signal.getsignal(signal.SIGTERM) != self.stop:
-                heard, deadline = 0, None
-                continue
-            if _AGAIN in numbers:
+            if _AGAIN in numbers:  # for whoever handles it by then
                 heard -= 1
                 time.sleep(0.05)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-            if heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
-                self._exit()
+            if signal.getsignal(signal.SIGTERM) != self.stop:
+                heard, deadline = 0, None
+            elif heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
+                _end(Stopped.EXIT_CODE, self.describe(), self._stderr)
             elif heard and deadline is None:
                 deadline = time.monotonic() + GRACE
 
-    def _exit(self) -> None:
-        os.write(self._stderr, self.describe().encode() + b"\n")
-        flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # a pipe may be full
-        flushing.start()
-        flushing.join(1)
-        os._exit(Stopped.EXIT_CODE)
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the code of a frame runs because some module is being imported."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None

@@ -31,8 +31,7 @@ from t5x import gin_utils, utils
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models import ModelConfig, parameter_count
 from protlm_jax.models.flops import training_flops_per_token
-from protlm_jax.planning.compile import Plan, asked_for, how_fast, peak_of
-from protlm_jax.planning.program import collectives, unsplit
+from protlm_jax.planning.compile import Plan, measure
 from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import Topology, topology
 from protlm_jax.storage.files import write_atomically
@@ -75,12 +74,10 @@ def train(
         batch = abstract_batch(model, train_dataset_cfg)
         with trainer:
             lowered = trainer._partitioned_train_step.lower(abstract, batch)
-    rows, steps = train_dataset_cfg.batch_size, total_steps
     length = max(train_dataset_cfg.task_feature_lengths.values())
-    parts = trainer._num_microbatches or 1
+    rows, parts = train_dataset_cfg.batch_size, trainer._num_microbatches or 1
     flops = training_flops_per_token(config, length, model.objective.queries(length))
-    asked = {"rows": rows, "length": length, "accumulate": parts}
-    asked |= {"model_flops": flops * rows * length}
+    shapes = {"rows": rows, "length": length, "accumulate": parts}
     return Plan(
         phase="",
         topology=pod.name,
@@ -92,40 +89,18 @@ def train(
         available_bytes=pod.hbm,
         whole=[],
         chosen="",
-        **asked,
-        **compiled(lowered, pod, mesh, config, steps, **asked),
+        **shapes,
+        **measure(
+            lowered,
+            pod,
+            mesh,
+            lambda: suggest(config, rows, parts, dict(mesh.shape)),
+            steps=total_steps,
+            model_flops=flops * rows * length,
+            **shapes,
+        ),
         compile_seconds=time.monotonic() - begin,
     )
-
-
-def compiled(
-    lowered: Any,
-    pod: Topology,
-    mesh: Any,
-    config: ModelConfig,
-    steps: int,
-    *,
-    rows: int,
-    length: int,
-    accumulate: int,
-    model_flops: int,
-) -> dict[str, Any]:
-    """The fields of a Plan that the compiler says."""
-    try:
-        program = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        suggestion = suggest(config, rows, accumulate, dict(mesh.shape))
-        found = {"peak_bytes": asked_for(str(error)), "fits": False, "suggestion": suggestion}
-        return {**found, "collectives": {}, "unsplit": []}
-    text = program.as_text()
-    return {
-        "peak_bytes": peak_of(program.memory_analysis()),
-        "fits": True,
-        "suggestion": "",
-        "collectives": collectives(text),
-        "unsplit": unsplit(text, rows // accumulate, length),
-        **how_fast(text, mesh, pod.generation, rows * length, steps, model_flops),
-    }
 
 
 def assembled(model: Any, data: Any, partitioner: Any, trainer_cls: Any) -> tuple[Any, Any, Any]:

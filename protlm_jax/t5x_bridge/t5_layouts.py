@@ -1,7 +1,7 @@
-"""The T5 of T5X's examples as ours: `examples/t5` and `examples/scalable_t5`, scanned or not.
+"""The T5 of T5X's `examples/t5` and `examples/scalable_t5`, scanned or not, as ours.
 
-Nothing beside the parameters says what they are, so sizes are read off their shapes; config.gin,
-where it is there, says what shapes do not: the activation and the dropout rate.
+Sizes come from the shapes of the parameters; the activation and the dropout rate from config.gin,
+where there is one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,20 +99,17 @@ def unified(checkpoint: Path, stored: Tensors) -> Tensors:
     width = stored["token_embedder/embedding"].shape[1]
     tensors = {name: _joined(name, x) for name, x in _unscanned(stored, width).items()}
     for stack in STACKS:
-        shared = f"{stack}/relpos_bias/rel_embedding"
-        layers = [f"{stack}/layers_{i}" for i in range(_layers(stack, tensors))]
-        own = [n for layer in layers if (n := f"{layer}/relpos_bias/rel_embedding") in tensors]
-        if own and shared not in tensors:
-            tensors[shared] = _one_bias(checkpoint, stack, [tensors.pop(name) for name in own])
+        table = "relpos_bias/rel_embedding"
+        layers = (f"{stack}/layers_{i}/{table}" for i in range(_layers(stack, tensors)))
+        own = [name for name in layers if name in tensors]
+        if own and f"{stack}/{table}" not in tensors:
+            tables = [tensors.pop(name) for name in own]
+            tensors[f"{stack}/{table}"] = _one_bias(checkpoint, stack, tables)
     return tensors
 
 
 def infer_config(checkpoint: Path, tensors: Tensors) -> ModelConfig:
-    """The architecture from shapes, and from config.gin in the model_dir where it is there.
-
-    Args:
-        checkpoint: lies in the model_dir.
-        tensors: of `unified`.
+    """The architecture from the shapes of `unified` and from config.gin beside the checkpoint.
 
     Raises:
         ProtlmError: no such T5, or nobody knows what its token ids mean.
@@ -124,7 +122,7 @@ def infer_config(checkpoint: Path, tensors: Tensors) -> ModelConfig:
 
     vocab_size, width = shape("token_embedder/embedding")
     heads, buckets = shape("encoder/relpos_bias/rel_embedding")
-    said = {
+    fields = {
         field: literal(checkpoint.parent, f"T5Config.{field}", value)
         for field, value in bound(checkpoint.parent, "T5Config").items()
         if field in ("mlp_activations", "dropout_rate")
@@ -139,13 +137,13 @@ def infer_config(checkpoint: Path, tensors: Tensors) -> ModelConfig:
         num_heads=heads,
         head_dim=shape("encoder/layers_0/attention/query/kernel")[1] // heads,
         d_ff=shape("encoder/layers_0/mlp/wo/kernel")[0],
-        activation=_activation(checkpoint, said.get("mlp_activations"), gated),
+        activation=_activation(checkpoint, fields.get("mlp_activations"), gated),
         gated_mlp=gated,
         tie_embeddings="decoder/logits_dense/kernel" not in tensors,
         relative_buckets=buckets,
         relative_max_distance=128,  # this and epsilon: constants of T5X's code
         norm_eps=1e-6,
-        dropout_rate=float(said.get("dropout_rate", 0.1)),
+        dropout_rate=float(fields.get("dropout_rate", 0.1)),
     )
 
 
@@ -153,20 +151,20 @@ def _layers(stack: str, tensors: Tensors) -> int:
     return len({n.split("/")[1] for n in tensors if n.startswith(f"{stack}/layers_")})
 
 
-def _activation(checkpoint: Path, said: Any, gated: bool) -> str:
-    """Our name of it; T5 1.1's or 1.0's, where config.gin does not say."""
-    if said is None:
-        said = ("gelu", "linear") if gated else ("relu",)
+def _activation(checkpoint: Path, named: Any, gated: bool) -> str:
+    """Our name of it; that of T5 1.1 or 1.0 without config.gin."""
+    if named is None:
+        named = ("gelu", "linear") if gated else ("relu",)
         log.warning(
             "%s has no config.gin that names the activation: taken to be %s, as in T5 %s",
             checkpoint.parent,
-            said[0],
+            named[0],
             "1.1" if gated else "1.0",
         )
-    name, *rest = said
+    name, *rest = named
     if rest != ["linear"] * gated or name not in _ACTIVATIONS:
         raise ProtlmError(
-            f"{checkpoint.parent / 'config.gin'}: mlp_activations {said!r} cannot be read; only "
+            f"{checkpoint.parent / 'config.gin'}: mlp_activations {named!r} cannot be read; only "
             f"one of {', '.join(_ACTIVATIONS)}, alone or followed by 'linear', can"
         )
     return _ACTIVATIONS[name]
@@ -191,38 +189,35 @@ def _unscanned(stored: Tensors, width: int) -> Tensors:
     """Arrays of scanned layers, "encoder/encoder/...", as one per layer."""
     plain: Tensors = {}
     for name, tensor in stored.items():
-        stack, _, rest = name.partition("/")
-        inner, _, leaf = rest.partition("/")
-        if stack not in STACKS or inner != stack:
+        stack, *inner = name.split("/", 2)
+        if stack not in STACKS or inner[0] != stack:
             plain[name] = tensor
             continue
         norm = stored[f"{stack}/{stack}/pre_mlp_layer_norm/scale"].shape
         axis = 1 if norm[0] == width else 0  # param_scan_axis, 1 unless it was changed
+        shape = tensor.shape[:axis] + tensor.shape[axis + 1 :]
         whole = functools.cache(tensor.read)
         for layer in range(tensor.shape[axis]):
-            shape = tensor.shape[:axis] + tensor.shape[axis + 1 :]
-            plain[f"{stack}/layers_{layer}/{leaf}"] = StoredTensor(
-                tensor.file, shape, partial(_taken, whole, layer, axis)
-            )
+            read = partial(_taken, whole, layer, axis)
+            plain[f"{stack}/layers_{layer}/{inner[1]}"] = StoredTensor(tensor.file, shape, read)
     return plain
 
 
-def _taken(whole: Any, layer: int, axis: int) -> np.ndarray:
+def _taken(whole: Callable[[], np.ndarray], layer: int, axis: int) -> np.ndarray:
     return np.asarray(np.take(whole(), layer, axis))
 
 
 def _joined(name: str, tensor: StoredTensor) -> StoredTensor:
-    """Kernels of attention with heads and their entries as one axis; the values follow suit."""
+    """Kernels of attention with heads and their entries as one axis."""
     if len(tensor.shape) != 3 or not name.endswith("/kernel"):
         return tensor
     first, middle, last = tensor.shape
-    out = name.endswith("/out/kernel")
-    shape = (first * middle, last) if out else (first, middle * last)
-    return dataclasses.replace(tensor, shape=shape)
+    shape = (first * middle, last) if name.endswith("/out/kernel") else (first, middle * last)
+    return StoredTensor(tensor.file, shape, lambda: tensor.read().reshape(shape))
 
 
 def _one_bias(checkpoint: Path, stack: str, layers: list[StoredTensor]) -> StoredTensor:
-    """The one table of relative positions of a stack whose layers each have their own."""
+    """The table of relative positions of a stack whose layers have equal ones."""
 
     def read() -> np.ndarray:
         first, *others = [tensor.read() for tensor in layers]

@@ -1,4 +1,4 @@
-"""What a run is made of, from its config and the devices: nothing is read, allocated or compiled.
+"""The parts of a run from its config and the devices; nothing is read, allocated or compiled.
 
 The loop trains with these parts; planning compiles the same ones for devices that are not there.
 """
@@ -19,7 +19,8 @@ from protlm_jax.config.run import RunConfig
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.training.guard import Rules
-from protlm_jax.training.mesh_choice import choose_mesh, memory_of
+from protlm_jax.training.hardware import memory_of
+from protlm_jax.training.mesh_choice import choose_mesh
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, abstract_state, compile_init, lay_out

@@ -1,12 +1,10 @@
 """Checkpoints of a run: `checkpoints/<step>/{state,data,info}`, written by Orbax in the background.
 
-A checkpoint is written under a temporary name and renamed when complete, so a folder whose name
-is a number is whole. What happens to it later, on a disk or in a copy, is another matter:
-`files.json` lists the size and the digest of each of its files, and every reader compares them
-before it reads. Only a checkpoint that fails this comparison is damaged, or, where an older version
-wrote no digests, one whose content cannot be parsed. No other failure of a reader (memory,
-permissions, an interruption, a bug) says anything about it. Readers of parameters need no
-optimizer: see `restore_params`.
+A checkpoint is written under a temporary name and renamed when complete, so a folder whose name is
+a number is complete. `files.json` lists the size and digest of each file, and every reader compares
+them first. A checkpoint is damaged if this comparison fails or, where an older version wrote no
+digests, if it cannot be parsed; any other failure (memory, permissions, an interruption) is not
+damage.
 """
 
 from __future__ import annotations
@@ -49,8 +47,8 @@ class DamagedCheckpoint(Damaged):
 class Checkpoints:
     """The checkpoints of one run.
 
-    Saving copies the arrays and returns; writing goes on in a thread. A save that fails there
-    raises at the next `save`, `wait` or `close`, and older checkpoints stay as they are.
+    Saving copies the arrays and writes in a thread. A save that fails there raises at the next
+    `save`, `wait` or `close`; older checkpoints stay as they are.
 
     Args:
         directory: the run's `checkpoints` folder, made where it is missing.
@@ -82,13 +80,13 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, data: bytes, info: Mapping[str, Any] | None = None
     ) -> None:
-        """Saves whatever `should_save` says; a step that is saved already is left alone.
+        """Saves a state after `step` updates; a step that is saved already is left alone.
 
         Args:
-            step: number of updates the state has seen.
+            step: number of updates.
             state: any pytree of arrays; it may be donated as soon as this returns.
             data: the data iterator's state.
-            info: small, plain JSON to keep beside it, such as a digest of the configuration.
+            info: small, plain JSON to keep beside it.
 
         Raises:
             ProtlmError: this save, or the one before it, could not be written.
@@ -132,12 +130,6 @@ class Checkpoints:
             data = _restore(path / "data", ocp.args.StandardRestore())["iterator"]
         return state, np.asarray(data, np.uint8).tobytes()
 
-    def info(self, step: int) -> dict[str, Any]:
-        """The JSON saved beside the state, and "format"."""
-        path = self.directory / str(step)
-        _verify(path)
-        return _read_info(path)
-
     def wait(self) -> None:
         """Returns when nothing is being written any more.
 
@@ -149,9 +141,10 @@ class Checkpoints:
         self._saving = None
 
     def set_aside(self, step: int, error: DamagedCheckpoint) -> str:
-        """Moves a damaged checkpoint to `damaged/` beside the folder; returns a line for people.
+        """Moves a damaged checkpoint to `damaged/` beside the folder; called by all hosts.
 
-        Called by all hosts.
+        Returns:
+            A warning that names both folders and the step to go on from.
 
         Raises:
             ProtlmError: there is no older one to go on from.
@@ -159,7 +152,7 @@ class Checkpoints:
         older = [s for s in saved_steps(self.directory) if s < step]
         if not older:
             raise ProtlmError(f"{error}. There is no older one") from error
-        agreed(step)  # everybody has looked
+        agreed(step)  # all hosts have read `older`
         aside = self.directory.parent / "damaged" / str(step)
         if leads():
             try:
@@ -219,10 +212,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 
 def restore_params(path: str | Path) -> Any:
-    """The parameters of one checkpoint as a nested dict of NumPy arrays, whatever wrote them.
-
-    Args:
-        path: the checkpoint's folder, `<run>/checkpoints/<step>`.
+    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
 
     Raises:
         ProtlmError: no such checkpoint, or it cannot be read.
@@ -231,11 +221,9 @@ def restore_params(path: str | Path) -> Any:
 
 
 def restore_part(path: str | Path, name: str) -> Any:
-    """One field of a checkpoint's state, as nested dicts and lists of NumPy arrays.
+    """A field of a checkpoint's state, such as "opt_state", as nested dicts and lists of arrays.
 
-    Args:
-        path: the checkpoint's folder.
-        name: "params" or "opt_state"; None comes back where the checkpoint has no such field.
+    None where the checkpoint has no such field.
 
     Raises:
         ProtlmError: no such checkpoint, or it cannot be read.
@@ -247,7 +235,7 @@ def restore_part(path: str | Path, name: str) -> Any:
 
 
 def restore_field(folder: Path, name: str) -> Any:
-    """As `restore_part`, of any tree that Orbax stored in a folder of a checkpoint's."""
+    """As `restore_part`, of any tree that Orbax stored in a folder of a checkpoint."""
     _verify(folder.parent, ": copy it again")
     return _read_field(folder, name)
 
@@ -264,7 +252,7 @@ def _read_field(folder: Path, name: str) -> Any:
 
 
 def stored_field(folder: Path, name: str) -> Any:
-    """As `restore_field`, with shapes and dtypes in place of the arrays, which are not read."""
+    """As `restore_field`, with shapes and dtypes instead of arrays; these are not read."""
     with _reading(folder.parent):
         return _stored_tree(folder).get(name)
 
@@ -327,7 +315,7 @@ def _verify_for_all_hosts(path: Path) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns failures that a user can mend into a ProtlmError; tells damage from all others."""
+    """Turns a reader's failures into a ProtlmError, DamagedCheckpoint for damage alone."""
     orbax_messages.divert()
     try:
         yield
@@ -339,7 +327,7 @@ def _reading(path: Path) -> Iterator[None]:
                 f"use more devices. The checkpoint is as it was"
             ) from error
         if not _has_digests(path) and _is_unreadable(cause):
-            # Of several hosts the others may have read their parts well: they cannot turn back.
+            # Other hosts may have read their parts without an error, and cannot go back.
             kind = DamagedCheckpoint if jax.process_count() == 1 else ProtlmError
             raise kind(
                 f"{text}. If it is damaged, remove this folder to continue from an older one"
@@ -358,12 +346,12 @@ def _has_digests(path: Path) -> bool:
 
 
 def _is_unreadable(cause: BaseException) -> bool:
-    """Whether an error of reading is about the format: a file that is missing or does not parse."""
+    """Whether a file is missing or does not parse."""
     if isinstance(cause, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError | KeyError):
         return True
-    # What TensorStore says of an array or of its database.
-    told = ("DATA_LOSS", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION", "Error opening")
-    return isinstance(cause, ValueError) and str(cause).startswith(told)
+    # TensorStore's messages on an array or its database.
+    starts = ("DATA_LOSS", "OUT_OF_RANGE", "NOT_FOUND", "FAILED_PRECONDITION", "Error opening")
+    return isinstance(cause, ValueError) and str(cause).startswith(starts)
 
 
 def _cause(error: BaseException) -> str:

@@ -2,9 +2,10 @@
 
 Every host runs the same command and holds a part of the same arrays. Two things end a run from
 outside. A machine that is about to go says so (SIGTERM): all hosts save at one step, on which they
-agree, and leave with an exit code that asks for the same command again. A machine that is gone says
-nothing: the others notice within a minute, by a closed connection or by JAX's heartbeats, and leave
-with the same code instead of waiting for it.
+agree, and leave with an exit code that asks for the same command again. Before the first update
+there is nothing to save, and the host leaves alone. A machine that is gone says nothing: the others
+notice within a minute, by a closed connection or by JAX's heartbeats, and leave with the same code
+instead of waiting for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import jax
 
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.storage.owner import Occupied, owned
+
+_Action = ctypes.Array[ctypes.c_char]
 
 HEARTBEAT = 40  # seconds without a word, after which a host counts as gone
 
@@ -58,6 +61,8 @@ def joined(hosts: Hosts | None) -> Iterator[None]:
         yield
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    global _jax_sigterm
+    before = _sigterm()
     try:
         jax.distributed.initialize(
             *(hosts.coordinator, hosts.count, hosts.index),
@@ -71,10 +76,15 @@ def joined(hosts: Hosts | None) -> Iterator[None]:
             f"recognised; elsewhere say --coordinator HOST:PORT --hosts N --host I"
         ) from error
     _survive_abort()
+    if callable(signal.getsignal(signal.SIGTERM)):
+        _jax_sigterm = _sigterm(before)
     try:
         yield
-    except Stopped:
-        raise  # all hosts stop here together
+    except Stopped as stopped:
+        if _jax_sigterm is not None:
+            _leave(stopped)
+        jax.distributed.shutdown()  # all hosts stop here together
+        raise
     except BaseException as error:
         if jax.process_count() == 1:
             raise
@@ -84,7 +94,10 @@ def joined(hosts: Hosts | None) -> Iterator[None]:
 def _leave(error: BaseException) -> None:
     """Ends the process of a host that failed, or whose neighbour did."""
     code = 1
-    if isinstance(error, ProtlmError):
+    if isinstance(error, Stopped):
+        print(error, file=sys.stderr)
+        code = Stopped.EXIT_CODE
+    elif isinstance(error, ProtlmError):
         print(f"error: {error}", file=sys.stderr)
     elif isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
         first = str(error).strip().splitlines()[0][:300]
@@ -117,14 +130,25 @@ def _survive_abort() -> None:
     """
     global _on_abort
     line = _lost("this host", "no sign of life; see above").encode() + b"\n"
+    stderr = os.dup(2)  # imports of TensorFlow point it elsewhere for a while
 
     def handle(_: int) -> None:
         if threading.get_ident() not in [thread.ident for thread in threading.enumerate()]:
-            os.write(2, line)
+            os.write(stderr, line)
             os._exit(Stopped.EXIT_CODE)
 
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort)
+
+
+_jax_sigterm: _Action | None = None  # JAX's, until the first update: it would answer there only
+
+
+def _sigterm(action: _Action | None = None) -> _Action:
+    """The C library's struct of what happens at SIGTERM, which `action` replaces if given."""
+    before = ctypes.create_string_buffer(1024)  # larger than the struct on any system
+    ctypes.CDLL(None).sigaction(int(signal.SIGTERM), action, before)
+    return before
 
 
 def leads() -> bool:
@@ -198,7 +222,10 @@ class Farewell:
 
     def listen(self) -> None:
         """From now on SIGTERM is noted."""
-        # With several hosts JAX listens, so that they agree on the step.
+        global _jax_sigterm
+        if _jax_sigterm is not None:  # of several hosts, so that they agree on the step
+            _sigterm(_jax_sigterm)
+            _jax_sigterm = None
         alone = not _joined() and threading.current_thread() is threading.main_thread()
         if self._before is None and alone:
             self._before = signal.signal(signal.SIGTERM, self._hear)

@@ -1,16 +1,12 @@
-"""Which updates are not made: those that overflowed in float16, and those that a run leaves out.
+"""Skipped updates: loss scaling in float16, and a run's own limits on loss and gradients.
 
-Float16 (Micikevicius et al. 2018), for GPUs without bfloat16: gradients that pass through it vanish
-below 6e-8 and overflow above 65,504. So the loss is multiplied by a scale before they are taken,
-and they are divided by it afterwards, in float32. A step whose loss or gradients are not finite
-changes no parameter and halves the scale; a long series of finite steps doubles it. flax's
-DynamicScale would adapt it at each call of the gradient; here that is once per update, which may be
-several calls.
+Float16 gradients vanish below 6e-8 and overflow above 65,504. So the loss is multiplied by a scale,
+and the gradients are divided by it in float32 (Micikevicius et al. 2018). A step that is not finite
+changes no parameter and halves the scale; many finite steps double it. flax's DynamicScale would
+adapt it at each call of the gradient, of which an update may have several.
 
-In any dtype, a run may be told to leave out a few updates whose loss or gradients are not finite,
-or whose gradient norm is far above the usual (a bad batch, a flipped bit), instead of stopping.
-
-For float32 and bfloat16 without such rules the state is an empty dict and costs nothing.
+In any dtype a run may skip a few updates whose loss or gradients are not finite, or whose gradient
+norm is far above the median, instead of stopping. Without rules the state is an empty dict.
 """
 
 from __future__ import annotations
@@ -23,23 +19,22 @@ import jax.numpy as jnp
 import optax
 
 INITIAL = 2.0**15
-LEAST = 1.0  # what is not finite without any scale is no matter of scaling, and stops the run
+LEAST = 1.0  # non-finite at scale 1 is not an overflow; stop
 MOST = 2.0**24
 GROWTH_INTERVAL = 2000  # finite steps after which the scale is doubled
-HISTORY = 100  # gradient norms that say what is usual
+HISTORY = 100  # gradient norms of the median
 
 State = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """When an update is left out.
+    """When an update is skipped.
 
     Attributes:
-        dtype: of the model's computation; "float16" has a scale.
-        limit: how many updates in a row may be left out by the run's own rules; 0 for none.
-        above: a gradient norm of more than this times the median of the last HISTORY ones counts
-            as bad, too; 0 for no such rule. It begins when there are so many.
+        dtype: of the model's computation; "float16" has a loss scale.
+        limit: how many updates in a row the run's own rules may skip; 0: no such rules.
+        above: skip gradient norms above this times the median of the last HISTORY; 0: no.
     """
 
     dtype: str = "float32"
@@ -47,12 +42,11 @@ class Rules:
     above: float = 0.0
 
     def initial(self) -> State:
-        """The state before the first step.
+        """The state before the first step: {} without any rule; else
 
-        Returns:
-            {} without any rule; else "skipped" (int32, updates left out in all) and, for float16,
-            "scale" (float32) and "finite_steps" since it last changed (int32); by the run's own
-            rules "in_a_row" (int32) and "norms" [HISTORY] float32, nan where there is none yet.
+        "skipped" (int32, in all); for float16 "scale" (float32) and "finite_steps" since it last
+        changed (int32); by the run's rules "in_a_row" (int32) and "norms" ([HISTORY] float32, nan
+        where there is none yet).
         """
         zero = jnp.zeros((), jnp.int32)
         state: State = {}
@@ -67,13 +61,13 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """What a step does about bad numbers; nothing where there is no rule.
+    """Decides whether one step is skipped.
 
     Attributes:
         rules: of the run.
         state: before the step.
         finite: bool scalar, whether loss and gradients are.
-        norm: of the gradients, float32 scalar; 0 where nobody asks.
+        norm: of the gradients, float32 scalar; 0 where no rule needs it.
     """
 
     rules: Rules
@@ -95,15 +89,15 @@ class Guard:
     @property
     def skipped(self) -> jax.Array:
         """Whether the step is to change nothing."""
-        left_out = jnp.bool_(False)
+        skip = jnp.bool_(False)
         if "scale" in self.state:  # a smaller one may help
-            left_out |= ~self.finite & (self.state["scale"] > LEAST)
+            skip |= ~self.finite & (self.state["scale"] > LEAST)
         if "in_a_row" in self.state:
-            left_out |= ~self.finite
+            skip |= ~self.finite
         if "norms" in self.state:
-            # nan, as long as the history is not full, is above nothing.
-            left_out |= self.norm > self.rules.above * jnp.median(self.state["norms"])
-        return left_out
+            # The median is nan until the history is full; nothing is above nan.
+            skip |= self.norm > self.rules.above * jnp.median(self.state["norms"])
+        return skip
 
     def zeroed(self, tree: Any) -> Any:
         """A tree of gradients or updates, zero if the step is skipped."""
@@ -129,13 +123,13 @@ class Guard:
         if "in_a_row" in self.state:
             after["in_a_row"] = jnp.where(self.skipped, self.state["in_a_row"] + 1, 0)
         if "norms" in self.state:
-            # Spikes count, too: a level that has changed for good becomes the usual one.
+            # Spikes are recorded, too: the median follows a lasting change.
             added = jnp.append(self.state["norms"][1:], self.norm)
             after["norms"] = jnp.where(self.finite, added, self.state["norms"])
         return after
 
     def metrics(self) -> dict[str, jax.Array]:
-        """For the log: whether this step was skipped, how many were, and what they go by."""
+        """For the log."""
         if not self.state:
             return {}
         after = self.after()

@@ -1,8 +1,7 @@
-"""Where the data of all hosts stand, in one piece for the checkpoint.
+"""The data iterators' states of all hosts as one part of a checkpoint.
 
-Token files are read by all hosts alike: their state is one, and any number of hosts goes on from
-it. Where each host reads proteins of its own (records), every state is kept, and each host finds
-its own again.
+With token files all hosts have one state, and any number of hosts can go on from it. Where each
+host reads its own records, all states are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from protlm_jax.training.checkpoints import DamagedCheckpoint
 
-# What a state raises that is not as it was written.
+# What parsing a damaged state raises.
 _BROKEN = (
     *(zlib.error, ArithmeticError, AttributeError, LookupError),
     *(RecursionError, TypeError, ValueError),
@@ -36,7 +35,7 @@ def state_of_all(state: bytes) -> bytes:
 
 
 def state_of_this(saved: bytes) -> bytes:
-    """What this host is to go on from."""
+    """This host's part of a saved state."""
     return pick(saved, jax.process_index())
 
 
@@ -48,7 +47,7 @@ def join(states: Sequence[bytes]) -> bytes:
 
 
 def pick(saved: bytes, host: int) -> bytes:
-    """The state of a host. Of one that was not there, another's, which its data will refuse.
+    """The state of a host; for a new host another's, which its data will refuse.
 
     Raises:
         DamagedCheckpoint: it is no such state.

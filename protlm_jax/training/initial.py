@@ -1,8 +1,8 @@
 """The first state of a run that continues the pretraining of another model.
 
-Every parameter is taken as it is, but for two kinds of tables: the rows of a vocabulary are found
-by their tokens, and a position table keeps the rows that both models have. What no row was found
-for starts at random, as in any new run. All of it is said, on the screen and in init.json.
+Parameters are copied, but for two kinds of tables: rows of a vocabulary are matched by token, and a
+position table keeps the rows that both models have. Rows without a match start at random, as in any
+new run. The screen and init.json report it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from protlm_jax.training.state import TrainState
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 
 # Fields of a model that no parameter depends on: they may differ from the source's.
-FREE = (
+WITHOUT_PARAMETERS = (
     *("dropout_rate", "mlp_dropout", "dtype", "remat", "attention_backend"),
     *("memory_length", "same_length", "clamp_length"),
 )
-STARTS = ("initializer_range", "position_init")  # only said of random parameters
+OF_RANDOM = ("initializer_range", "position_init")
 TABLES = ("vocabulary", "vocab_size", "max_positions")
 
 Rows = dict[str, np.ndarray]
@@ -43,9 +43,8 @@ class Source:
     """What a run starts from.
 
     Attributes:
-        model: its parameters and their vocabulary.
-        checkpoint: the folder they were read from, with the optimizer's state; None where they come
-            from a Hugging Face folder.
+        model: parameters and vocabulary.
+        checkpoint: the folder they were read from; None for a Hugging Face folder.
     """
 
     model: LoadedModel
@@ -53,21 +52,15 @@ class Source:
 
 
 Load = Callable[[str], Source]
-"""From `init_from` to what lies there; called once, by a run that has no checkpoint yet."""
+"""Reads what `init_from` names; called once, by a run without a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a run started from; init.json of its folder.
+    """What a run started from, in words; init.json of its folder.
 
-    Attributes:
-        source: the path that was given.
-        name: of the model found there.
-        loaded: what was taken over.
-        new: what starts at random, or at zero in an optimizer's moments.
-        left: what the source has and this run has not.
-        optimizer: what became of its state.
-        settings: fields of the model that differ without an effect on parameters.
+    `new` starts at random, `left` is only in the source, and `settings` are fields of the model
+    that differ without an effect on parameters.
     """
 
     source: str
@@ -96,17 +89,14 @@ def continue_from(
 
     Args:
         config: the run.
-        fresh: its state as it would start from nothing.
+        fresh: its state with random parameters.
         layout: shardings of the state.
         axes: logical axes of the parameters.
         load: reads what `config.init_from` names.
 
-    Returns:
-        The state, and what was taken.
-
     Raises:
-        ProtlmError: no model there, one of another architecture (each field is named), or an
-            optimizer's state that was asked for and is not there.
+        ProtlmError: no model there, one of another architecture (each field is named), or no
+            optimizer's state where the config wants it.
     """
     assert config.init_from is not None
     with _in_host_memory():
@@ -140,19 +130,15 @@ def continue_from(
         new=new,
         left=[*left, *source.left],
         optimizer=optimizer,
-        settings=_differences(source.config, config.model, FREE),
+        settings=_differences(source.config, config.model, WITHOUT_PARAMETERS),
     )
     return state, report
 
 
 def require_same_architecture(source: ModelConfig, asked: ModelConfig, path: str) -> None:
-    """Refuses what cannot be reconciled.
-
-    Raises:
-        ProtlmError: naming every field that would have to be equal.
-    """
+    """Raises a ProtlmError that names every field that would have to be equal."""
     fields = [f.name for f in dataclasses.fields(ModelConfig)]
-    fixed = [f for f in fields if f not in (*FREE, *STARTS, *TABLES)]
+    fixed = [f for f in fields if f not in (*WITHOUT_PARAMETERS, *OF_RANDOM, *TABLES)]
     if wrong := _differences(source, asked, fixed):
         raise ProtlmError(
             f"the model in {path} is another one than config.model: {'; '.join(wrong)}. Set these "
@@ -169,11 +155,10 @@ def _differences(source: ModelConfig, asked: ModelConfig, fields: Any) -> list[s
 
 
 def _matching_rows(source: LoadedModel, asked: ModelConfig) -> tuple[Rows, list[str], list[str]]:
-    """For the axes "vocab" and "positions", where they differ, the source's row of each row here.
+    """The source's row of each row here for the axes "vocab" and "positions", where they differ.
 
     Returns:
-        {axis: int64 [rows here], -1 for a row that the source does not have}, and what is new and
-        what is left, in words.
+        {axis: int64 [rows here], -1 for a new row}, and what is new and what is left, in words.
     """
     rows: Rows = {}
     new, left = [], []
@@ -201,9 +186,8 @@ def vocabulary_rows(
 ) -> np.ndarray:
     """The source's row of each row here, -1 where there is none: int64 [rows_here].
 
-    Rows are matched by what they mean: padding, unknown and mask by their part, all others by their
-    token. Rows that no token has, added to share a table out evenly, match if both are the same
-    vocabulary.
+    Padding, unknown and mask match by role, other rows by token. Rows without a token, added so
+    that a table divides evenly, match if both are the same vocabulary.
     """
     found = np.full(rows_here, -1, np.int64)
     if there.name == here.name:
@@ -228,10 +212,9 @@ def _optimizer_state(
     axes: Any,
     rows: Rows,
 ) -> tuple[Any, int]:
-    """The moments of the source's checkpoint, and after how many updates they were taken.
+    """The moments of the source's checkpoint, and how many updates they have seen.
 
-    The last part of the state is the schedule's count, which the new run keeps at 0: where its
-    schedule begins is a matter of its config.
+    The last part of the state, the schedule's count, stays 0: the config says where it begins.
     """
     stored = None if checkpoint is None else restore_part(checkpoint, "opt_state")
     if checkpoint is None or stored is None:
@@ -270,12 +253,12 @@ def _by_name(stored: list[Any]) -> dict[str, np.ndarray]:
 
 
 def _below_the_chain(path: Any) -> str:
-    """A path without the link's number: with or without clipping, a moment has one name."""
+    """A path without the link's number, which depends on clipping."""
     return jax.tree_util.keystr(path[1:], simple=True, separator="/")
 
 
 def _placed(leaf: jax.Array, names: Any, stored: Any, rows: Rows, sharding: Any) -> jax.Array:
-    """A stored array laid out like `leaf`; where its tables differ, put into a copy of `leaf`."""
+    """A stored array laid out like `leaf`; where tables differ, its rows in a copy of `leaf`."""
     stored = np.asarray(stored)
     index: list[Any] = [slice(None)] * leaf.ndim
     for axis, name in enumerate(names):
@@ -301,7 +284,7 @@ def _some(names: list[str]) -> str:
 
 @contextlib.contextmanager
 def _in_host_memory() -> Any:
-    """Arrays made inside stay off the accelerator, which may hold no more than its own share."""
+    """Arrays made inside stay off the accelerator, which may not hold a whole model."""
     try:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX was told to see the accelerator alone

@@ -1,4 +1,4 @@
-"""The mesh of a run whose config says `mesh=auto`: a rule, not a trial, and the same every time.
+"""The mesh of a run whose config says `mesh=auto`, by a fixed rule.
 
 1. Where the rows of a part of the batch do not divide over the devices of a slice, `tensor` takes
    as few of them as leave rows that do. The stream is then split over them by its length, where
@@ -8,7 +8,7 @@
    The other half is for activations. 1, and no parameter is sent anywhere, where a whole copy fits.
 3. `data` takes what is left.
 
-Whether activations fit depends on rematerialisation and on `train.accumulate`: `protlm plan` knows.
+Whether activations fit depends on rematerialisation and `train.accumulate`; see `protlm plan`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,12 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 from jax.sharding import AbstractMesh
 
 from protlm_jax.partitioning import MESH_AXES, SLICES
 from protlm_jax.training.state import TrainState, bytes_on_device, lay_out
 
 SHARE = 0.5  # of a device's memory, for state and gradients
-
-# Bytes of one device that the compiler lets a program have, by the beginning of `device_kind`; the
-# first that fits counts. A device of v2 and v3 is a core, half a chip.
-MEMORY = {
-    "TPU v2": 7.48 * 2**30,
-    "TPU v3": 15.48 * 2**30,
-    "TPU v4": 30.75 * 2**30,
-    "TPU v5 lite": 15.75 * 2**30,
-    "TPU v5": 95.74 * 2**30,
-    "TPU v6": 31.25 * 2**30,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +66,18 @@ def choose_mesh(
 def _why(shape: dict[str, int], needed: dict[int, int], memory: int, rows: int) -> str:
     chosen = " x ".join(f"{axis} {shape[axis]}" for axis in MESH_AXES)
     several = f" on each of {shape[SLICES]} slices" if shape[SLICES] > 1 else ""
-    took = f"state and gradients take {needed[shape['fsdp']] / 2**30:.2f} GiB of a device"
+    reason = f"state and gradients take {needed[shape['fsdp']] / 2**30:.2f} GiB of a device"
     if not memory:
-        took += ", whose memory is not known"
+        reason += ", whose memory is not known"
     else:
-        took += f" with {memory / 2**30:.2f}"
+        reason += f" with {memory / 2**30:.2f}"
         if needed[shape["fsdp"]] > SHARE * memory:
-            took += ", more than half, and cannot be split further"
+            reason += ", more than half, and cannot be split further"
         elif shape["fsdp"] > 1:
-            took += f"; a whole copy would take {needed[1] / 2**30:.2f}"
+            reason += f"; a whole copy would take {needed[1] / 2**30:.2f}"
     if shape["tensor"] > 1:
-        took += f"; {rows} rows at once do not divide over more than so many replicas"
-    return f"mesh: {chosen}{several}, chosen: {took}"
+        reason += f"; {rows} rows at once do not divide over more than so many replicas"
+    return f"mesh: {chosen}{several}, chosen: {reason}"
 
 
 def state_and_gradients(abstract: TrainState, axes: Any, shape: dict[str, int]) -> int:
@@ -97,11 +85,3 @@ def state_and_gradients(abstract: TrainState, axes: Any, shape: dict[str, int]) 
     mesh = AbstractMesh(tuple(shape.values()), tuple(shape))
     layout = lay_out(abstract, axes, mesh)
     return bytes_on_device(abstract, layout) + bytes_on_device(abstract.params, layout.params)
-
-
-def memory_of(device: jax.Device) -> int:
-    """Bytes of a device's memory that a program may have; 0 where that is not known."""
-    for kind, size in MEMORY.items():
-        if device.device_kind.startswith(kind):
-            return math.floor(size)
-    return int((device.memory_stats() or {}).get("bytes_limit", 0))

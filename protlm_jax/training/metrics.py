@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard events, throughput, progress on the screen."""
+"""metrics.jsonl, TensorBoard events, throughput, and progress on the screen."""
 
 from __future__ import annotations
 
@@ -19,31 +19,13 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import cannot_write
+from protlm_jax.training.hardware import peak_flops
 
 CHECK = "check"  # the last name of a line: CRC-32 of the others
 
-# Peak bf16 FLOP/s of one JAX device (on TPU v2 and v3 a device is half a chip), by the beginning
-# of `device_kind`; the first that fits counts.
-PEAK_FLOPS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
 
 def require_finite(step: int, value: float, name: str = "loss") -> None:
-    """Stops the run where a number that must be finite is not.
-
-    Raises:
-        ProtlmError: naming the step, and what to do.
-    """
+    """Raises a ProtlmError that names the step where a number is not finite."""
     if not math.isfinite(value):
         raise ProtlmError(
             f"training stopped: {name} is {value} at step {step}. Checkpoints hold earlier, finite "
@@ -55,17 +37,15 @@ def require_finite(step: int, value: float, name: str = "loss") -> None:
 class MetricsWriter:
     """Appends to `workdir/metrics.jsonl` and to TensorBoard events in `workdir`.
 
-    A line of metrics.jsonl is one JSON object, "step" first and last a checksum of the line, which
-    `read_metrics` compares. Numbers are written in full, so that equal numbers mean equal bits;
-    what depends on the clock has a name under "time/". An array with one entry per layer is a list
-    there, and in TensorBoard one curve per layer: `layers/encoder/grad_norm` becomes
-    `layers/encoder/03/grad_norm`.
+    A line is one JSON object, "step" first and a checksum last. Numbers are written in full, so
+    equal numbers mean equal bits; what depends on the clock is named "time/...". An array with an
+    entry per layer is a list, and in TensorBoard one curve per layer: `layers/encoder/grad_norm`
+    becomes `layers/encoder/03/grad_norm`.
 
     Args:
         workdir: the run's folder.
-        resume_step: the step the run goes on from. Lines and events of later steps are cut, they
-            will be written again; at 0, the beginning, all are cut. A damaged line before them is
-            kept, with a warning.
+        resume_step: later lines and events are cut, and written again; 0 cuts all. A damaged line
+            before them is kept, with a warning.
 
     Raises:
         ProtlmError: the files cannot be read or written.
@@ -114,9 +94,9 @@ class MetricsWriter:
             self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files; quiet about a failure that was raised before."""
-        told = suppress(ProtlmError) if self._failed else nullcontext()
-        with told, self._failures():
+        """Flushes and closes the files; raises no failure a second time."""
+        raised_before = suppress(ProtlmError) if self._failed else nullcontext()
+        with raised_before, self._failures():
             self._lines.close()
             self._events.close()
 
@@ -137,7 +117,7 @@ class MetricsWriter:
 
 
 class NoMetrics:
-    """In place of a `MetricsWriter` on the hosts that do not write."""
+    """Stands for a `MetricsWriter` on hosts that do not write."""
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         pass
@@ -150,7 +130,7 @@ class NoMetrics:
 
 
 def _summary(arrays: Mapping[str, np.ndarray]) -> Any:
-    """TensorBoard's form of one line: a curve per scalar, and per layer of an array."""
+    """TensorBoard's form of one line."""
     from tensorboardX.proto.summary_pb2 import Summary
 
     values = []
@@ -184,15 +164,15 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: bytes, file: Path, number: int) -> dict[str, Any]:
-    """One line, compared with its checksum."""
+    """One line whose checksum is right."""
     try:
         record = json.loads(line)
         check = record.pop(CHECK, None)
         whole = isinstance(record["step"], int) and check in (None, _check(record))
-        # The one text in a line is its checksum: another one is a checksum of a damaged name.
+        # Only the checksum is text; any other text is a checksum whose name is damaged.
         if whole and not any(isinstance(value, str) for value in record.values()):
             return record
-        reason = "it is not as it was written"
+        reason = "its checksum does not match"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         reason = "it is no JSON object with a step"
     raise Damaged(f"{file}, line {number} is damaged: {reason}. Remove that line to go on without")
@@ -228,13 +208,13 @@ class Throughput:
     """Speed between two readings, in tokens that are not padding.
 
     Args:
-        flops_per_token: of the model in training, forward and backward.
-        devices: those that share the work.
+        flops_per_token: of training, forward and backward.
+        devices: all that train.
     """
 
     def __init__(self, flops_per_token: float, devices: Sequence[Any]) -> None:
         self.flops_per_token = flops_per_token
-        self.peak = _peak_flops(devices[0].device_kind) * len(devices)
+        self.peak = peak_flops(devices[0].device_kind) * len(devices)
         self._since: float | None = None
         self._tokens = self._steps = 0
 
@@ -273,11 +253,6 @@ class Throughput:
         return rates | ({"time/mfu": flops / self.peak} if self.peak else {})
 
 
-def _peak_flops(device_kind: str) -> float:
-    """One device's bf16 peak in FLOP/s, 0 where it is not known."""
-    return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), 0.0)
-
-
 class ProgressReporter:
     """A bar on a terminal, a plain line now and then in a log.
 
@@ -285,8 +260,8 @@ class ProgressReporter:
         total: the run's last step.
         start: the step it goes on from.
         every: steps between lines in a log.
-        stream: where to; standard error unless told.
-        shown: False on the hosts that say nothing.
+        stream: standard error by default.
+        shown: False on hosts that print nothing.
     """
 
     def __init__(

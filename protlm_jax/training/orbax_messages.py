@@ -1,8 +1,7 @@
-"""What Orbax says while it works: warnings and errors go to a file of the run, or to a logger.
+"""Orbax's warnings and errors go to a file of the run, or else to the logger `protlm_jax.orbax`.
 
 Orbax logs a failed save several times, with stack traces, and raises it as well. The terminal gets
-the one message that is raised; the rest is kept in the run's folder. Where no run is being written,
-the logger `protlm_jax.orbax` passes warnings on to wherever the program's logs go.
+the message that is raised; the log is kept in the run's folder.
 """
 
 from __future__ import annotations

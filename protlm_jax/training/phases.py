@@ -1,8 +1,8 @@
-"""Runs the phases of a recipe one after the other; the same command goes on in the right one.
+"""Runs the phases of a recipe one after the other; the same command resumes in the right one.
 
-A phase is an ordinary run that starts from the last checkpoint of the phase before it. Its change
-is said and kept in `phases.json`: what becomes of the optimizer's moments and of the schedule, and
-the held-out loss of the same parameters on the old proteins and on the new ones, before and after.
+A phase is a run that starts from the last checkpoint of the phase before it. `phases.json` records
+what becomes of the optimizer's moments and of the schedule, and the held-out loss on the old and
+the new proteins, before and after.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def train_phases(phases: list[Phase], workdir: Path, load: Load) -> int:
 
     Args:
         phases: see `protlm_jax.config.recipes.load_recipe`; a single one may be a plain run.
-        workdir: folder of the whole; the phases' folders lie in it, beside phases.json.
+        workdir: holds the phases' folders and phases.json.
         load: reads the model that a phase starts from; see `protlm_jax.huggingface`.
 
     Returns:
@@ -74,11 +74,11 @@ def _train_phase(
         if previous is not None and "change" not in record:
             record["change"] = describe_change(previous, phase)
             record["before"] = {name: run.score_heldout(data) for name, data in sources.items()}
-            _say(f"phase {phase.name}: {record['change']}", record["before"])
+            _report(f"phase {phase.name}: {record['change']}", record["before"])
         save()
         made = run.to_the_end()
         record["after"] = {name: run.score_heldout(data) for name, data in sources.items()}
-    _say(f"phase {phase.name} is complete", record["after"])
+    _report(f"phase {phase.name} is complete", record["after"])
     save()
     return made
 
@@ -98,10 +98,10 @@ def describe_change(previous: Phase, phase: Phase) -> str:
 
 
 def heldout_sources(config: RunConfig, previous: RunConfig | None) -> dict[str, DataConfig]:
-    """The data sections to be scored by their names for people: this phase's, and the last one's.
+    """Data sections to score by display name: the previous phase's and this one's.
 
-    None where the run evaluates nothing. The rows of the phase before are those of its own length
-    as far as this phase's model has the positions.
+    {} where the run evaluates nothing. The previous phase's rows keep their length as far as this
+    phase's model has positions.
     """
     if not config.train.evaluate_every:
         return {}
@@ -116,7 +116,7 @@ def heldout_sources(config: RunConfig, previous: RunConfig | None) -> dict[str, 
     return {f"{Path(source_name(d)).name}, rows of {d.length}": d for d in sections}
 
 
-def _say(headline: str, losses: dict[str, dict[str, float]]) -> None:
+def _report(headline: str, losses: dict[str, dict[str, float]]) -> None:
     lines = [headline]
     for source, numbers in losses.items():
         shown = {n.removeprefix("heldout/"): v for n, v in numbers.items() if n.endswith("nll")}

@@ -35,7 +35,7 @@ class Profile:
             self._on = True
 
     def after(self, step: int, state: Any) -> None:
-        """After it was; waits for the last one, so that all of it is in the trace."""
+        """After a step was dispatched; waits for the last one, so that the trace has all of it."""
         if self._on and step == self.steps[1]:
             jax.block_until_ready(state)
             self.__exit__()

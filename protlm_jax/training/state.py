@@ -1,4 +1,4 @@
-"""What training changes from step to step, how it is made, and how it is laid on a mesh."""
+"""The train state: its arrays, how they are made, and their shardings on a mesh."""
 
 from __future__ import annotations
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from zoo import ZOO
 
+from protlm_jax import cli, huggingface
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import verbs
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
 
 
 def test_the_trained_length_is_a_row_and_its_memory_within_the_position_table(small_model) -> None:
@@ -35,3 +37,35 @@ def test_the_data_of_a_run_are_found_from_its_folder_and_its_checkpoints(tmp_pat
     for path in (tmp_path, tmp_path / "checkpoints" / "5"):
         assert verbs.data_of(path) == DataConfig(length=77, task="span3")
     assert verbs.data_of(tmp_path / "checkpoints") == DataConfig()
+
+
+def test_all_proteins_that_are_refused_are_named(
+    small_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the first alone, in the verbs that need all proteins."""
+    model = small_model("bert")
+    monkeypatch.setattr(huggingface, "load_model", lambda path: model)
+    sequences = {"a": "MKTU", "b": "MKTAYI", "c": "MOUU"} | {f"d{i}": "MB" for i in range(20)}
+    fasta, table = tmp_path / "x.fasta", tmp_path / "x.csv"
+    fasta.write_text("".join(f">{name}\n{s}\n" for name, s in sequences.items()))
+    rows = [f"{name},{s},train,{i}" for i, (name, s) in enumerate(sequences.items())]
+    rows += ["v,MKTA,valid,1", "t,MKTO,test,2"]
+    table.write_text("\n".join(["id,sequence,split,label", *rows]))
+    for words in (
+        ["evaluate", "--fasta", str(fasta)],
+        ["depth", "--input", str(fasta)],
+        ["probe", "--input", str(table)],
+    ):
+        assert cli.main([*words, "--model", "m", "--rare_residues", "error"]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        refused = 23 if words[0] == "probe" else 22
+        assert lines[0] == f"error: {refused} records cannot be used"
+        assert len(lines) == 12 and lines[-1] == f"  and {refused - 10} more"
+        assert "'a', position 4: 'U' is a rare residue" in lines[1]
+        assert "'c', position 2: 'O' is a rare residue" in lines[2]
+
+
+def test_what_is_refused_in_memory_is_named_in_one_error(small_model) -> None:
+    refused = "2 records.*\n.*'a', position 4.*\n.*'c', position 1"
+    with pytest.raises(ProtlmError, match=refused):
+        embed_sequences(small_model("bert"), {"a": "MKT9", "b": "MKTAYI", "c": "JKT"})

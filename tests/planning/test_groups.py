@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protlm_jax.planning.groups import axes_of, groups_of
+from protlm_jax.planning.collectives import axes_of, exchanges, groups_of
 from protlm_jax.planning.hlo import read
-from protlm_jax.planning.program import exchanges
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protlm_jax.planning.hardware import Chip
 from protlm_jax.planning.interconnect import Network
+from protlm_jax.training.hardware import Chip
 
 CHIP = Chip(peak=1e14, clock=1e9, hbm=1e12, link=1e11, ring=8)
 SIZE = 8 * 10**8

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from protlm_jax import partitioning
-from protlm_jax.planning.program import Collective, collectives, unsplit
+from protlm_jax.planning.collectives import Collective, collectives, unsplit
 
 TEXT = """\
 HloModule jit_step, is_scheduled=true

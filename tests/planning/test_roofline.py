@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protlm_jax.planning.hardware import CHIPS, Chip
 from protlm_jax.planning.hlo import read
 from protlm_jax.planning.interconnect import Network
 from protlm_jax.planning.roofline import Walk
+from protlm_jax.training.hardware import CHIPS, Chip
 
 CHIP = Chip(peak=1e12, clock=1e9, hbm=1e11, link=1e9, ring=8)
 

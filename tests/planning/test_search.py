@@ -14,9 +14,9 @@ from protlm_jax.cli import main
 from protlm_jax.config.files import load_config
 from protlm_jax.config.recipes import Phase
 from protlm_jax.config.run import RunConfig
-from protlm_jax.planning import estimate, search
+from protlm_jax.planning import search
 from protlm_jax.planning.compile import Plan
-from protlm_jax.planning.estimate import Setting
+from protlm_jax.planning.search import Setting
 from protlm_jax.planning.topologies import Topology
 
 CONFIG = load_config("configs/tiny.py:bert", ["train.batch_size=32", "model.num_heads=2"])
@@ -126,11 +126,11 @@ def test_estimates_move_as_memory_and_time_do() -> None:
 
     def memory(**changes: Any) -> int:
         setting = dataclasses.replace(Setting(4, 2, 1, 1, "none"), **changes)
-        return estimate.activation_bytes(CONFIG, setting, slices=1)
+        return search.activation_bytes(CONFIG, setting, slices=1)
 
     def time(**changes: Any) -> float:
         setting = dataclasses.replace(Setting(4, 2, 1, 1, "none"), **changes)
-        return estimate.relative_time(CONFIG, setting, parameters=500_000, slices=1)
+        return search.relative_time(CONFIG, setting, parameters=500_000, slices=1)
 
     assert memory() > memory(remat="minimal") > memory(remat="full")
     assert memory(accumulate=4) * 4 == memory()

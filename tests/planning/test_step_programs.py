@@ -25,11 +25,16 @@ import pytest
 
 from protlm_jax.config.files import load_config
 from protlm_jax.config.run import RunConfig
+from protlm_jax.planning.collectives import (
+    axes_of,
+    collectives_by_axis,
+    exchanges,
+    groups_of,
+    unsplit,
+)
 from protlm_jax.planning.compile import abstract_batch
 from protlm_jax.planning.costs import flops
-from protlm_jax.planning.groups import axes_of, groups_of
 from protlm_jax.planning.hlo import Program, read
-from protlm_jax.planning.program import collectives_by_axis, exchanges, unsplit
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.state import bytes_on_device

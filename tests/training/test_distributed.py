@@ -23,6 +23,7 @@ from zoo import ZOO
 from protlm_jax import cli
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError, Stopped
+from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, saved_steps
@@ -163,7 +164,9 @@ sys.exit(cli.main())
 class Run:
     """`protlm train` on some hosts; together they have four devices."""
 
-    def __init__(self, config: Path, workdir: Path, hosts: int) -> None:
+    def __init__(
+        self, config: Path, workdir: Path, hosts: int, code: str = COMMAND, alone: bool = True
+    ) -> None:
         self.workdir = workdir
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -175,14 +178,14 @@ class Run:
             # A program from the cache may be another than the one that is compiled.
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
-        command = [sys.executable, "-c", COMMAND, "train", "--config", str(config)]
+        command = [sys.executable, "-c", code, "train", "--config", str(config)]
         command += ["--workdir", str(workdir)]
         self.hosts = []
         for host in range(hosts):
             words = ["--coordinator", address, "--hosts", str(hosts), "--host", str(host)]
             self.hosts.append(
                 subprocess.Popen(
-                    command + (words if hosts > 1 else []),
+                    command + ([] if alone and hosts == 1 else words),
                     env=environment,
                     stderr=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -225,6 +228,27 @@ def test_a_host_that_falls_silent_ends_the_others(data: Path, tmp_path: Path) ->
     codes, said = run.end()
     assert codes == [Stopped.EXIT_CODE] * 2, said
     assert all("another host is gone" in text and "Traceback" not in text for text in said)
+
+
+WAITING = """
+import sys, time
+from protlm_jax import cli
+from protlm_jax.training import phases
+def wait(*_):
+    print("begins", flush=True)
+    time.sleep(60)
+phases.train_phases = wait
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_host_is_told_to_end_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    run = Run(write_config(tmp_path, data, STEPS), tmp_path / "run", 1, WAITING, alone=False)
+    assert run.hosts[0].stdout is not None and run.hosts[0].stdout.readline() == "begins\n"
+    run.hosts[0].send_signal(signal.SIGTERM)
+    codes, said = run.end()
+    assert codes == [Stopped.EXIT_CODE] and said == [told_to_end(None) + "\n"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from zoo import ROW, ZOO, kinds_first, training_batch
 from protlm_jax import models, partitioning
 from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.models.families.t5 import t5_config
-from protlm_jax.planning.program import collectives_by_axis
+from protlm_jax.planning.collectives import collectives_by_axis
 from protlm_jax.training import step as steps
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule

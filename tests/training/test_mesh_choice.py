@@ -14,7 +14,8 @@ from protlm_jax.config.files import load_config
 from protlm_jax.config.recipes import load_recipe
 from protlm_jax.errors import ProtlmError
 from protlm_jax.training.assembly import assemble
-from protlm_jax.training.mesh_choice import Choice, choose_mesh, memory_of, state_and_gradients
+from protlm_jax.training.hardware import memory_of
+from protlm_jax.training.mesh_choice import Choice, choose_mesh, state_and_gradients
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, abstract_state

@@ -17,6 +17,7 @@ from protlm_jax.evaluation.batching import (
     encoder_features,
     grouped,
     max_residues,
+    normalised,
 )
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.models.block import Block, BlockContext
@@ -88,7 +89,7 @@ def predict(
     """
     weights = own_head(loaded) if weights is None else weights
     policy = policy or loaded.policy
-    plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), policy)
     limit = max_residues(loaded)
     for name, sequence in plain.items():
         if limit is not None and len(sequence) > limit:

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import Group, max_residues
+from protlm_jax.evaluation.batching import Group, max_residues, normalised
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, position_set
 from protlm_jax.evaluation.heldout import RATE, HiddenProtein, even_pieces, hidden_batch, hide
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.readouts import Readout
-from protlm_jax.vocabularies import normalise
 
 LONGEST = 256
 ROWS = 8
@@ -130,7 +129,7 @@ def prepare(
     Raises:
         ProtlmError: when no protein has a residue to hide.
     """
-    read = {name: normalise(s, loaded.policy, record=name) for name, s in sequences.items()}
+    read = normalised(sequences.items(), loaded.policy)
     plain = {name: hide(s, seed, rate, name=name) for name, s in read.items()}
     kept = {name: protein for name, protein in plain.items() if len(protein.targets)}
     if not kept:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues
+from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues, normalised
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.engine import Engine, device_mesh, for_reading
 from protlm_jax.evaluation.embedding.plan import (
@@ -32,7 +32,7 @@ from protlm_jax.evaluation.embedding.plan import (
 )
 from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted, resolve_layers
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import ResiduePolicy, normalise
+from protlm_jax.vocabularies import ResiduePolicy
 
 _PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
 _BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
@@ -147,7 +147,7 @@ def embed_sequences(
             what the model does not have.
     """
     policy = policy or loaded.policy
-    plain = {name: normalise(s, policy, record=name) for name, s in sequences.items()}
+    plain = normalised(sequences.items(), policy)
     loaded = for_reading(loaded)
     wanted = Wanted(resolve_layers(loaded, layers), (vectors,), dtype)
     residues = np.array([len(s) for s in plain.values()], np.int64)

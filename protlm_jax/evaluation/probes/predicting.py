@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.fasta import BadRecord
+from protlm_jax.data.fasta import BadRecord, Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.input import Survey, again, survey_file, together
+from protlm_jax.evaluation.embedding.parts import Failure
 from protlm_jax.evaluation.embedding.summary import listed
+from protlm_jax.evaluation.finite import NotFinite
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
 from protlm_jax.evaluation.probes.readers import model_reader
@@ -102,22 +104,43 @@ def predict_file(
         progress: draw a progress bar on a terminal.
 
     Raises:
-        ProtlmError: the model is another one, the input as a whole cannot be read, or the output
-            not be written.
+        ProtlmError: the model is another one, or its weights are not finite; the input as a whole
+            cannot be read, or the output not be written.
     """
     targets = _written(probe, output)
     require_model(probe, loaded)
     survey = survey_file(loaded, path, probe.about["window"], policy)
     cells: dict[int, list[Any]] = {}
     for places, records in together(path, policy, survey):
-        asked = {str(place): record.sequence for place, record in zip(places, records, strict=True)}
-        for place, found in _predicted(loaded, probe, asked, progress):
-            cells[int(place)] = [
+        group = list(zip(places, records, strict=True))
+        for place, found in _predicted_records(loaded, probe, group, survey, progress):
+            cells[place] = [
                 cell for t in targets for cell in _cells(t, found[t.name], probe.about["level"])
             ]
     write = _table if output.suffix in TABLES else _strings
     write_atomically(output, write(probe, targets, path, policy, survey, cells))
     return _outcome(probe, survey, output)
+
+
+def _predicted_records(
+    loaded: LoadedModel,
+    probe: SavedProbe,
+    group: Sequence[tuple[int, Record]],
+    survey: Survey,
+    progress: bool,
+) -> Iterator[tuple[int, Predicted]]:
+    """`_predicted`, of records by their places; those without finite embeddings become failures."""
+    left = {f"{record.id}, line {record.line}": (place, record) for place, record in group}
+    while left:
+        asked = {name: record.sequence for name, (_, record) in left.items()}
+        try:
+            for name, found in _predicted(loaded, probe, asked, progress):
+                yield left.pop(name)[0], found
+        except NotFinite as error:
+            if error.everywhere:
+                raise
+            place, record = left.pop(error.record)
+            survey.failures.append(Failure(place, record.line, record.id, str(error)))
 
 
 def columns(target: Target, level: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.batching import normalised
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, resolve_layers
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, load, subset
@@ -155,17 +156,20 @@ def run(
         say, progress: takes lines of text before it starts; draw progress bars on a terminal.
 
     Raises:
-        ProtlmError: for a head, view, control, layer or window that is not there, or data without
-            labels.
+        ProtlmError: for a head, view, control, layer or window that is not there, data without
+            labels, or proteins that the model's policy refuses.
     """
     began = time.perf_counter()
     if benchmark.level not in HEADS:
         raise ProtlmError(f"{benchmark.title}: no head reads these; see `contacts.run` for pairs")
     names = _chosen("head", heads, HEADS[benchmark.level], DEFAULT_HEADS[benchmark.level])
     shown = _chosen("view", views, tuple(benchmark.views), tuple(benchmark.views))
+    splits = _drawn(benchmark, shown, train_proteins, valid_proteins, seed)
+    drawn = (protein for proteins in splits.values() for protein in proteins)
+    normalised(((p.id, p.sequence) for p in drawn), loaded.policy)  # refused now, if at all
     settings = Settings(
         benchmark=benchmark,
-        splits=_drawn(benchmark, shown, train_proteins, valid_proteins, seed),
+        splits=splits,
         views=shown,
         heads=names,
         layers=resolve_layers(loaded, layers),

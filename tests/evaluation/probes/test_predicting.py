@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,11 +18,13 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface, models
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding.rows import Arrays
 from protlm_jax.evaluation.probe_data import Target
 from protlm_jax.evaluation.probes import saved
 from protlm_jax.evaluation.probes.heads import kind
 from protlm_jax.evaluation.probes.moments import Standard
 from protlm_jax.evaluation.probes.predicting import predict, predict_file
+from protlm_jax.evaluation.probes.readers import ModelReader
 from protlm_jax.evaluation.probes.run import run
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.models.loaded import LoadedModel
@@ -98,6 +100,29 @@ def test_strings_of_residues(folders: dict[str, Path], tmp_path: Path) -> None:
     assert lines[1::2] == [row["where"] for row in rows if row["where"]]
     with pytest.raises(ProtlmError, match=r"out.txt: the suffix"):
         predict_file(loaded("bert"), probe, fasta, tmp_path / "out.txt")
+
+
+def test_a_protein_without_finite_embeddings_keeps_its_row(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, fasta = saved.load(folders["residue"]), tmp_path / "new.fasta"
+    fasta.write_text(FASTA)
+    read = ModelReader.read
+
+    def overflowing(self: ModelReader, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        for index, arrays in read(self, sequences):
+            factor = np.nan if len(sequences[index]) == 8 else 1.0
+            yield index, {name: values * factor for name, values in arrays.items()}
+
+    predict_file(loaded("bert"), probe, fasta, tmp_path / "whole.csv")
+    monkeypatch.setattr(ModelReader, "read", overflowing)
+    outcome = predict_file(loaded("bert"), probe, fasta, tmp_path / "out.csv")
+    assert outcome.failed == 2 and "2 of 4 proteins" in outcome.summary
+    with (tmp_path / "out.csv").open() as file, (tmp_path / "whole.csv").open() as whole:
+        rows, right = list(csv.DictReader(file)), list(csv.DictReader(whole))
+    assert rows[1].pop("error").startswith("'a, line 3': the embedding is not finite")
+    assert right[1].pop("error") == rows[1]["where"] == ""
+    assert [row for row in rows if row["id"] != "a"] == [row for row in right if row["id"] != "a"]
 
 
 def test_classes_and_numbers_of_proteins(folders: dict[str, Path], tmp_path: Path) -> None:
