@@ -94,7 +94,7 @@ def test_validation_chooses_the_layer(of_residues: Probed) -> None:
     assert data["layer"].values.tolist() == [0, 1, 2]
     chosen = int(data["chosen"].sel(head="linear", input="model"))
     valid = data["valid"].sel(head="linear", input="model", target="where")
-    assert chosen == int(valid.mean("seed").argmax()) == result.layer("linear", "model")
+    assert chosen == int(valid.mean("seed").argmax("layer")) == result.layer("linear", "model")
     for view in data["view"].values.tolist():
         found = result.by_layer("linear", "model", view, "where")
         assert [layer for layer, _ in found] == [0, 1, 2]
