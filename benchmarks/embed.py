@@ -213,9 +213,9 @@ def q3(loaded: LoadedModel, dtype: Literal["float32", "bfloat16"]) -> float:
         valid_proteins=50,
         window=1022,
         compute=dtype,
-    ).result
-    tests = found["heads"]["linear"]["inputs"]["model"]["tests"]
-    return float(tests["ts115"]["q3"]["pooled"]["value"])
+    ).result["score"]
+    place = {"head": "linear", "input": "model", "view": "ts115", "target": "q3"}
+    return float(found.sel(**place, metric="pooled", estimate="value"))
 
 
 def _apart(found: np.ndarray, exact: np.ndarray) -> np.ndarray:

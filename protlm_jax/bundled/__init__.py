@@ -23,6 +23,7 @@ FILES = {
     "localization": "deeploc.csv.xz",
     "gb1": "gb1.csv.xz",
     "contacts": "pdb_contacts.jsonl.xz",
+    "benchmarks": "benchmarks.toml",
 }
 _NETSURFP = ("train", "valid", "test_new364")
 SPLITS = (*_NETSURFP, "cb513", "ts115", "casp12", "casp13", "casp14")

@@ -21,8 +21,8 @@ from protlm_jax.evaluation.depth.files import text
 from protlm_jax.evaluation.depth.results import combined
 from protlm_jax.evaluation.embedding.embedder import LONGEST_ROW
 from protlm_jax.evaluation.engine import max_residues
+from protlm_jax.evaluation.probes import results as probe_results
 from protlm_jax.evaluation.probes import run as run_probe
-from protlm_jax.evaluation.probes import table
 from protlm_jax.evaluation.results import save
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
@@ -164,7 +164,7 @@ def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[st
         seed=SEED,
         progress=True,
     )
-    return {**probed.result, "summary": table.summary(probed.result)}
+    return {"dataset": probed.result, "summary": probe_results.summary(probed.result)}
 
 
 def drawn(

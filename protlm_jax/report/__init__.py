@@ -9,8 +9,8 @@ The results are plain dicts (depth: xarray datasets), every section optional:
     training  list of lines of metrics.jsonl ("step", "hidden/nll", "heldout/nll",
               "layers/<stack>/grad_norm" as a list, one number a layer)
     heldout   result of evaluation.heldout.evaluate
-    probe     result of evaluation.probes.run
-    contacts  result of evaluation.contacts.run.run
+    probe     the dataset of evaluation.probes.run, or a dict that has it as "dataset"
+    contacts  the dataset of evaluation.contacts.run.run
     maps      result of evaluation.maps.draw
     depth     list of what evaluation.depth.analyse gives: the stacks of one model or several
     export    free-form: what was checked on the exported folder

@@ -17,6 +17,7 @@ from protlm_jax.report.verdict import leads
 
 def render(results: Mapping[str, Any]) -> str:
     """The page as text."""
+    results = _opened(results)
     about, scored = results.get("run") or {}, results.get("heldout") or {}
     parts = []
     if lines := results.get("training"):
@@ -34,6 +35,15 @@ def render(results: Mapping[str, Any]) -> str:
             parts.append(draw(result))
     title = about.get("title") or about.get("command") or "Protein language model"
     return page(str(title), _lead(results), _figures(results), parts)
+
+
+def _opened(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The results with readers in the place of datasets."""
+    if (probed := results.get("probe")) is None or not len(probed):
+        return results
+    from protlm_jax.evaluation.probes.results import ProbeResult
+
+    return {**results, "probe": ProbeResult(probed.get("dataset", probed))}
 
 
 def _lead(results: Mapping[str, Any]) -> str:

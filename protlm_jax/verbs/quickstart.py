@@ -24,7 +24,7 @@ from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import verbs
 from protlm_jax.evaluation.depth.results import separate
-from protlm_jax.evaluation.results import read
+from protlm_jax.evaluation.results import read, save
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
@@ -128,16 +128,26 @@ def _a_device_for_each_core(batch_size: int) -> None:
 
 
 def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stage's result, made now or in an earlier call."""
+    """The stage's result, made now or in an earlier call; its "dataset" is a file beside it."""
+    array_file = file.with_suffix(".nc")
     if file.exists():
         try:
-            return read_json(file, remedy="it is made again")
+            found = read_json(file, remedy="it is made again")
+            if "heads" in found:
+                raise ProtlmError(f"{file} is of an older version: it is made again")
+            if "dataset" in found:
+                found["dataset"] = read(array_file)
+            return found
         except ProtlmError as error:
             print(error, flush=True)
     began = time.perf_counter()
     result = stage()
     result["seconds"] = time.perf_counter() - began
-    write_json(file, result)
+    if "dataset" not in result:
+        write_json(file, result)
+    else:
+        save(result["dataset"], array_file)
+        write_json(file, {**result, "dataset": array_file.name})
     return result
 
 

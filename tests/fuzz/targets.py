@@ -39,7 +39,7 @@ from protlm_jax.evaluation.contacts.precision import read_contacts
 from protlm_jax.evaluation.embedding import files as embedding_files
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
 from protlm_jax.evaluation.parts import SETTINGS, Parts
-from protlm_jax.evaluation.probe_data import from_folder
+from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.moments import Standard
@@ -160,11 +160,11 @@ def _table(path: Path) -> None:
 
 
 def _stability(folder: Path) -> Case:
-    for part in from_folder.FILES["stability"]:
-        (folder / part).write_bytes(gzip.compress(STABILITY, mtime=0))
+    for part in ("train", "valid", "test"):
+        (folder / f"stability.{part}.csv.gz").write_bytes(gzip.compress(STABILITY, mtime=0))
 
     def read() -> None:
-        for value in vars(from_folder).values():
+        for value in vars(benchmarks).values():
             getattr(value, "cache_clear", lambda: None)()
         probe_data.load("stability", folder).splits["train"]()
 
@@ -441,7 +441,7 @@ def _write_probe(folder: Path) -> None:
     )
     place = folder / "probe" / "linear"
     place.mkdir(parents=True)
-    heads.save(place)
+    saved.save_heads(heads, place)
     (place / "probe.json").write_text(json.dumps({"parameters": "x", "model": "m", "layers": [1]}))
     index = {"heads": {"linear": 1.0}, "best": "linear"}
     (folder / "probe" / saved._INDEX).write_text(json.dumps(index))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray
+
+from protlm_jax.evaluation.probes.results import ESTIMATE, METRICS
 
 LAYERS = [0, 1, 2, 3, 4, 5, 6]
 CLASSES = {"q3": ["helix", "strand", "other"], "q8": list("GHIEBSTC")}
@@ -17,88 +22,94 @@ def estimate(value: float, error: float = 0.004) -> dict[str, Any]:
     return {"value": value, "standard_error": error, "low": low, "high": high, "proteins": 115}
 
 
-def scored(value: float, classes: int) -> dict[str, Any]:
-    matrix = np.full((classes, classes), 40.0) + 400 * np.eye(classes)
-    return {
-        "n": 27000,
-        "proteins": 115,
-        "pooled": estimate(value),
-        "per_protein": estimate(value - 0.01),
-        "by_seed": [value - 0.002, value, value + 0.002],
-        "balanced_accuracy": estimate(value - 0.03),
-        "mcc": estimate(value - 0.2),
-        "confusion": matrix.tolist(),
-    }
+VIEWS = {"ts115": 0.0, "casp12": 0.02}
 
 
-def one_input(kind: str, head: str) -> dict[str, Any]:
-    layers: list[int | None] = list(LAYERS) if kind in ("model", "random") else [None]
-    best = 4 if len(layers) > 1 else 0
-    lift = 0.03 if head == "cnn" else 0.0
-
-    def score(layer: int, target: str) -> float:
-        return SCORE[kind] + lift - 0.012 * abs(layer - best) - 0.1 * (target == "q8")
-
-    return {
-        "layers": layers,
-        "valid": {t: [[score(i, t)] * 3 for i in range(len(layers))] for t in CLASSES},
-        "best_layer": {"index": best, "layer": layers[best]},
-        "training": {"epochs": [[9]], "best_epoch": [[5, 6]] * len(layers), "seconds": 12.3},
-        "tests": {
-            view: {t: scored(score(best, t) - drop, len(CLASSES[t])) for t in CLASSES}
-            for view, drop in (("ts115", 0.0), ("casp12", 0.02))
-        },
-        "by_layer": {
-            view: {t: [estimate(score(i, t) - drop) for i in range(len(layers))] for t in CLASSES}
-            for view, drop in (("ts115", 0.0), ("casp12", 0.02))
-        },
-    }
+def score(kind: str, head: str, layer: int, target: str) -> float:
+    best = 4 if kind in ("model", "random") else 0
+    return SCORE[kind] + 0.03 * (head == "cnn") - 0.012 * abs(layer - best) - 0.1 * (target == "q8")
 
 
-def one_head(head: str) -> dict[str, Any]:
-    inputs = {kind: one_input(kind, head) for kind in SCORE}
-    minus = {
-        kind: {
-            view: {t: estimate(SCORE["model"] - SCORE[kind], error) for t in CLASSES}
-            for view, error in (("ts115", 0.005), ("casp12", 0.06))
-        }
-        for kind in SCORE
-        if kind != "model"
-    }
-    return {"inputs": inputs, "model_minus": minus}
+def numbers(value: float, error: float) -> list[float]:
+    return [value, error, value - 2 * error, value + 2 * error]
 
 
 @pytest.fixture
-def probed() -> dict[str, Any]:
+def probed() -> xarray.Dataset:
     """Linear and CNN heads on two test sets, seven layers, Q3 and Q8."""
+    coords = {
+        "head": ["linear", "cnn"], "input": list(SCORE), "layer": LAYERS, "view": list(VIEWS),
+        "target": list(CLASSES), "seed": [0, 1, 2], "metric": list(METRICS),
+        "estimate": list(ESTIMATE), "split": ["train"],
+    }  # fmt: skip
+    size = {**{name: len(values) for name, values in coords.items()}, "true": 8, "predicted": 8}
+    place = ("head", "input", "view", "target")
+    dims = {
+        "score": (*place, "metric", "estimate"), "difference": (*place, "estimate"),
+        "by_layer": ("head", "input", "layer", "view", "target", "estimate"),
+        "by_seed": (*place, "seed"), "confusion": (*place, "true", "predicted"),
+        "valid": ("head", "input", "layer", "target", "seed"), "passes": ("input", "split"),
+        "best_epoch": ("head", "input", "layer", "seed"), "seconds": ("head", "input"),
+    }  # fmt: skip
+    data = xarray.Dataset(
+        {name: (of, np.full([size[d] for d in of], np.nan)) for name, of in dims.items()},
+        {**coords},
+        about(),
+    )
+    data["chosen"] = ("head", "input"), np.array([[4, 4, 0, 0, 0]] * 2)
+    data["n"] = ("view", "target"), np.full((2, 2), 27000)
+    data["proteins"] = ("view", "target"), np.full((2, 2), 115)
+    data["best_epoch"][:] = 5
+    data["seconds"][:] = 12.3
+    data["passes"].loc["model"] = 1.0
+    for (h, head), (i, kind) in itertools.product(
+        enumerate(coords["head"]), enumerate(coords["input"])
+    ):
+        layers = LAYERS if i < 2 else [0]
+        for (v, (view, drop)), (t, target) in itertools.product(
+            enumerate(VIEWS.items()), enumerate(CLASSES)
+        ):
+            value = score(kind, head, int(data["chosen"][h, i]), target) - drop
+            for m, less in enumerate((0, 0.01, 0.03, 0.2)):
+                data["score"].values[h, i, v, t, m] = numbers(value - less, 0.004)
+            if i:
+                error = {"ts115": 0.005, "casp12": 0.06}[view]
+                lead = SCORE["model"] - SCORE[kind]
+                data["difference"].values[h, i, v, t] = numbers(lead, error)
+            data["by_seed"].values[h, i, v, t] = value - 0.002, value, value + 0.002
+            classes = len(CLASSES[target])
+            matrix = np.full((classes, classes), 40.0) + 400 * np.eye(classes)
+            data["confusion"].values[h, i, v, t, :classes, :classes] = matrix
+            for layer in layers:
+                found = score(kind, head, layer, target)
+                data["by_layer"].values[h, i, layer, v, t] = numbers(found - drop, 0.004)
+                data["valid"].values[h, i, layer, t] = found
+    return data
+
+
+def about() -> dict[str, Any]:
     counts = {"proteins": 2500, "residues": 600000, "labelled": {"q3": 590000, "q8": 400000}}
     paper = {"model": "ProtBert", "target": "q3", "source": "A paper, 2021"}
-    return {
-        "model": "small",
-        "benchmark": {
-            "name": "secondary_structure",
-            "title": "Secondary structure",
-            "level": "residue",
-            "targets": {t: {"kind": "classes", "classes": c} for t, c in CLASSES.items()},
-            "licence": "CC BY 4.0",
-            "source": "Somebody 2019",
-            "notes": ["One rule for all sets."],
-            "splits": {"train": counts, "valid": counts},
-            "views": {
-                "ts115": {"title": "TS115", "note": ""},
-                "casp12": {"title": "CASP12", "note": "20 proteins."},
-            },
+    benchmark = {
+        "name": "secondary_structure",
+        "title": "Secondary structure",
+        "level": "residue",
+        "targets": {t: {"kind": "classes", "classes": c} for t, c in CLASSES.items()},
+        "licence": "CC BY 4.0",
+        "source": "Somebody 2019",
+        "notes": ["One rule for all sets."],
+        "splits": {"train": counts, "valid": counts},
+        "views": {
+            "ts115": {"title": "TS115", "note": ""},
+            "casp12": {"title": "CASP12", "note": "20 proteins."},
         },
-        "layers": LAYERS,
-        "num_layers": 6,
-        "heads": {head: one_head(head) for head in ("linear", "cnn")},
         "paper": [
             {**paper, "view": "ts115", "percent": 83.0},
             {**paper, "view": "casp12", "percent": None, "source": "Another protocol: no number."},
         ],
-        "protocol": "Frozen features.",
-        "cost": {"seconds": 80.0, "forward_passes": {"model": {"train": 1.0}}, "compilations": 4},
     }
+    return {"benchmark": json.dumps(benchmark), "num_layers": 6, "protocol": "Frozen features.",
+            "seconds": 80.0, "compilations": 4, "title": "Secondary structure"}  # fmt: skip
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from protlm_jax.storage.arrays import read_npz
 
 # Separation |i - j| of a pair: from, and up to but not including.
 RANGES = {"short": (6, 12), "medium": (12, 24), "long": (24, 1 << 30)}
+COUNTS = ("L", "L/2", "L/5", "chance")
+"""How many of the surest pairs are counted; "chance": all of them."""
 
 
 def precisions(probabilities: np.ndarray, true: np.ndarray) -> dict[str, dict[str, float]]:

@@ -7,7 +7,8 @@ C = 0.15. The penalty is on unscaled maps, and how large these are differs betwe
 there are validation chains, C is the one of STRENGTHS that says most about them.
 
 Solved by proximal Newton steps (Lee, Sun & Saunders 2014, doi:10.1137/130921428), each a quadratic
-problem with an L1 penalty that coordinate descent solves.
+problem with an L1 penalty that coordinate descent solves. scikit-learn's solvers need columns of
+like size, and have one penalty for all of them: scaled columns would be another problem.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from protlm_jax.evaluation.contacts.precision import contact_map
 from protlm_jax.evaluation.contacts.predict import Weights, maps
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import LabelledProtein
-from protlm_jax.evaluation.probe_data.pairs import NEAREST
+from protlm_jax.evaluation.probe_data.benchmarks import NEAREST
 from protlm_jax.models.loaded import LoadedModel
 
 STRENGTHS = (0.15, 0.015, 1.5, 15.0)  # C; the first where nothing chooses

@@ -1,24 +1,30 @@
-"""Contacts from attention on a benchmark, with what they are held against."""
+"""Contacts from attention on a benchmark, beside controls."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.contacts.precision import RANGES, contact_map, means, precisions
+from protlm_jax.evaluation.contacts.precision import COUNTS, RANGES, contact_map, precisions
 from protlm_jax.evaluation.contacts.predict import own_head, predict
-from protlm_jax.evaluation.contacts.regression import STRENGTHS, Fitted, fit
+from protlm_jax.evaluation.contacts.regression import Fitted, fit
 from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
 from protlm_jax.evaluation.probes.controls import random_control
+from protlm_jax.evaluation.probes.results import ESTIMATE, from_numbers, numbers
+from protlm_jax.evaluation.tables import Table
 from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    import xarray
 
 TRAIN_PROTEINS = 20
 TITLES = {
@@ -35,8 +41,6 @@ _PROTOCOL = (
     "standard errors and 95 % intervals by bootstrap over chains, differences paired."
 )
 
-Scores = dict[str, dict[str, dict[str, float]]]  # protein -> range -> label -> precision
-
 
 def run(
     loaded: LoadedModel,
@@ -46,7 +50,7 @@ def run(
     test_proteins: int | None = None,
     seed: int = 0,
     tokens_per_batch: int | None = None,
-) -> dict[str, Any]:
+) -> xarray.Dataset:
     """P@L of a regression over the model's heads, of its own contact head, and of controls.
 
     Args:
@@ -58,10 +62,19 @@ def run(
         tokens_per_batch: budget of one batch; None suits the device.
 
     Returns:
-        A plain dict: "predictors" -> one of TITLES -> range -> {"precision" -> "L", "L/2", "L/5" ->
-        estimate, "chance"}; "model_minus" -> control -> range -> label -> estimate of the
-        regression's precision minus the control's; "regression" -> what was fitted; "left_out",
-        chains longer than the model takes; "benchmark", "protocol", "cost".
+        Along predictor (of TITLES), protein, range (of RANGES), count ("L", "L/2", "L/5", and
+        "chance", the share of all pairs that touch) and estimate (value, standard error, ends of
+        the 95 % interval); NaN where there is none:
+
+        precision  (predictor, protein, range, count), of each chain
+        mean       (predictor, range, count, estimate), over chains that have a pair of the range
+        difference (predictor, range, count, estimate), the regression's mean minus the predictor's
+        chains     (range), how many have a pair
+        kernel, share (layer, head): the regression's weights, and what each head adds to its
+                   answer (size of weight times spread of the map), as a share of all
+
+        The attributes hold the model, the benchmark, the fit, the protocol, and "left_out", test
+        chains longer than the model takes.
 
     Raises:
         ProtlmError: the benchmark has no pairs, or no chain is short enough for the model.
@@ -74,30 +87,29 @@ def run(
     fitted = fit(loaded, train, valid)
     # The control's seed is not the seed of any training run that a user is likely to make.
     random = random_control(loaded, seed + 7919)
-    sequences = {p.id: p.sequence for p in test}
     of_random = fit(random, train, valid).weights
     ways = {"regression": (loaded, fitted.weights), "random": (random, of_random)}
     if hasattr(loaded.model, "contacts") and CONTACT_HEAD not in loaded.missing:
         ways["own_head"] = (loaded, own_head(loaded))
-    scores = {
-        way: _scores(predict(m, sequences, weights=w, tokens_per_batch=tokens_per_batch), test)
+    sequences = {p.id: p.sequence for p in test}
+    found = {
+        way: _precisions(predict(m, sequences, weights=w, tokens_per_batch=tokens_per_batch), test)
         for way, (m, w) in ways.items()
     }
-    scores["separation"] = _scores(((p.id, _nearness(len(p.sequence))) for p in test), test)
-    shown = [way for way in TITLES if way in scores]
-    return {
+    found["separation"] = _precisions(((p.id, _nearness(len(p.sequence))) for p in test), test)
+    attributes = {
+        "title": f"{benchmark.title}, read from {loaded.name}",
+        "source": benchmark.source,
         "model": loaded.name,
-        "benchmark": _about(benchmark),
-        "predictors": {way: _by_range(scores[way], seed) for way in shown},
-        "model_minus": {
-            way: _differences(scores["regression"], scores[way], seed) for way in shown[1:]
-        },
-        "regression": _fitted(fitted, len(train)),
-        "proteins": len(test),
-        "left_out": left_out,
+        "benchmark": json.dumps(_about(benchmark)),
         "protocol": _PROTOCOL.format(train=len(train), valid=len(valid), test=len(test)),
-        "cost": {"seconds": round(time.perf_counter() - began, 1)},
+        "left_out": left_out,
+        "train_proteins": len(train),
+        **_fit_attributes(fitted),
     }
+    precision = {way: found[way] for way in TITLES if way in found}
+    data = _dataset(precision, list(sequences), fitted, seed)
+    return data.assign_attrs(attributes, seconds=round(time.perf_counter() - began, 1))
 
 
 def _fitting(
@@ -121,101 +133,121 @@ def _nearness(residues: int) -> np.ndarray:
     return -np.abs(place[:, None] - place[None, :]).astype(np.float32)
 
 
-def _scores(
+def _precisions(
     predicted: Iterable[tuple[str, np.ndarray]], proteins: Sequence[LabelledProtein]
-) -> Scores:
+) -> np.ndarray:
+    """[proteins, ranges, counts], in the order of the proteins."""
     pairs = {p.id: p.labels["contact"] for p in proteins}
     found = {
         name: precisions(probabilities, contact_map(pairs[name], len(probabilities), name))
         for name, probabilities in predicted
     }
-    return {p.id: found[p.id] for p in proteins}
+    return np.array(
+        [
+            [[found[p.id].get(kind, {}).get(count, np.nan) for count in COUNTS] for kind in RANGES]
+            for p in proteins
+        ]
+    )
 
 
-def _by_range(scores: Scores, seed: int) -> dict[str, Any]:
-    return {
-        kind: means([found[kind] for found in scores.values() if kind in found], seed)
-        for kind in RANGES
-    }
+def _dataset(
+    precision: Mapping[str, np.ndarray], names: list[str], fitted: Fitted, seed: int
+) -> xarray.Dataset:
+    import xarray
 
-
-def _differences(one: Scores, other: Scores, seed: int) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for kind in RANGES:
-        names = [name for name in one if kind in one[name]]
-        labels = [label for label in one[names[0]][kind] if label != "chance"] if names else []
-        result[kind] = {
-            label: statistics.paired_difference(
-                [one[name][kind][label] for name in names],
-                [other[name][kind][label] for name in names],
-                np.ones(len(names)),
-                seed=seed,
-            ).to_dict()
-            for label in labels
-        }
-    return result
-
-
-def _fitted(fitted: Fitted, train: int) -> dict[str, Any]:
-    """What the regression was fitted on, and how much it takes from each layer's heads."""
+    ours = precision["regression"]
+    mean, difference = np.full((2, len(precision), len(RANGES), len(COUNTS), 4), np.nan)
+    chains = np.zeros(len(RANGES), int)
+    for r in range(len(RANGES)):
+        there = np.isfinite(ours[:, r, 0])
+        chains[r] = there.sum()
+        for p, theirs in enumerate(precision.values()) if there.any() else ():
+            for c in range(len(COUNTS)):
+                one, other, ones = ours[there, r, c], theirs[there, r, c], np.ones(chains[r])
+                mean[p, r, c] = numbers(statistics.ratio(other, ones, seed=seed).to_dict())
+                if p and COUNTS[c] != "chance":
+                    apart = statistics.paired_difference(one, other, ones, seed=seed)
+                    difference[p, r, c] = numbers(apart.to_dict())
     strength = np.abs(fitted.weights.kernel) * fitted.spread
+    dims = ("predictor", "range", "count", "estimate")
+    return xarray.Dataset(
+        {
+            "precision": (("predictor", "protein", "range", "count"), list(precision.values())),
+            "mean": (dims, mean, {"long_name": "mean precision over chains"}),
+            "difference": (dims, difference, {"long_name": "regression minus predictor"}),
+            "chains": ("range", chains),
+            "kernel": (("layer", "head"), fitted.weights.kernel),
+            "share": (("layer", "head"), strength / max(strength.sum(), 1e-30)),
+        },
+        {"predictor": list(precision), "protein": names, "range": list(RANGES),
+         "count": list(COUNTS), "estimate": list(ESTIMATE)},
+    )  # fmt: skip
+
+
+def estimate(
+    data: xarray.Dataset, name: str, predictor: str, kind: str, count: str
+) -> dict[str, Any] | None:
+    """A "mean" or "difference" of the dataset as a dict; None where there is none."""
+    return from_numbers(data[name].sel(predictor=predictor, range=kind, count=count).values)
+
+
+def _fit_attributes(fitted: Fitted) -> dict[str, Any]:
+    """What the regression was fitted on."""
     return {
         "strength": fitted.strength,
-        "strengths": STRENGTHS,
-        "valid": {str(c): loss for c, loss in fitted.valid.items()},
-        "proteins": train,
+        "valid": json.dumps(fitted.valid),  # C -> cross-entropy on the validation chains
         "pairs": fitted.pairs,
         "contacts": fitted.contacts,
         "loss": fitted.loss,
-        "heads": int(fitted.weights.kernel.size),
-        "heads_used": int((fitted.weights.kernel != 0).sum()),
-        "share_by_layer": (strength.sum(axis=1) / max(strength.sum(), 1e-30)).tolist(),
-        "kernel": fitted.weights.kernel.tolist(),
         "bias": fitted.weights.bias,
     }
 
 
 def _about(benchmark: Benchmark) -> dict[str, Any]:
     return {
-        "name": benchmark.name,
         "title": benchmark.title,
-        "level": benchmark.level,
-        "targets": {t.name: {"kind": t.kind, "classes": t.classes} for t in benchmark.targets},
         "licence": benchmark.licence,
         "source": benchmark.source,
-        "notes": list(benchmark.notes),
+        "notes": benchmark.notes,
         "splits": counts(benchmark),
     }
 
 
-def summary(result: Mapping[str, Any]) -> str:
-    """The table for the terminal, in percent."""
-    about, fitted = result["benchmark"], result["regression"]
-    lines = [f"{result['model']}: {about['title']}, P@L in percent, {result['proteins']:,} chains"]
-    width = max(map(len, TITLES.values())) + len("minus ")
-    lines.append(f"  {'':{width}}" + "".join(f"{kind:>14}" for kind in RANGES))
-    for way, ranges in result["predictors"].items():
-        cells = [r["precision"].get("L") for r in ranges.values()]
-        lines.append(f"  {TITLES[way]:{width}}" + "".join(map(_cell, cells)))
-    chance = [r["chance"] for r in result["predictors"]["separation"].values()]
-    lines.append(f"  {'any pairs':{width}}" + "".join(map(_cell, chance)))
-    for way, ranges in result["model_minus"].items():
-        name = f"minus {TITLES[way]}"
-        lines.append(f"  {name:{width}}" + "".join(_cell(r.get("L")) for r in ranges.values()))
-    lines.append(
-        f"The regression uses {fitted['heads_used']} of {fitted['heads']} heads, fitted on "
-        f"{fitted['pairs']:,} pairs of {fitted['proteins']} chains, C = {fitted['strength']:g}."
+def uses(data: xarray.Dataset) -> str:
+    """What the regression was fitted on, in one sentence."""
+    kernel, attributes = data["kernel"].values, data.attrs
+    return (
+        f"The regression uses {int((kernel != 0).sum())} of {kernel.size} heads, fitted on "
+        f"{attributes['pairs']:,} pairs of {attributes['train_proteins']} chains"
     )
-    if any(e["standard_error"] is None for e in chance if e):
+
+
+def summary(data: xarray.Dataset) -> str:
+    """The table for the terminal, in percent."""
+    about, attributes = json.loads(data.attrs["benchmark"]), data.attrs
+    predictors = data["predictor"].values.tolist()
+
+    def row(title: str, name: str, way: str, count: str) -> list[str]:
+        found = (estimate(data, name, way, kind, count) for kind in RANGES)
+        return [title, *(statistics.written(e, 1, scale=100) for e in found)]
+
+    rows = [row(TITLES[way], "mean", way, "L") for way in predictors]
+    rows.append(row("any pairs", "mean", "separation", "chance"))
+    rows += [row(f"minus {TITLES[way]}", "difference", way, "L") for way in predictors[1:]]
+    lines = [
+        f"{attributes['model']}: {about['title']}, P@L in percent, "
+        f"{data.sizes['protein']:,} chains",
+        Table(("", *RANGES), rows).text(),
+        f"{uses(data)}, C = {attributes['strength']:g}.",
+    ]
+    found = data["mean"]
+    error = found.sel(estimate="standard_error")
+    if bool((found.sel(estimate="value").notnull() & error.isnull()).any()):
         lines.append(statistics.NO_ERROR)
-    if result["left_out"]:
-        lines.append(f"{result['left_out']:,} test chains are longer than the model takes.")
-    sentences = [result["protocol"], *about["notes"]]
+    if attributes["left_out"]:
+        lines.append(f"{attributes['left_out']:,} test chains are longer than the model takes.")
+    sentences = [attributes["protocol"], *about["notes"]]
     sentences += [f"Licence: {about['licence']}", f"Source: {about['source']}"]
     for sentence in sentences:
         lines += textwrap.wrap(sentence, 100, subsequent_indent="  ")
     return "\n".join(lines)
-
-
-def _cell(estimate: Mapping[str, float] | None) -> str:
-    return f"{statistics.written(estimate, 1, scale=100):>14}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,6 @@ NEIGHBOURS = 10
 MOST_PROTEINS = 1500
 
 Vectors = dict[str, np.ndarray]  # "model" and "random" -> [n, d]
-
-
-@dataclass(frozen=True)
-class _Bar:
-    """Says what is being drawn, on a terminal."""
-
-    bar: Any
-
-    def step(self, words: str) -> None:
-        self.bar.set_postfix_str(words)
-        self.bar.update()
 
 
 def draw(
@@ -128,14 +117,11 @@ def protein_maps(
             model, sequences, layers=[depth], vectors="mean", window=window, progress=progress
         )
         vectors[kind] = standardised(np.stack([vector for _, vector in stream]))
-    total = 2 * len(methods) + len(colours)
-    with tqdm(total=total, desc="maps", disable=None if progress else True) as drawn:
-        projected = _projected(vectors, methods, seed, _Bar(drawn))
-        orders = {kind: nearest(vectors[kind], seed) for kind in vectors}
-        neighbours = {}
-        for colour in colours:
-            neighbours[colour.title] = _agreement(orders, colour, seed)
-            _Bar(drawn).step(colour.title)
+    quiet = None if progress else True  # None draws on a terminal only
+    with tqdm(total=2 * len(methods), desc="maps", disable=quiet) as bar:
+        projected = _projected(vectors, methods, seed, bar)
+    orders = {kind: nearest(vectors[kind], seed) for kind in vectors}
+    neighbours = {colour.title: _agreement(orders, colour, seed) for colour in colours}
     return {
         "model": loaded.name,
         "layer": depth,
@@ -196,21 +182,19 @@ def _both(loaded: LoadedModel, seed: int) -> dict[str, LoadedModel]:
 
 
 def _projected(
-    vectors: Vectors, methods: Sequence[str], seed: int, bar: _Bar | None
+    vectors: Vectors, methods: Sequence[str], seed: int, bar: Any = None
 ) -> dict[str, Any]:
     """Rounded points of each method and kind, and what PCA's axes explain."""
-    maps: dict[str, dict[str, Any]] = {}
+    maps: dict[str, dict[str, Any]] = {method: {} for method in methods}
     explained = {}
-    for method in methods:
-        maps[method] = {}
-        for kind, values in vectors.items():
-            points = project(values, method, seed)
-            if method == "pca":
-                total = float(values.var(axis=0).sum()) or 1.0
-                explained[kind] = [float(v) / total for v in points.var(axis=0)]
-            maps[method][kind] = [[float(f"{v:.5g}") for v in point] for point in points]
-            if bar:
-                bar.step(f"{method}, {kind}")
+    for method, (kind, values) in itertools.product(methods, vectors.items()):
+        points = project(values, method, seed)
+        if method == "pca":
+            total = float(values.var(axis=0).sum()) or 1.0
+            explained[kind] = [float(v) / total for v in points.var(axis=0)]
+        maps[method][kind] = [[float(f"{v:.5g}") for v in point] for point in points]
+        if bar is not None:
+            bar.update()
     return {"methods": maps, "explained": explained}
 
 

@@ -1,18 +1,18 @@
-"""Every number behind the maps, as rows and as CSV files."""
+"""Every number behind the maps, as tables and CSV files."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.evaluation.tables import Table
+
+_ESTIMATE = ("value", "standard_error", "low", "high", "proteins")
 
 
 def write_tables(folder: Path, result: Mapping[str, Any]) -> list[Path]:
-    """Every number behind the maps as CSV: one file for each of `tables`, whole or not at all.
+    """Every number behind the maps as CSV, one file for each of `tables`.
 
     Args:
         folder: made where it is missing.
@@ -24,49 +24,40 @@ def write_tables(folder: Path, result: Mapping[str, Any]) -> list[Path]:
     Raises:
         ProtlmError: when the disk does not take them.
     """
-    written = []
-    for name, rows in tables(result).items():
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(rows)
-        write_atomically(folder / f"{name}.csv", buffer.getvalue())
-        written.append(folder / f"{name}.csv")
-    return written
+    return [table.csv(folder / f"{name}.csv") for name, table in tables(result).items()]
 
 
-def tables(result: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
-    """Name -> rows, the first of them the names of the columns."""
-    found: dict[str, list[list[Any]]] = {}
+def tables(result: Mapping[str, Any]) -> dict[str, Table]:
+    """Name -> table."""
+    found: dict[str, Table] = {}
     if proteins := result.get("proteins"):
         columns: dict[str, Sequence[Any]] = {"id": proteins["ids"]}
         for title, colour in proteins["colours"].items():
-            columns[title] = [colour["classes"][v] if v >= 0 else "" for v in colour["values"]]
-        found["map_of_proteins"] = _rows(columns, proteins["methods"])
-        fields = ["value", "standard_error", "low", "high", "proteins"]
-        found["neighbours"] = [["colour", "of", *fields, "chance", "neighbours"]]
-        for title, about in proteins["neighbours"].items():
-            for kind in ("model", "random", "difference"):
-                numbers = [about[kind][field] for field in fields]
-                found["neighbours"].append([title, kind, *numbers, *_last(about, kind)])
+            columns[title] = [colour["classes"][v] if v >= 0 else None for v in colour["values"]]
+        found["map_of_proteins"] = _points(columns, proteins["methods"])
+        rows = [
+            [title, kind, *(about[kind][field] for field in _ESTIMATE),
+             None if kind == "difference" else about["chance"], about["neighbours"]]
+            for title, about in proteins["neighbours"].items()
+            for kind in ("model", "random", "difference")
+        ]  # fmt: skip
+        found["neighbours"] = Table(("colour", "of", *_ESTIMATE, "chance", "neighbours"), rows)
     if residues := result.get("residues"):
         columns = {"residue": list(residues["residues"])}
         columns |= {name: about["values"] for name, about in residues["properties"].items()}
-        found["map_of_residues"] = _rows(columns, residues["methods"])
-        found["properties"] = [["property", "of", "correlation", "p"]] + [
+        found["map_of_residues"] = _points(columns, residues["methods"])
+        rows = [
             [name, kind, agreement["correlation"], agreement["p"]]
             for name, about in residues["properties"].items()
             for kind, agreement in about["agreement"].items()
         ]
+        found["properties"] = Table(("property", "of", "correlation", "p"), rows)
     return found
 
 
-def _last(about: Mapping[str, Any], kind: str) -> tuple[Any, Any]:
-    """A difference has no chance of its own."""
-    return "" if kind == "difference" else about["chance"], about["neighbours"]
-
-
-def _rows(columns: dict[str, Sequence[Any]], methods: Mapping[str, Any]) -> list[list[Any]]:
+def _points(columns: dict[str, Sequence[Any]], methods: Mapping[str, Any]) -> Table:
     for method, by_kind in methods.items():
         for kind, points in by_kind.items():
             for axis, letter in enumerate("xy"):
                 columns[f"{method}_{kind}_{letter}"] = [point[axis] for point in points]
-    return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))

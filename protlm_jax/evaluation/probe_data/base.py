@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -139,3 +139,24 @@ def subset(
         return list(proteins)
     chosen = np.random.default_rng(seed).choice(len(proteins), size=count, replace=False)
     return [proteins[i] for i in np.sort(chosen)]
+
+
+def counts(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+    """Split -> {"proteins", "residues", "labelled": {target: labels}}; reads every split.
+
+    At pair level a target's labels are its pairs.
+    """
+    return {
+        name: {
+            "proteins": len(proteins := read()),
+            "residues": sum(len(p.sequence) for p in proteins),
+            "labelled": {t.name: sum(_labels(benchmark, p, t) for p in proteins)
+                         for t in benchmark.targets},
+        }
+        for name, read in benchmark.splits.items()
+    }  # fmt: skip
+
+
+def _labels(benchmark: Benchmark, protein: LabelledProtein, target: Target) -> int:
+    labels = protein.labels[target.name]
+    return len(labels) if benchmark.level == "pair" else int(known(target, labels).sum())

@@ -45,7 +45,7 @@ _MANY = 50  # columns that nobody means as labels all at once
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LabelColumn:
     """A column of labels, what to call them, and "classes", "number" or "" where nobody says."""
 
     column: str
@@ -62,7 +62,7 @@ class Roles:
     id: str | None
     split: str | None
     validation: str | None
-    labels: tuple[Wanted, ...]
+    labels: tuple[LabelColumn, ...]
     notes: tuple[str, ...]
 
 
@@ -82,7 +82,7 @@ def roles(
         ProtlmError: there are no sequences or no labels, a named column is not there, or it is not
             clear which columns hold labels.
     """
-    named = [wanted(table.columns, text, f"{table.file}") for text in targets]
+    named = [label_column(table.columns, text, f"{table.file}") for text in targets]
     taken = {label.column for label in named}
     sequence = find_column(table, SEQUENCES)
     if sequence is None:
@@ -121,7 +121,7 @@ def roles(
     return Roles(sequence, name, split, validation, tuple(labels), tuple(notes))
 
 
-def wanted(columns: Sequence[str], text: str, place: str) -> Wanted:
+def label_column(columns: Sequence[str], text: str, place: str) -> LabelColumn:
     """The column that NAME or NAME:KIND means.
 
     Raises:
@@ -129,12 +129,12 @@ def wanted(columns: Sequence[str], text: str, place: str) -> Wanted:
     """
     name, colon, kind = text.rpartition(":")
     if text not in columns and colon and kind in KINDS:
-        return Wanted(exact(columns, name, place), name, kind, asked=True)
+        return LabelColumn(exact(columns, name, place), name, kind, asked=True)
     column = exact(columns, text, place)
     head, colon, kind = column.rpartition(":")
     if colon and kind in KINDS:
-        return Wanted(column, head, kind, asked=True)
-    return Wanted(column, column, asked=True)
+        return LabelColumn(column, head, kind, asked=True)
+    return LabelColumn(column, column, asked=True)
 
 
 def exact(columns: Sequence[str], name: str, place: str) -> str:
@@ -152,10 +152,10 @@ def exact(columns: Sequence[str], name: str, place: str) -> str:
     return found[0]
 
 
-def _labels(table: Table, why: dict[str, tuple[str, bool]]) -> list[Wanted]:
+def _labels(table: Table, why: dict[str, tuple[str, bool]]) -> list[LabelColumn]:
     """The columns that are left when all others are explained."""
-    found = [wanted([c], c, "") for c, (reason, _) in why.items() if not reason]
-    found = [Wanted(label.column, label.name, label.kind) for label in found]
+    found = [label_column([c], c, "") for c, (reason, _) in why.items() if not reason]
+    found = [LabelColumn(label.column, label.name, label.kind) for label in found]
     stated = all(label.kind for label in found)
     described = any(described for _, described in why.values())
     if not found:
@@ -206,7 +206,7 @@ def _naming(table: Table, taken: set[str]) -> str | None:
 
 def _reason(table: Table, column: str, sequence: str, dividing: Sequence[str]) -> tuple[str, bool]:
     """Why a column is none of labels, "" where it may be one; and whether it describes proteins."""
-    if wanted([column], column, "").kind:
+    if label_column([column], column, "").kind:
         return "", False
     name = _plain(column)
     if re.fullmatch(r"Unnamed: \d+", column):

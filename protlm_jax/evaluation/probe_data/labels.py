@@ -146,11 +146,7 @@ def _split(cell: str, separator: str) -> list[str]:
 
 
 def _refuse_several(column: Column, cells: list[str], where: str) -> list[str]:
-    """What to say about classes with a separator in them.
-
-    Raises:
-        ProtlmError: they look like several labels: parts of one stand alone, or in others.
-    """
+    """What to say about classes with a separator in them."""
     sign = _separator(cells)
     if sign is None:
         return []
@@ -160,20 +156,20 @@ def _refuse_several(column: Column, cells: list[str], where: str) -> list[str]:
     alike = len({len(_split(cell, sign)) for cell in cells if cell}) == 1  # as "EC1|oxygen"
     first = (mixed or joined or [0])[0]
     place = column.places[first].removeprefix(f"{column.file}, ").partition(", ")[0]
-    told = (
+    what = (
         f"{len(joined):,} of {sum(map(bool, cells)):,} labels hold {sign!r}, as "
         f"{shortened(cells[first])} ({place})"
     )
     several = f"--multilabel {_word(column.name)}"
     if mixed and not alike:
         raise ProtlmError(
-            f"{where}: {told}: say {several} to learn several labels at once, or --targets "
+            f"{where}: {what}: say {several} to learn several labels at once, or --targets "
             f"{_word(column.name + ':classes')} to take each combination for a class of its own"
         )
     if not joined:
         return []
     return [
-        f"WARNING: {column.name}: {told}; each is taken for one class ({several} learns its parts)."
+        f"WARNING: {column.name}: {what}; each is taken for one class ({several} learns its parts)."
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from protlm_jax.data.tables import shortened
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data.user_files import Entry
+from protlm_jax.evaluation.probe_data.user_files import UserProtein
 
 RANDOM = "random"
 _WORDS = {
@@ -31,7 +31,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Asked:
+class SplitRequest:
     """What `--split` says.
 
     Attributes:
@@ -45,7 +45,7 @@ class Asked:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-def asked(words: Sequence[str]) -> Asked:
+def parse_split(words: Sequence[str]) -> SplitRequest:
     """Reads COLUMN, `random`, and assignments as train=0,1,2.
 
     Raises:
@@ -64,21 +64,24 @@ def asked(words: Sequence[str]) -> Asked:
             "in --split Partition train=0,1,2 valid=3 test=4"
         )
     if columns == [RANDOM]:
-        return Asked(random=True)
-    return Asked(columns[0] if columns else None, words=meant)
+        return SplitRequest(random=True)
+    return SplitRequest(columns[0] if columns else None, words=meant)
 
 
 def divided(
-    path: Path, found: Sequence[Entry], asked: Asked = Asked(), column: str = "split"
-) -> tuple[list[Entry], list[str]]:
+    path: Path,
+    found: Sequence[UserProtein],
+    asked: SplitRequest = SplitRequest(),
+    column: str = "split",
+) -> tuple[list[UserProtein], list[str]]:
     """Every entry with its split, and what to say about how that came about.
 
     Raises:
         ProtlmError: an entry has no split where others have, or words that name none; or a split
             has no proteins.
     """
-    said = [e for e in found if e.split and not asked.random]
-    if not said:
+    given = [e for e in found if e.split and not asked.random]
+    if not given:
         if asked.words:
             raise ProtlmError(f"{path} has no column of splits: name it, or leave out --split")
         found = [replace(e, split=_drawn(e.sequence)) for e in found]
@@ -116,21 +119,21 @@ def fraction(sequence: str, purpose: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def shared(found: Sequence[Entry]) -> list[str]:
+def shared(found: Sequence[UserProtein]) -> list[str]:
     """A warning about sequences that stand on both sides of a split."""
-    told = []
+    warnings = []
     seen: set[str] = set()
     for of, name in (("train", "training"), ("valid", "validation"), ("test", "test")):
         of_part = [e for e in found if e.split == of or (of == "test" and e.split[:5] == "test_")]
         double = [e.id for e in of_part if e.sequence in seen]
         if double:
             before = "a training" if of == "valid" else "a training or validation"
-            told.append(
+            warnings.append(
                 f"{len(double):,} of {len(of_part):,} {name} proteins have the sequence of "
                 f"{before} protein ({shown(double)})"
             )
         seen |= {e.sequence for e in of_part}
-    return [f"WARNING: {'; '.join(told)}."] if told else []
+    return [f"WARNING: {'; '.join(warnings)}."] if warnings else []
 
 
 def shown(names: Sequence[str]) -> str:
@@ -138,7 +141,9 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _translated(path: Path, found: Sequence[Entry], asked: Asked, column: str) -> list[Entry]:
+def _translated(
+    path: Path, found: Sequence[UserProtein], asked: SplitRequest, column: str
+) -> list[UserProtein]:
     known = {**_WORDS, **asked.words}
     made, unknown = [], dict[str, int]()
     for e in found:
@@ -170,7 +175,7 @@ def _drawn(sequence: str) -> str:
     return "test" if place < _TEST else "valid" if place < _TEST + _VALID else "train"
 
 
-def _need(path: Path, found: Sequence[Entry], parts: Sequence[str], remedy: str) -> None:
+def _need(path: Path, found: Sequence[UserProtein], parts: Sequence[str], remedy: str) -> None:
     splits = Counter("test" if e.split.startswith("test") else e.split for e in found)
     for part in parts:
         if not splits[part]:

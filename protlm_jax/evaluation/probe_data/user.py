@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from protlm_jax.evaluation.probe_data.base import (
     View,
     known,
 )
-from protlm_jax.evaluation.probe_data.columns import roles, wanted
+from protlm_jax.evaluation.probe_data.columns import label_column, roles
 from protlm_jax.evaluation.probe_data.labels import Column, Labels, labels_of
 from protlm_jax.evaluation.probe_data.user_files import (
-    Entry,
+    UserProtein,
     from_table,
     read_annotated,
     read_pair,
@@ -51,12 +52,12 @@ def read(
             neither identify, nor divide, nor describe the proteins.
         multilabel: columns whose cells hold several labels, separated by "|" or ";".
         split: the column that divides the proteins, "random", or what its words mean, as
-            "train=0,1,2"; see `parts.asked`.
+            "train=0,1,2"; see `parts.parse_split`.
 
     Raises:
         ProtlmError: what is wrong, with file, line and column, and what to do about it.
     """
-    asked = parts.asked(split)
+    asked = parts.parse_split(split)
     notes: list[str] = []
     columns: list[Column] = []
     level: Level = "protein"
@@ -88,11 +89,11 @@ def read(
 
 
 def _of_table(
-    path: Path, targets: Sequence[str], multilabel: Sequence[str], asked: parts.Asked
-) -> tuple[list[Column], list[Entry], str, list[str]]:
+    path: Path, targets: Sequence[str], multilabel: Sequence[str], asked: parts.SplitRequest
+) -> tuple[list[Column], list[UserProtein], str, list[str]]:
     """Columns of labels, proteins, the name of the split's column, and what to say."""
     table = read_table(path)
-    several = [wanted(table.columns, name, str(path)).column for name in multilabel]
+    several = [label_column(table.columns, name, str(path)).column for name in multilabel]
     if targets:
         targets = [*targets, *(name for name in multilabel if name not in targets)]
     of = roles(table, targets or multilabel, asked.column, not asked.random)
@@ -112,11 +113,11 @@ def _of_table(
 
 
 def _annotated(
-    path: Path, found: list[Entry], targets: Sequence[str], multilabel: Sequence[str]
+    path: Path, found: list[UserProtein], targets: Sequence[str], multilabel: Sequence[str]
 ) -> Column:
     """The labels that headers of a FASTA file give."""
     name = next(iter((*multilabel, *targets)), "target")
-    label = wanted(["target"], name, str(path))
+    label = label_column(["target"], name, str(path))
     return Column(
         "target",
         label.kind,
@@ -133,7 +134,7 @@ def _is_fasta(path: Path) -> bool:
 
 
 def _benchmark(
-    path: Path, level: Level, found: list[Entry], made: list[Labels], notes: list[str]
+    path: Path, level: Level, found: list[UserProtein], made: list[Labels], notes: list[str]
 ) -> Benchmark:
     by_split: dict[str, list[LabelledProtein]] = {}
     for i, e in enumerate(found):
@@ -145,7 +146,7 @@ def _benchmark(
         title=path.name,
         level=level,
         targets=tuple(of.target for of in made),
-        splits={name: _Given(by_split[name]) for name in ("train", "valid", *tests)},
+        splits={name: partial(list, by_split[name]) for name in ("train", "valid", *tests)},
         views={name: View(name, name) for name in tests},
         licence="your own",
         source=path.name,
@@ -153,17 +154,7 @@ def _benchmark(
     )
 
 
-class _Given:
-    """A split that is there already."""
-
-    def __init__(self, proteins: list[LabelledProtein]) -> None:
-        self._proteins = proteins
-
-    def __call__(self) -> list[LabelledProtein]:
-        return self._proteins
-
-
-def _residue_classes(found: list[Entry]) -> Labels:
+def _residue_classes(found: list[UserProtein]) -> Labels:
     letters = "".join(sorted(set().union(*(e.label for e in found)) - {UNKNOWN_RESIDUE}))
     codes = {letter: code for code, letter in enumerate(letters)} | {UNKNOWN_RESIDUE: UNKNOWN}
     values = []
@@ -174,12 +165,8 @@ def _residue_classes(found: list[Entry]) -> Labels:
     return Labels(Target("label", "classes", tuple(letters), letters=letters), values)
 
 
-def _checked(path: Path, of: Labels, found: list[Entry]) -> list[str]:
-    """What is odd about a target's labels in the splits.
-
-    Raises:
-        ProtlmError: training, validation or test has none.
-    """
+def _checked(path: Path, of: Labels, found: list[UserProtein]) -> list[str]:
+    """What is odd about a target's labels in the splits."""
     target, there = of.target, [known(of.target, value) for value in of.values]
     where = f"{path}, {target.name!r}"
     by_part: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
@@ -206,7 +193,7 @@ def _checked(path: Path, of: Labels, found: list[Entry]) -> list[str]:
     return notes
 
 
-def _conflicts(of: Labels, found: list[Entry], there: list[np.ndarray]) -> list[str]:
+def _conflicts(of: Labels, found: list[UserProtein], there: list[np.ndarray]) -> list[str]:
     """A warning about sequences that stand in training with different labels."""
     labels: dict[str, set[float]] = {}
     first: dict[str, str] = {}

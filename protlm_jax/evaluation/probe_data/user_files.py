@@ -23,7 +23,7 @@ from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 
 @dataclass(frozen=True)
-class Entry:
+class UserProtein:
     """One protein of the user's.
 
     Attributes:
@@ -42,7 +42,7 @@ class Entry:
     counted: str = ""
 
 
-def from_table(table: Table, roles: Roles) -> list[Entry]:
+def from_table(table: Table, roles: Roles) -> list[UserProtein]:
     """The proteins of a table, in its order; their labels stay there.
 
     Raises:
@@ -64,7 +64,7 @@ def from_table(table: Table, roles: Roles) -> list[Entry]:
         except ProtlmError as error:
             raise ProtlmError(f"{place}: {error}") from None
         split = row[roles.split] if roles.split else ""
-        entry = Entry(line, name, sequence, "" if split in MISSING else split)
+        entry = UserProtein(line, name, sequence, "" if split in MISSING else split)
         if roles.validation:
             place, alone = table.place(number, roles.validation), roles.split is None
             split = _from_validation(place, entry, row[roles.validation], alone)
@@ -74,7 +74,7 @@ def from_table(table: Table, roles: Roles) -> list[Entry]:
     return found
 
 
-def unique(path: Path | str, found: list[Entry]) -> None:
+def unique(path: Path | str, found: list[UserProtein]) -> None:
     """Raises ProtlmError where an id is there twice."""
     first: dict[str, int] = {}
     for entry in found:
@@ -86,7 +86,7 @@ def unique(path: Path | str, found: list[Entry]) -> None:
         first[entry.id] = entry.line
 
 
-def read_annotated(path: Path) -> list[Entry]:
+def read_annotated(path: Path) -> list[UserProtein]:
     """Proteins of a FASTA file, with the label that their headers give as TARGET=...
 
     Raises:
@@ -101,11 +101,11 @@ def read_annotated(path: Path) -> list[Entry]:
                 f"its header, or give the labels of residues in a file of their own"
             )
         split, label = split_of(record.description), attributes["TARGET"]
-        found.append(Entry(record.line, record.id, record.sequence, split, label))
+        found.append(UserProtein(record.line, record.id, record.sequence, split, label))
     return found
 
 
-def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
+def read_pair(path: Path, labels: Path, mask: Path | None) -> list[UserProtein]:
     """Proteins of one FASTA file with the residues' labels of another.
 
     Raises:
@@ -130,7 +130,7 @@ def read_pair(path: Path, labels: Path, mask: Path | None) -> list[Entry]:
             if not set(counted) <= {"0", "1"}:
                 raise ProtlmError(f"{mask}, line {mask_line}: a mask of other signs than 0 and 1")
         split = split or split_of(record.description)
-        entry = Entry(line, record.id, record.sequence, split, text, counted)
+        entry = UserProtein(line, record.id, record.sequence, split, text, counted)
         found.append(entry)
     for file, left in ((labels, list(letters)), (mask, list(masks))):
         if left:
@@ -181,7 +181,7 @@ def split_of(description: str) -> str:
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
 
-def _from_validation(place: str, entry: Entry, word: str, alone: bool) -> str:
+def _from_validation(place: str, entry: UserProtein, word: str, alone: bool) -> str:
     """The split where a column `validation` (FLIP's) says which training proteins validate."""
     true = word.casefold() in _TRUE
     if not true and word.casefold() not in _FALSE and word not in MISSING:

@@ -7,6 +7,6 @@
     for name, found in predicting.predict(loaded, saved.load(folder), {"P1": "MKTAYIAKQR"}):
         print(name, found["q3"].shape)  # probabilities [residues, classes]
 
-Proteins come from `probe_data`; `readers` and `features` turn them into batches, `heads` and
-`training` learn from these, `scores` says how right they are, and `results` and `table` tell it.
+`probe_data` gives proteins, `readers` and `features` batches of features, `heads` and `training`
+learn from these, `trained` heads answer, and `scores` and `results` say how right they are.
 """

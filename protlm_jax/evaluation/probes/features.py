@@ -1,17 +1,17 @@
-"""What heads read: the features of a split, in batches of one shape.
+"""What heads read: features of labelled proteins, all layers side by side, in batches of one shape.
 
 A `Store` holds the features of one split as far as they fit in its share of memory; the rest is
-computed again whenever it is read, once in an epoch for all layers and seeds together. A `Source`
-lays proteins into batches. What is in a batch depends on lengths and the epoch's seed alone, so the
-numbers are the same whether features were kept or not.
+computed again whenever it is read, once in an epoch for all layers and seeds. A `Source` packs
+proteins into batches, which depend on lengths and the epoch's seed alone: the numbers are the same
+whether features were kept or not.
 
-Letters: N inputs (layers), T rows of a batch, D features, P proteins of a batch.
+Letters: N inputs (layers), T rows of a batch, D features, P protein slots of a batch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,15 +20,41 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
-from protlm_jax.evaluation.probes.batches import Batch, no_features, packed, shape
 from protlm_jax.evaluation.probes.readers import ModelReader, Reader
 
+ROWS = 4096
+"""Residues of a batch."""
+POOLED = 256
+"""Proteins of a batch if each is one row: many small steps, as there are few proteins."""
 _SHARE = 0.25  # of the machine's memory
 _BYTES = 4
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Whole proteins, end to end.
+
+    Attributes:
+        features: [N, T, D] float32, not standardised; undefined where there is no protein.
+        protein: [T] int32, which of the batch's proteins a row belongs to, counted from 0 in
+            order; -1 in padding. Heads never look from one protein into another.
+        labels: target -> classes (-1 where unknown) or numbers (nan where unknown): [T] if
+            residues carry labels, [P] if proteins do. An absent target is unknown throughout.
+        slots: P, more than any `protein`; the same for all batches of a source. Pooled features
+            have one row for a protein: P = T.
+        members, starts: [proteins] their places in the split, and the first row of each.
+    """
+
+    features: np.ndarray
+    protein: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    slots: int
+    members: np.ndarray
+    starts: np.ndarray
+
+
 def memory_budget() -> int:
-    """Bytes of features that are kept unless someone says otherwise: a quarter of the memory."""
+    """Bytes of features that are kept by default: a quarter of the machine's memory."""
     return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
@@ -40,7 +66,7 @@ class Store:
         reader: where they come from.
         proteins: of the split.
         keep: bytes that may stay in memory between passes; means come first.
-        hold: bytes computed together of what does not stay; the more, the better it is sorted.
+        hold: bytes computed together of what does not stay; more means better sorted batches.
         progress: draw a bar on a terminal while it computes.
         computed: residues that went through the reader so far.
     """
@@ -62,7 +88,6 @@ class Store:
 
     @property
     def total_bytes(self) -> int:
-        """Of all its features."""
         return int(sum(each.sum() for each in self.bytes.values()))
 
     @property
@@ -114,11 +139,7 @@ class Store:
         return self._kept
 
     def _compute(self, missing: Sequence[int]) -> dict[int, Arrays]:
-        """The features of these proteins.
-
-        Raises:
-            NotFinite: the model gives NaN or infinity for one of them.
-        """
+        """The features of these proteins; NotFinite where the model gives NaN or infinity."""
         from tqdm import tqdm
 
         if not missing:
@@ -137,31 +158,15 @@ class Store:
         return found
 
     def _not_finite(self, protein: LabelledProtein) -> ProtlmError:
-        """What is wrong with features that are not finite."""
         if isinstance(self.reader, ModelReader):
             loaded = self.reader.embedder.loaded
             return not_finite(loaded, protein.sequence, protein.id, "the embedding")
         return ProtlmError(f"the features of {protein.id!r} are not finite")
 
 
-@dataclass(frozen=True)
-class Laid:
-    """A batch, and whose rows it has.
-
-    Attributes:
-        members: [members] proteins of the split, in the order of the batch's own numbers.
-        starts: [members] the first row of each.
-        batch: features, proteins and labels.
-    """
-
-    members: np.ndarray
-    starts: np.ndarray
-    batch: Batch
-
-
 @dataclass
 class Source:
-    """Batches of one shape, for heads.
+    """Labelled features that can be read again and again, in batches of one shape.
 
     Attributes:
         store: the features.
@@ -195,12 +200,7 @@ class Source:
                     )
 
     def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
-        """One epoch, proteins in an order of the seed; None: in the order of the split."""
-        for laid in self.laid(epoch_seed):
-            yield laid.batch
-
-    def laid(self, epoch_seed: int | None) -> Iterator[Laid]:
-        """The same, with the proteins' places in the split."""
+        """All proteins once, in an order of the seed; None: in the order of the split."""
         count = len(self.store.proteins)
         order = np.arange(count)
         if epoch_seed is not None:
@@ -208,11 +208,10 @@ class Source:
         batches = list(packed(self.sizes, order, self.rows, self.slots))
         for together, features in self.store.groups(batches, self.vectors):
             for members in together:
-                yield self._lay(members, features)
+                yield self._batch(members, features)
 
-    def _lay(self, members: np.ndarray, features: dict[int, Arrays]) -> Laid:
-        """Proteins end to end."""
-        x = no_features(self.num_inputs, self.rows, self.width)
+    def _batch(self, members: np.ndarray, features: dict[int, Arrays]) -> Batch:
+        x = _aligned_zeros(self.num_inputs, self.rows, self.width)
         protein = np.full(self.rows, -1, np.int32)
         labels = {t.name: self._no_labels(t) for t in self.targets}
         ends = np.cumsum(self.sizes[members])
@@ -226,7 +225,7 @@ class Source:
                 known = self.store.proteins[member].labels.get(target.name)
                 if known is not None:
                     labels[target.name][place] = known
-        return Laid(members, starts, Batch(x, protein, labels, self.slots))
+        return Batch(x, protein, labels, self.slots, members, starts)
 
     def _no_labels(self, target: Target) -> np.ndarray:
         size = self.rows if self.level == "residue" else self.slots
@@ -246,3 +245,34 @@ def shares(train: int, valid: int, budget: int) -> tuple[int, int, int]:
     hold = budget // 4
     kept = min(valid, budget - hold)
     return budget - hold - kept, kept, hold
+
+
+def shape(lengths: np.ndarray, rows: int = ROWS) -> tuple[int, int]:
+    """T and P of batches of proteins of these lengths, T at most `rows` if the longest fits."""
+    total = int(lengths.sum())
+    if lengths.max() == 1:  # pooled: batches of like size, the last one not a mere handful
+        size = -(-total // -(-total // min(rows, POOLED)))
+        return size, size
+    size = max(min(rows, total), int(lengths.max()))
+    return size, -(-3 * size * len(lengths) // (2 * total))
+
+
+def packed(lengths: np.ndarray, order: np.ndarray, rows: int, slots: int) -> Iterator[np.ndarray]:
+    """Members of each batch: proteins in the given order, as many as have rows and slots."""
+    start, used = 0, 0
+    for end, protein in enumerate(order):
+        if end > start and (used + lengths[protein] > rows or end - start == slots):
+            yield order[start:end]
+            start, used = end, 0
+        used += lengths[protein]
+    if len(order):
+        yield order[start:]
+
+
+def _aligned_zeros(inputs: int, rows: int, width: int) -> np.ndarray:
+    """[N, T, D] float32 at a multiple of 64 bytes, which JAX reads without a copy on CPUs: a copy
+    takes as long as a linear head."""
+    count = inputs * rows * width
+    memory = np.zeros(count + 16, np.float32)
+    begin = -memory.ctypes.data % 64 // 4
+    return memory[begin : begin + count].reshape(inputs, rows, width)

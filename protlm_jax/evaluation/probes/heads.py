@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import flax.linen as nn
@@ -27,14 +27,6 @@ Answers = dict[str, jax.Array]
 """Target -> logits [T or P, C], or standardised numbers [T or P, 1]."""
 
 
-def outputs(target: Target) -> int:
-    """C."""
-    return len(target.classes) if target.kind == "classes" else 1
-
-
-PARTS = ("kernel", "bias")
-"""Of a target in a `Readout`: q3_kernel, q3_bias."""
-
 _TAKEN = ("shared", "Dropout_0")  # modules of `Cnn` beside its targets
 
 
@@ -50,6 +42,19 @@ def key(name: str) -> str:
         raise ProtlmError("a column of labels has no name: write one into the table's header")
     quoted = quote(name, safe="")
     return f"%{ord(quoted[0]):02X}{quoted[1:]}" if quoted in _TAKEN else quoted
+
+
+def outputs(target: Target) -> int:
+    """C."""
+    return len(target.classes) if target.kind == "classes" else 1
+
+
+def by_part(
+    targets: tuple[Target, ...], value: Callable[[Target, Literal["kernel", "bias"]], Any]
+) -> dict[str, Any]:
+    """A tree like the parameters of `Readout`: q3_kernel, q3_bias."""
+    parts: tuple[Literal["kernel", "bias"], ...] = ("kernel", "bias")
+    return {f"{key(t.name)}_{part}": value(t, part) for t in targets for part in parts}
 
 
 class Readout(nn.Module):

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data.base import Target
-from protlm_jax.evaluation.probes.batches import Batch, FeatureSource
+from protlm_jax.evaluation.probe_data.base import Target, known
+from protlm_jax.evaluation.probes.features import Source
 
 SAMPLE = 65_536
-"""Rows measured: of proteins drawn at random, all if there are fewer. The error of a standard
-deviation from so many rows is 0.3 % of it, and a model that runs once per epoch need not run once
-more for them."""
+"""Rows measured, of proteins drawn at random. The error of a standard deviation from so many rows
+is 0.3 % of it, and a model that runs once per epoch need not run once more for them."""
 CLIP = 10.0
 """Standard deviations beyond which a feature is cut."""
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["mean", "scale"], meta_fields=[])
 @dataclass(frozen=True)
 class Standard:
     """Mean and scale [N, D] float32 of each input's features; scale is inf of a constant one."""
@@ -33,9 +33,6 @@ class Standard:
         """[N, T, D] standardised and clipped; 0 where there is no protein."""
         x = (features - self.mean[:, None]) / self.scale[:, None]
         return jnp.where(protein[None, :, None] >= 0, jnp.clip(x, -CLIP, CLIP), 0.0)
-
-
-jax.tree_util.register_dataclass(Standard, data_fields=["mean", "scale"], meta_fields=[])
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,8 @@ class Moments:
     batches: int | None
 
 
-def known(target: Target, labels: np.ndarray) -> np.ndarray:
-    """Where there is a label."""
-    return np.isfinite(labels) if target.kind == "number" else labels >= 0
-
-
 def measure(
-    source: FeatureSource, targets: Sequence[Target], seed: int, *, covariance: bool = False
+    source: Source, targets: Sequence[Target], seed: int, *, covariance: bool = False
 ) -> Moments:
     """Reads batches of an epoch until there are SAMPLE rows.
 
@@ -74,10 +66,10 @@ def measure(
     total = squares = np.zeros(())
     labels: dict[str, list[np.ndarray]] = {target.name: [] for target in targets}
     rows = batches = 0
-    whole = True
     for batch in source.batches(seed):
-        if shift is None:
-            shift = _first_mean(batch)
+        if shift is None:  # near the mean, so that squares of what is left lose no digits
+            with np.errstate(invalid="ignore"):
+                shift = batch.features[:, batch.protein >= 0].mean(axis=1, dtype=np.float64)
         sums = _sums(batch.features, batch.protein, shift, covariance)
         total = total + np.asarray(sums[0], np.float64)
         squares = squares + np.asarray(sums[1], np.float64)
@@ -86,12 +78,10 @@ def measure(
                 labels[target.name].append(found[known(target, found)])
         rows, batches = rows + int((batch.protein >= 0).sum()), batches + 1
         if rows >= SAMPLE:
-            whole = False
             break
     if shift is None:
         raise ProtlmError("no training proteins: heads have nothing to learn from")
-    offset = total / rows
-    second = squares / rows
+    offset, second = total / rows, squares / rows
     variance = (np.diagonal(second, axis1=1, axis2=2) if covariance else second) - offset**2
     if not np.isfinite(variance).all():
         bad = sorted(set(np.nonzero(~np.isfinite(variance))[0].tolist()))
@@ -109,13 +99,7 @@ def measure(
         spread = spread / scale[:, :, None] / scale[:, None, :]
     standard = Standard(mean.astype(np.float32), scale.astype(np.float32))
     units, labelled = _of_labels(targets, labels, batches)
-    return Moments(standard, spread, units, labelled, batches if whole else None)
-
-
-def _first_mean(batch: Batch) -> np.ndarray:
-    """[N, D] near the mean, so that squares of what is left lose no digits."""
-    with np.errstate(invalid="ignore"):  # what is not finite is told of at the end
-        return batch.features[:, batch.protein >= 0].mean(axis=1, dtype=np.float64)
+    return Moments(standard, spread, units, labelled, batches if rows < SAMPLE else None)
 
 
 @partial(jax.jit, static_argnames="covariance")

@@ -22,9 +22,9 @@ from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
-from protlm_jax.evaluation.probes.predictions import by_protein
 from protlm_jax.evaluation.probes.readers import model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
+from protlm_jax.evaluation.probes.trained import by_protein
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
@@ -165,11 +165,7 @@ def _cells(target: Target, found: np.ndarray, level: str) -> list[Any]:
 
 
 def _written(probe: SavedProbe, output: Path) -> list[Target]:
-    """The targets that this kind of file holds.
-
-    Raises:
-        ProtlmError: none, or a suffix that says nothing.
-    """
+    """The targets that this kind of file holds."""
     targets = list(probe.heads.targets)
     if output.suffix in TABLES:
         return targets

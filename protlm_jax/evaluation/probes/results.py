@@ -1,187 +1,245 @@
-"""The result of a probe as a plain dict: what was measured, on what, with which errors."""
+"""The result of a probe: a dataset, read by names, and as text and tables."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protlm_jax.data.rows import window_counts
-from protlm_jax.evaluation.probe_data import PaperRow
-from protlm_jax.evaluation.probes import scores
-from protlm_jax.evaluation.probes.outcome import Outcome, Plan
-from protlm_jax.evaluation.probes.readers import ModelReader, compiled_shapes
-from protlm_jax.evaluation.probes.scores import Asked, estimated
-from protlm_jax.evaluation.statistics import Bootstrapped
-from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.evaluation.statistics import NO_ERROR, written
+from protlm_jax.evaluation.tables import Table
 
-_DIGITS = 6
+if TYPE_CHECKING:
+    import xarray
 
+METRICS = ("pooled", "per_protein", "balanced_accuracy", "mcc", "pearson", "mae")
+ESTIMATE = ("value", "standard_error", "low", "high")
+_WIDTH = 100
 
-def assemble(loaded: LoadedModel, plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Scores all inputs on all views: the dict that `run.run` returns, but for its seconds."""
-    model = outcomes["model"]
-    assert isinstance(model.reader, ModelReader)
-    limit = model.reader.embedder.limit
-    targets = {
-        t.name: {
-            "kind": t.kind,
-            "classes": list(t.classes),
-            "metric": "accuracy" if t.kind == "classes" else "spearman",
-        }
-        for t in plan.benchmark.targets
-    }
-    about = plan.benchmark
-    return {
-        "model": loaded.name,
-        "benchmark": {
-            "name": about.name,
-            "title": about.title,
-            "level": about.level,
-            "targets": targets,
-            "licence": about.licence,
-            "source": about.source,
-            "notes": list(about.notes),
-            "splits": {split: _counts(plan, split, limit) for split in plan.splits},
-            "views": {view: asdict(about.views[view]) for view in plan.views},
-        },
-        "layers": list(plan.layers),
-        "num_layers": loaded.config.num_layers,
-        "window": limit,
-        "seeds": list(plan.seeds),
-        "heads": {head: _of_head(head, plan, outcomes) for head in plan.heads},
-        "paper": [_paper(row) for row in about.paper if row.view in plan.views],
-        "protocol": protocol(plan),
-        "cost": {
-            "forward_passes": {
-                kind: {split: round(n, 3) for split, n in outcome.passes.items()}
-                for kind, outcome in outcomes.items()
-                if outcome.passes
-            },
-            "compilations": compiled_shapes([o.reader for o in outcomes.values() if o.reader]),
-        },
-    }
+Score = Mapping[str, Any] | None
 
 
-def _of_head(head: str, plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Every input's scores, and the model's lead over each control on the same draws."""
-    inputs: dict[str, Any] = {}
-    best: dict[str, dict[tuple[str, str], Bootstrapped | None]] = {}
-    asked = _asked(plan)
-    for kind, outcome in outcomes.items():
-        if head not in outcome.valid:
-            continue
-        inputs[kind], best[kind] = _of_input(head, plan, outcome, asked)
-    minus: dict[str, Any] = {}
-    for kind in inputs:
-        if kind == "model":
-            continue
-        minus[kind] = {view: {} for view in plan.views}
-        for (view, target), ours in best["model"].items():
-            theirs = best[kind].get((view, target))
-            if ours is not None and theirs is not None:
-                minus[kind][view][target] = estimated(ours.minus(theirs))
-    return {"inputs": inputs, "model_minus": minus}
+def numbers(estimate: Score) -> list[float]:
+    """An estimate's dict along the dimension "estimate"; NaN for None."""
+    found = [estimate[name] if estimate else None for name in ESTIMATE]
+    return [math.nan if value is None else float(value) for value in found]
 
 
-def _of_input(
-    head: str, plan: Plan, outcome: Outcome, asked: Mapping[tuple[str, str], Asked]
-) -> tuple[dict[str, Any], dict[tuple[str, str], Bootstrapped | None]]:
-    """Scores at the layer that validation chose, by layer, and the bootstrap of the former."""
-    best = outcome.best(head)
-    tests: dict[str, Any] = {view: {} for view in plan.views}
-    by_layer: dict[str, Any] = {view: {} for view in plan.views}
-    drawn: dict[tuple[str, str], Bootstrapped | None] = {}
-    for (view, name), of in asked.items():
-        target = next(t for t in plan.benchmark.targets if t.name == name)
-        found = outcome.answers[plan.benchmark.views[view].split][head].get(name)
-        if found is None:
-            continue
-        curve = [
-            scores.primary(found[:, layer], of, target, plan.seed)
-            for layer in range(found.shape[1])
+def from_numbers(found: np.ndarray) -> dict[str, float | None] | None:
+    """The reverse of `numbers`."""
+    if math.isnan(found[0]):
+        return None
+    values = (None if math.isnan(number) else number for number in found.tolist())
+    return dict(zip(ESTIMATE, values, strict=True))
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Reads the dataset of `assemble.assemble`: estimates as dicts, None where there is none."""
+
+    data: xarray.Dataset
+
+    @cached_property
+    def benchmark(self) -> dict[str, Any]:
+        """name, title, level, targets, licence, source, notes, splits, views, paper."""
+        found: dict[str, Any] = json.loads(self.data.attrs["benchmark"])
+        return found
+
+    @property
+    def heads(self) -> list[str]:
+        return [str(head) for head in self.data["head"].values]
+
+    def inputs(self, head: str, target: str = "") -> list[str]:
+        """The model and the controls that a head has, or that have scores of a target."""
+        there = self.array("chosen", head=head) >= 0
+        if target:
+            pooled = self.array("score", head=head, target=target, metric="pooled")
+            there = np.isfinite(pooled[..., 0]).any(axis=1)
+        return [str(kind) for kind in self.data["input"].values[there]]
+
+    def views(self, head: str, target: str) -> list[str]:
+        """The test sets that have labels of a target, in the order of the benchmark."""
+        views = self.benchmark["views"]
+        return [view for view in views if self.score(head, "model", view, target)]
+
+    def score(self, head: str, kind: str, view: str, target: str, metric: str = "pooled") -> Score:
+        return self._estimate("score", view, target, head=head, input=kind, metric=metric)
+
+    def minus(self, head: str, control: str, view: str, target: str) -> Score:
+        """The model's score minus the control's."""
+        return self._estimate("difference", view, target, head=head, input=control)
+
+    def by_layer(self, head: str, kind: str, view: str, target: str) -> list[tuple[Any, Score]]:
+        """(layer, score); the layer is None of an input without layers."""
+        layers = self.data["layer"].values.tolist()
+        found = [
+            self._estimate("by_layer", view, target, head=head, input=kind, layer=layer)
+            for layer in layers
         ]
-        drawn[view, name] = curve[best]
-        by_layer[view][name] = [estimated(one) for one in curve]
-        tests[view][name] = scores.full(found[:, best], of, target, plan.benchmark.level, plan.seed)
-    made: dict[str, Any] = {
-        "layers": list(outcome.layers),
-        "valid": {t: _rounded(v.T) for t, v in outcome.valid[head].items()},
-        "best_layer": {"index": best, "layer": outcome.layers[best]},
-    }
-    if (trained := outcome.trained.get(head)) is not None:
-        made["training"] = {
-            "epochs": trained.epochs.T.tolist(),
-            "best_epoch": trained.best_epoch.T.tolist(),
-            "seconds": round(outcome.seconds[head], 2),
+        return (
+            list(zip(layers, found, strict=True)) if self.has_layers(kind) else [(None, found[0])]
+        )
+
+    def counts(self, view: str, target: str) -> tuple[int, int]:
+        """Labels, and proteins that have any."""
+        n, proteins = (self.array(name, view=view, target=target) for name in ("n", "proteins"))
+        return int(n), int(proteins)
+
+    def has_layers(self, kind: str) -> bool:
+        return kind in ("model", "random")
+
+    def layer(self, head: str, kind: str) -> int | None:
+        """The layer that validation chose."""
+        chosen = int(self.array("chosen", head=head, input=kind))
+        return int(self.data["layer"].values[chosen]) if self.has_layers(kind) else None
+
+    def is_classes(self, target: str) -> bool:
+        return bool(self.benchmark["targets"][target]["kind"] == "classes")
+
+    def written(self, estimate: Score, target: str, sign: str = "") -> str:
+        """A score with its standard error: percent of classes read right, or a correlation."""
+        scale, digits = (100, 1) if self.is_classes(target) else (1, 3)
+        return written(estimate, digits, scale=scale, sign=sign)
+
+    def array(self, name: str, **labels: Any) -> np.ndarray:
+        """A variable at these labels of its dimensions."""
+        variable = self.data.variables[name]
+        places = (self._places[str(d)][labels[str(d)]] if d in labels else slice(None)
+                  for d in variable.dims)  # fmt: skip
+        return np.asarray(variable.values[tuple(places)])
+
+    @cached_property
+    def _places(self) -> dict[str, dict[Any, int]]:
+        return {
+            str(name): {label: i for i, label in enumerate(values.values.tolist())}
+            for name, values in self.data.coords.items()
         }
-    return {**made, "tests": tests, "by_layer": by_layer}, drawn
+
+    def _estimate(self, name: str, view: str, target: str, **labels: Any) -> Score:
+        found = from_numbers(self.array(name, view=view, target=target, **labels))
+        return found and found | {"proteins": self.counts(view, target)[1]}
 
 
-def _asked(plan: Plan) -> dict[tuple[str, str], Asked]:
-    """(view, target) -> what is counted; without the targets of which a view has no label."""
-    found = {}
-    for view in plan.views:
-        about = plan.benchmark.views[view]
-        for target in plan.benchmark.targets:
-            of = scores.asked(plan.splits[about.split], plan.benchmark.level, target, about.mark)
-            if of is not None:
-                found[view, target.name] = of
-    return found
+def table(data: xarray.Dataset) -> Table:
+    """One row for each head, input, layer, target, view and metric; and the paired differences."""
+    result = ProbeResult(data)
+    places = list(itertools.product(result.benchmark["views"], result.benchmark["targets"]))
+    rows: list[dict[str, Any]] = []
+    for head in result.heads:
+        kinds = result.inputs(head)
+        for kind, (view, target) in itertools.product(kinds, places):
+            rows += _rows(result, head, kind, view, target)
+        for kind, (view, target) in itertools.product(kinds[1:], places):
+            if score := result.minus(head, kind, view, target):
+                first = {"head": head, "input": f"model minus {kind}", "chosen": True}
+                about = {"target": target, "view": view, "metric": _metric(result, target)}
+                rows.append(first | about | dict(score))
+    columns = ("head", "input", "layer", "chosen", "target", "view", "metric")
+    return Table.of(rows, (*columns, *ESTIMATE, "n", "proteins"))
 
 
-def _counts(plan: Plan, split: str, limit: int | None) -> dict[str, Any]:
-    proteins, level = plan.splits[split], plan.benchmark.level
-    lengths = np.array([len(p.sequence) for p in proteins], np.int64)
-    of = {t.name: scores.asked(proteins, level, t) for t in plan.benchmark.targets}
-    return {
-        "proteins": len(proteins),
-        "of": len(plan.benchmark.splits[split]()),
-        "residues": int(lengths.sum()),
-        "labelled": {name: len(found.truth) if found else 0 for name, found in of.items()},
-        "in_windows": int((window_counts(lengths, limit) > 1).sum()),
-    }
+def _rows(
+    result: ProbeResult, head: str, kind: str, view: str, target: str
+) -> list[dict[str, Any]]:
+    """The scores by layer, and of the chosen layer all others."""
+    n, proteins = result.counts(view, target)
+    if not n or (kind == "majority" and not result.is_classes(target)):
+        return []
+    measure, chosen = _metric(result, target), result.layer(head, kind)
+    first = {"head": head, "input": kind, "target": target, "view": view, "n": n,
+             "proteins": proteins}  # fmt: skip
+    rows = [
+        {**first, "layer": layer, "chosen": layer == chosen, "metric": measure, **(score or {})}
+        for layer, score in result.by_layer(head, kind, view, target)
+    ]
+    for metric in METRICS[1:]:
+        if score := result.score(head, kind, view, target, metric):
+            name = f"{measure}, mean of proteins" if metric == "per_protein" else metric
+            rows.append({**first, **score, "layer": chosen, "chosen": True, "metric": name})
+    return rows
 
 
-def _paper(row: PaperRow) -> dict[str, Any]:
-    """JSON has no nan: a number that cannot stand beside ours is None."""
-    return {**asdict(row), "percent": None if math.isnan(row.percent) else row.percent}
+def _metric(result: ProbeResult, target: str) -> str:
+    return "accuracy" if result.is_classes(target) else "spearman"
 
 
-def _rounded(values: np.ndarray) -> list[Any]:
-    """Nested lists; nan becomes None."""
-    flat = [None if math.isnan(v) else round(float(v), _DIGITS) for v in values.ravel()]
-    width = values.shape[1]
-    return [flat[i : i + width] for i in range(0, len(flat), width)]
+def summary(data: xarray.Dataset) -> str:
+    """Every head's scores by test set and input, differences, counts, licence and notes."""
+    result, about = ProbeResult(data), ProbeResult(data).benchmark
+    lines = [data.attrs["title"], *(_split(*of) for of in about["splits"].items())]
+    for head in result.heads:
+        for target in about["targets"]:
+            lines += ["", *_scores(result, head, target)]
+    pooled = data["score"].sel(metric="pooled")
+    value, error = pooled.sel(estimate="value"), pooled.sel(estimate="standard_error")
+    if bool((value.notnull() & error.isnull()).any()):
+        lines += ["", NO_ERROR]
+    if published := _published(result):
+        lines += ["", *published]
+    lines += ["", f"{data.attrs['seconds']:.0f} s"]
+    sentences = [data.attrs["protocol"], *about["notes"]]
+    sentences += [view["note"] for view in about["views"].values() if view["note"]]
+    sentences += [f"Licence: {about['licence']}", f"Source: {about['source']}"]
+    for sentence in sentences:
+        lines += textwrap.wrap(sentence, _WIDTH, subsequent_indent="  ")
+    return "\n".join(lines)
 
 
-def protocol(plan: Plan) -> str:
-    """What was done, in sentences to print below the numbers."""
-    train, valid = (_drawn(plan, split) for split in ("train", "valid"))
-    words = {
-        "linear": "linear: one matrix (classes: logistic regression; numbers: ridge)",
-        "cnn": "cnn: the ProtTrans head for residues, two convolutions of width 7",
-        "fnn": "fnn: the ProtTrans head for proteins, 32 hidden units on the mean over residues",
-        "light_attention": "light_attention: Stärk et al. 2021",
-    }
-    heads = "; ".join(words[head] for head in plan.heads)
-    levels = {"residue": "residues", "protein": "proteins"}
+def _split(split: str, found: Mapping[str, Any]) -> str:
+    labels = ", ".join(f"{n:,} {target}" for target, n in found["labelled"].items())
+    drawn = f" of {found['of']:,}" if found["of"] > found["proteins"] else ""
+    windows = f", {found['in_windows']:,} read in windows" if found["in_windows"] else ""
     return (
-        f"Frozen features, computed in {plan.compute}, of {train} training proteins, "
-        f"standardised on them. Heads: {heads}. {valid} validation proteins alone choose each "
-        f"head's epoch and the layer; the scores by layer are a description, not a choice. "
-        f"Pooled: over all labelled {levels[plan.benchmark.level]}. Mean of "
-        f"{len(plan.seeds)} seed(s) (linear heads have one optimum); standard errors and 95 % "
-        "intervals by bootstrap over proteins, differences paired. random: the same architecture "
-        "with fresh parameters; one_hot, composition and blosum62: the same head on residues "
-        "without context; majority: the most frequent training class."
+        f"  {split}: {found['proteins']:,}{drawn} proteins, {found['residues']:,} residues"
+        f"{windows}; labels: {labels}"
     )
 
 
-def _drawn(plan: Plan, split: str) -> str:
-    """Such as 2,500 of 9,712, or 9,712 where all are used."""
-    used, there = len(plan.splits[split]), len(plan.benchmark.splits[split]())
-    return f"{used:,}" if used == there else f"{used:,} of {there:,}"
+def _scores(result: ProbeResult, head: str, target: str) -> list[str]:
+    """One target: test sets as rows, the inputs and the model's lead over each as columns."""
+    inputs = result.inputs(head, target)
+    rows = [
+        [
+            result.benchmark["views"][view]["title"],
+            *(f"{count:,}" for count in result.counts(view, target)),
+            *(result.written(result.score(head, kind, view, target), target) for kind in inputs),
+            *(result.written(result.minus(head, kind, view, target), target, "+")
+              for kind in inputs[1:]),
+        ]
+        for view in result.views(head, target)
+    ]  # fmt: skip
+    layers = ", ".join(f"{k} {result.layer(head, k)}" for k in inputs if result.has_layers(k))
+    what = "accuracy in percent" if result.is_classes(target) else "Spearman's correlation"
+    chosen = f"layer (chosen on validation) {layers} of {result.data.attrs['num_layers']}"
+    columns = ("", "n", "proteins", *inputs, *(f"- {kind}" for kind in inputs[1:]))
+    return [f"{target}, {head} head, {what}; {chosen}", Table(columns, rows).text()]
+
+
+def _published(result: ProbeResult) -> list[str]:
+    """The paper's numbers of the views that are shown, or why there are none."""
+    about = result.benchmark
+    rows = [row for row in about["paper"] if row["percent"] is not None]
+    reasons = dict.fromkeys(row["source"] for row in about["paper"] if row["percent"] is None)
+    lines = [line for reason in reasons for line in textwrap.wrap(reason, _WIDTH)]
+    if rows:
+        places = list(dict.fromkeys((row["target"], row["view"]) for row in rows))
+        found = {(row["model"], row["target"], row["view"]): row["percent"] for row in rows}
+        columns = ("", *(f"{target} {about['views'][view]['title']}" for target, view in places))
+        cells = [
+            [model, *(found.get((model, *place)) for place in places)]
+            for model in dict.fromkeys(row["model"] for row in rows)
+        ]
+        sources = "; ".join(dict.fromkeys(row["source"] for row in rows))
+        lines += [f"published ({sources})", Table(columns, cells).text()]
+        if about["splits"]["train"]["of"] > about["splits"]["train"]["proteins"]:
+            lines.append(
+                "Published heads learned from all training proteins, those above from few."
+            )
+    return lines

@@ -1,8 +1,9 @@
 """Ridge regression in closed form: what a single matrix reads of numbers.
 
 One pass over the training features sums their products for all inputs; one eigendecomposition of
-each input's covariance then gives the optimum for every penalty. Minimises mean squared error +
-penalty |w|^2 on standardised features and numbers (scikit-learn's alpha is rows times penalty).
+each input's covariance then gives the optimum for every penalty (scikit-learn's `Ridge` would solve
+each input and penalty anew, from features that need not fit into memory). Minimises mean squared
+error + penalty |w|^2 on standardised features and numbers; scikit-learn's alpha is rows * penalty.
 
 Letters: N inputs, T rows, D features, A penalties.
 """
@@ -18,10 +19,9 @@ import numpy as np
 
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads
-from protlm_jax.evaluation.probes.batches import FeatureSource
-from protlm_jax.evaluation.probes.choosing import score
+from protlm_jax.evaluation.probes.features import Source
 from protlm_jax.evaluation.probes.moments import Moments, Standard
-from protlm_jax.evaluation.probes.trained import TrainedHeads
+from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))
 """Tried on validation proteins, for each input of its own."""
@@ -39,23 +39,18 @@ class Sums(NamedTuple):
 
 def fit(
     targets: Sequence[Target],
-    source: FeatureSource,
-    valid: FeatureSource,
+    source: Source,
+    valid: Source,
     moments: Moments,
     seeds: tuple[int, ...],
 ) -> TrainedHeads:
-    """Linear heads for numbers, each with the penalty that is best on `valid`.
-
-    Args:
-        targets: numbers.
-        source: training rows, read once.
-        valid: rows that choose, by Spearman's correlation.
-        moments: of `source`.
-        seeds: to be told; nothing is random.
+    """Linear heads for numbers, each with the penalty that is best on `valid` by Spearman's
+    correlation; nothing is random.
 
     Raises:
         ProtlmError: when a target has no validation label.
     """
+    targets = tuple(targets)
     sums: dict[str, Sums] = {}
     for batch in source.batches(None):
         for target in targets:
@@ -67,23 +62,18 @@ def fit(
             more = jax.tree.map(lambda s: np.asarray(s, np.float64), more)
             old = sums.get(target.name)
             sums[target.name] = jax.tree.map(np.add, old, more) if old else more
-    module = heads.Linear(tuple(targets))
     every = {name: _solutions(s) for name, s in sums.items()}
-    tried = {
-        f"{heads.key(t.name)}_{part}": every[t.name][part] for t in targets for part in heads.PARTS
-    }
-    scores = score(module, {"params": {"readout": tried}}, moments.standard, valid)
+    tried = heads.by_part(targets, lambda t, part: every[t.name][part])
+    scores = validate(
+        heads.Linear(targets), {"params": {"readout": tried}}, moments.standard, valid
+    )
     best = {name: values.argmax(axis=0) for name, values in scores.items()}
     inputs = np.arange(source.num_inputs)
-    chosen = {
-        f"{heads.key(t.name)}_{part}": every[t.name][part][best[t.name], inputs][None]
-        for t in targets
-        for part in heads.PARTS
-    }
+    chosen = heads.by_part(targets, lambda t, part: every[t.name][part][best[t.name], inputs][None])
     one = np.ones((1, source.num_inputs), int)
     return TrainedHeads(
         head="linear",
-        targets=tuple(targets),
+        targets=targets,
         seeds=seeds,
         variables={"params": {"readout": chosen}},
         standard=moments.standard,
@@ -97,12 +87,12 @@ def fit(
 
 @jax.jit
 def _sums(standard: Standard, features: jax.Array, protein: jax.Array, numbers: jax.Array) -> Sums:
-    asked = jnp.isfinite(numbers) & (protein >= 0)
-    y = jnp.where(asked, numbers, 0.0)
-    x = jnp.where(asked[None, :, None], standard.apply(features, protein), 0.0)
+    there = jnp.isfinite(numbers) & (protein >= 0)
+    y = jnp.where(there, numbers, 0.0)
+    x = jnp.where(there[None, :, None], standard.apply(features, protein), 0.0)
     products = jnp.einsum("NTD,NTE->NDE", x, x, precision="highest")
     xy = jnp.einsum("NTD,T->ND", x, y, precision="highest")
-    return Sums(jnp.sum(asked), jnp.sum(x, axis=1), products, xy, jnp.sum(y))
+    return Sums(jnp.sum(there), jnp.sum(x, axis=1), products, xy, jnp.sum(y))
 
 
 def _solutions(sums: Sums) -> dict[str, np.ndarray]:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.spec import Dtype, Vectors, resolve_layers
 from protlm_jax.evaluation.engine import normalised
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, load, subset
-from protlm_jax.evaluation.probes import results
-from protlm_jax.evaluation.probes.features import memory_budget
-from protlm_jax.evaluation.probes.outcome import Outcome, Plan, of_control, of_features
-from protlm_jax.evaluation.probes.trained import TrainedHeads
+from protlm_jax.evaluation.probes import controls, heads, scores
+from protlm_jax.evaluation.probes.assemble import assemble
+from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, shares
+from protlm_jax.evaluation.probes.readers import ModelReader, Reader, TableReader, model_reader
+from protlm_jax.evaluation.probes.trained import Found, TrainedHeads, decided
+from protlm_jax.evaluation.probes.training import train
 from protlm_jax.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    import xarray
 
 HEADS = {"residue": ("linear", "cnn"), "protein": ("linear", "fnn", "light_attention")}
 DEFAULT_HEADS = {"residue": ("linear", "cnn"), "protein": ("linear", "fnn")}
 TRAIN_PROTEINS = 2500
 SEEDS = 3
+RANDOM = 7919
+"""Added to the seed of re-initialised copies: not the seed of a training run that is likely."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +39,83 @@ class Probed:
     """A probe's numbers and what made them.
 
     Attributes:
-        result: plain JSON: "model", "benchmark", "layers", "num_layers", "window", "seeds", "heads"
-            -> head -> "inputs" -> input -> {"layers", "valid", "best_layer", "training", "tests" ->
-            view -> target -> `scores.full`, "by_layer" -> view -> target -> estimates} and
-            "model_minus" -> control -> view -> target -> estimate, "paper", "protocol", "cost".
+        result: see `assemble.assemble`; `results.ProbeResult` reads it.
         heads: head -> the model's trained heads at the layer that validation chose (one input).
         rows: head -> what a row is to it, "residues" or "mean".
         compute: dtype in which the model computed.
     """
 
-    result: dict[str, Any]
+    result: xarray.Dataset
     heads: dict[str, TrainedHeads]
     rows: dict[str, Vectors]
     compute: Dtype
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is probed, resolved and checked; see the arguments of `run`.
+
+    Attributes:
+        splits: the proteins used: "train", "valid" and the test splits.
+    """
+
+    benchmark: Benchmark
+    splits: Mapping[str, Sequence[LabelledProtein]]
+    views: tuple[str, ...]
+    heads: tuple[str, ...]
+    layers: tuple[int, ...]
+    seeds: tuple[int, ...]
+    window: int | None
+    compute: Dtype
+    budget: int
+    seed: int
+    progress: bool
+    say: Callable[[str], None]
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """The test splits, each once: views of one share its predictions."""
+        return tuple(dict.fromkeys(self.benchmark.views[view].split for view in self.views))
+
+    def rows(self, head: str) -> Vectors:
+        """What a row is to a head: a residue, or a protein by its mean."""
+        by_residue = self.benchmark.level == "residue" or heads.kind(head).pools
+        return "residues" if by_residue else "mean"
+
+    def controls(self, head: str) -> tuple[str, ...]:
+        """A constant answer ranks nothing: numbers have no majority."""
+        named = controls.BY_RESIDUE if self.rows(head) == "residues" else controls.BY_PROTEIN
+        classes = any(target.kind == "classes" for target in self.benchmark.targets)
+        return tuple(name for name in named if classes or name != "majority")
+
+
+@dataclass
+class Answers:
+    """What heads on one input, the model's layers or a control, answer for the test splits.
+
+    Attributes:
+        valid: head -> target -> [seeds, inputs] validation scores.
+        tests: split -> head -> target -> [seeds, inputs, items], see `trained.decided`.
+        trained: head -> the heads; empty for the majority.
+        seconds: head -> spent on training.
+        passes: split -> how often its proteins went through the model; empty without a model.
+        reader: where features came from; None for the majority.
+    """
+
+    valid: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    tests: dict[str, Found] = field(default_factory=dict)
+    trained: dict[str, TrainedHeads] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    passes: dict[str, float] = field(default_factory=dict)
+    reader: Reader | None = None
+
+    @property
+    def has_layers(self) -> bool:
+        return isinstance(self.reader, ModelReader)
+
+    def best(self, head: str) -> int:
+        """Index of the layer with the best validation score, mean over targets and seeds."""
+        return int(np.argmax(np.mean([v.mean(axis=0) for v in self.valid[head].values()], axis=0)))
 
 
 def run(
@@ -85,6 +159,7 @@ def run(
         ProtlmError: for a head, view, control, layer or window that is not there, data without
             labels, or proteins that the model's policy refuses.
     """
+    began = time.perf_counter()
     if benchmark.level not in HEADS:
         raise ProtlmError(f"{benchmark.title}: no head reads these; see `contacts.run` for pairs")
     names = _chosen("head", heads, HEADS[benchmark.level], DEFAULT_HEADS[benchmark.level])
@@ -92,7 +167,7 @@ def run(
     splits = _drawn(benchmark, shown, train_proteins, valid_proteins, seed)
     drawn = (protein for proteins in splits.values() for protein in proteins)
     normalised(((p.id, p.sequence) for p in drawn), loaded.policy)  # refused now, if at all
-    plan = Plan(
+    settings = Settings(
         benchmark=benchmark,
         splits=splits,
         views=shown,
@@ -106,20 +181,15 @@ def run(
         progress=progress,
         say=say,
     )
-    return _carried_out(loaded, plan, controls)
-
-
-def _carried_out(loaded: LoadedModel, plan: Plan, controls: Sequence[str] | None) -> Probed:
-    """What the plan asks of the model and of its controls, all of them where None are named."""
-    began = time.perf_counter()
-    known = tuple(dict.fromkeys(c for head in plan.heads for c in plan.controls(head)))
+    known = tuple(dict.fromkeys(c for head in names for c in settings.controls(head)))
     beside = _chosen("control", controls, known, known)
-    outcomes = {"model": of_features("model", loaded, plan)}
-    outcomes |= {kind: of_control(kind, loaded, plan) for kind in beside}
-    result = results.assemble(loaded, plan, outcomes)
-    result["cost"]["seconds"] = round(time.perf_counter() - began, 1)
-    rows = {head: plan.rows(head) for head in plan.heads}
-    return Probed(result, _at_best_layer(outcomes["model"]), rows, plan.compute)
+    answers = {"model": _of_features("model", loaded, settings)}
+    answers |= {kind: _of_control(kind, loaded, settings) for kind in beside}
+    result = assemble(loaded, settings, answers)
+    result.attrs["seconds"] = round(time.perf_counter() - began, 1)
+    model = answers["model"]
+    best = {head: trained.select(model.best(head)) for head, trained in model.trained.items()}
+    return Probed(result, best, {head: settings.rows(head) for head in names}, compute)
 
 
 def probe(
@@ -139,8 +209,16 @@ def probe(
     return run(loaded, load(benchmark, data_dir), **options)
 
 
-def _at_best_layer(outcome: Outcome) -> dict[str, TrainedHeads]:
-    return {head: trained.select(outcome.best(head)) for head, trained in outcome.trained.items()}
+def _chosen(
+    what: str, names: Sequence[str] | None, known: tuple[str, ...], default: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The names, each once; ProtlmError for one that is not known."""
+    if names is None:
+        return default
+    if wrong := [name for name in names if name not in known]:
+        there = ", ".join(known) or "none"
+        raise ProtlmError(f"no {what} {wrong[0]!r} for these data; there is {there}")
+    return tuple(dict.fromkeys(names))
 
 
 def _drawn(
@@ -162,17 +240,106 @@ def _drawn(
     return splits
 
 
-def _chosen(
-    what: str, asked: Sequence[str] | None, known: tuple[str, ...], default: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What is asked for, each once.
+def _of_control(kind: str, loaded: LoadedModel, settings: Settings) -> Answers:
+    if kind == "majority":
+        return _of_majority(settings)
+    if kind == "random":
+        loaded = controls.random_control(loaded, settings.seed + RANDOM)
+    return _of_features(kind, loaded, settings)
 
-    Raises:
-        ProtlmError: for one that is not there.
-    """
-    if asked is None:
-        return default
-    if wrong := [name for name in asked if name not in known]:
-        there = ", ".join(known) or "none"
-        raise ProtlmError(f"no {what} {wrong[0]!r} for these data; there is {there}")
-    return tuple(dict.fromkeys(asked))
+
+def _of_features(kind: str, loaded: LoadedModel, settings: Settings) -> Answers:
+    """Trains the heads that read this input, and lets them answer for the test splits."""
+    own = [h for h in settings.heads if kind == "model" or kind in settings.controls(h)]
+    vectors = tuple(dict.fromkeys(settings.rows(head) for head in own))
+    reader = _reader(kind, loaded, settings, vectors)
+    answers = Answers(reader=reader)
+    training, choosing = _learning_stores(kind, reader, settings)
+    targets, level = settings.benchmark.targets, settings.benchmark.level
+    for head in own:
+        began = time.perf_counter()
+        rows = settings.rows(head)
+        answers.trained[head] = train(
+            head,
+            targets,
+            Source(training, targets, level, rows),
+            Source(choosing, targets, level, rows),
+            seeds=settings.seeds,
+            progress=settings.progress,
+        )
+        answers.valid[head] = answers.trained[head].valid
+        answers.seconds[head] = time.perf_counter() - began
+        settings.say(f"{kind}: {head} head trained in {answers.seconds[head]:.0f} s")
+    passes = {"train": training.passes, "valid": choosing.passes}
+    began = time.perf_counter()
+    del training, choosing  # their features make room for those of the tests
+    for split in settings.tests:
+        hold = settings.budget // 4
+        store = Store(
+            reader, settings.splits[split], settings.budget - hold, hold, settings.progress
+        )
+        answers.tests[split] = {}
+        for way in vectors:
+            these = {h: answers.trained[h] for h in own if settings.rows(h) == way}
+            answers.tests[split] |= decided(Source(store, targets, level, way), these)
+        passes[split] = store.passes
+    settings.say(f"{kind}: test sets read in {time.perf_counter() - began:.0f} s")
+    if answers.has_layers:
+        answers.passes = passes
+    return answers
+
+
+def _of_majority(settings: Settings) -> Answers:
+    """The most frequent training class of each target, whatever the protein."""
+    answers = Answers()
+    level = settings.benchmark.level
+    own = [head for head in settings.heads if "majority" in settings.controls(head)]
+    for target in settings.benchmark.targets:
+        if target.kind != "classes":
+            continue
+        answer = controls.majority(settings.splits["train"], target.name)
+        for split in settings.tests:
+            proteins = settings.splits[split]
+            by_residue = level == "residue"
+            items = sum(len(p.sequence) for p in proteins) if by_residue else len(proteins)
+            constant = np.full((1, 1, items), answer, np.int16)
+            for head in own:
+                answers.tests.setdefault(split, {}).setdefault(head, {})[target.name] = constant
+        of = scores.labelled(settings.splits["valid"], level, target)
+        right = np.array([[np.mean(of.truth == answer) if of else np.nan]])
+        for head in own:
+            answers.valid[head] = {**answers.valid.get(head, {}), target.name: right}
+    return answers
+
+
+def _reader(
+    kind: str, loaded: LoadedModel, settings: Settings, vectors: tuple[Vectors, ...]
+) -> Reader:
+    if kind not in ("model", "random"):
+        return TableReader(kind, vectors)
+    residues = [len(p.sequence) for proteins in settings.splits.values() for p in proteins]
+    return model_reader(
+        loaded, settings.layers, vectors, residues, settings.window, settings.compute
+    )
+
+
+def _learning_stores(kind: str, reader: Reader, settings: Settings) -> tuple[Store, Store]:
+    """Training and validation features within the budget."""
+    training, choosing = (
+        Store(reader, settings.splits[s], 0, 0, settings.progress) for s in ("train", "valid")
+    )
+    needed = training.total_bytes, choosing.total_bytes
+    training.keep, choosing.keep, hold = shares(*needed, settings.budget)
+    training.hold = choosing.hold = hold
+    if kind == "model":
+        fits, kept = "and stay in memory", training.keep + choosing.keep
+        if kept < sum(needed):
+            fits = (
+                f"of which {memory.size(kept)} stay in memory; the model runs again in each "
+                "epoch for the rest"
+            )
+        settings.say(
+            f"features of {reader.num_inputs} layer(s) for training and validation take "
+            f"{memory.size(sum(needed))} (budget {memory.size(settings.budget)}), {fits}"
+        )
+    return training, choosing

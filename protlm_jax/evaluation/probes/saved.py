@@ -9,26 +9,41 @@ FOLDER/HEAD/digests.json   the digests of these files
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from dataclasses import dataclass
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probes import trained
+from protlm_jax.evaluation.probe_data.base import Target
+from protlm_jax.evaluation.probes import heads
+from protlm_jax.evaluation.probes.moments import Standard
+from protlm_jax.evaluation.probes.results import ProbeResult
 from protlm_jax.evaluation.probes.run import Probed
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.digests import Damaged, seal, verify
+from protlm_jax.storage.files import write_atomically
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import Rare
 
 FORMAT = 2
+"""1 had names of targets in heads.npz without encoding, no digests, and another identity."""
 _INDEX = "probes.json"
+
+# What NumPy raises of a file that is not .npz, and Python of JSON of another form.
+_BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -66,26 +81,26 @@ def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
     Raises:
         ProtlmError: the folder cannot be written.
     """
-    result = probed.result
+    result = ProbeResult(probed.result)
     scores: dict[str, float] = {}
     model = identity(loaded)
-    for head, heads in probed.heads.items():
-        heads.save(folder / head)
+    for head, trained in probed.heads.items():
+        save_heads(trained, folder / head)
         about = {
             "format": FORMAT,
             "model": loaded.name,
             "identity": model,
             "vocabulary": loaded.vocabulary.name,
-            "layer": result["heads"][head]["inputs"]["model"]["best_layer"]["layer"],
-            "num_layers": result["num_layers"],
-            "level": result["benchmark"]["level"],
+            "layer": result.layer(head, "model"),
+            "num_layers": probed.result.attrs["num_layers"],
+            "level": result.benchmark["level"],
             "rows": probed.rows[head],
-            "window": result["window"],
+            "window": probed.result.attrs["window"] or None,
             "rare_residues": loaded.rare_residues,
             "compute": probed.compute,
-            "benchmark": result["benchmark"]["title"],
-            "train_proteins": result["benchmark"]["splits"]["train"]["proteins"],
-            "valid": {name: float(values.mean()) for name, values in heads.valid.items()},
+            "benchmark": result.benchmark["title"],
+            "train_proteins": result.benchmark["splits"]["train"]["proteins"],
+            "valid": {name: float(values.mean()) for name, values in trained.valid.items()},
         }
         write_json(folder / head / "probe.json", about)
         seal(folder / head)
@@ -107,9 +122,8 @@ def load(folder: Path) -> SavedProbe:
     remedy = "copy it again, or probe again"
     if (place / _INDEX).exists():
         index = read_json(place / _INDEX, remedy=remedy)
-        heads = index.get("heads")
-        best = index.get("best")
-        if not isinstance(heads, dict) or not isinstance(best, str) or best not in heads:
+        found, best = index.get("heads"), index.get("best")
+        if not isinstance(found, dict) or not isinstance(best, str) or best not in found:
             raise ProtlmError(f"{place / _INDEX} names no best head: {remedy}")
         place = place / best
     file = place / "probe.json"
@@ -122,13 +136,76 @@ def load(folder: Path) -> SavedProbe:
         verify(place, what=f"probe {place}")
     except Damaged as error:
         raise Damaged(f"{error}: {remedy}") from error
-    return SavedProbe(trained.load(place), read_json(file, remedy=remedy))
+    return SavedProbe(load_heads(place), read_json(file, remedy=remedy))
+
+
+def save_heads(trained: TrainedHeads, folder: Path) -> None:
+    """Writes heads.npz and then heads.json.
+
+    Raises:
+        ProtlmError: when they cannot be written.
+    """
+    arrays = {f"variables/{k}": v for k, v in flatten_dict(trained.variables, sep="/").items()}
+    for kind, by_target in (("valid", trained.valid), ("penalties", trained.penalties)):
+        arrays |= {f"{kind}/{heads.key(name)}": values for name, values in by_target.items()}
+    arrays |= {"mean": trained.standard.mean, "scale": trained.standard.scale}
+    arrays |= {"epochs": trained.epochs, "best_epoch": trained.best_epoch}
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    about = {
+        "format": FORMAT,
+        "head": trained.head,
+        "targets": [asdict(target) for target in trained.targets],
+        "seeds": trained.seeds,
+        "units": dict(trained.units),
+    }
+    write_atomically(folder / "heads.npz", file.getvalue())
+    write_json(folder / "heads.json", about)
+
+
+def load_heads(folder: Path) -> TrainedHeads:
+    """Reads what `save_heads` wrote.
+
+    Raises:
+        ProtlmError: when files are missing or broken.
+    """
+    try:
+        about = read_json(folder / "heads.json")
+        targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in about["targets"])
+        with np.load(folder / "heads.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        if about.get("format", 1) < FORMAT:
+            for target in targets:
+                old, new = f"/{target.name}", f"/{heads.key(target.name)}"
+                arrays = {name.replace(old, new): array for name, array in arrays.items()}
+        tree = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
+        valid, penalties = (
+            {t.name: of[k] for t in targets if (k := heads.key(t.name)) in of}
+            for of in (tree.get("valid", {}), tree.get("penalties", {}))
+        )
+        return TrainedHeads(
+            head=about["head"],
+            targets=targets,
+            seeds=tuple(about["seeds"]),
+            variables=tree["variables"],
+            standard=Standard(tree["mean"], tree["scale"]),
+            units={name: (mean, sd) for name, (mean, sd) in about["units"].items()},
+            epochs=tree["epochs"],
+            best_epoch=tree["best_epoch"],
+            valid=valid,
+            penalties=penalties,
+        )
+    except _BROKEN as error:
+        raise ProtlmError(
+            f"cannot read trained heads from {folder} ({error}); the folder needs heads.json and "
+            "heads.npz as `protlm probe --output` writes them"
+        ) from error
 
 
 def require_reading(probe: SavedProbe, rare: Rare | None, window: int | None) -> None:
     """Raises ProtlmError when proteins would be read in another way than in the probe's training.
 
-    To refuse rare residues is another matter: what is read is read alike.
+    Refusing rare residues changes no reading.
     """
     if rare in ("X", "keep") and rare != probe.rare_residues:
         raise ProtlmError(

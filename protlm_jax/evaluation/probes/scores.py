@@ -24,12 +24,12 @@ from protlm_jax.evaluation.statistics import (
     spearman,
 )
 
-_MOST_IN_A_TABLE = 20  # classes of which a confusion matrix is kept
+MOST_IN_A_TABLE = 20  # classes of which a confusion matrix is kept
 _ROUNDING = 1e-9  # of float64 sums of squares, relative
 
 
 @dataclass(frozen=True)
-class Asked:
+class Labelled:
     """What a view counts of one target.
 
     Attributes:
@@ -53,9 +53,9 @@ class Asked:
         return np.asarray(np.add.reduceat(values.astype(np.float64), starts, axis=-1))
 
 
-def asked(
+def labelled(
     proteins: Sequence[LabelledProtein], level: str, target: Target, mark: str = ""
-) -> Asked | None:
+) -> Labelled | None:
     """The labels of a target where a mark is True ("": everywhere); None where there is none.
 
     Raises:
@@ -79,10 +79,10 @@ def asked(
         start += size
     if not counted:
         return None
-    return Asked(np.concatenate(places), np.concatenate(truth), np.concatenate(owners))
+    return Labelled(np.concatenate(places), np.concatenate(truth), np.concatenate(owners))
 
 
-def primary(predicted: np.ndarray, of: Asked, target: Target, seed: int) -> Bootstrapped | None:
+def primary(predicted: np.ndarray, of: Labelled, target: Target, seed: int) -> Bootstrapped | None:
     """Accuracy over all items, or Spearman's correlation; None where it is not defined.
 
     Args:
@@ -100,7 +100,9 @@ def primary(predicted: np.ndarray, of: Asked, target: Target, seed: int) -> Boot
     return of_sums(sums, _accuracy, seed=seed)
 
 
-def full(predicted: np.ndarray, of: Asked, target: Target, level: str, seed: int) -> dict[str, Any]:
+def full(
+    predicted: np.ndarray, of: Labelled, target: Target, level: str, seed: int
+) -> dict[str, Any]:
     """All scores of one input on one view: a plain dict.
 
     "pooled" is `primary`; "per_protein" the mean over proteins of each one's own score (None where
@@ -128,20 +130,20 @@ def estimated(found: Bootstrapped | None) -> dict[str, float | int | None] | Non
     return None if estimate is None else estimate.to_dict()
 
 
-def _by_seed(chosen: np.ndarray, of: Asked, target: Target) -> list[float | None]:
+def _by_seed(chosen: np.ndarray, of: Labelled, target: Target) -> list[float | None]:
     if target.kind == "classes":
         return [float(value) for value in (chosen == of.truth).mean(axis=1)]
     return [spearman(values, of.truth) for values in chosen]
 
 
-def _of_classes(chosen: np.ndarray, of: Asked, target: Target, seed: int) -> dict[str, Any]:
+def _of_classes(chosen: np.ndarray, of: Labelled, target: Target, seed: int) -> dict[str, Any]:
     count = len(target.classes)
     true, right = _counts(of, of.truth, count), chosen == of.truth
     parts = [(_counts(of, of.truth, count, r), true, _counts(of, c, count))
              for c, r in zip(chosen, right, strict=True)]  # fmt: skip
     sums = np.array(parts).transpose(2, 0, 1, 3)  # [P, S, 3, C]
     confusion = None
-    if count <= _MOST_IN_A_TABLE:
+    if count <= MOST_IN_A_TABLE:
         pairs = np.bincount(
             np.ravel(of.truth.astype(np.int64) * count + chosen), minlength=count**2
         )
@@ -153,7 +155,7 @@ def _of_classes(chosen: np.ndarray, of: Asked, target: Target, seed: int) -> dic
     }
 
 
-def _of_numbers(chosen: np.ndarray, of: Asked, target: Target, seed: int) -> dict[str, Any]:
+def _of_numbers(chosen: np.ndarray, of: Labelled, target: Target, seed: int) -> dict[str, Any]:
     x, y = chosen.astype(np.float64), of.truth.astype(np.float64)
     x, y = x - y.mean(), y - y.mean()  # digits are not lost in squares
     one = np.ones_like(x)
@@ -167,7 +169,7 @@ def _of_numbers(chosen: np.ndarray, of: Asked, target: Target, seed: int) -> dic
     }
 
 
-def _per_protein(predicted: np.ndarray, of: Asked, target: Target) -> np.ndarray:
+def _per_protein(predicted: np.ndarray, of: Labelled, target: Target) -> np.ndarray:
     """Each protein's own score, mean over seeds; numbers: of proteins that have a correlation."""
     chosen = predicted[:, of.places]
     if target.kind == "classes":
@@ -183,7 +185,7 @@ def _per_protein(predicted: np.ndarray, of: Asked, target: Target) -> np.ndarray
 
 
 def _counts(
-    of: Asked, classes: np.ndarray, count: int, where: np.ndarray | None = None
+    of: Labelled, classes: np.ndarray, count: int, where: np.ndarray | None = None
 ) -> np.ndarray:
     """[P, C] how many items of each protein are of each class."""
     index = of.owners * count + classes.astype(np.int64)

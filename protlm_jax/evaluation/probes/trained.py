@@ -1,36 +1,28 @@
-"""Trained heads: what they answer, and their files."""
+"""Trained heads, and what they answer for the proteins of a split.
+
+Letters: S seeds, N inputs (layers), T rows, P protein slots, C classes (1 for a number).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data.base import Target
+from protlm_jax.evaluation.probe_data.base import Target, known
 from protlm_jax.evaluation.probes import heads
-from protlm_jax.evaluation.probes.batches import Batch
+from protlm_jax.evaluation.probes.features import Batch, Source
 from protlm_jax.evaluation.probes.moments import Standard
-from protlm_jax.storage.files import write_atomically
-from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.evaluation.statistics import spearman
 
-FORMAT = 2  # targets' names are encoded in heads.npz; before, they stood there as they are
-
-# What NumPy raises of an .npz that is none, and Python of JSON that says something else.
-_BROKEN = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+Found = dict[str, dict[str, np.ndarray]]
+"""head -> target -> array."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class TrainedHeads:
     def predict(self, batch: Batch) -> dict[str, np.ndarray]:
         """target -> probabilities [S, N, T or P, C], or numbers [S, N, T or P, 1], float32.
 
-        Rows without a protein get answers, too, that mean nothing.
+        Answers for rows without a protein are undefined.
         """
         module = heads.kind(self.head).module(self.targets)
         found = answer(
@@ -102,69 +94,6 @@ class TrainedHeads:
             penalties={**self.penalties, **other.penalties},
         )
 
-    def save(self, folder: Path) -> None:
-        """Writes heads.npz and then heads.json.
-
-        Raises:
-            ProtlmError: when they cannot be written.
-        """
-        arrays = {f"variables/{k}": v for k, v in flatten_dict(self.variables, sep="/").items()}
-        for kind, by_target in (("valid", self.valid), ("penalties", self.penalties)):
-            arrays |= {f"{kind}/{heads.key(name)}": values for name, values in by_target.items()}
-        arrays |= {"mean": self.standard.mean, "scale": self.standard.scale}
-        arrays |= {"epochs": self.epochs, "best_epoch": self.best_epoch}
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
-        about = {
-            "format": FORMAT,
-            "head": self.head,
-            "targets": [dataclasses.asdict(target) for target in self.targets],
-            "seeds": self.seeds,
-            "units": dict(self.units),
-        }
-        write_atomically(folder / "heads.npz", file.getvalue())
-        write_json(folder / "heads.json", about)
-
-
-def load(folder: Path) -> TrainedHeads:
-    """Reads what `TrainedHeads.save` wrote.
-
-    Raises:
-        ProtlmError: when files are missing or broken.
-    """
-    try:
-        about = read_json(folder / "heads.json")
-        targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in about["targets"])
-        with np.load(folder / "heads.npz") as file:
-            arrays = {name: file[name] for name in file.files}
-        if about.get("format", 1) < FORMAT:  # names stood there as they are
-            for target in targets:
-                old, new = f"/{target.name}", f"/{heads.key(target.name)}"
-                arrays = {name.replace(old, new): array for name, array in arrays.items()}
-        tree = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
-        named = {
-            kind: {t.name: of[k] for t in targets if (k := heads.key(t.name)) in of}
-            for kind in ("valid", "penalties")
-            for of in (tree.get(kind, {}),)
-        }
-        return TrainedHeads(
-            head=about["head"],
-            targets=targets,
-            seeds=tuple(about["seeds"]),
-            variables=tree["variables"],
-            standard=Standard(tree["mean"], tree["scale"]),
-            units={name: (mean, sd) for name, (mean, sd) in about["units"].items()},
-            epochs=tree["epochs"],
-            best_epoch=tree["best_epoch"],
-            valid=named["valid"],
-            penalties=named["penalties"],
-        )
-    except _BROKEN as error:
-        raise ProtlmError(
-            f"cannot read trained heads from {folder} ({error}); the folder needs heads.json and "
-            "heads.npz as `protlm probe --output` writes them"
-        ) from error
-
 
 @partial(jax.jit, static_argnames=("module", "slots"))
 def answer(
@@ -187,4 +116,88 @@ def answer(
         if target.kind == "classes"
         else found[target.name]
         for target in module.targets
+    }
+
+
+def validate(
+    module: Any, variables: Any, standard: Standard, valid: Source
+) -> dict[str, np.ndarray]:
+    """target -> accuracy or Spearman's correlation [S, N] over all validation labels.
+
+    Raises:
+        ProtlmError: when a target has no validation label, or proteins have them and the head
+            answers for residues.
+    """
+    found: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
+    truth: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
+    for batch in valid.batches(None):
+        answers = answer(module, variables, standard, batch.features, batch.protein, batch.slots)
+        for target in module.targets:
+            if (labels := batch.labels.get(target.name)) is None:
+                continue
+            there, values = known(target, labels), np.asarray(answers[target.name])
+            if len(there) != values.shape[2]:
+                raise ProtlmError(
+                    f"{len(there)} labels of {target.name!r} for {values.shape[2]} answers: a head "
+                    "that reads single rows needs a label for each, or pooled features"
+                )
+            found[target.name].append(_decided(target, values[:, :, there]))
+            truth[target.name].append(labels[there])
+    scores = {}
+    for target in module.targets:
+        labels = np.concatenate([np.empty(0), *truth[target.name]])
+        if not len(labels):
+            raise ProtlmError(
+                f"no validation label of {target.name!r}: leave this target out or give its labels"
+            )
+        values = np.concatenate(found[target.name], axis=-1)
+        if target.kind == "classes":
+            scores[target.name] = (values == labels).mean(-1)
+        else:  # a constant answer ranks nothing: 0
+            correlations = [spearman(one, labels) or 0.0 for one in values.reshape(-1, len(labels))]
+            scores[target.name] = np.reshape(correlations, values.shape[:2])
+    return scores
+
+
+def _decided(target: Target, values: np.ndarray) -> np.ndarray:
+    """The most probable class, or the number, of values [..., C]."""
+    return values.argmax(axis=-1) if target.kind == "classes" else values[..., 0]
+
+
+def by_protein(source: Source, trained: Mapping[str, TrainedHeads]) -> Iterator[tuple[int, Found]]:
+    """(place in the split, head -> target -> [S, N, items, C] float32), in the order of the split.
+
+    Features are read once for all heads. Items are the protein's residues, or one if it is the
+    protein that carries the label.
+    """
+    for batch in source.batches(None):
+        found = {name: heads.predict(batch) for name, heads in trained.items()}
+        for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
+            place = slice(slot, slot + 1)
+            if source.level == "residue":
+                place = slice(start, start + int(source.store.lengths[member]))
+            parts = {
+                name: {target: values[:, :, place] for target, values in answers.items()}
+                for name, answers in found.items()
+            }
+            yield int(member), parts
+
+
+def decided(source: Source, trained: Mapping[str, TrainedHeads]) -> Found:
+    """head -> target -> [S, N, items] of all proteins end to end.
+
+    The most probable class as int16, or the number as float32.
+    """
+    parts: dict[str, dict[str, list[np.ndarray]]] = {
+        name: {t.name: [] for t in of.targets} for name, of in trained.items()
+    }
+    for _, found in by_protein(source, trained):
+        for name, of in trained.items():
+            for target in of.targets:
+                dtype = np.int16 if target.kind == "classes" else np.float32
+                values = _decided(target, found[name][target.name]).astype(dtype)
+                parts[name][target.name].append(values)
+    return {
+        name: {target: np.concatenate(values, axis=-1) for target, values in by_target.items()}
+        for name, by_target in parts.items()
     }

@@ -1,39 +1,46 @@
 """Trains the heads of one kind for all seeds and all inputs (layers) as one program.
 
+Networks learn by Adam. Linear heads of classes descend along plain gradients in whitened features,
+where every direction has about unit curvature, and are read as the mean of an epoch's parameters:
+within a percent of the optimum after two or three passes. Linear heads of numbers are solved in
+closed form (`ridge`).
+
 A head's epoch is chosen on validation proteins; a head that has not become better for a while stops
-and keeps its parameters, whatever the others do. Every input sees the same batches, and heads of
-one seed start alike and drop the same units: no head depends on which others it is trained with.
+and keeps its parameters. Every input sees the same batches, and heads of one seed start alike and
+drop the same units: no head depends on which others it is trained with.
 
 Letters: S seeds, N inputs, T rows, D features, P protein slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads, ridge
-from protlm_jax.evaluation.probes.batches import Batch, FeatureSource
-from protlm_jax.evaluation.probes.choosing import Race, score
-from protlm_jax.evaluation.probes.heads import PARTS
-from protlm_jax.evaluation.probes.learning import Fixed, Rows, epoch_mean, start, step
-from protlm_jax.evaluation.probes.moments import Moments, measure
-from protlm_jax.evaluation.probes.trained import TrainedHeads
+from protlm_jax.evaluation.probes.features import Batch, Source
+from protlm_jax.evaluation.probes.moments import Moments, Standard, measure
+from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
 
 STEPS = 16
 """Of an epoch at least: where there are fewer batches, several steps are made on each."""
+_ADAM = optax.scale_by_adam()
 
 
 def train(
     head: str,
     targets: Sequence[Target],
-    source: FeatureSource,
-    valid: FeatureSource,
+    source: Source,
+    valid: Source,
     *,
     seeds: Sequence[int] = (0,),
     max_epochs: int | None = None,
@@ -41,9 +48,7 @@ def train(
     learning_rate: float | None = None,
     progress: bool = False,
 ) -> TrainedHeads:
-    """Trains on `source`, choosing each head's epoch on `valid`.
-
-    Numbers under the linear head are fitted in closed form, see `ridge`, and their penalty chosen.
+    """Trains on `source`, choosing each head's epoch (for numbers its penalty) on `valid`.
 
     Args:
         head: of `heads.NAMES`.
@@ -60,6 +65,8 @@ def train(
         ProtlmError: for an unknown head, a target without labels, features or losses that are not
             finite.
     """
+    from tqdm import tqdm
+
     kind, targets = heads.kind(head), tuple(targets)
     seeds = tuple(seeds) if kind.seeded else tuple(seeds)[:1]
     moments = measure(source, targets, seeds[0], covariance=kind.linear)
@@ -67,48 +74,100 @@ def train(
     others = tuple(t for t in targets if t not in numbers)
     if not others:
         return ridge.fit(numbers, source, valid, moments, seeds)
-    course = _Course(kind, others, moments, seeds, source, learning_rate)
-    race = Race(*course.judged(valid), patience or kind.patience)
-    _run(course, race, source, valid, max_epochs or kind.max_epochs, head if progress else "")
-    learned = TrainedHeads(
+    learning = _Learning(kind, others, moments, seeds, source, learning_rate)
+    stopping = EarlyStopping(*learning.validated(valid), patience or kind.patience)
+    epochs = range(1, (max_epochs or kind.max_epochs) + 1)
+    for epoch in tqdm(epochs, head, disable=None if progress else True):
+        learning.epoch(source, epoch, stopping.running)
+        stopping.update(*learning.validated(valid), epoch)
+        if not stopping.running.any():
+            break
+    found = TrainedHeads(
         head=head,
         targets=others,
         seeds=seeds,
-        variables=race.best,
+        variables=stopping.best,
         standard=moments.standard,
         units=moments.units,
-        epochs=race.epochs,
-        best_epoch=race.best_epoch,
-        valid=race.valid,
+        epochs=stopping.epochs,
+        best_epoch=stopping.best_epoch,
+        valid=stopping.valid,
     )
-    if not numbers:
-        return learned
-    return learned.joined(ridge.fit(numbers, source, valid, moments, seeds))
+    return found.joined(ridge.fit(numbers, source, valid, moments, seeds)) if numbers else found
 
 
-def _run(
-    course: _Course,
-    race: Race,
-    source: FeatureSource,
-    valid: FeatureSource,
-    max_epochs: int,
-    title: str,
-) -> None:
-    """Until all heads have stopped."""
-    from tqdm import tqdm
+class EarlyStopping:
+    """Keeps each head's best parameters and says which heads still run.
 
-    for epoch in tqdm(range(1, max_epochs + 1), title, disable=None if title else True):
-        course.epoch(source, epoch, race.running)
-        race.judge(*course.judged(valid), epoch)
-        if not race.running.any():
-            break
+    Attributes:
+        best: variables of every head's best epoch.
+        running: [S, N] bool.
+        epochs, best_epoch: [S, N] int.
+        valid: target -> scores [S, N] of the best epoch.
+    """
+
+    def __init__(self, variables: Any, scores: Mapping[str, np.ndarray], patience: int) -> None:
+        self.best = variables
+        self.valid = dict(scores)
+        shape = next(iter(scores.values())).shape
+        self._top = np.full(shape, -np.inf)  # a head before its first step is no candidate
+        self.running = np.ones(shape, bool)
+        self.epochs, self.best_epoch = np.zeros((2, *shape), int)
+        self._patience = patience
+
+    def update(self, variables: Any, scores: Mapping[str, np.ndarray], epoch: int) -> None:
+        """Takes in the heads after an epoch. Of equals the earlier stays."""
+        mean = np.mean(list(scores.values()), axis=0)
+        better = self.running & (mean > self._top)
+
+        def chosen(new: Any, old: Any) -> np.ndarray:
+            return np.where(better.reshape(better.shape + (1,) * (new.ndim - 2)), new, old)
+
+        self.best = jax.tree.map(chosen, variables, self.best)
+        self.valid = {name: chosen(values, self.valid[name]) for name, values in scores.items()}
+        self._top = np.where(better, mean, self._top)
+        self.epochs = np.where(self.running, epoch, self.epochs)
+        self.best_epoch = np.where(better, epoch, self.best_epoch)
+        self.running &= epoch - self.best_epoch < self._patience
 
 
-def _order(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+class State(NamedTuple):
+    """Heads as they learn; every array [S, N, ...].
+
+    Attributes:
+        params: of the network; kernels of linear heads in the coordinates of `Fixed.basis`.
+        statistics: running ones, of BatchNorm.
+        adam: None for linear heads.
+        total: of linear heads, the sum of parameters over this epoch's steps; else None.
+    """
+
+    params: Any
+    statistics: Any
+    adam: Any
+    total: Any
 
 
-class _Course:
+class Fixed(NamedTuple):
+    """What does not change while heads learn.
+
+    Attributes:
+        standard: of the features.
+        labelled: target -> labels that a batch has on average.
+        basis: [N, D, D] float32 of linear heads, else None: the kernel is `basis` @ parameters.
+        penalty: L2 on kernels.
+        rates: of the steps, for each parameter.
+        keys: [S] of dropout.
+    """
+
+    standard: Standard
+    labelled: Mapping[str, Any]
+    basis: Any
+    penalty: float
+    rates: Any
+    keys: jax.Array
+
+
+class _Learning:
     """The heads as they learn, and all that they need for it."""
 
     def __init__(
@@ -117,12 +176,12 @@ class _Course:
         targets: tuple[Target, ...],
         moments: Moments,
         seeds: tuple[int, ...],
-        source: FeatureSource,
+        source: Source,
         rate: float | None,
     ) -> None:
         self.kind, self.targets, self.moments, self.seeds = kind, targets, moments, seeds
         self.module = kind.module(targets)
-        self.state, keys = start(self.module, seeds, source.num_inputs, source.width, kind.linear)
+        self.state, keys = _start(self.module, seeds, source.num_inputs, source.width, kind.linear)
         rate = kind.learning_rate if rate is None else rate
         rates = jax.tree.map(lambda _: rate, self.state.params)
         basis = None
@@ -130,26 +189,25 @@ class _Course:
             basis = _basis(moments, kind.penalty)
             # A batch of fewer labels than features overrates its own directions.
             shares = {t: rate / (1 + source.width / n) for t, n in moments.labelled.items()}
-            readout = {
-                f"{heads.key(t.name)}_{part}": shares[t.name] for t in targets for part in PARTS
-            }
-            rates = {"readout": readout}
+            rates = {"readout": heads.by_part(targets, lambda t, part: shares[t.name])}
         self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rates, keys)
         self.params = self.state.params
         self.count = 0
 
-    def epoch(self, source: FeatureSource, epoch: int, running: np.ndarray) -> None:
+    def epoch(self, source: Source, epoch: int, running: np.ndarray) -> None:
         """Reads all training proteins once, with several steps on each batch if they are few."""
         loss: Any = np.zeros(())
         before = self.count
         steps_each = -(-STEPS // (self.moments.batches or STEPS))
-        for batch in source.batches(_order(self.seeds[0], epoch)):
-            rows = self._rows(batch)
+        order = int(np.random.SeedSequence((self.seeds[0], epoch)).generate_state(1)[0])
+        for batch in source.batches(order):
+            labels = self._labels(batch)
             for _ in range(steps_each):
                 jax.block_until_ready(loss)  # one batch at work, one in the making, no more
                 self.state, loss = step(
-                    self.module, batch.slots, self.state, running, self.fixed, rows, self.count
-                )
+                    self.module, batch.slots, self.state, running, self.fixed,
+                    batch.features, batch.protein, labels, self.count,
+                )  # fmt: skip
                 self.count += 1
         if not np.isfinite(loss).all():
             raise ProtlmError(
@@ -159,15 +217,16 @@ class _Course:
         self.params = self.state.params
         if self.kind.linear:
             steps = self.count - before
-            self.state, self.params = epoch_mean(self.state, self.fixed.basis, steps)
+            self.state, self.params = _epoch_mean(self.state, self.fixed.basis, steps)
 
-    def judged(self, valid: FeatureSource) -> tuple[Any, dict[str, np.ndarray]]:
+    def validated(self, valid: Source) -> tuple[Any, dict[str, np.ndarray]]:
         """Variables as the network takes them, on the host, and their validation scores."""
         variables = {"params": self.params, "batch_stats": self.state.statistics}
         variables = jax.tree.map(np.asarray, variables)
-        return variables, score(self.module, variables, self.fixed.standard, valid)
+        return variables, validate(self.module, variables, self.fixed.standard, valid)
 
-    def _rows(self, batch: Batch) -> Rows:
+    def _labels(self, batch: Batch) -> dict[str, np.ndarray]:
+        """A label of every target for each row or slot, numbers in standard deviations."""
         size = batch.slots if self.kind.pools else len(batch.protein)
         labels = {}
         for target in self.targets:
@@ -178,14 +237,133 @@ class _Course:
             mean, deviation = self.moments.units[target.name]
             units = found if classes else (found - mean) / deviation
             labels[target.name] = units.astype(np.int32 if classes else np.float32)
-        return Rows(batch.features, batch.protein, labels)
+        return labels
+
+
+def _start(
+    module: Any, seeds: Sequence[int], inputs: int, width: int, linear: bool
+) -> tuple[State, jax.Array]:
+    """The state before the first step, heads of one seed alike, and the keys of dropout."""
+
+    def one(key: jax.Array) -> Any:
+        return module.init(key, jnp.zeros((8, width)), jnp.arange(8), 8, False)
+
+    pairs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(np.array(seeds))
+    shapes = jax.eval_shape(jax.vmap(one), pairs[:, 0])
+    # The parameters, their gradient, Adam's two moments, and the best so far.
+    needed = 5 * 4 * inputs * sum(x.size for x in jax.tree.leaves(shapes))
+    if needed > (has := memory.device_memory()):
+        raise ProtlmError(
+            f"heads of {inputs} layers and {len(seeds)} seeds need {memory.size(needed)} of memory "
+            f"for their parameters alone, and there are {memory.size(has)}: probe fewer layers or "
+            "seeds at a time"
+        )
+    variables = jax.jit(jax.vmap(one))(pairs[:, 0])
+    params, statistics = (
+        jax.tree.map(lambda x: np.repeat(np.asarray(x)[:, None], inputs, axis=1), tree)
+        for tree in (variables["params"], variables.get("batch_stats", {}))
+    )
+    adam = None if linear else jax.vmap(jax.vmap(_ADAM.init))(params)
+    total = jax.tree.map(np.zeros_like, params) if linear else None
+    return State(params, statistics, adam, total), pairs[:, 1]
+
+
+@partial(jax.jit, static_argnames=("module", "slots"), donate_argnames="state")
+def step(
+    module: Any,
+    slots: int,
+    state: State,
+    running: jax.Array,
+    fixed: Fixed,
+    features: jax.Array,
+    protein: jax.Array,
+    labels: Mapping[str, jax.Array],
+    count: int,
+) -> tuple[State, jax.Array]:
+    """One batch for all heads: -> the state after, and the losses [S, N] before.
+
+    Args:
+        module: the head.
+        slots: P.
+        state: before.
+        running: [S, N] bool; the others stay as they are.
+        fixed: see there.
+        features, protein: of the batch, [N, T, D] and [T].
+        labels: target -> [T or P]; classes (-1 unknown), or numbers in standard deviations.
+        count: steps done before.
+    """
+    x = fixed.standard.apply(features, protein)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(fixed.keys, count)
+
+    def loss(params: Any, statistics: Any, x: Any, basis: Any, key: Any) -> tuple[Any, Any]:
+        variables = {"params": _plain(params, basis), "batch_stats": statistics}
+        answers, changed = module.apply(
+            variables, x, protein, slots, True, mutable="batch_stats", rngs={"dropout": key}
+        )
+        kernels = (p for p in jax.tree.leaves(variables["params"]) if p.ndim > 1)
+        squares = sum((jnp.sum(p**2) for p in kernels), jnp.zeros(()))
+        value = losses(module.targets, answers, labels, fixed.labelled)
+        return value + 0.5 * fixed.penalty * squares, changed.get("batch_stats", {})
+
+    def one(state: State, runs: Any, x: Any, basis: Any, key: Any) -> tuple[State, Any]:
+        slope = jax.value_and_grad(loss, has_aux=True)
+        (value, statistics), gradient = slope(state.params, state.statistics, x, basis, key)
+        update, adam = gradient, None
+        if state.adam is not None:
+            update, adam = _ADAM.update(gradient, state.adam)
+        params = jax.tree.map(lambda p, u, r: p - r * u, state.params, update, fixed.rates)
+        total = None
+        if state.total is not None:
+            total = jax.tree.map(jnp.add, state.total, params)
+        new = State(params, statistics, adam, total)
+        return jax.tree.map(lambda n, o: jnp.where(runs, n, o), new, state), value
+
+    over_inputs = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
+    over_seeds = jax.vmap(over_inputs, in_axes=(0, 0, None, None, 0))
+    return over_seeds(state, running, x, fixed.basis, keys)
+
+
+def losses(
+    targets: Sequence[Target],
+    answers: heads.Answers,
+    labels: Mapping[str, jax.Array],
+    labelled: Mapping[str, jax.Array],
+) -> jax.Array:
+    """Cross entropy of classes plus squared error of numbers; unknown labels add nothing.
+
+    A target's sum over the batch is divided by the labels that a batch has on average, not by those
+    of this one: so an epoch's mean is the mean over labels, however they fall into batches.
+    """
+    total = jnp.zeros(())
+    for target in targets:
+        answer, truth = answers[target.name], labels[target.name]
+        if target.kind == "classes":
+            there = truth >= 0
+            each = optax.softmax_cross_entropy_with_integer_labels(answer, jnp.maximum(truth, 0))
+        else:
+            there = jnp.isfinite(truth)
+            each = jnp.square(answer[:, 0] - jnp.where(there, truth, 0.0))
+        total += jnp.sum(jnp.where(there, each, 0.0)) / labelled[target.name]
+    return total
+
+
+def _plain(params: Any, basis: Any) -> Any:
+    """Parameters of one head as the network takes them."""
+    if basis is None:
+        return params
+    return jax.tree.map(lambda p: basis @ p if p.ndim == 2 else p, params)
+
+
+@jax.jit
+def _epoch_mean(state: State, basis: Any, steps: int) -> tuple[State, Any]:
+    """Linear heads after an epoch of `steps`: -> the state for the next, and what they are now."""
+    mean = jax.tree.map(lambda p: p / steps, state.total)
+    params = jax.vmap(jax.vmap(_plain), in_axes=(0, None))(mean, basis)
+    return state._replace(total=jax.tree.map(jnp.zeros_like, state.total)), params
 
 
 def _basis(moments: Moments, penalty: float) -> np.ndarray:
-    """[N, D, D] float32: directions in which a linear head's loss has about unit curvature.
-
-    With the curvature H = L L' it is L'^-1.
-    """
+    """[N, D, D] float32, L'^-1 of the curvature H = L L' of a linear head's loss."""
     from scipy.linalg import solve_triangular  # type: ignore[import-untyped]
 
     assert moments.covariance is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
-_UNSAID = 0  # how many training proteins
+_DEFAULT_COUNT = 0  # how many training proteins
 
 if TYPE_CHECKING:
     from protlm_jax.evaluation.probe_data import Benchmark
@@ -43,10 +43,13 @@ heads: of residues linear and cnn, the ProtTrans head; of proteins linear and fn
 
 layers: the model runs once for all of them, and the heads of all layers and seeds are trained
   together. Validation proteins choose each head's epoch and the layer; tests are scored once.
+  The model reads all proteins twice, by its own and by re-initialised weights: on the default
+  test sets (1,040 proteins) that takes minutes on CPUs even with few training proteins.
 
 Beside the model stand a re-initialised copy of it, the same heads on residues without context,
-and the most frequent class. DIR gets results.json, scores.csv, report.html with pictures and the
-numbers behind them, and probe/, which `protlm predict` applies to new proteins.
+and the most frequent class. DIR gets results.nc (an
+xarray dataset), scores.csv, report.html with pictures and the numbers behind them, and probe/,
+which `protlm predict` applies to new proteins.
 """
 
 PREDICT_EPILOG = """\
@@ -101,7 +104,7 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument(
         "--train_proteins",
         type=_count,
-        default=_UNSAID,
+        default=_DEFAULT_COUNT,
         metavar="N",
         help="default: 2500 (contacts: 20 chains); or all",
     )
@@ -131,7 +134,7 @@ def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> Non
 def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
     """Probes the model that `load` reads, prints the numbers and writes them."""
     from protlm_jax.evaluation import maps, verbs
-    from protlm_jax.evaluation.probes import table
+    from protlm_jax.evaluation.probes import results
     from protlm_jax.evaluation.probes.run import TRAIN_PROTEINS, run
 
     benchmark = _benchmark(arguments)
@@ -147,14 +150,14 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
         heads=arguments.heads,
         layers=arguments.layers,
         seeds=arguments.seeds,
-        train_proteins=_said(arguments.train_proteins, TRAIN_PROTEINS),
+        train_proteins=_count_or(arguments.train_proteins, TRAIN_PROTEINS),
         window=_window(loaded, arguments),
         compute="bfloat16" if arguments.compute == "bf16" else "float32",
         seed=verbs.SEED,
         say=lambda line: print(line, flush=True),
         progress=True,
     )
-    print(table.summary(probed.result))
+    print(results.summary(probed.result))
     verbs.say_rare(loaded)
     if arguments.output is not None:
         _write(probed, loaded, benchmark, arguments)
@@ -163,14 +166,11 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
 def _run_contacts(
     arguments: argparse.Namespace, benchmark: Benchmark, load: Callable[[str], LoadedModel]
 ) -> None:
-    """Contacts are read from attention maps, by a road of their own."""
-    import json
-
+    """Contacts are read from attention maps."""
     from protlm_jax import report
     from protlm_jax.errors import ProtlmError
-    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation import results, verbs
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
-    from protlm_jax.storage.files import write_atomically
 
     if (
         arguments.heads
@@ -182,7 +182,7 @@ def _run_contacts(
             f"{benchmark.title} are read from all attention maps at once, in fp32: leave out "
             "--heads, --layers, --window and --compute"
         )
-    train = _said(arguments.train_proteins, TRAIN_PROTEINS)
+    train = _count_or(arguments.train_proteins, TRAIN_PROTEINS)
     if train is None:
         train = len(benchmark.splits["train"]())
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
@@ -191,14 +191,14 @@ def _run_contacts(
     verbs.say_rare(loaded)
     if arguments.output is not None:
         folder = arguments.output
-        write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")
+        results.save(result, folder / "results.nc")
         about = {
-            "title": f"{benchmark.title}, read from {result['model']}",
+            "title": result.attrs["title"],
             "command": f"protlm probe --model {arguments.model} --benchmark {benchmark.name}",
-            "seconds": result["cost"]["seconds"],
+            "seconds": result.attrs["seconds"],
         }
         report.write(folder / "report.html", {"run": about, "contacts": result})
-        print(f"wrote {folder}: report.html, results.json")
+        print(f"wrote {folder}: report.html, results.nc")
 
 
 def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
@@ -239,27 +239,26 @@ def _write(
     probed: Probed, loaded: LoadedModel, benchmark: Benchmark, arguments: argparse.Namespace
 ) -> None:
     """The folder: numbers and heads first, then what is drawn from them."""
-    import json
-
     from protlm_jax import report
-    from protlm_jax.evaluation import maps
-    from protlm_jax.evaluation.probes import saved, table
-    from protlm_jax.storage.files import write_atomically
+    from protlm_jax.evaluation import maps, results
+    from protlm_jax.evaluation.probes import saved
+    from protlm_jax.evaluation.probes.results import table
 
     folder, result = arguments.output, probed.result
-    write_atomically(folder / "results.json", json.dumps(result, indent=1) + "\n")
-    write_atomically(folder / "scores.csv", table.scores_csv(result))
+    results.save(result, folder / "results.nc")
+    table(result).csv(folder / "scores.csv")
     saved.save(probed, loaded, folder / "probe")
     print("drawing maps", flush=True)
-    drawn: Mapping[str, Any] = maps.draw(loaded, benchmark, window=result["window"], progress=True)
+    window = result.attrs["window"] or None
+    drawn: Mapping[str, Any] = maps.draw(loaded, benchmark, window=window, progress=True)
     maps.write_tables(folder / "maps", drawn)
     about = {
-        "title": f"{benchmark.title}, read from {loaded.name}",
+        "title": result.attrs["title"],
         "command": f"protlm probe --model {arguments.model}",
-        "seconds": result["cost"]["seconds"],
+        "seconds": result.attrs["seconds"],
     }
     report.write(folder / "report.html", {"run": about, "probe": result, "maps": drawn})
-    print(f"wrote {folder}: report.html, results.json, scores.csv, maps/, probe/")
+    print(f"wrote {folder}: report.html, results.nc, scores.csv, maps/, probe/")
 
 
 def _window(loaded: LoadedModel, arguments: argparse.Namespace) -> int:
@@ -274,8 +273,8 @@ def _window(loaded: LoadedModel, arguments: argparse.Namespace) -> int:
     return min(verbs.window_of(loaded), resolve_window(loaded, None, layers))
 
 
-def _said(asked: int | None, default: int) -> int | None:
-    return default if asked == _UNSAID else asked
+def _count_or(count: int | None, default: int) -> int | None:
+    return default if count == _DEFAULT_COUNT else count
 
 
 def _words(text: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import contacts
+from protlm_jax.evaluation import contacts, results
 from protlm_jax.evaluation.contacts import regression, run
 from protlm_jax.evaluation.contacts.regression import maps, sparse_logistic
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target, View
@@ -114,35 +116,39 @@ def benchmark(longest: int = 30) -> Benchmark:
     )
 
 
-def test_a_run_has_every_predictor_and_pairs_its_differences(small_model) -> None:
+def test_a_run_has_every_predictor_and_pairs_its_differences(small_model, tmp_path: Path) -> None:
     loaded, data = small_model("esm2"), benchmark()
     result = run.run(loaded, data, train_proteins=2)
-    assert list(result["predictors"]) == ["regression", "own_head", "random", "separation"]
-    assert result["proteins"] == 5 and result["left_out"] == 0
-    assert result["regression"]["proteins"] == 2
+    ways = ["regression", "own_head", "random", "separation"]
+    assert result["predictor"].values.tolist() == ways
+    assert result.sizes["protein"] == 5 and result.attrs["left_out"] == 0
+    assert result.attrs["train_proteins"] == 2
     test = {p.id: p for p in data.splits["test"]()}
     own = contacts.evaluate(
         loaded,
         {name: p.sequence for name, p in test.items()},
         {name: p.labels["contact"] for name, p in test.items()},
     )
-    assert result["predictors"]["own_head"] == own["ranges"]
-    for kind, by_label in result["model_minus"]["separation"].items():
-        for label, estimate in by_label.items():
-            one, other = (
-                result["predictors"][way][kind]["precision"][label]["value"]
-                for way in ("regression", "separation")
-            )
-            assert estimate["value"] == pytest.approx(one - other)
+    for kind, found in own["ranges"].items():
+        for count, expected in {**found["precision"], "chance": found["chance"]}.items():
+            mean = run.estimate(result, "mean", "own_head", kind, count)
+            assert {**mean, "proteins": expected["proteins"]} == expected
+            assert result["chains"].sel(range=kind) == expected["proteins"]
+    mean = result["mean"].sel(estimate="value")
+    gap = result["difference"].sel(estimate="value", predictor="separation", count="L")
+    apart = mean.sel(predictor="regression") - mean.sel(predictor="separation")
+    np.testing.assert_allclose(gap, apart.sel(count="L"), atol=1e-12)
+    again = results.read(results.save(result, tmp_path / "results.nc"))
+    assert run.summary(again) == run.summary(result)
     assert "P@L in percent, 5 chains" in run.summary(result)
 
 
 def test_chains_that_do_not_fit_are_counted(small_model) -> None:
     loaded = small_model("bert", max_positions=30)  # 28 residues and two special tokens
     result = run.run(loaded, benchmark())
-    assert result["left_out"] == 2 and result["proteins"] == 3
+    assert result.attrs["left_out"] == 2 and result.sizes["protein"] == 3
     assert "2 test chains are longer" in run.summary(result)
-    assert "own_head" not in result["predictors"]
+    assert "own_head" not in result["predictor"]
     with pytest.raises(ProtlmError, match="takes 10 residues, and no chain"):
         run.run(small_model("bert", max_positions=12), benchmark())
 

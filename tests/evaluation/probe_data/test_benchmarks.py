@@ -10,7 +10,7 @@ import pytest
 from protlm_jax import bundled
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import probe_data
-from protlm_jax.evaluation.probe_data import Benchmark, gb1, scored, secondary_structure
+from protlm_jax.evaluation.probe_data import Benchmark, benchmarks, scored
 
 STRUCTURE = {  # proteins, labels of q3 and q8
     "train": (9712, 2_319_963, 1_534_340),
@@ -94,7 +94,7 @@ def test_labels_are_the_letters_where_resolved_and_known(structure: Benchmark) -
 
 
 def test_one_rule_makes_three_states_of_eight_in_every_test_set(structure: Benchmark) -> None:
-    to_q3 = [{"E": 1, "B": 1, "G": 0, "H": 0, "I": 0}.get(s, 2) for s in secondary_structure.Q8]
+    to_q3 = [{"E": 1, "B": 1, "G": 0, "H": 0, "I": 0}.get(s, 2) for s in benchmarks.Q8]
     changed = 0
     for name in ("cb513", "ts115", "casp12", "casp13", "casp14"):
         raw = {c.id: c for c in bundled.secondary_structure(name)}
@@ -160,11 +160,13 @@ def test_gb1_is_split_as_flip_splits_it(name: str) -> None:
     assert len({p.sequence for p in together}) == 8733
     for p in together[:100]:
         changed = [
-            i + 1 for i, (a, b) in enumerate(zip(gb1.PARENT, p.sequence, strict=True)) if a != b
+            i + 1
+            for i, (a, b) in enumerate(zip(benchmarks.GB1_PARENT, p.sequence, strict=True))
+            if a != b
         ]
-        assert set(changed) <= set(gb1.SITES)
+        assert set(changed) <= set(benchmarks.GB1_SITES)
     if name == "gb1_two_vs_rest":
-        parent = next(p for p in together if p.sequence == gb1.PARENT)
+        parent = next(p for p in together if p.sequence == benchmarks.GB1_PARENT)
         assert float(parent.labels["fitness"]) == 1.0
 
 
@@ -176,16 +178,6 @@ def test_contacts_are_pairs_of_the_chain() -> None:
     for p in benchmark.splits["valid"]():
         i, j = p.labels["contact"].T
         assert (i >= 0).all() and (j < len(p.sequence)).all() and (j - i >= 6).all()
-
-
-def test_a_description_names_licence_source_and_every_split(structure: Benchmark) -> None:
-    text = probe_data.describe(structure)
-    assert "CC BY 4.0" in text and "10.1002/prot.25674" in text and "CASP13 has 12" in text
-    for name, (proteins, q3, _) in STRUCTURE.items():
-        line = next(line for line in text.splitlines() if line.startswith(f"  {name} "))
-        assert f" {proteins:,} " in line and f"{q3:,}" in line
-    assert any(line.split()[:3] == ["cb513_far", "299", "73,814"] for line in text.splitlines())
-    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_a_subset_is_seeded_and_ordered(structure: Benchmark) -> None:

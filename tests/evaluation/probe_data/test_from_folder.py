@@ -31,7 +31,7 @@ def test_stability_and_folds(tmp_path: Path) -> None:
     folds = probe_data.load("remote_homology", tmp_path)
     assert int(folds.splits["test"]()[0].labels["fold"]) == 1194
     assert len(folds.targets[0].classes) == 1195
-    assert "26 of its 12,851" in probe_data.describe(stability).replace("\n    ", " ")
+    assert "26 of its 12,851" in stability.notes[0]
 
 
 def test_conservation(tmp_path: Path) -> None:

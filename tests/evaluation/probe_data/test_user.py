@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from protlm_jax.data.tables import MISSING
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data import Benchmark, describe, read_own
+from protlm_jax.evaluation.probe_data import Benchmark, read_own
 from protlm_jax.evaluation.probe_data.parts import fraction
 
 SPLITS = ("train", "valid", "test", "test_far")
@@ -89,7 +89,6 @@ def test_numbers_and_classes_are_recognised_or_stated(tmp_path: Path) -> None:
         "level": ("classes", ("0", "1")),
     }
     assert any("grade: 3 different whole numbers" in note for note in benchmark.notes)
-    assert "grade: 0, 1, 2" in describe(benchmark)
 
 
 def test_without_a_split_the_sequence_decides(tmp_path: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from probe_sources import ArraySource
 
 from protlm_jax.evaluation.probe_data.base import Level
-from protlm_jax.evaluation.probes.batches import InMemory, shape
+from protlm_jax.evaluation.probes.features import shape
 
 LENGTHS = np.array([30, 9, 50, 100, 22, 7, 1, 41, 3])
 
 
-def made(lengths: np.ndarray, level: Level) -> InMemory:
+def made(lengths: np.ndarray, level: Level) -> ArraySource:
     offsets = np.cumsum([0, *lengths])
     x = np.arange(2 * offsets[-1] * 3, dtype=np.float32).reshape(2, offsets[-1], 3) + 1
     count = offsets[-1] if level == "residue" else len(lengths)
     labels = {"q3": np.arange(count, dtype=np.int16), "depth": np.arange(count, dtype=np.float32)}
-    return InMemory(x, offsets, labels, level, rows=128)
+    return ArraySource(x, offsets, labels, level, rows=128)
 
 
 @pytest.mark.parametrize("level", ["residue", "protein"])

@@ -65,10 +65,9 @@ def test_rows_are_the_embeddings_of_their_residues(
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     expected = dict(embed_sequences(loaded("bert"), sequences, layers=(0, 2)))
     seen = []
-    for laid in source.laid(epoch_seed=3):
-        batch = laid.batch
+    for batch in source.batches(epoch_seed=3):
         assert batch.features.shape == (2, source.rows, 16)
-        for slot, (member, start) in enumerate(zip(laid.members, laid.starts, strict=True)):
+        for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
             rows = slice(start, start + LENGTHS[member])
             assert_close(batch.features[:, rows], expected[str(member)], 1e-5)
             assert (np.flatnonzero(batch.protein == slot) == np.arange(source.rows)[rows]).all()
@@ -83,17 +82,17 @@ def test_pooled_rows_are_means_and_carry_the_labels_of_proteins(
 ) -> None:
     store = Store(reader, proteins, keep=1 << 30)
     pooled = Source(store, (SIZE,), "protein", "mean")
-    ((laid,), residues) = (
-        list(pooled.laid(None)),
+    ((batch,), residues) = (
+        list(pooled.batches(None)),
         Source(store, (SIZE,), "protein", "residues"),
     )
-    assert laid.members.tolist() == list(range(8))
+    assert batch.members.tolist() == list(range(8))
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     means = embed_sequences(loaded("bert"), sequences, layers=(0, 2), vectors="mean")
     expected = np.stack([mean for _, mean in means], axis=1)
-    assert_close(laid.batch.features[:, :8], expected, 1e-5)
+    assert_close(batch.features[:, :8], expected, 1e-5)
     sizes = [np.nan, 30, np.nan, 40, np.nan, 21, np.nan, 33]
-    np.testing.assert_array_equal(laid.batch.labels["size"][:8], sizes)
+    np.testing.assert_array_equal(batch.labels["size"][:8], sizes)
     batch = next(residues.batches(None))
     np.testing.assert_array_equal(batch.labels["size"][:8], sizes)
     assert batch.protein.max() == 7 < batch.slots

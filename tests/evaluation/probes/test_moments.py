@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from probe_sources import ArraySource
 
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import moments
-from protlm_jax.evaluation.probes.batches import InMemory
 
 TARGETS = (Target("q3", "classes", ("H", "E", "C")), Target("depth", "number"))
 
 
-def made() -> InMemory:
+def made() -> ArraySource:
     """Two inputs far from zero, one feature constant, one a sum of two others."""
     generator = np.random.default_rng(0)
     x = generator.normal(0.0, [[[1.0]], [[5.0]]], size=(2, 700, 4)).astype(np.float32)
@@ -22,7 +22,7 @@ def made() -> InMemory:
     q3 = np.where(np.arange(700) % 3 == 0, -1, 1).astype(np.int8)
     depth = np.where(np.arange(700) % 2 == 0, np.nan, 20 + 3 * generator.normal(size=700))
     labels = {"q3": q3, "depth": depth.astype(np.float32)}
-    return InMemory(x, np.array([0, 90, 100, 300, 500, 620, 700]), labels, "residue", rows=256)
+    return ArraySource(x, np.array([0, 90, 100, 300, 500, 620, 700]), labels, "residue", rows=256)
 
 
 def test_moments_are_those_of_the_rows() -> None:
@@ -61,7 +61,7 @@ def test_a_sample_of_many_rows_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     source = made()
     whole = source.batches
 
-    class Counting(InMemory):
+    class Counting(ArraySource):
         def batches(self, epoch_seed: int | None):  # type: ignore[no-untyped-def]
             for batch in whole(epoch_seed):
                 read.append(int((batch.protein >= 0).sum()))

@@ -20,7 +20,7 @@ from protlm_jax import cli, huggingface, models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.parts import Arrays
 from protlm_jax.evaluation.probe_data import Target
-from protlm_jax.evaluation.probes import saved, trained
+from protlm_jax.evaluation.probes import saved
 from protlm_jax.evaluation.probes.heads import kind
 from protlm_jax.evaluation.probes.moments import Standard
 from protlm_jax.evaluation.probes.predicting import predict, predict_file
@@ -237,8 +237,8 @@ def test_labels_names_may_hold_any_character(head: str, tmp_path: Path) -> None:
         head, targets, (0,), stacked, Standard(np.zeros((1, 4)), np.ones((1, 4))),
         dict.fromkeys(names, (0.0, 1.0)), np.ones((1, 1)), np.ones((1, 1)), scores,
     )  # fmt: skip
-    made.save(tmp_path)
-    back = trained.load(tmp_path)
+    saved.save_heads(made, tmp_path)
+    back = saved.load_heads(tmp_path)
     assert back.valid == scores and [t.name for t in back.targets] == list(names)
     before = network.apply(variables, x, protein, 1, False)
     after = network.apply(jax.tree.map(lambda a: a[0, 0], back.variables), x, protein, 1, False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from probe_sources import ArraySource
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
 from protlm_jax.evaluation.probe_data.base import Target
-from protlm_jax.evaluation.probes.batches import InMemory
 from protlm_jax.evaluation.probes.ridge import PENALTIES
 from protlm_jax.evaluation.probes.training import train
 
@@ -17,7 +17,7 @@ NUMBER = Target("stability", "number")
 CLASS = Target("stable", "classes", ("no", "yes"))
 
 
-def made(seed: int, count: int) -> InMemory:
+def made(seed: int, count: int) -> ArraySource:
     """Two inputs, of which the second knows nothing; few rows and much noise: a penalty helps."""
     generator = np.random.default_rng(seed)
     x = generator.normal(2.0, 3.0, size=(2, count, WIDTH)).astype(np.float32)
@@ -26,7 +26,7 @@ def made(seed: int, count: int) -> InMemory:
     stable = (y > 42).astype(np.int8)
     y[::6] = np.nan
     labels = {"stability": y, "stable": stable}
-    return InMemory(x, np.arange(count + 1), labels, "protein", rows=32)
+    return ArraySource(x, np.arange(count + 1), labels, "protein", rows=32)
 
 
 def test_equals_scikit_learn_at_the_best_penalty() -> None:

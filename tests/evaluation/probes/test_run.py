@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from probe_benchmarks import benchmark
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import results
 from protlm_jax.evaluation.embedding.embedder import Embedder
-from protlm_jax.evaluation.probes import table, training
+from protlm_jax.evaluation.probes import training
+from protlm_jax.evaluation.probes.results import ProbeResult, summary, table
 from protlm_jax.evaluation.probes.run import Probed, run
 
 
@@ -43,8 +45,10 @@ def of_proteins() -> Probed:
     return run(loaded("bert"), benchmark("protein"), seeds=2, views=["test"], train_proteins=55)
 
 
-def accuracy(result: dict[str, Any], head: str, kind: str, view: str = "test") -> float:
-    return result["heads"][head]["inputs"][kind]["tests"][view]["where"]["pooled"]["value"]
+def accuracy(of: Probed, head: str, kind: str, view: str = "test") -> float:
+    score = ProbeResult(of.result).score(head, kind, view, "where")
+    assert score is not None
+    return float(score["value"])
 
 
 def test_each_protein_goes_through_each_model_once(
@@ -52,37 +56,49 @@ def test_each_protein_goes_through_each_model_once(
 ) -> None:
     proteins = [p for read in benchmark("residue").splits.values() for p in read()]
     assert sorted(forwards) == sorted(2 * [p.sequence for p in proteins])  # the model, its control
-    passes = of_residues.result["cost"]["forward_passes"]
-    splits = ("train", "valid", "test", "other")
-    assert passes == dict.fromkeys(("model", "random"), dict.fromkeys(splits, 1.0))
+    passes = of_residues.result["passes"]
+    assert passes["split"].values.tolist() == ["train", "valid", "test", "other"]
+    assert (passes.sel(input=["model", "random"]) == 1).all()
+    assert passes.sel(input=["one_hot", "blosum62", "majority"]).isnull().all()
 
 
 def test_what_is_there_is_found_and_held_against_controls(of_residues: Probed) -> None:
-    result = of_residues.result
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    inputs = result["heads"]["linear"]["inputs"]
-    assert list(inputs) == ["model", "random", "one_hot", "blosum62", "majority"]
-    assert accuracy(result, "linear", "one_hot") > 0.99
-    majority = accuracy(result, "linear", "majority")
+    result = ProbeResult(of_residues.result)
+    inputs = ["model", "random", "one_hot", "blosum62", "majority"]
+    assert result.inputs("linear") == result.inputs("linear", "where") == inputs
+    assert accuracy(of_residues, "linear", "one_hot") > 0.99
+    majority = accuracy(of_residues, "linear", "majority")
     truth = np.concatenate([p.labels["where"] for p in benchmark("residue").splits["test"]()])
     assert majority == pytest.approx(np.mean(truth[truth >= 0] == 1))
-    model = accuracy(result, "linear", "model")
+    model = accuracy(of_residues, "linear", "model")
     assert model > majority
-    lead = result["heads"]["linear"]["model_minus"]["majority"]["test"]["where"]
+    lead = result.minus("linear", "majority", "test", "where")
+    assert lead is not None
     assert lead["value"] == pytest.approx(model - majority) and lead["standard_error"] > 0
-    test = inputs["model"]["tests"]["test"]["where"]
-    assert test["n"] == (truth >= 0).sum() == np.sum(test["confusion"])
-    assert inputs["model"]["tests"]["marked"]["where"]["n"] < test["n"]
+    confusion = result.array("confusion", head="linear", input="model", view="test", target="where")
+    n = result.counts("test", "where")[0]
+    assert n == (truth >= 0).sum() == confusion.sum()
+    assert result.counts("marked", "where")[0] < n
+
+
+def test_a_result_is_one_file(of_residues: Probed, of_proteins: Probed, tmp_path: Path) -> None:
+    for probed in (of_residues, of_proteins):
+        again = results.read(results.save(probed.result, tmp_path / "results.nc"))
+        np.testing.assert_array_equal(again["score"], probed.result["score"])
+        assert summary(again) == summary(probed.result)
+        assert table(again).rows == table(probed.result).rows
 
 
 def test_validation_chooses_the_layer(of_residues: Probed) -> None:
-    model = of_residues.result["heads"]["linear"]["inputs"]["model"]
-    assert model["layers"] == [0, 1, 2]
-    best = model["best_layer"]
-    assert best["index"] == np.argmax(np.mean(model["valid"]["where"], axis=1))
-    for view, found in model["by_layer"].items():
-        assert len(found["where"]) == 3
-        assert found["where"][best["index"]] == model["tests"][view]["where"]["pooled"]
+    data, result = of_residues.result, ProbeResult(of_residues.result)
+    assert data["layer"].values.tolist() == [0, 1, 2]
+    chosen = int(data["chosen"].sel(head="linear", input="model"))
+    valid = data["valid"].sel(head="linear", input="model", target="where")
+    assert chosen == int(valid.mean("seed").argmax("layer")) == result.layer("linear", "model")
+    for view in data["view"].values.tolist():
+        found = result.by_layer("linear", "model", view, "where")
+        assert [layer for layer, _ in found] == [0, 1, 2]
+        assert found[chosen][1] == result.score("linear", "model", view, "where")
     assert of_residues.heads["linear"].valid["where"].shape[1] == 1  # that layer alone is kept
 
 
@@ -95,58 +111,69 @@ def test_features_beyond_the_budget_give_the_same_numbers(
     for budget in (1 << 30, 200_000):
         forwards.clear()
         options: dict[str, Any] = {"heads": ["linear"], "layers": "all", "controls": []}
-        made.append(run(loaded("bert"), benchmark("residue"), budget=budget, **options).result)
-    kept, streamed = (result["heads"]["linear"]["inputs"]["model"] for result in made)
-    assert streamed["best_layer"] == kept["best_layer"]
-    np.testing.assert_allclose(streamed["valid"]["where"], kept["valid"]["where"], atol=0.01)
-    found = [of["tests"]["test"]["where"]["pooled"]["value"] for of in (streamed, kept)]
+        made.append(run(loaded("bert"), benchmark("residue"), budget=budget, **options))
+    kept, streamed = (probed.result for probed in made)
+    assert streamed["chosen"].equals(kept["chosen"])
+    np.testing.assert_allclose(streamed["valid"], kept["valid"], atol=0.01)
+    found = [accuracy(probed, "linear", "model") for probed in made]
     assert found[0] == pytest.approx(found[1], abs=0.01)
-    passes = made[1]["cost"]["forward_passes"]["model"]
-    epochs = int(np.max(streamed["training"]["epochs"]))
+    passes = streamed["passes"].sel(input="model")
+    epochs = int(np.nanmax(streamed["epochs"]))
     # One for each epoch, and one for what is measured before.
-    assert 1 < passes["train"] <= epochs + 1 and passes["valid"] == 1  # which is kept first
-    assert passes["test"] == passes["other"] == 1
+    assert 1 < passes.sel(split="train") <= epochs + 1
+    assert (passes.sel(split=["valid", "test", "other"]) == 1).all()  # validation is kept first
     trained = [p.sequence for p in benchmark("residue").splits["train"]()]
     assert max(map(forwards.count, trained)) <= epochs + 1
 
 
 def test_shuffled_labels_score_at_chance() -> None:
-    result = run(
+    probed = run(
         *(loaded("bert"), benchmark("residue", shuffled=True)), heads=["linear"], seeds=1,
         controls=["one_hot", "majority"],
-    ).result  # fmt: skip
+    )  # fmt: skip
+    result = ProbeResult(probed.result)
     for kind in ("model", "one_hot"):
-        found = result["heads"]["linear"]["inputs"][kind]["tests"]["test"]["where"]
-        majority = accuracy(result, "linear", "majority")
-        assert found["pooled"]["value"] < majority + 3 * found["pooled"]["standard_error"]
-        assert abs(found["mcc"]["value"]) < 0.1
+        found = result.score("linear", kind, "test", "where")
+        mcc = result.score("linear", kind, "test", "where", "mcc")
+        assert found is not None and mcc is not None
+        majority = accuracy(probed, "linear", "majority")
+        assert found["value"] < majority + 3 * found["standard_error"]
+        assert abs(mcc["value"]) < 0.1
 
 
 def test_proteins_are_read_pooled(of_proteins: Probed) -> None:
-    result = of_proteins.result
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    result = ProbeResult(of_proteins.result)
     for head in ("linear", "fnn"):
-        inputs = result["heads"][head]["inputs"]
-        assert list(inputs) == ["model", "random", "composition", "blosum62", "majority"]
-    assert accuracy(result, "linear", "composition") > 0.9
-    linear = result["heads"]["linear"]["inputs"]
-    shares = linear["composition"]["tests"]["test"]["share"]
-    assert shares["pooled"]["value"] > 0.95 and shares["mae"]["value"] < 0.03
-    assert "share" not in linear["majority"]["tests"]["test"]
-    assert linear["model"]["tests"]["test"]["where"]["proteins"] == 40
+        inputs = ["model", "random", "composition", "blosum62", "majority"]
+        assert result.inputs(head) == inputs and result.inputs(head, "share") == inputs[:-1]
+    assert accuracy(of_proteins, "linear", "composition") > 0.9
+    share = result.score("linear", "composition", "test", "share")
+    error = result.score("linear", "composition", "test", "share", "mae")
+    assert share is not None and error is not None
+    assert share["value"] > 0.95 and error["value"] < 0.03
+    assert result.counts("test", "where") == (40, 40)
 
 
 def test_the_table_says_what_is_in_the_result(of_residues: Probed, of_proteins: Probed) -> None:
-    text = table.summary(of_residues.result)
-    value = 100 * accuracy(of_residues.result, "linear", "model")
+    text = summary(of_residues.result)
+    value = 100 * accuracy(of_residues, "linear", "model")
     for expected in (f"{value:.1f} ±", "60 proteins", "Not the same proteins.", "Licence: none"):
         assert expected in text, expected
-    text = table.summary(of_proteins.result)
+    text = summary(of_proteins.result)
     assert "train: 55 of 60 proteins" in text and "learned from all training proteins" in text
-    rows = table.scores_csv(of_proteins.result).splitlines()
-    assert rows[0].startswith("head,input,layer,chosen,target,view,metric,value")
-    assert len({row.count(",") for row in rows if '"' not in row}) == 1
-    assert any(row.startswith("fnn,model minus random,,True,share,test,spearman") for row in rows)
+    found = table(of_proteins.result)
+    assert list(found.columns[:7]) == [
+        "head",
+        "input",
+        "layer",
+        "chosen",
+        "target",
+        "view",
+        "metric",
+    ]
+    minus = ["fnn", "model minus random", None, True, "share", "test", "spearman"]
+    assert any(list(row[:7]) == minus for row in found.rows)
+    assert sum(row[3] for row in found.rows if row[1] == "model" and row[6] == "accuracy") == 2
 
 
 def test_what_is_not_there_is_named() -> None:

@@ -38,7 +38,7 @@ def test_classes_are_scored_as_by_scikit_learn(proteins: list[LabelledProtein]) 
     truth = flat(proteins, "q")
     predicted = np.random.default_rng(1).integers(0, 4, (3, truth.size))
     predicted[:, ::2] = np.maximum(truth[::2], 0)
-    of = scores.asked(proteins, "residue", CLASSES)
+    of = scores.labelled(proteins, "residue", CLASSES)
     assert of is not None and of.proteins == 5  # the first has no label
     found = scores.full(predicted, of, CLASSES, "residue", seed=0)
     known = truth >= 0
@@ -69,7 +69,7 @@ def test_numbers_are_scored_as_by_scipy(proteins: list[LabelledProtein]) -> None
     truth = flat(proteins, "v")
     noise = np.random.default_rng(2).normal(size=(2, truth.size))
     predicted = (np.nan_to_num(truth) + noise).astype(np.float32)
-    of = scores.asked(proteins, "residue", NUMBER)
+    of = scores.labelled(proteins, "residue", NUMBER)
     assert of is not None
     found = scores.full(predicted, of, NUMBER, "residue", seed=0)
     known = np.isfinite(truth)
@@ -92,7 +92,7 @@ def test_what_is_not_asked_changes_nothing(proteins: list[LabelledProtein]) -> N
     predicted = generator.integers(0, 4, (2, truth.size))
     other = np.where((truth >= 0) & some, predicted, generator.integers(0, 4, truth.size))
     assert (other != predicted).any()
-    of = scores.asked(proteins, "residue", CLASSES, "some")
+    of = scores.labelled(proteins, "residue", CLASSES, "some")
     assert of is not None
     first, second = (scores.full(p, of, CLASSES, "residue", seed=0) for p in (predicted, other))
     assert first == second
@@ -100,7 +100,7 @@ def test_what_is_not_asked_changes_nothing(proteins: list[LabelledProtein]) -> N
 
 
 def test_a_mark_of_the_protein_counts_all_its_residues(proteins: list[LabelledProtein]) -> None:
-    of = scores.asked(proteins, "residue", CLASSES, "whole")
+    of = scores.labelled(proteins, "residue", CLASSES, "whole")
     assert of is not None
     assert len(of.truth) == sum(int((p.labels["q"] >= 0).sum()) for p in proteins[1::2])
     assert of.proteins == 3
@@ -110,17 +110,17 @@ def test_labels_of_proteins() -> None:
     labels = [0, 1, -1, 2, 1]
     made = [LabelledProtein(str(i), "MK", {"q": np.array(v)}) for i, v in enumerate(labels)]
     made.append(LabelledProtein("without", "MK", {}))
-    of = scores.asked(made, "protein", CLASSES)
+    of = scores.labelled(made, "protein", CLASSES)
     assert of is not None and of.places.tolist() == [0, 1, 3, 4]
     found = scores.full(np.array([[0, 0, 0, 2, 1, 0]]), of, CLASSES, "protein", seed=0)
     assert found["pooled"]["value"] == 0.75 and found["pooled"]["proteins"] == 4
     assert found["per_protein"] is None
-    assert scores.asked(made, "protein", NUMBER) is None
+    assert scores.labelled(made, "protein", NUMBER) is None
 
 
 def test_a_shared_seed_pairs_differences(proteins: list[LabelledProtein]) -> None:
     truth = flat(proteins, "q")
-    of = scores.asked(proteins, "residue", CLASSES)
+    of = scores.labelled(proteins, "residue", CLASSES)
     assert of is not None
     predicted = np.random.default_rng(4).integers(0, 3, (1, truth.size))
     better = np.where(np.arange(truth.size) % 5 == 0, truth, predicted)

@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probe_sources import ArraySource
 from sklearn.linear_model import LogisticRegression
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
-from protlm_jax.evaluation.probes import learning
-from protlm_jax.evaluation.probes.batches import Batch, InMemory
-from protlm_jax.evaluation.probes.trained import TrainedHeads, load
+from protlm_jax.evaluation.probes import training
+from protlm_jax.evaluation.probes.features import Batch
+from protlm_jax.evaluation.probes.saved import load_heads, save_heads
+from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.evaluation.probes.training import train
 
 Q3 = Target("q3", "classes", ("H", "E", "C"))
@@ -25,7 +27,7 @@ Q8 = Target("q8", "classes", tuple("GHIBESTC"))
 WIDTH = 8
 
 
-def made(seed: int, proteins: int = 60, rows: int = 1024) -> InMemory:
+def made(seed: int, proteins: int = 60, rows: int = 1024) -> ArraySource:
     """Three inputs: noise; features that decide Q3 and Q8; the same, mixed and far from zero."""
     generator = np.random.default_rng(seed)
     offsets = np.cumsum([0, *generator.integers(20, 100, proteins)])
@@ -39,28 +41,28 @@ def made(seed: int, proteins: int = 60, rows: int = 1024) -> InMemory:
         y = np.argmax(scores + generator.gumbel(size=scores.shape), axis=1).astype(np.int8)
         y[::unknown] = -1
         labels[target.name] = y
-    return InMemory(x, offsets, labels, "residue", rows)
+    return ArraySource(x, offsets, labels, "residue", rows)
 
 
 @pytest.fixture(scope="module")
-def source() -> InMemory:
+def source() -> ArraySource:
     return made(0)
 
 
 @pytest.fixture(scope="module")
-def valid() -> InMemory:
+def valid() -> ArraySource:
     return made(1, 20)
 
 
 @pytest.fixture(scope="module")
-def linear(source: InMemory) -> TrainedHeads:
+def linear(source: ArraySource) -> TrainedHeads:
     """Until it is done; chosen on what it learned from, so that both look for one optimum."""
     return train("linear", (Q3, Q8), source, source, max_epochs=8, patience=8, seeds=(3, 4))
 
 
 @pytest.mark.parametrize("index", [1, 2])
 def test_linear_heads_reach_the_optimum_of_scikit_learn(
-    linear: TrainedHeads, source: InMemory, index: int
+    linear: TrainedHeads, source: ArraySource, index: int
 ) -> None:
     x = source.features[index]
     x = (x - x.mean(0)) / x.std(0)
@@ -80,14 +82,14 @@ def test_linear_heads_reach_the_optimum_of_scikit_learn(
     assert linear.seeds == (3,)  # another seed has the same optimum
 
 
-def predictions(heads: TrainedHeads, source: InMemory) -> Iterator[dict[str, np.ndarray]]:
+def predictions(heads: TrainedHeads, source: ArraySource) -> Iterator[dict[str, np.ndarray]]:
     """Answers for the rows of proteins, batch by batch in order."""
     for batch in source.batches(None):
         there = batch.protein >= 0
         yield {name: values[:, :, there] for name, values in heads.predict(batch).items()}
 
 
-def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: InMemory) -> None:
+def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: ArraySource) -> None:
     answers = np.concatenate([p["q3"] for p in predictions(linear, valid)], axis=2)
     np.testing.assert_allclose(answers.sum(-1), 1.0, atol=1e-5)
     y = valid.labels["q3"]
@@ -96,10 +98,10 @@ def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: InMem
     assert noise < majority + 0.03 and min(signals) > majority + 0.2
 
 
-def test_shuffled_labels_score_at_chance(source: InMemory, valid: InMemory) -> None:
+def test_shuffled_labels_score_at_chance(source: ArraySource, valid: ArraySource) -> None:
     generator = np.random.default_rng(5)
 
-    def shuffled(s: InMemory) -> InMemory:
+    def shuffled(s: ArraySource) -> ArraySource:
         labels = generator.integers(0, 3, s.offsets[-1]).astype(np.int8)
         return dataclasses.replace(s, labels={"q3": labels})
 
@@ -111,7 +113,7 @@ def test_shuffled_labels_score_at_chance(source: InMemory, valid: InMemory) -> N
 class Spoiled:
     """A source with anything at all where there is no protein, and labels missing altogether."""
 
-    source: InMemory
+    source: ArraySource
     without: str = ""
 
     @property
@@ -132,12 +134,12 @@ class Spoiled:
 
 
 @pytest.fixture(scope="module")
-def cnn(source: InMemory, valid: InMemory) -> TrainedHeads:
+def cnn(source: ArraySource, valid: ArraySource) -> TrainedHeads:
     return train("cnn", (Q3, Q8), source, valid, seeds=(0, 1), max_epochs=3)
 
 
 def test_what_is_not_a_protein_changes_nothing(
-    cnn: TrainedHeads, source: InMemory, valid: InMemory
+    cnn: TrainedHeads, source: ArraySource, valid: ArraySource
 ) -> None:
     again = train("cnn", (Q3, Q8), Spoiled(source), Spoiled(valid), seeds=(0, 1), max_epochs=3)
     jax.tree.map(np.testing.assert_array_equal, again.variables, cnn.variables)
@@ -150,7 +152,7 @@ def test_seeds_differ(cnn: TrainedHeads) -> None:
 
 
 def test_a_head_does_not_depend_on_its_company(
-    cnn: TrainedHeads, source: InMemory, valid: InMemory
+    cnn: TrainedHeads, source: ArraySource, valid: ArraySource
 ) -> None:
     one, two = (dataclasses.replace(s, features=s.features[1:2]) for s in (source, valid))
     alone = train("cnn", (Q3, Q8), one, two, seeds=(0,), max_epochs=3)
@@ -160,7 +162,7 @@ def test_a_head_does_not_depend_on_its_company(
         np.testing.assert_allclose(a[0, 0], b[0, 0], atol=1e-4)
 
 
-def test_masks_of_targets_are_their_own(source: InMemory, valid: InMemory) -> None:
+def test_masks_of_targets_are_their_own(source: ArraySource, valid: ArraySource) -> None:
     few = np.full(source.offsets[-1], -1, np.int8)
     few[5:50] = source.labels["q8"][5:50]
     masked = dataclasses.replace(source, labels={"q3": source.labels["q3"], "q8": few})
@@ -183,20 +185,20 @@ def test_what_is_not_labelled_adds_nothing_to_the_loss() -> None:
         "q3": jnp.array([0, -1, 2, -1, 1, 1]),
         "depth": jnp.array([np.nan, 0.5, np.nan, -1.0, 2.0, np.nan]),
     }
-    slope = jax.grad(lambda a: learning.losses(targets, a, labels, {"q3": 4.0, "depth": 3.0}))
+    slope = jax.grad(lambda a: training.losses(targets, a, labels, {"q3": 4.0, "depth": 3.0}))
     for name, unknown in (("q3", [1, 3]), ("depth", [0, 2, 5])):
         found = np.asarray(slope(answers)[name])
         assert np.isfinite(found).all() and (found[unknown] == 0).all()
         assert (np.delete(found, unknown, axis=0) != 0).all()
 
 
-def test_a_stopped_head_keeps_its_parameters(source: InMemory, valid: InMemory) -> None:
+def test_a_stopped_head_keeps_its_parameters(source: ArraySource, valid: ArraySource) -> None:
     found = train("linear", (Q3,), source, valid, max_epochs=30, patience=1)
     assert (found.epochs - found.best_epoch == 1).all()
     assert len(set(found.epochs[0])) > 1  # they did not stop together
 
 
-def pooled(seed: int, count: int) -> InMemory:
+def pooled(seed: int, count: int) -> ArraySource:
     """Proteins with a number far from zero, and a membrane where it is high."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(1, count, WIDTH)).astype(np.float32)
@@ -204,7 +206,7 @@ def pooled(seed: int, count: int) -> InMemory:
     number[::5] = np.nan
     membrane = (x[0, :, 0] > 0).astype(np.int8)
     labels = {"melting": number, "membrane": membrane}
-    return InMemory(x, np.arange(count + 1), labels, "protein", rows=128)
+    return ArraySource(x, np.arange(count + 1), labels, "protein", rows=128)
 
 
 def test_numbers_come_in_their_own_units(tmp_path: Path) -> None:
@@ -218,32 +220,32 @@ def test_numbers_come_in_their_own_units(tmp_path: Path) -> None:
     error = np.abs(answers["melting"][0, 0, :, 0] - batch.labels["melting"])[known]
     assert error.mean() < 4.0 and found.valid["melting"][0, 0] > 0.9
     assert found.valid["membrane"][0, 0] > 0.85
-    found.save(tmp_path)
-    again = load(tmp_path)
+    save_heads(found, tmp_path)
+    again = load_heads(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.predict(batch), answers)
     assert again.targets == targets and again.seeds == (0,) and again.units == found.units
     np.testing.assert_array_equal(again.best_epoch, found.best_epoch)
     (tmp_path / "heads.npz").unlink()
     with pytest.raises(ProtlmError, match="cannot read trained heads"):
-        load(tmp_path)
+        load_heads(tmp_path)
 
 
 def test_heads_that_do_not_fit_into_memory_are_refused(
-    source: InMemory, valid: InMemory, monkeypatch: pytest.MonkeyPatch
+    source: ArraySource, valid: ArraySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learning.memory, "device_memory", lambda: 100_000)
+    monkeypatch.setattr(training.memory, "device_memory", lambda: 100_000)
     with pytest.raises(ProtlmError, match="heads of 3 layers and 2 seeds need"):
         train("cnn", (Q3,), source, valid, seeds=(0, 1))
 
 
-def test_what_cannot_be_learned_is_an_error(source: InMemory, valid: InMemory) -> None:
+def test_what_cannot_be_learned_is_an_error(source: ArraySource, valid: ArraySource) -> None:
     with pytest.raises(ProtlmError, match="no training label of 'fold'"):
         train("linear", (Target("fold", "classes", ("a", "b")),), source, valid)
     unlabelled = dataclasses.replace(valid, labels={"q3": valid.labels["q3"] * 0 - 1})
     with pytest.raises(ProtlmError, match="no validation label of 'q3'"):
         train("linear", (Q3,), source, unlabelled)
     wrong = dataclasses.replace(source, features=source.features * np.float32(np.inf))
-    with pytest.raises(ProtlmError, match=r"input\(s\) \[0, 1, 2\] are not finite"):
+    with pytest.raises(ProtlmError, match="the features of 'p0' are not finite"):
         train("linear", (Q3,), wrong, valid)
     of_proteins = pooled(0, 50)
     residues = dataclasses.replace(of_proteins, offsets=np.arange(0, 51, 2))

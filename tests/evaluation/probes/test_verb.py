@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from probe_benchmarks import benchmark
 from zoo import loaded
 
 from protlm_jax import cli, huggingface
-from protlm_jax.evaluation import maps
+from protlm_jax.evaluation import maps, results
 
 
 @pytest.fixture
@@ -43,8 +42,9 @@ def test_writes_all_that_it_says(
         "Columns: sequences from 'sequence', names from 'id', split from 'split'"
     )
     assert "and stay in memory" in text
-    result = json.loads((folder / "results.json").read_text())
-    assert result["layers"] == [0, 2] and list(result["heads"]) == ["linear"]
+    result = results.read(folder / "results.nc")
+    assert result["layer"].values.tolist() == [0, 2] and result["head"].values == ["linear"]
+    assert "model: linear head trained in" in text  # in a log, too
     assert (folder / "scores.csv").read_text().startswith("head,input,")
     assert "</html>" in (folder / "report.html").read_text()
     fasta.write_text(">p\nMKKRRDD\n")
