@@ -19,7 +19,7 @@ DOCUMENTS = [
 FOLDERS = "benchmarks|configs|docs|gin|protlm_jax|requirements|tests|tpu_scripts"
 FILE = re.compile(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w./-]*\w)")
 MODULE = re.compile(r"\bprotlm_jax(?:\.\w+)+")
-PATTERNS = {"protlm_jax/models/families/NAME.py", "protlm_jax/models/families/NAME_keys.py"}
+PATTERNS = {"protlm_jax/models/families/NAME.py"}
 RECIPES = [
     file
     for file in sorted((ROOT / "configs").glob("*.py"))
@@ -39,6 +39,15 @@ def test_files_and_modules_that_a_document_names_exist(document: Path) -> None:
         for name, place in places.items()
         if not (place.is_dir() or place.with_suffix(".py").exists() or _in_module(place))
     ] == []
+
+
+def test_the_reading_path_is_short() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    page = text.partition("a reading path\n")[2].partition("\n## ")[0]
+    lines = [
+        len((ROOT / f).read_text().splitlines()) for f in FILE.findall(page) if "tests/" not in f
+    ]
+    assert len(lines) > 10 and max(lines) < 400 and sum(lines) < 3000
 
 
 def _in_module(place: Path) -> bool:

@@ -20,21 +20,19 @@ import ml_collections
 
 from protlm_jax import __version__
 from protlm_jax.config.run import (
-    LONGEST,
     SECTIONS,
     RunConfig,
     UnknownField,
     objectives_of,
     refuse_unknown,
     require_sections,
-    shown,
-    typed,
 )
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.objectives import objective_class
 from protlm_jax.partitioning import MESH_AXES
 from protlm_jax.storage.json_files import read_json
+from protlm_jax.storage.typed import LONGEST, shown, typed
 from protlm_jax.vocabularies.files import FILE as VOCABULARY_FILE
 from protlm_jax.vocabularies.files import find_vocabulary
 
@@ -213,7 +211,7 @@ def completed(
     Raises:
         ProtlmError: `init_from` is no model, or nothing is given that reads it.
     """
-    init_from = typed(tree.get("init_from"), str | None, "init_from")
+    init_from = typed(tree.get("init_from"), str | None, "config.init_from")
     if not init_from:
         return tree
     if architecture_of is None:

@@ -30,8 +30,9 @@ from protlm_jax.config.files import (
     require_given,
 )
 from protlm_jax.config.folders import has_begun, phase_folder
-from protlm_jax.config.run import SECTIONS, RunConfig, require_sections, shown, typed
+from protlm_jax.config.run import SECTIONS, RunConfig, require_sections
 from protlm_jax.errors import ProtlmError
+from protlm_jax.storage.typed import shown, typed
 
 Tree = dict[str, Any]
 CHOICES = {"optimizer": ("keep", "reset"), "schedule": ("continue", "restart")}
@@ -92,7 +93,7 @@ def load_recipe(
         if made:
             content |= _beginning(made[-1], folder, described["optimizer"])
             train = content.setdefault("train", {})
-            seed = typed(train.get("seed", 0), int, "train.seed")
+            seed = typed(train.get("seed", 0), int, "config.train.seed")
             train["seed"] = seed + len(made)  # the data in another order
         how = {name: described[name] for name in CHOICES if name in described}
         made.append(Phase(described["name"], RunConfig.from_dict(content), folder, **how))
@@ -175,7 +176,9 @@ def _join_schedules(trees: list[Tree], phases: list[Tree]) -> None:
     for chain in chains:
         if len(chain) == 1:
             continue
-        steps = [typed(tree.get("train", {}).get("steps"), int, "train.steps") for tree in chain]
+        steps = [
+            typed(tree.get("train", {}).get("steps"), int, "config.train.steps") for tree in chain
+        ]
         for number, tree in enumerate(chain):
             joined = {"first_step": sum(steps[:number]), "total_steps": sum(steps)}
             tree["schedule"] = tree.get("schedule", {}) | joined

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from typing import Any, Literal
 
@@ -18,10 +16,8 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.registry import family_of
 from protlm_jax.objectives import build_objective, objective_class
+from protlm_jax.storage.typed import shown, typed
 from protlm_jax.vocabularies import get_vocabulary
-
-LONGEST = 4096  # characters of a text, which is a name or a path, and entries of a tuple
-LARGEST = 1 << 63  # a number is smaller, as what counts steps or seeds random numbers takes it
 
 
 class UnknownField(ProtlmError):
@@ -56,12 +52,12 @@ class ObjectiveConfig:
         """
         if not isinstance(section, dict) or "name" not in section:
             raise ProtlmError("config.objective must be a section with a field 'name'")
-        name = typed(section["name"], str, "objective.name")
+        name = typed(section["name"], str, "config.objective.name")
         hints = typing.get_type_hints(objective_class(name))
         options = {f: v for f, v in section.items() if f != "name"}
         known = {field: hints[field] for field in cls.fields(name)}
         refuse_unknown(options, {"name": str, **known}, prefix="objective.")
-        checked = {f: typed(v, known[f], f"objective.{f}") for f, v in options.items()}
+        checked = {f: typed(v, known[f], f"config.objective.{f}") for f, v in options.items()}
         return cls(name, checked)
 
     @staticmethod
@@ -284,7 +280,7 @@ class RunConfig:
             elif name in SECTIONS:
                 built[name] = _section(hint, tree[name], name)
             else:
-                built[name] = typed(tree[name], hint, name)
+                built[name] = typed(tree[name], hint, f"config.{name}")
         return cls(**built)
 
 
@@ -327,63 +323,11 @@ def require_sections(tree: dict[str, Any], prefix: str = "") -> None:
 def _section(section: Any, values: dict[str, Any], name: str) -> Any:
     hints = typing.get_type_hints(section)
     refuse_unknown(values, hints, prefix=f"{name}.")
-    checked = {f: typed(v, hints[f], f"{name}.{f}") for f, v in values.items()}
+    checked = {f: typed(v, hints[f], f"config.{name}.{f}") for f, v in values.items()}
     try:
         return section(**checked)
     except TypeError as error:
         raise ProtlmError(f"config.{name}: {error}") from error
-
-
-def typed(value: Any, hint: Any, name: str) -> Any:
-    """The value if it is of the field's type and of a size that can be; an int serves as a float.
-
-    Raises:
-        ProtlmError: it is not; `name` says which field.
-    """
-    origin = typing.get_origin(hint)
-    allowed = [hint]
-    if origin is typing.Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            wanted = ", ".join(map(repr, choices))
-            raise ProtlmError(f"config.{name} is {shown(value)}; choose one of {wanted}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        allowed = list(typing.get_args(hint))
-    plain = [typing.get_origin(kind) or kind for kind in allowed]
-    if tuple in plain and isinstance(value, list):
-        value = tuple(value)
-    if tuple in plain and isinstance(value, tuple):
-        _bounded(value, name)
-        element = typing.get_args(allowed[plain.index(tuple)])[0]
-        return tuple(typed(x, element, f"{name}[{i}]") for i, x in enumerate(value))
-    if (bool not in plain and isinstance(value, bool)) or not isinstance(
-        value, (*plain, int) if float in plain else tuple(plain)
-    ):
-        expected = " or ".join(kind.__name__ for kind in plain).replace("NoneType", "None")
-        raise ProtlmError(f"config.{name} is {shown(value)}; it must be of type {expected}")
-    _bounded(value, name)
-    return float(value) if float in plain and int not in plain and type(value) is int else value
-
-
-def _bounded(value: Any, name: str) -> None:
-    """Refuses what no field can be."""
-    if isinstance(value, str | tuple) and len(value) > LONGEST:
-        what = "characters" if isinstance(value, str) else "entries"
-        raise ProtlmError(f"config.{name} has {len(value):,} {what}; at most {LONGEST:,} are read")
-    if isinstance(value, str) and any(c < " " or c == "\x7f" for c in value):
-        raise ProtlmError(f"config.{name} is {shown(value)}; leave out its control characters")
-    if isinstance(value, int | float) and not (abs(value) < LARGEST and math.isfinite(value)):
-        raise ProtlmError(f"config.{name} is {shown(value)}; it must be finite and below 2^63")
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: in one line, not too long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; a list in a list in ...
-        text = f"a very large {type(value).__name__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def refuse_unknown(given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:

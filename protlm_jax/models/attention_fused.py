@@ -48,8 +48,9 @@ def splash_attention(
         q: jax.Array, k: jax.Array, v: jax.Array, mine: jax.Array, theirs: jax.Array
     ) -> jax.Array:
         wide = jnp.float32 if needs_float32(device_kind()) else q.dtype
-        tensors = (x.astype(wide) for x in (q, k, v))
-        return _splash(*tensors, mine, theirs, context.causal, interpret).astype(q.dtype)
+        query, key, value = (x.astype(wide) for x in (q, k, v))
+        out = _splash(query, key, value, mine, theirs, context.causal, interpret)
+        return out.astype(q.dtype)
 
     arrays = (q, k, v, context.query_segments, context.key_segments)
     mesh = jax.sharding.get_abstract_mesh()

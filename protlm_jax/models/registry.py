@@ -13,28 +13,17 @@ from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
 from protlm_jax.models.families import (
     albert,
-    albert_keys,
     bert,
-    bert_keys,
     dplm,
-    dplm_keys,
     electra,
-    electra_keys,
     esm2,
-    esm2_keys,
     esmc,
-    esmc_keys,
     gpt2,
-    gpt2_keys,
     progen2,
-    progen2_keys,
     t5,
     t5_encoder,
-    t5_keys,
     transformer_xl,
-    transformer_xl_keys,
     xlnet,
-    xlnet_keys,
 )
 from protlm_jax.models.stacked import Stacked
 
@@ -55,22 +44,22 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "albert": Family(albert.Albert, albert_keys.EXCHANGE, albert.PRESETS),
-    "bert": Family(bert.Bert, bert_keys.EXCHANGE, bert.PRESETS),
-    "dplm": Family(dplm.Dplm, dplm_keys.EXCHANGE, dplm.PRESETS),
-    "electra": Family(electra.Electra, electra_keys.JOINT, electra.PRESETS),
-    "electra_discriminator": Family(electra.ElectraDiscriminator, electra_keys.DISCRIMINATOR, {}),
-    "electra_generator": Family(electra.ElectraGenerator, electra_keys.GENERATOR, {}),
-    "esm2": Family(esm2.Esm2, esm2_keys.EXCHANGE, esm2.PRESETS),
-    "esmc": Family(esmc.Esmc, esmc_keys.EXCHANGE, esmc.PRESETS),
-    "gpt2": Family(gpt2.Gpt2, gpt2_keys.EXCHANGE, gpt2.PRESETS),
-    "progen2": Family(progen2.ProGen2, progen2_keys.EXCHANGE, progen2.PRESETS),
-    "t5": Family(t5.T5, t5_keys.EXCHANGE, t5.PRESETS),
-    "t5_encoder": Family(t5_encoder.T5Encoder, t5_keys.ENCODER, {}),
+    "albert": Family(albert.Albert, albert.EXCHANGE, albert.PRESETS),
+    "bert": Family(bert.Bert, bert.EXCHANGE, bert.PRESETS),
+    "dplm": Family(dplm.Dplm, dplm.EXCHANGE, dplm.PRESETS),
+    "electra": Family(electra.Electra, electra.JOINT, electra.PRESETS),
+    "electra_discriminator": Family(electra.ElectraDiscriminator, electra.DISCRIMINATOR, {}),
+    "electra_generator": Family(electra.ElectraGenerator, electra.GENERATOR, {}),
+    "esm2": Family(esm2.Esm2, esm2.EXCHANGE, esm2.PRESETS),
+    "esmc": Family(esmc.Esmc, esmc.EXCHANGE, esmc.PRESETS),
+    "gpt2": Family(gpt2.Gpt2, gpt2.EXCHANGE, gpt2.PRESETS),
+    "progen2": Family(progen2.ProGen2, progen2.EXCHANGE, progen2.PRESETS),
+    "t5": Family(t5.T5, t5.EXCHANGE, t5.PRESETS),
+    "t5_encoder": Family(t5_encoder.T5Encoder, t5.ENCODER, {}),
     "transformer_xl": Family(
-        transformer_xl.TransformerXL, transformer_xl_keys.EXCHANGE, transformer_xl.PRESETS
+        transformer_xl.TransformerXL, transformer_xl.EXCHANGE, transformer_xl.PRESETS
     ),
-    "xlnet": Family(xlnet.XLNet, xlnet_keys.EXCHANGE, xlnet.PRESETS),
+    "xlnet": Family(xlnet.XLNet, xlnet.EXCHANGE, xlnet.PRESETS),
 }
 
 

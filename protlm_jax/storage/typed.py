@@ -1,8 +1,9 @@
-"""Dataclasses made from JSON that anybody may have written or edited."""
+"""Values and dataclasses from JSON, config files and command lines, checked against types."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ from typing import Any, TypeVar
 from protlm_jax.errors import ProtlmError
 
 T = TypeVar("T")
+
+LONGEST = 4096  # characters of a text, which is a name or a path, and entries of a tuple
+LARGEST = 1 << 63  # a number is smaller, as what counts steps or seeds random numbers takes it
 
 
 def from_fields(cls: type[T], fields: Any, place: str) -> T:
@@ -26,7 +30,7 @@ def from_fields(cls: type[T], fields: Any, place: str) -> T:
     """
     hints = typing.get_type_hints(cls)
     if not isinstance(fields, dict):
-        raise ProtlmError(f"{place} must be an object with fields, and is {_shown(fields)}")
+        raise ProtlmError(f"{place} must be an object with fields, and is {shown(fields)}")
     if unknown := [name for name in fields if name not in hints]:
         raise ProtlmError(
             f"{place}: unknown field {', '.join(map(repr, unknown[:3]))}; it was written by a "
@@ -37,35 +41,56 @@ def from_fields(cls: type[T], fields: Any, place: str) -> T:
         required = field.default is absent and field.default_factory is absent
         if required and field.name not in fields:
             raise ProtlmError(f"{place} has no {field.name!r}: restore the file")
-    for name, value in fields.items():
-        if not _fits(value, hints[name]):
-            raise ProtlmError(
-                f"{place}.{name} is {_shown(value)}; it must be {_named(hints[name])}"
-            )
-    return cls(**fields)
+    return cls(**{n: typed(value, hints[n], f"{place}.{n}") for n, value in fields.items()})
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def typed(value: Any, hint: Any, name: str) -> Any:
+    """The value if it is of the field's type and of a size that can be; an int serves as a float.
+
+    Raises:
+        ProtlmError: it is not; `name` says which field, in full.
+    """
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, kind) for kind in typing.get_args(hint))
+    allowed = [hint]
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is (types.NoneType if hint is None else hint)
-
-
-def _named(hint: Any) -> str:
-    origin, words = typing.get_origin(hint), {str: "text", int: "a whole number"}
+        choices = typing.get_args(hint)
+        if value not in choices:
+            wanted = ", ".join(map(repr, choices))
+            raise ProtlmError(f"{name} is {shown(value)}; choose one of {wanted}")
+        return value
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_named, typing.get_args(hint)))
-    if origin is typing.Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
-    words |= {float: "a number", bool: "true or false", types.NoneType: "null"}
-    return words.get(hint, str(hint))
+        allowed = list(typing.get_args(hint))
+    plain = [typing.get_origin(kind) or kind for kind in allowed]
+    if tuple in plain and isinstance(value, list):
+        value = tuple(value)
+    if tuple in plain and isinstance(value, tuple):
+        _bounded(value, name)
+        element = typing.get_args(allowed[plain.index(tuple)])[0]
+        return tuple(typed(x, element, f"{name}[{i}]") for i, x in enumerate(value))
+    if (bool not in plain and isinstance(value, bool)) or not isinstance(
+        value, (*plain, int) if float in plain else tuple(plain)
+    ):
+        expected = " or ".join(kind.__name__ for kind in plain).replace("NoneType", "None")
+        raise ProtlmError(f"{name} is {shown(value)}; it must be of type {expected}")
+    _bounded(value, name)
+    return float(value) if float in plain and int not in plain and type(value) is int else value
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def _bounded(value: Any, name: str) -> None:
+    """Refuses what no field can be."""
+    if isinstance(value, str | tuple) and len(value) > LONGEST:
+        what = "characters" if isinstance(value, str) else "entries"
+        raise ProtlmError(f"{name} has {len(value):,} {what}; at most {LONGEST:,} are read")
+    if isinstance(value, str) and any(c < " " or c == "\x7f" for c in value):
+        raise ProtlmError(f"{name} is {shown(value)}; leave out its control characters")
+    if isinstance(value, int | float) and not (abs(value) < LARGEST and math.isfinite(value)):
+        raise ProtlmError(f"{name} is {shown(value)}; it must be finite and below 2^63")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message shows it: in one line, not too long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; a list in a list in ...
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -20,7 +20,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.tensor_files import StoredTensor
 from protlm_jax.models import ModelConfig
 from protlm_jax.models.exchange import Key
-from protlm_jax.models.families import t5_keys
+from protlm_jax.models.families import t5
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.t5x_bridge.gin_config import bound, literal
 from protlm_jax.vocabularies import PROT_T5
@@ -68,7 +68,7 @@ _DECODER = "decoder/layers_{layer}"
 
 # Our T5 under the names of examples/t5, to which the other layouts are brought first.
 EXCHANGE = dataclasses.replace(
-    t5_keys.EXCHANGE,
+    t5.EXCHANGE,
     keys=(
         Key("embedder/token", "token_embedder/embedding", "V D -> V D"),
         *_stack("encoder", "attention"),

@@ -298,7 +298,7 @@ def test_a_name_too_long_is_one_error() -> None:
             {"data": {"new_field": 1}},
             "'new_field'; it was written by a newer",
         ),
-        ({"data": {"length": "x"}}, r"data.length is 'x'; it must be a whole number"),
+        ({"data": {"length": "x"}}, r"data.length is 'x'; it must be of type int"),
         ({"data": []}, "data must be an object"),
         ({"data": {"rare_residues": "Q"}}, "it must be 'X' or 'keep'"),
     ],

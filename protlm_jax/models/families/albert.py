@@ -4,14 +4,24 @@ BERT with two savings: the parameters of one block serve all layers, and the emb
 projected to the width of the stream after their norm. The masked-language head goes back to the
 narrow width, where it is tied to the token table. Sentence order says nothing about proteins: there
 is no head for it.
+
+ALBERT in Hugging Face's format: `AlbertForMaskedLM`, the class of Rostlab/prot_albert.
+
+Their layers lie in groups that share parameters, and a group may hold several. Ours is the case of
+one group of one layer, the only one that ALBERT was published with: its stack of one block stands
+for "albert_layer_groups.0".
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.families.bert import Bert
+from protlm_jax.models.exchange import Exchange, Key, linear_keys, norm_keys
+from protlm_jax.models.families import bert
+from protlm_jax.models.families.bert import Bert, attention_keys, embedder_keys
 
 
 def albert_config(**sizes: Any) -> ModelConfig:
@@ -44,3 +54,73 @@ PRESETS = {
 
 class Albert(Bert):
     """ALBERT: BERT's module under ALBERT's config; see the module's docstring."""
+
+
+_LAYER = "albert.encoder.albert_layer_groups.{layer}.albert_layers.0."
+
+KEYS = (
+    *embedder_keys("albert.embeddings"),
+    *linear_keys(
+        "projection", "albert.encoder.embedding_hidden_mapping_in", "E D -> D E", "D -> D"
+    ),
+    *attention_keys(f"{_LAYER}attention.", f"{_LAYER}attention.dense"),
+    *norm_keys("encoder/attention_norm", f"{_LAYER}attention.LayerNorm"),
+    *linear_keys("encoder/mlp/wi", f"{_LAYER}ffn", "D F -> F D", "F -> F"),
+    *linear_keys("encoder/mlp/wo", f"{_LAYER}ffn_output", "F D -> D F", "D -> D"),
+    *norm_keys("encoder/mlp_norm", f"{_LAYER}full_layer_layer_norm"),
+    *linear_keys("head/dense", "predictions.dense", "D E -> E D", "E -> E"),
+    *norm_keys("head/norm", "predictions.LayerNorm"),
+    Key("head/bias", "predictions.bias", "V -> V"),
+)
+
+
+def _to_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        **bert.to_config(config),
+        "embedding_size": config.embedding_size,
+        "num_hidden_groups": 1,
+        "inner_group_num": 1,
+    }
+
+
+def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
+    for name in ("num_hidden_groups", "inner_group_num"):
+        if fields.get(name, 1) != 1:
+            raise ProtlmError(
+                f"{name!r} is {fields[name]!r}; only an ALBERT whose layers all share the "
+                f"parameters of one block can be read ({name!r} 1)"
+            )
+    return albert_config(
+        **bert.shared_fields(fields, activation="gelu_new", dropout=0.0),
+        embedding_size=fields.get("embedding_size", 128),
+    )
+
+
+_NO_ORDER = "sentence order says nothing about proteins"
+
+EXCHANGE = Exchange(
+    model_type="albert",
+    architecture="AlbertForMaskedLM",
+    task="fill-mask",
+    keys=KEYS,
+    to_config=_to_config,
+    from_config=_from_config,
+    imports="AutoModelForMaskedLM",
+    usage="""\
+model = AutoModelForMaskedLM.from_pretrained("{title}")
+logits = model(**batch).logits  # over all tokens, at each residue
+hidden = model.albert(**batch).last_hidden_state
+""",
+    copies={
+        "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
+        "predictions.decoder.bias": "predictions.bias",
+    },
+    unused={
+        "albert.embeddings.position_ids": "a constant range",
+        "albert.pooler.weight": "the pooler takes no part in masked language modelling",
+        "albert.pooler.bias": "the pooler takes no part in masked language modelling",
+        "sop_classifier.classifier.weight": _NO_ORDER,
+        "sop_classifier.classifier.bias": _NO_ORDER,
+    },
+    heads={"head": "the masked-language head (predictions)"},
+)

@@ -5,10 +5,18 @@ differs is the training (`protlm_jax.objectives.diffusion`): any share of the re
 hidden, and so it can generate proteins. Token dropout then makes the scale of what is embedded a
 function of the noise: 17.6 times at 95 % hidden. The paper starts from masked language modelling,
 which trains this family too.
+
+DPLM in Hugging Face's format: ESM-2's tensors, and a field that says what they are.
+
+`EsmForMaskedLM` of transformers makes a model of the folder, which predicts hidden residues and
+knows nothing of diffusion. An ESM-2 has the same class: the field `dplm_type`, which the published
+models have (airkingbd/dplm_650m), tells the two apart.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from protlm_jax.models.config import ModelConfig
@@ -31,3 +39,19 @@ class Dplm(esm2.Esm2):
     """DPLM; see the module's docstring."""
 
     objectives: ClassVar[tuple[str, ...]] = ("diffusion", "masked")
+
+
+_MARK = "dplm_type"
+
+
+def _to_config(config: ModelConfig) -> dict[str, Any]:
+    return {**esm2.EXCHANGE.to_config(config), _MARK: "dplm_esm"}
+
+
+def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
+    return esm2.EXCHANGE.from_config(fields).replace(family="dplm")
+
+
+EXCHANGE = dataclasses.replace(
+    esm2.EXCHANGE, to_config=_to_config, from_config=_from_config, mark=_MARK
+)

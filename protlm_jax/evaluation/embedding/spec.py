@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.parts import Arrays as Arrays
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import Vocabulary
 
@@ -18,7 +19,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EmbeddingSpec:
     """What is computed of each protein.
 
     Attributes:
@@ -45,6 +46,12 @@ class Wanted:
         """Of one protein's array; the axis of layers is left out where there is one."""
         each = (residues, width) if vectors == "residues" else (width,)
         return each if len(self.layers) == 1 else (len(self.layers), *each)
+
+    def nbytes(self, width: int, proteins: int, residues: int) -> int:
+        """Bytes of all results together."""
+        each = len(self.layers) * width * self.numpy_dtype.itemsize
+        pooled = sum(name != "residues" for name in self.vectors)
+        return each * (residues * ("residues" in self.vectors) + pooled * proteins)
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -83,24 +90,13 @@ def resolve_layers(loaded: LoadedModel, asked: str | Sequence[int]) -> tuple[int
     return layers
 
 
-def has_cls(vocabulary: Vocabulary) -> bool:
-    """Whether the vocabulary puts a classification token around a protein."""
-    ids = (*vocabulary.prefix_ids, *vocabulary.suffix_ids)
-    return any("cls" in vocabulary.tokens[token].lower() for token in ids)
+def cls_place(vocabulary: Vocabulary) -> int | None:
+    """Where a protein's tokens have the classification token; from the end where negative.
 
-
-def cls_place(vocabulary: Vocabulary, tokens: int) -> int:
-    """Where a row of so many tokens has its classification token.
-
-    Raises:
-        ProtlmError: the vocabulary puts none around a protein.
+    None where the vocabulary puts none around a protein.
     """
     ids = (*vocabulary.prefix_ids, *vocabulary.suffix_ids)
     found = [i for i, token in enumerate(ids) if "cls" in vocabulary.tokens[token].lower()]
     if not found:
-        raise ProtlmError(
-            f"the vocabulary {vocabulary.name} puts no classification token around a protein: "
-            "take the mean or the maximum over its residues"
-        )
-    before = len(vocabulary.prefix_ids)
-    return found[0] if found[0] < before else tokens - len(ids) + found[0]
+        return None
+    return found[0] if found[0] < len(vocabulary.prefix_ids) else found[0] - len(ids)
