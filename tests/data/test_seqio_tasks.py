@@ -70,11 +70,13 @@ def test_a_task_gives_each_protein_once(data):
 @pytest.mark.parametrize("kind", ["prott5", "span3", "ankh"])
 def test_denoising_tasks_have_inputs_and_targets(data, kind):
     ds = seqio.get_mixture_or_task(f"bfd_{kind}").get_dataset(LENGTHS, "train", seed=0)
+    hidden: list[bool] = []
     for example in ds.as_numpy_iterator():
         assert {"inputs", "targets"} <= example.keys()
         assert max(len(example["inputs"]), len(example["targets"])) <= 40
         assert example["inputs"][-1] == example["targets"][-1] == PROT_T5.suffix_ids[0]
-        assert set(example["inputs"]) & set(PROT_T5.sentinel_ids) or len(example["inputs"]) < 20
+        hidden.append(bool(set(example["inputs"]) & set(PROT_T5.sentinel_ids)))
+    assert sum(hidden) > 0.8 * len(hidden), "but for short proteins of which none was chosen"
 
 
 def test_a_mixture_draws_at_its_rates(data):
@@ -158,7 +160,7 @@ def test_python_ends_while_batches_are_made():
 from protlm_jax.data.seqio_tasks import seqio
 from protlm_jax.t5x_bridge.features import EncoderDecoderFeatures
 lengths = {"inputs": 512, "targets": 512}
-ds = seqio.get_dataset("bundled_prott5", lengths, "train", num_epochs=None,
+ds = seqio.get_dataset("bundled_prott5", lengths, dataset_split="train", num_epochs=None,
     feature_converter=EncoderDecoderFeatures(), seed=0, batch_size=8)
 iterator = ds.as_numpy_iterator()
 next(iterator)
