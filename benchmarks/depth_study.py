@@ -43,8 +43,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, verbs
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.metrics import DEFAULT
-from protlm_jax.evaluation.depth.results import minus
-from protlm_jax.evaluation.depth.scores import depth_score, exit_depth, per_layer_effect
+from protlm_jax.evaluation.depth.scores import GUESS, centre, per_layer_effect, reached
 from protlm_jax.huggingface import load_model
 from protlm_jax.models import LoadedModel, init_params, parameter_count
 from protlm_jax.models.flops import training_flops_per_token
@@ -52,7 +51,7 @@ from protlm_jax.storage.files import write_atomically
 from protlm_jax.training.loop import train
 
 PROTEINS = "proteins"
-CURVES = ("skip_kl", "skip_l2", "lens_nll", "stream_norm")
+CURVES = ("skip_kl", "skip_l2", "skip_delta_nll", "lens_nll", "stream_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,22 +238,20 @@ class Bench:
         found = analyse(
             *(loaded, self.drawn), metrics=self.study.metrics, length=length, seed=verbs.SEED
         )
-        stack = found.stacks[loaded.model.readouts[0].stack]
+        stack = found[loaded.model.readouts[0].stack]
         curves = {name: stack[name].values for name in CURVES}
         curves["relative_contribution"] = stack["relative_contribution"].values[0]  # of the layer
-        curves["skip_delta_nll"] = minus(stack["skip_nll"], stack["base_nll"]).values
         effects = stack["skip_effect"].values
         above = np.triu(np.ones_like(effects), k=1) > 0
         curves["skip_map"] = np.where(above, effects, np.nan)
-        early = exit_depth(np.log(20) - curves["lens_nll"])
         return {
             "numbers": {
                 "nll": nll,
                 "lead": lead,
-                "depth_score": depth_score(per_layer_effect(effects))["relative"],
-                "output_depth_score": depth_score(curves["skip_l2"])["relative"],
+                "depth_score": _number(centre(per_layer_effect(effects))),
+                "output_depth_score": _number(centre(curves["skip_l2"])),
                 "idle_share": idle_share(curves["skip_delta_nll"], lead or 0.0),
-                "exit_depth": None if early is None else early / stack.num_layers,
+                "exit_depth": _number(reached(GUESS - curves["lens_nll"])),
             },
             **{name: listed(values) for name, values in curves.items()},
         }
@@ -290,6 +287,10 @@ class Bench:
 
 def _numbers(seeds: Mapping[str, Any], which: str = "trained") -> list[dict[str, float | None]]:
     return [seed[which]["numbers"] for seed in seeds.values()]
+
+
+def _number(value: np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def say(text: str) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from protlm_jax.evaluation.tables import Table
 from protlm_jax.report.charts import curves, intervals
 from protlm_jax.report.grids import heat_maps
+from protlm_jax.report.page import caption, heading, page, picture, section, table
+from protlm_jax.report.picture import Picture
 from protlm_jax.storage.files import write_atomically
 
 QUANTITIES = {  # name -> heading, decimals
@@ -28,45 +31,67 @@ Results = Mapping[str, Any]
 
 
 def write_page(results: Results, folder: Path) -> None:
-    """Writes results.json and figures, and the tables into README.md where it has a place."""
+    """Writes results.json, figures and report.html, and the tables into README.md."""
     write_atomically(folder / "results.json", json.dumps(_rounded(results), indent=1) + "\n")
-    figures(results, folder)
-    page = folder / "README.md"
-    text = page.read_text() if page.exists() else f"{BEGIN}\n{END}\n"
+    figures = pictures(results)
+    for name, (title, chart) in figures.items():
+        chart.titled(title).save(folder / f"{name}.svg")
+    write_atomically(folder / "report.html", html(results, figures))
+    readme = folder / "README.md"
+    text = readme.read_text() if readme.exists() else f"{BEGIN}\n{END}\n"
     pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    made = f"{BEGIN}\n\n{tables(results)}\n\n{END}"
-    write_atomically(page, pattern.sub(lambda _: made, text))
+    markdown = "\n\n".join(map(_markdown, tables(results)))
+    made = f"{BEGIN}\n\n{markdown}\n\n{END}"
+    write_atomically(readme, pattern.sub(lambda _: made, text))
 
 
-def tables(results: Results) -> str:
-    """Markdown."""
-    return "\n\n".join([_arms(results), _baselines(results), _measured(results), _pairs(results)])
+def tables(results: Results) -> list[Table]:
+    """The arms, the losses, depth, and the differences of the arms."""
+    return [_arms(results), _baselines(results), _measured(results), _pairs(results)]
 
 
-def figures(results: Results, folder: Path) -> None:
-    """loss.svg, skips.svg, lens.svg, and map-NAME.svg of every arm and outside model."""
+def html(results: Results, figures: Mapping[str, tuple[str, Picture]]) -> str:
+    """The report: every table and figure, with the numbers of each figure under it."""
+    titles = ("What was trained", "Test losses", "Depth", "Differences of the arms")
+    made = tables(results)
+    parts = [section(titles[0], table(made[0].columns, made[0].cells(), kind="views wrap"))]
+    loss, *others = figures.values()
+    parts.append(
+        section(titles[1], picture(loss[1]), table(made[1].columns, made[1].cells(), kind="views"))
+    )
+    parts += [
+        section(title, table(one.columns, one.cells(), kind="views"))
+        for title, one in zip(titles[2:], made[2:], strict=True)
+    ]
+    drawn = [part for title, chart in others for part in (heading(title), picture(chart))]
+    words = "Curves are means over seeds, whiskers their standard deviations. Layers count from 0."
+    parts.append(section("Layer by layer", caption(words), *drawn))
+    counts = results["proteins"]
+    lead = f"{counts['test']:,} test proteins, {counts['depth']:,} for the depth"
+    return page("A study of depth", lead, [], parts)
+
+
+def pictures(results: Results) -> dict[str, tuple[str, Picture]]:
+    """By file name (title, chart): loss, skips, lens, and map-NAME of every arm and model."""
     rows = [{"label": name, **e} for name, e in _losses(results)]
-    chart = intervals(rows, x="nats per hidden residue")
-    chart.titled("Test loss").save(folder / "loss.svg")
+    found = {"loss": ("Test loss", intervals(rows, x="nats per hidden residue"))}
     for key, name, title, unit in (
         ("skip_delta_nll", "skips", "What the answer loses without a layer", "rise of loss, nats"),
         ("lens_nll", "lens", "Loss if the answer were read early", "nats per residue"),
         ("relative_contribution", "contributions", "Size of what a layer adds", "norm / stream"),
     ):
-        rows = [row for arm, found in results["arms"].items() for row in _curve(arm, found, key)]
-        chart = curves(rows, x="relative depth", y=unit)
-        chart.titled(title).save(folder / f"{name}.svg")
-    for name, found in results["arms"].items():
+        rows = [row for arm, one in results["arms"].items() for row in _curve(arm, one, key)]
+        found[name] = (title, curves(rows, x="relative depth", y=unit))
+    models = {name: list(arm["seeds"].values()) for name, arm in results["arms"].items()}
+    models |= {name: [one] for name, one in results["outside"].items()}
+    for name, seeds in models.items():
         for which in ("trained", "control"):
-            maps = [_matrix(seed[which]["skip_map"]) for seed in found["seeds"].values()]
-            _save_map(np.mean(maps, axis=0), f"{name}, {which}", folder, f"{name}-{which}")
-    for name, found in results["outside"].items():
-        for which in ("trained", "control"):
-            matrix = _matrix(found[which]["skip_map"])
-            _save_map(matrix, f"{name}, {which}", folder, f"{name}-{which}")
+            maps = np.array([seed[which]["skip_map"] for seed in seeds], float)
+            found[f"map-{name}-{which}"] = _map(maps.mean(axis=0), f"{name}, {which}")
+    return found
 
 
-def _arms(results: Results) -> str:
+def _arms(results: Results) -> Table:
     header = ("arm", "layers", "width", "parameters", "rows", "tokens in all",
               "GFLOP an update", "learning rate", "validation loss by learning rate")  # fmt: skip
     rows = []
@@ -77,18 +102,18 @@ def _arms(results: Results) -> str:
              f"{arm['tokens']:,}", f"{arm['flops_per_update'] / 1e9:.2f}",
              f"{arm['learning_rate']:g}", tuning)
         )  # fmt: skip
-    return _table(header, rows)
+    return Table(header, rows)
 
 
-def _baselines(results: Results) -> str:
+def _baselines(results: Results) -> Table:
     rows = [
         (name, f"{e['value']:.4f}", f"{e['low']:.4f} to {e['high']:.4f}")
         for name, e in _losses(results)
     ]
-    return _table(("test proteins", "nats per hidden residue", "95 %"), rows)
+    return Table(("test proteins", "nats per hidden residue", "95 %"), rows)
 
 
-def _measured(results: Results) -> str:
+def _measured(results: Results) -> Table:
     header = ("model", *(heading for heading, _ in QUANTITIES.values()))
     rows = []
     for name, arm in results["arms"].items():
@@ -98,13 +123,13 @@ def _measured(results: Results) -> str:
             numbers = found[which]["numbers"]
             cells = (_decimal(numbers[key], digits) for key, (_, digits) in QUANTITIES.items())
             rows.append((f"{name}, {which}", *cells))
-    return _table(header, rows)
+    return Table(header, rows)
 
 
-def _pairs(results: Results) -> str:
+def _pairs(results: Results) -> Table:
     header = ("paired by seed", *(heading for heading, _ in QUANTITIES.values()))
     rows = [(name, *_cells(found)) for name, found in results["differences"].items()]
-    return _table(header, rows)
+    return Table(header, rows)
 
 
 def _losses(results: Results) -> list[tuple[str, dict[str, float]]]:
@@ -140,17 +165,13 @@ def _curve(name: str, arm: Results, key: str) -> list[dict[str, Any]]:
     return [{"series": name, "x": x, "y": y, "error": error} for x, y, error in points]
 
 
-def _matrix(rows: list[list[float | None]]) -> np.ndarray:
-    return np.array(rows, float)
-
-
-def _save_map(matrix: np.ndarray, title: str, folder: Path, name: str) -> None:
+def _map(matrix: np.ndarray, title: str) -> tuple[str, Picture]:
     cells = [
         {"row": row, "column": column, "value": float(value)}
         for (row, column), value in np.ndenumerate(matrix)
     ]
     chart = heat_maps({title: cells}, row="layer left out", column="later layer")
-    chart.titled(f"{title}, largest {np.nanmax(matrix):.2f}").save(folder / f"map-{name}.svg")
+    return f"{title}, largest {np.nanmax(matrix):.2f}", chart
 
 
 def _cells(found: Results) -> list[str]:
@@ -165,8 +186,8 @@ def _decimal(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _table(header: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
+def _markdown(made: Table) -> str:
+    lines = [made.columns, ["---"] * len(made.columns), *made.cells()]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 

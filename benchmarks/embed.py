@@ -43,8 +43,8 @@ import numpy as np
 
 from protlm_jax import bundled, models
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.evaluation.embedding.engine import for_reading
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
+from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.families.t5 import t5_config
@@ -74,8 +74,8 @@ Run = Callable[[], Iterator[tuple[str, np.ndarray]]]
 def ours(loaded: LoadedModel, proteins: Proteins) -> Run:
     longest = max(map(len, proteins.values()))
     stream = embed_sequences(loaded, proteins, window=longest)
-    shapes = ", ".join(f"{s.rows} x {s.length}" for s in stream.engine.shapes)
-    print(f"{len(stream.engine.shapes)} compilations: {shapes}")
+    shapes = ", ".join(f"{s.rows} x {s.length}" for s in stream.embedder.shapes)
+    print(f"{len(stream.embedder.shapes)} compilations: {shapes}")
     return lambda: iter(stream)
 
 

@@ -29,14 +29,10 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from protlm_jax import bundled, models, partitioning
+from protlm_jax import models, partitioning
 from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.pipeline import open_batches
-from protlm_jax.data.resumable import Wanted
-from protlm_jax.data.token_batches import TokenBatches
-from protlm_jax.data.token_files import TokenShard
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.attention_choice import describe
 from protlm_jax.models.families.esm2 import esm2_config
@@ -75,11 +71,7 @@ class Shape:
     def batches(self, rows: int, *, pack: bool = True) -> list[Batch]:
         """A few batches of so many rows."""
         data, vocabulary = replace(self.data, pack=pack), get_vocabulary(self.config.vocabulary)
-        if data.prepared:
-            made = open_batches(data, vocabulary, split="train", seed=0, batch_size=rows)
-        else:
-            shards = [bundled_proteins()]
-            made = TokenBatches(shards, data, vocabulary, "bundled", Wanted("train", 0, rows))
+        made = open_batches(data, vocabulary, split="train", seed=0, batch_size=rows)
         return [next(made) for _ in range(BATCHES)]
 
 
@@ -99,14 +91,6 @@ SHAPES = {
         *("denoising", "adafactor", (2,)),
     ),
 }
-
-
-def bundled_proteins() -> TokenShard:
-    """All bundled proteins as a token file holds them."""
-    sequences = [record.sequence for record in read_fasta(bundled.path("pretraining"))]
-    offsets = np.cumsum([0, *map(len, sequences)])
-    letters = np.frombuffer("".join(sequences).encode("ascii"), np.uint8)
-    return TokenShard(offsets, letters, np.zeros_like(offsets), np.zeros(0, np.uint8))
 
 
 def tokens_of(batches: Sequence[Batch]) -> float:

@@ -1,4 +1,4 @@
-"""Tokens per second that reach a model, on every road, against transformers' collator.
+"""Tokens per second that reach a model, against transformers' collator.
 
     python benchmarks/input_pipeline.py [--fasta uniref50.fasta.gz] [--rows 128] [--seconds 2]
 
@@ -35,9 +35,10 @@ from protlm_jax.config.recipes import load_recipe
 from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig, Task
 from protlm_jax.data.pipeline import open_batches
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.prepare.run import prepare
+from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.splits import load_records
 from protlm_jax.huggingface.tokenizers import write_tokenizer
 from protlm_jax.models.flops import training_flops_per_token
@@ -49,16 +50,15 @@ LENGTH = 512
 PEER = "transformers collator"
 VOCABULARIES = {"tokens": PROT_BERT, "prott5": PROT_T5, "span3": PROT_T5, "stream": PROT_TXL}
 TASKS: dict[str, tuple[Task, ...]] = {
-    "fasta": ("tokens", "prott5", "span3"),
-    "records": ("tokens", "prott5", "span3"),
-    "token files": ("tokens", "prott5", "stream"),
+    "seqio": ("tokens", "prott5", "span3"),
+    "fasta": ("tokens",),
+    "token files": ("tokens", "prott5", "span3", "stream"),
 }
 AIMS = {  # millions of tokens per second, by the clock on two cores
-    "fasta tokens": 3.0,
-    "fasta prott5": 1.5,
-    "fasta span3": 1.5,
-    "records tokens": 3.0,
-    "records prott5": 1.5,
+    "seqio tokens": 3.0,
+    "seqio prott5": 1.5,
+    "seqio span3": 1.5,
+    "fasta tokens": 50.0,
     "token files tokens": 50.0,
 }
 WARM = 8  # batches before the clock runs
@@ -75,6 +75,31 @@ def ours(config: DataConfig, rows: int) -> Iterator[Step]:
     batches = open_batches(config, vocabulary, split="train", seed=0, batch_size=rows)
     for batch in batches:
         # Of an encoder-decoder one side is counted: a token stands for a position of both.
+        ids = batch["segment_ids" if "segment_ids" in batch else "encoder_segment_ids"]
+        yield int(np.count_nonzero(ids)), ids.size
+
+
+def through_seqio(prepared: Prepared, task: str, rows: int) -> Iterator[Step]:
+    """Batches of the SeqIO task over records, packed as for T5X."""
+    from protlm_jax.data.record_source import RecordSource
+    from protlm_jax.data.runtime import seqio
+    from protlm_jax.data.seqio_features import EncoderDecoderConverter, SingleStackConverter
+    from protlm_jax.data.seqio_tasks import make_task
+
+    shards = prepared.splits["train"].records
+    files = [str(prepared.require(shard)) for shard in shards]
+    source = RecordSource(lambda split: files, ["train"])
+    made = make_task("benchmark", source, task, VOCABULARIES[task])
+    batches = seqio.get_dataset(
+        made,
+        task_feature_lengths=dict.fromkeys(made.output_features, LENGTH),
+        dataset_split="train",
+        num_epochs=None,
+        feature_converter=(SingleStackConverter if task == "tokens" else EncoderDecoderConverter)(),
+        seed=0,
+        batch_size=rows,
+    )
+    for batch in batches.as_numpy_iterator():
         ids = batch["segment_ids" if "segment_ids" in batch else "encoder_segment_ids"]
         yield int(np.count_nonzero(ids)), ids.size
 
@@ -99,15 +124,13 @@ def theirs(fasta: str | None) -> Iterator[Step]:
 def roads(fasta: str | None, folder: Path, rows: int) -> dict[str, Iterator[Step]]:
     """All that is compared."""
     source = fasta or str(bundled.path("pretraining"))
-    rules = Rules(bad_records="drop")
-    both = Plan.make("fasta", [source], folder / "both", rules, tokens=True, records=True)
-    only = Plan.make("fasta", [source], folder / "records", rules)
-    for plan in (both, only):
-        prepare(plan)
+    rules = SelectionRules(bad_records="drop")
+    both = PreparePlan.make("fasta", [source], folder / "both", rules, tokens=True, records=True)
+    prepared = prepare(both)
     found = {PEER: theirs(fasta)}
+    found |= {f"seqio {task}": through_seqio(prepared, task, rows) for task in TASKS["seqio"]}
     where = {
         "fasta": DataConfig(fasta=fasta, length=LENGTH),
-        "records": DataConfig(prepared=str(only.output), length=LENGTH),
         "token files": DataConfig(prepared=str(both.output), length=LENGTH),
     }
     for road, config in where.items():
@@ -139,7 +162,7 @@ def need(config: RunConfig) -> float:
 
 def headroom(rates: dict[str, float]) -> None:
     """Prints, for every phase of every recipe, what it needs and how much more there is."""
-    names = ("token files", "records")
+    names = ("token files", "seqio")
     print("\n| recipe, phase | task | tokens/s per v3-8 | " + " | ".join(names) + " |")
     print("|---" * (3 + len(names)) + "|")
     for file in sorted(Path("configs").glob("*_*.py")):

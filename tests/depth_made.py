@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray
 
-from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity, stacked
+from protlm_jax.evaluation.depth.results import Quantity, Values, dataset, with_rises
 
 PROTEINS = 40
 
@@ -24,23 +25,28 @@ def quantity(
     return Quantity(tuple(dims), np.nan_to_num(totals), counts, np.abs(np.nan_to_num(totals)))
 
 
-def measured(layers: int, quantities: dict[str, Quantity | Estimate], **coords: Any) -> Measured:
+def measured(
+    layers: int,
+    quantities: dict[str, Quantity | Values],
+    name: str = "made",
+    proteins: int = PROTEINS,
+    **labels: Any,
+) -> xarray.Dataset:
     places = {
         "part": ("layer", "attention", "mlp"),
         "sublayer": ("attention", "mlp"),
         "size": (2, 4),
         "at_depth": (0, layers // 2, layers - 1),
-        **coords,
+        "protein": [f"p{i}" for i in range(proteins)],
+        **labels,
     }
-    return Measured("encoder", layers, quantities, places, {})
+    return dataset(
+        with_rises(quantities), places, model=name, family="esm2", stack="encoder", layers=layers,
+        positions="every position", undefined="{}", seconds=1.0, tokens=100, forwards=2.0,
+    )  # fmt: skip
 
 
-def analysis(stack: Measured, name: str = "made", proteins: int = PROTEINS) -> Analysis:
-    names = [f"p{i}" for i in range(proteins)]
-    return Analysis(name, "every position", names, {stack.stack: stack}, {"seconds": 1.0})
-
-
-def everything(layers: int = 6, scale: float = 1.0) -> Measured:
+def everything(layers: int = 6, scale: float = 1.0, name: str = "made") -> xarray.Dataset:
     """Every measurement that there is, of effects that fall with depth, and two unknown ones."""
     later = np.arange(layers)[None] > np.arange(layers)[:, None]
     fall = scale * 2.0 ** -np.arange(layers)
@@ -61,32 +67,32 @@ def everything(layers: int = 6, scale: float = 1.0) -> Measured:
             ("sublayer", "skipped", "affected"), np.stack([later, 0.5 * later]) * fall[:, None]
         ),
         "sublayer_skip_kl": quantity(("sublayer", "skipped"), parts[1:], 0.02),
-        "swap_kl": quantity(("layer",), fall[:-1], 0.02),
+        "swap_kl": quantity(("first",), fall[:-1], 0.02),
         "repeat_kl": quantity(("layer",), 0.5 * fall, 0.02),
-        "delete_kl": quantity(("size", "layer"), blocks, 0.02),
-        "reverse_kl": quantity(("size", "layer"), blocks, 0.02),
+        "delete_kl": quantity(("size", "first"), blocks[:, :-1], 0.02),
+        "reverse_kl": quantity(("size", "first"), blocks[:, :-1], 0.02),
         "erasure_kl": quantity(("at_depth",), [0.5, 0.02, 0.001], 0.001),
         "context_share": quantity(("at_depth",), [0.9, 0.5, 0.1], 0.05),
         "tuned_lens_nll": quantity(("layer",), lens[:-1] - 0.2, 0.1),
         "swap_by_level_kl": quantity(("level", "layer"), blocks, 0.02),
         "odd": quantity(("corner", "side"), [[1.0, 2.0], [3.0, 4.0]], 0.1),
     }
-    for name in ("l2", "kl", "nll", "top1_agreement"):
-        offset = 2.0 if name == "nll" else 0.0
-        by[f"skip_{name}"] = quantity(("skipped",), offset + fall, 0.02)
-        by[f"lens_{name}"] = quantity(("depth",), lens if name == "nll" else lens / 4, 0.02)
+    for measure in ("l2", "kl", "nll", "top1_agreement"):
+        offset = 2.0 if measure == "nll" else 0.0
+        by[f"skip_{measure}"] = quantity(("skipped",), offset + fall, 0.02)
+        by[f"lens_{measure}"] = quantity(("depth",), lens if measure == "nll" else lens / 4, 0.02)
     similar = {
-        "cka": Estimate(("depth", "other_depth"), np.full((layers + 1,) * 2, 0.5)),
-        "effective_rank": Estimate(("depth",), np.linspace(30, 10, layers + 1)),
-        "intrinsic_dimension": Estimate(("depth",), np.linspace(12, 8, layers + 1)),
+        "cka": (("depth", "other_depth"), np.full((layers + 1,) * 2, 0.5)),
+        "effective_rank": (("depth",), np.linspace(30, 10, layers + 1)),
+        "intrinsic_dimension": (("depth",), np.linspace(12, 8, layers + 1)),
     }
-    return measured(layers, {**by, **similar}, level=(0.1, 0.5))
+    return measured(layers, {**by, **similar}, name, level=(0.1, 0.5))
 
 
-def by_noise(levels: Sequence[float] = (0.1, 0.5, 0.9), layers: int = 6) -> Measured:
+def by_noise(levels: Sequence[float] = (0.1, 0.5, 0.9), layers: int = 6) -> xarray.Dataset:
     """The same at several levels of noise, effects growing with it."""
     each = [everything(layers, 1.0 + level) for level in levels]
-    for one in each:
-        del one.quantities["odd"], one.quantities["swap_by_level_kl"]
-    quantities = stacked("noise", [one.quantities for one in each])
-    return measured(layers, quantities, noise=tuple(levels))
+    found = xarray.concat(each, xarray.DataArray(list(levels), dims="noise", name="noise"),
+                          data_vars="all", join="exact")  # fmt: skip
+    unknown = [x for x in found.data_vars if str(x).startswith(("odd", "swap_by_level"))]
+    return found.drop_vars(unknown)

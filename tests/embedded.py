@@ -10,8 +10,8 @@ import numpy as np
 from zoo import loaded
 
 from protlm_jax.evaluation.embedding.files import embed_file
-from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
+from protlm_jax.evaluation.outcome import Outcome
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 LAST = (2,)
@@ -30,12 +30,18 @@ def write(path: Path, records: Records) -> Path:
 
 
 def embed(
-    folder: Path, records: Records, output: str = "e.h5", wanted: Wanted | None = None, **more: Any
+    folder: Path,
+    records: Records,
+    output: str = "e.h5",
+    spec: EmbeddingSpec | None = None,
+    **more: Any,
 ) -> Outcome:
     """Embeds with the smallest BERT on one device, in batches of 256 tokens."""
     fasta, model = write(folder / "x.fasta", records), more.pop("model", None) or loaded("bert")
     more = {"devices": 1, "tokens_per_batch": 256, **more}
-    return embed_file(model, fasta, folder / output, wanted or Wanted(LAST, ("residues",)), **more)
+    return embed_file(
+        model, fasta, folder / output, spec or EmbeddingSpec(LAST, ("residues",)), **more
+    )
 
 
 def read(path: Path) -> list[tuple[str, str, np.ndarray]]:

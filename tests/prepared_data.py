@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from protlm_jax.data.prepare import manifest
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.splits import is_heldout
 from protlm_jax.data.token_files import write_token_shard
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -25,8 +24,8 @@ def write_prepared(
     folder: Path, sequences: dict[str, str], shards: int = 3, **rules: object
 ) -> Path:
     """A prepared folder with token files; by default a quarter is held out."""
-    chosen = Rules(**{"heldout_percent": 25.0, "deduplicate": False} | rules)
-    percent, counts, tokens = chosen.heldout_percent, manifest.Counts(read=len(sequences)), {}
+    chosen = SelectionRules(**{"heldout_percent": 25.0, "deduplicate": False} | rules)
+    percent, counts, tokens = chosen.heldout_percent, manifest.RecordCounts(read=len(sequences)), {}
     for side in ("train", "heldout"):
         wanted = side == "heldout"
         mine = [(n, s) for n, s in sequences.items() if is_heldout(s, percent) == wanted]
@@ -35,7 +34,7 @@ def write_prepared(
         for number in range(shards):
             path = folder / "tokens" / f"{side}-{number:05d}-of-{shards:05d}.tokens"
             info = write_token_shard(path, mine[number::shards])
-            tokens[side].append(asdict(info) | {"file": f"tokens/{path.name}"})
+            tokens[side].append({"file": f"tokens/{path.name}"} | info)
         if wanted:
             text = "".join(f">{name} uniref50=\n{sequence}\n" for name, sequence in mine)
     (folder / "heldout.fasta").write_text(text)

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from protlm_jax import models
-from protlm_jax.data.corpus import Corpus
-from protlm_jax.data.resumable import Wanted
+from protlm_jax.data.config import DataConfig
+from protlm_jax.data.resumable import BatchRequest
 from protlm_jax.data.streams import StreamIterator
+from protlm_jax.data.token_files import TokenShard
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.families.albert import albert_config
 from protlm_jax.models.families.bert import bert_config
@@ -34,7 +35,7 @@ from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
 from protlm_jax.objectives import Objective, build_objective
-from protlm_jax.vocabularies import Vocabulary, get_vocabulary
+from protlm_jax.vocabularies import AMINO_ACIDS, Vocabulary, get_vocabulary
 
 SIZES = {"d_model": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "d_ff": 32}
 ROW = 24
@@ -190,9 +191,9 @@ def stream(vocabulary: Vocabulary, rows: int, length: int) -> StreamIterator:
     """Streams of random proteins, many of them longer than a row."""
     rng = np.random.default_rng(7)
     sizes = rng.integers(4, 3 * length, 40)
-    tokens = rng.choice(vocabulary.amino_acid_ids, sizes.sum()).astype(np.uint8)
-    corpus = Corpus(tokens, np.concatenate([[0], np.cumsum(sizes)]))
-    return StreamIterator(corpus, vocabulary, "zoo", length, Wanted("train", 0, rows))
+    shard = TokenShard.of(["".join(rng.choice(list(AMINO_ACIDS), size)) for size in sizes])
+    config = DataConfig(task="stream", length=length)
+    return StreamIterator([shard], config, vocabulary, "zoo", BatchRequest("train", 0, rows))
 
 
 def training_batch(family: str, seed: int, rows: int = 8, length: int = 16) -> Batch:

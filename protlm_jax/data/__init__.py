@@ -1,42 +1,36 @@
-"""From sequence files to batches of tokens: the only part of the package that needs TensorFlow.
+"""From sequence files to batches of tokens; the only part of the package that needs TensorFlow.
 
-What a run reads (no TensorFlow):
+What a run reads:
 
     config.py             FASTA file or prepared folder, task, length
     splits.py             proteins -> training and held-out ones, frequencies
 
-From files to proteins (no TensorFlow):
+From files to proteins:
 
     sources.py            any file, local or remote, however compressed -> bytes
-    fasta.py              FASTA -> records, one at a time
+    fasta.py, tables.py   FASTA -> records, one at a time; CSV and TSV
     blocks.py, uniref.py  FASTA or UniRef XML of any size -> blocks -> entries, in many processes
     entries.py            what the headers of UniProt, UniRef and BFD say
     prepare/              releases -> a prepared folder: `protlm prepare`
-    builders/             the same on Apache Beam, and as TensorFlow Datasets (with both of them)
+    builders/             the same on Apache Beam, and as TensorFlow Datasets
     prepared.py           what is in a prepared folder
 
-Batches from token files (no TensorFlow):
+Batches, without TensorFlow:
 
-    token_files.py        shards of proteins, mapped into memory
-    packing_plan.py       how many of which lengths -> which lengths stand together in a row
+    token_files.py        proteins in memory, or in shards that are mapped into it
     pieces.py, orders.py  which protein stands where, in any epoch, without a table
+    packing_plan.py       how many of which lengths -> which lengths stand together in a row
+    corruption.py         what ProtT5, T5 and Ankh hide
     token_rows.py         pieces of proteins -> rows
     token_batches.py      any batch, directly
-    corpus.py, streams.py rows that continue each other, for recurrent families
+    streams.py            rows that continue each other, for recurrent families
+    resumable.py          a place in the batches, saved and restored
+    pipeline.py           opens the batches of a config
 
-Batches through SeqIO and tf.data:
+For SeqIO and T5X (all of these import TensorFlow, by runtime.py):
 
-    runtime.py            the one door to TensorFlow and SeqIO
+    record_source.py      records of a prepared folder
+    seqio_tasks.py        tasks for every dataset, with mixtures: the same corruption
+    seqio_features.py     feature converters: the same packer
     seqio_vocabulary.py   our vocabularies as SeqIO's
-    record_source.py      records of a prepared folder, records.py: batches from them
-    tasks.py              proteins -> examples: SeqIO tasks `tokens`, `prott5`, `span3` and `ankh`
-    seqio_tasks.py        these tasks registered for every dataset, with mixtures
-    denoising.py          the corruption of ProtT5, with stateless seeds
-    spans.py              the corruptions of T5 and of Ankh
-    packing.py            examples -> rows of fixed length, several proteins in a row
-    seqio_batches.py      rows -> batches, from an iterator whose state can be saved
-
-Both: pipeline.py opens the batches of a config, resumable.py says what a place in them is.
-
-Nothing is imported here, so that `protlm_jax.data.fasta` costs no TensorFlow.
 """

@@ -8,21 +8,21 @@ the same file, save that names are not compared: 2 billion of them fit no memory
         for entry in entries(block):  # here, or in another process
             ...
 
-FASTA and UniRef XML are told apart by their first character. Needs no TensorFlow.
+FASTA and UniRef XML are told apart by their first character.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from string import ascii_lowercase, whitespace
+from string import whitespace
 from typing import Literal
 
 from protlm_jax.data import uniref
-from protlm_jax.data.entries import Entry, from_header
+from protlm_jax.data.entries import ReleaseEntry, from_header
 from protlm_jax.data.fasta import (
     LONGEST_LINE,
     LONGEST_SEQUENCE,
@@ -36,7 +36,7 @@ from protlm_jax.data.fasta import (
 )
 from protlm_jax.data.sources import Watch, explained, open_source
 from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import AMINO_ACIDS, RESIDUES, ResiduePolicy
+from protlm_jax.vocabularies import AMINO_ACIDS, RARE, RESIDUES, ResiduePolicy
 
 Kind = Literal["fasta", "xml"]
 
@@ -56,7 +56,7 @@ _INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TextBlock:
     """Whole records of one file. `line` is the 1-based line on which `data` begins.
 
     `data` is text in UTF-8 (or, in FASTA, in whatever encoding the file has). `cut`: the last
@@ -71,7 +71,9 @@ class Block:
     cut: bool = False
 
 
-def cut(path: str, size: int = BLOCK_SIZE, watch: Watch | None = None) -> Iterator[Block]:
+def cut(
+    path: str, size: int = BLOCK_SIZE, watch: Watch | None = None
+) -> Generator[TextBlock, None, None]:
     """The blocks of a file, in order. They depend on its text and on `size` alone.
 
     A block ends with the record that brings it to `size` bytes or more, so a long protein is never
@@ -97,7 +99,7 @@ def cut(path: str, size: int = BLOCK_SIZE, watch: Watch | None = None) -> Iterat
     number = 0
     for text, left_out in parts:
         if text.strip(_BLANK):
-            yield Block(path, number, line, text, kind, left_out is not None)
+            yield TextBlock(path, number, line, text, kind, left_out is not None)
             number += 1
         line += _line_ends(text) + (left_out or 0)
 
@@ -114,7 +116,9 @@ def _whole(path: str, line: int, parts: Iterator[_Part]) -> Iterator[bytes]:
         line += _line_ends(text)
 
 
-def entries(block: Block, policy: ResiduePolicy = ResiduePolicy()) -> Iterator[Entry | BadRecord]:
+def entries(
+    block: TextBlock, policy: ResiduePolicy = ResiduePolicy()
+) -> Iterator[ReleaseEntry | BadRecord]:
     """One answer for each record of a block, in order.
 
     Raises:
@@ -123,8 +127,7 @@ def entries(block: Block, policy: ResiduePolicy = ResiduePolicy()) -> Iterator[E
     if block.kind == "fasta":
         yield from _fasta(block, policy)
         return
-    for cluster in uniref.clusters(block.data, block.file, block.line, policy):
-        yield cluster if isinstance(cluster, BadRecord) else cluster.entry
+    yield from uniref.entries(block.data, block.file, block.line, policy)
 
 
 def _pieces(path: str, watch: Watch | None) -> Iterator[bytes]:
@@ -208,7 +211,7 @@ def _line_ends(text: bytes | bytearray) -> int:
     return text.count(b"\n") + text.count(b"\r") - text.count(b"\r\n")
 
 
-def _fasta(block: Block, policy: ResiduePolicy) -> Iterator[Entry | BadRecord]:
+def _fasta(block: TextBlock, policy: ResiduePolicy) -> Iterator[ReleaseEntry | BadRecord]:
     """The records of a block: what is in order at once, anything else through `record_of`."""
     data, line = block.data, block.line
     if b"\r" in data:
@@ -244,20 +247,20 @@ def _fasta(block: Block, policy: ResiduePolicy) -> Iterator[Entry | BadRecord]:
 @lru_cache
 def _tables(policy: ResiduePolicy) -> tuple[bytes, bytes]:
     """How to translate the bytes of a sequence, and the letters that may be there afterwards."""
-    letters = list(range(256))
+    letters = bytearray(range(256))
     if policy.lower_case == "upper":
-        for letter in ascii_lowercase:
-            letters[ord(letter)] = ord(letter.upper())
+        letters = bytearray(bytes(letters).upper())
     if policy.rare == "keep":
         return bytes(letters), RESIDUES.encode()
-    for letter in set(RESIDUES) - set(AMINO_ACIDS):
-        for form in (letter, letter.lower()):
-            if chr(letters[ord(form)]) == letter:
-                letters[ord(form)] = ord("X")
-    return bytes(letters), AMINO_ACIDS.encode() + b"X"
+    legal = AMINO_ACIDS.encode() + b"X"
+    if policy.rare == "X":
+        letters = letters.translate(bytes.maketrans(RARE.encode(), b"X" * len(RARE)))
+    return bytes(letters), legal
 
 
-def _with_fault(file: str, line: int, record: bytes, policy: ResiduePolicy) -> Entry | BadRecord:
+def _with_fault(
+    file: str, line: int, record: bytes, policy: ResiduePolicy
+) -> ReleaseEntry | BadRecord:
     """What `fasta` makes of a record that is not quite in order."""
     header, *rest = record.decode("utf-8", "backslashreplace").split("\n")
     numbered = ((number, text.strip(whitespace)) for number, text in enumerate(rest, line + 1))

@@ -1,4 +1,4 @@
-"""What is known of one protein of a release: `Entry`, and what its FASTA header says.
+"""What is known of one protein of a release: `ReleaseEntry`, and what its FASTA header says.
 
 Three kinds of headers are understood, and told apart by their own look:
 
@@ -9,8 +9,6 @@ Three kinds of headers are understood, and told apart by their own look:
 as https://www.uniprot.org/help/fasta-headers has them. Releases before 2018 have no OX= and no
 TaxID=; a field that is missing stays unknown. `description` keeps whatever has no field of its own,
 so nothing of a header is lost.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReleaseEntry:
     """One protein of a release.
 
     Attributes:
@@ -31,7 +29,7 @@ class Entry:
       taxon: name of the organism; of the last common ancestor for a cluster. '' unknown.
       taxon_id: its number in the NCBI taxonomy, 0 unknown.
       representative: the cluster's representative, by entry name or UniParc id; '' unknown.
-      uniref50, uniref90, uniref100: the clusters that hold it; '' unknown.
+      uniref50: the UniRef50 cluster that holds it; '' unknown.
       file, line: where it stands; the 1-based line of the header in the decompressed text.
     """
 
@@ -43,8 +41,6 @@ class Entry:
     taxon_id: int = 0
     representative: str = ""
     uniref50: str = ""
-    uniref90: str = ""
-    uniref100: str = ""
     file: str = ""
     line: int = 0
 
@@ -58,26 +54,28 @@ _ORGANISM = re.compile(r" ?\bOS=(.*?)(?: OX=([0-9]+))?(?= [A-Z][A-Za-z]*=|$)", r
 _LONGEST_NUMBER = 18  # digits: what int64 holds
 
 
-def from_header(id: str, description: str, sequence: str, file: str, line: int) -> Entry:
+def from_header(id: str, description: str, sequence: str, file: str, line: int) -> ReleaseEntry:
     """The entry of a FASTA record; `description` is the header without its first word."""
     if id.startswith("UniRef"):
         return _uniref(id, description, sequence, file, line)
     if id.startswith(("sp|", "tr|")) and (found := _ORGANISM(description)):
         taxon, number = found.groups()
         rest = description[: found.start()] + description[found.end() :]
-        return Entry(id, sequence, rest.strip(), 0, taxon, number_of(number), file=file, line=line)
+        return ReleaseEntry(
+            id, sequence, rest.strip(), 0, taxon, number_of(number), file=file, line=line
+        )
     if description.startswith("n=") and (members := number_of(description[2:])):
         # A representative and the size of its cluster, as clustering scripts write them.
-        return Entry(id, sequence, "", members, file=file, line=line)
-    return Entry(id, sequence, description, file=file, line=line)
+        return ReleaseEntry(id, sequence, "", members, file=file, line=line)
+    return ReleaseEntry(id, sequence, description, file=file, line=line)
 
 
-def _uniref(id: str, description: str, sequence: str, file: str, line: int) -> Entry:
+def _uniref(id: str, description: str, sequence: str, file: str, line: int) -> ReleaseEntry:
     """A cluster: the entry is its representative, and belongs to the cluster itself."""
     members, taxon, taxon_id, representative = "", "", "", ""
     if found := _UNIREF(description):
         description, members, taxon, taxon_id, representative = (g or "" for g in found.groups())
-    return Entry(
+    return ReleaseEntry(
         id,
         sequence,
         description,
@@ -85,20 +83,15 @@ def _uniref(id: str, description: str, sequence: str, file: str, line: int) -> E
         taxon,
         number_of(taxon_id),
         representative,
-        *own_clusters(id),
+        own_uniref50(id),
         file=file,
         line=line,
     )
 
 
-def own_clusters(id: str) -> tuple[str, str, str]:
-    """The UniRef50, UniRef90 and UniRef100 ids that follow from an entry's own id alone."""
-    kind = id.partition("_")[0]
-    return (
-        id if kind == "UniRef50" else "",
-        id if kind == "UniRef90" else "",
-        id if kind == "UniRef100" else "",
-    )
+def own_uniref50(id: str) -> str:
+    """The UniRef50 cluster that follows from an entry's own id alone; '' unknown."""
+    return id if id.partition("_")[0] == "UniRef50" else ""
 
 
 def number_of(text: str | None) -> int:

@@ -7,7 +7,7 @@ sequence, takes duplicate names, and cannot tell at which line it is. Hence our 
 
 Line ends of any system, blank lines, a byte-order mark, spaces between residues, lower case and a
 missing last line end are all fine. Files of any size, read by several processes, go through
-`blocks`, which finds the same records. Needs no TensorFlow.
+`blocks`, which finds the same records.
 
 Memory does not depend on the file: a line or a sequence longer than any protein is not kept, and
 its record is a bad one.

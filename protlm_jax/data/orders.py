@@ -3,8 +3,6 @@
 Where the k-th of many things goes in a shuffled order, and what is drawn for a token, are functions
 of numbers alone: they cost the same for the first and for the thousand millionth, and every machine
 and every version of NumPy gives the same. All that the token road draws at random comes from here.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,32 +16,16 @@ _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 
 
-def shuffled(index: int, count: int, seed: int, epoch: int) -> int:
-    """Where `index` goes in a random order of 0 to count - 1: one to one, and without a table.
+def shuffled_many(index: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Where numbers go in random orders of 0 to count - 1: one to one, and without a table.
 
     A Feistel network over the next power of four, walked until it is back in range (Black &
-    Rogaway 2002, "Ciphers with arbitrary finite domains"). Numbers alone decide, so every machine
-    and every version of NumPy gives the same order.
-    """
-    half = max(1, ((count - 1).bit_length() + 1) // 2)
-    mask = 2**half - 1
-    key = key_of(seed, epoch)
-    while True:
-        left, right = index >> half, index & mask
-        for turn in range(1, _ROUNDS + 1):
-            left, right = right, left ^ (_mixed(key + turn * _STRIDE + right) & mask)
-        index = left << half | right
-        if index < count:
-            return index
-
-
-def shuffled_many(index: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """`shuffled` for many numbers at once, each in an order of its own.
+    Rogaway 2002, "Ciphers with arbitrary finite domains").
 
     Args:
       index: int64 [n], each in 0 to count - 1.
       count: int64 [n], below 2^53.
-      key: uint64 [n]; `key_of(seed, epoch)` gives the order of `shuffled`.
+      key: uint64 [n], which of the orders.
     Returns:
       int64 [n].
     """
@@ -74,7 +56,7 @@ def key_of(*numbers: int) -> int:
     """A key, 0 to 2^64 - 1, that each of some whole numbers changes entirely."""
     key = 0
     for number in numbers:
-        key = _mixed(key + number)
+        key = int(mix(np.array([(key + number) & _WORD], np.uint64))[0])
     return key
 
 
@@ -103,11 +85,3 @@ def mix(words: np.ndarray) -> np.ndarray:
     words *= np.uint64(_SECOND)
     words ^= words >> np.uint64(31)
     return words
-
-
-def _mixed(word: int) -> int:
-    """`mix` of one number."""
-    word = (word + _STRIDE) & _WORD
-    word = ((word ^ (word >> 30)) * _FIRST) & _WORD
-    word = ((word ^ (word >> 27)) * _SECOND) & _WORD
-    return word ^ (word >> 31)

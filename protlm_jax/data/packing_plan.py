@@ -17,8 +17,6 @@ each of its places the how-many-eth protein of that length stands there. Which p
 of its length, and which row of the plan comes r-th, is a permutation of its own in every epoch
 (`orders.py`), and so crops, neighbours and order are new each time while the rows per epoch stay
 as many.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -56,26 +54,32 @@ class PackingPlan:
     """
 
     def __init__(
-        self, counts: np.ndarray, row_length: int, specials: int, *, several: bool = True
+        self,
+        counts: np.ndarray,
+        row_length: int,
+        specials: int | np.ndarray,
+        *,
+        several: bool = True,
     ) -> None:
         """Plans rows of `row_length` tokens for `counts[n]` pieces of n residues, n >= 1.
 
         Args:
           counts: int64 [longest + 1]; longest + specials <= row_length.
           row_length: tokens per row.
-          specials: tokens that each piece has beside its residues.
+          specials: tokens that each piece has beside its residues; an array [longest + 1] where
+            this depends on its length, and negative where it has fewer tokens than residues.
           several: False gives every piece a row of its own.
         """
         self.counts = np.asarray(counts, np.int64)
         room = row_length if several else 0
-        made = list(_best_fit_decreasing(self.counts, room, specials))
+        sizes = np.arange(len(self.counts)) + specials
+        made = list(_best_fit_decreasing(self.counts, room, sizes.tolist()))
         self._first_row = np.concatenate([[0], np.cumsum([m for _, m in made])]).astype(np.int64)
         self.rows = int(self._first_row[-1])
-        lengths = np.arange(len(self.counts))
-        tokens = int(((lengths + specials) * self.counts).sum())
+        tokens = int((sizes * self.counts)[1:].sum())
         self.utilisation = tokens / (self.rows * row_length) if self.rows else 0.0
-        sizes = [sum(copies for _, copies in pattern) for pattern, _ in made]
-        self._first_place = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        places = [sum(copies for _, copies in pattern) for pattern, _ in made]
+        self._first_place = np.concatenate([[0], np.cumsum(places)]).astype(np.int64)
         # Per place of each pattern: length; copies of that length in the pattern; which of these
         # it is; pieces of that length in the rows of earlier patterns.
         self._place = _places(made, len(self.counts))
@@ -92,15 +96,26 @@ class PackingPlan:
         rank = before + (rows - self._first_row[pattern])[owner] * copies + copy
         return Places(owner, length, rank)
 
+    def rows_of(self, lengths: np.ndarray) -> np.ndarray:
+        """int64 [n]: the row of each of n pieces whose histogram `counts` is. Rows are numbered in
+        the order of the first piece of each, so that they are not sorted by length."""
+        order = np.argsort(lengths, kind="stable")
+        first = np.cumsum(self.counts) - self.counts
+        places = self.places(np.arange(self.rows))
+        row = np.empty(len(lengths), np.int64)
+        row[order[first[places.length] + places.rank]] = places.row
+        _, opened, number = np.unique(row, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(opened))[number]
+
 
 def _best_fit_decreasing(
-    counts: np.ndarray, room: int, specials: int
+    counts: np.ndarray, room: int, sizes: list[int]
 ) -> Iterator[tuple[Pattern, int]]:
     """Patterns and the number of rows of each, all of them at least 1."""
     # By free tokens: the patterns of the rows that have so many, and how many rows.
     open_rows: dict[int, list[tuple[Pattern, int]]] = {}
     for length in range(len(counts) - 1, 0, -1):
-        left, size = int(counts[length]), length + specials
+        left, size = int(counts[length]), sizes[length]
         while left:
             free = min((f for f in open_rows if f >= size), default=None)
             if free is None:

@@ -5,8 +5,6 @@ Where a row has no room for a whole protein, a rule says what becomes of it:
     crop     every epoch another piece of it, as long as the row and beginning anywhere
     chunk    all of it, in as few pieces as fit, of nearly equal length
     drop     nothing; it is left out
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations

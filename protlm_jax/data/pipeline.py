@@ -10,23 +10,24 @@ Training batches never end; every epoch has a new order, new crops and new noise
 are one pass over every held-out residue, in a fixed order, and the last one is filled up with empty
 rows (segment 0 throughout).
 
-There are three roads. A FASTA file goes through SeqIO's tasks, all of it in memory. So does a
-prepared folder with records, shard by shard. One with token files needs no TensorFlow, for the
-tasks `tokens`, `prott5` and `stream`.
+A FASTA file, the token files of a prepared folder, and its records all become `TokenShard`s, and
+every task reads those. Only records need TensorFlow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
 
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.corpus import Corpus
 from protlm_jax.data.prepared import Prepared, PreparedSplit
-from protlm_jax.data.resumable import ResumableBatches, Wanted, identity_of
+from protlm_jax.data.resumable import BatchRequest, ResumableBatches, identity_of
 from protlm_jax.data.splits import Split, load_records, open_prepared
-from protlm_jax.data.streams import StreamIterator, TokenFileProteins
+from protlm_jax.data.streams import StreamIterator
 from protlm_jax.data.token_batches import TokenBatches
-from protlm_jax.data.token_files import open_token_shards
+from protlm_jax.data.token_files import TokenShard, open_token_shards
 from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
@@ -60,10 +61,41 @@ def open_batches(
       ProtlmError: the file or the folder is at fault, a side of the split is empty, a row is too
         short, or the task needs sentinels that the vocabulary does not have.
     """
-    wanted = Wanted(split, seed if split == "train" else 0, batch_size, rows)
+    wanted = BatchRequest(split, seed if split == "train" else 0, batch_size, rows)
     prepared = open_prepared(config)
     if prepared is None:
-        return _from_fasta(config, vocabulary, wanted)
+        shards, digest = _from_fasta(config, vocabulary, split)
+    else:
+        shards, digest = _from_prepared(prepared, config, vocabulary, split)
+    identity = identity_of(config, digest, vocabulary, wanted)
+    kind = StreamIterator if config.task == "stream" else TokenBatches
+    return kind(shards, config, vocabulary, identity, wanted)
+
+
+def _from_fasta(
+    config: DataConfig, vocabulary: Vocabulary, split: Split
+) -> tuple[list[TokenShard], str]:
+    """The proteins of a FASTA file, or the bundled ones, and a digest of their ids."""
+    records = load_records(config, split)
+    shard = TokenShard.of([record.sequence for record in records])
+    ids = Alphabet(vocabulary).ids(shard.letters)
+    lacking = vocabulary.letter_table[shard.letters] < 0
+    if lacking.any():
+        at = int(np.searchsorted(shard.offsets, lacking.argmax(), side="right")) - 1
+        try:
+            vocabulary.encode(records[at].sequence)
+        except ProtlmError as error:
+            raise ProtlmError(f"record {records[at].id!r}, {error}") from error
+    dtype = np.uint8 if vocabulary.residue_ids.max() < 256 else np.uint16
+    digest = blake2b(ids.astype(dtype).tobytes(), digest_size=8)
+    digest.update(shard.offsets.tobytes())
+    return [shard], digest.hexdigest()
+
+
+def _from_prepared(
+    prepared: Prepared, config: DataConfig, vocabulary: Vocabulary, split: Split
+) -> tuple[list[TokenShard], str]:
+    """The token files of a prepared folder, or its records, and a digest."""
     side = prepared.splits[split]
     if not side.proteins:
         raise ProtlmError(
@@ -71,35 +103,15 @@ def open_batches(
             "or set train.evaluate_every=0"
         )
     _require_letters(side, config, vocabulary)
-    if side.tokens and config.task in ("tokens", "prott5", "stream"):
-        return _from_token_files(prepared, config, vocabulary, wanted)
-    from protlm_jax.data.records import open_record_batches
+    if side.tokens or not side.records:
+        return open_token_shards(prepared, split), prepared.digest
+    from protlm_jax.data.record_source import read_sequences  # TensorFlow
 
-    return open_record_batches(prepared, config, vocabulary, wanted)
-
-
-def _from_fasta(config: DataConfig, vocabulary: Vocabulary, wanted: Wanted) -> ResumableBatches:
-    """Batches of a FASTA file, or of the bundled proteins."""
-    corpus = Corpus.from_records(load_records(config, wanted.split), vocabulary)
-    identity = identity_of(config, corpus.digest(), vocabulary, wanted)
-    if config.task == "stream":
-        return StreamIterator(corpus, vocabulary, identity, config.length, wanted)
-    from protlm_jax.data.seqio_batches import corpus_batches
-
-    return corpus_batches(corpus, config, vocabulary, identity, wanted)
-
-
-def _from_token_files(
-    prepared: Prepared, config: DataConfig, vocabulary: Vocabulary, wanted: Wanted
-) -> ResumableBatches:
-    """Batches of token files, without TensorFlow."""
-    shards = open_token_shards(prepared, wanted.split)
-    alphabet = Alphabet(vocabulary, config.rare_residues)
-    identity = identity_of(config, prepared.digest, vocabulary, wanted)
-    if config.task == "stream":
-        proteins = TokenFileProteins(shards, alphabet)
-        return StreamIterator(proteins, vocabulary, identity, config.length, wanted)
-    return TokenBatches(shards, config, vocabulary, identity, wanted)
+    shards = []
+    for shard in side.records:
+        path = prepared.require(shard, whole=True)
+        shards.append(TokenShard.of(read_sequences(path)))
+    return shards, f"records of {prepared.digest}"
 
 
 def _require_letters(side: PreparedSplit, config: DataConfig, vocabulary: Vocabulary) -> None:

@@ -1,11 +1,9 @@
 """A prepared folder, as `protlm prepare` left it: what it holds, and where.
 
-    manifest.json                                    everything that follows, counted and hashed
-    tokens/{train,heldout}-00000-of-00064.tokens     token files (with --tokens)
-    records/                                         a TFDS folder (with --records)
-    heldout.fasta                                    the held-out proteins, for later releases
-
-Reads the manifest alone. Needs no TensorFlow.
+manifest.json                                    everything that follows, counted and hashed
+tokens/{train,heldout}-00000-of-00064.tokens     token files (with --tokens)
+records/                                         a TFDS folder (with --records)
+heldout.fasta                                    the held-out proteins, for later releases
 """
 
 from __future__ import annotations
@@ -107,7 +105,7 @@ class Prepared:
                 f"{FORMAT}: prepare the data again with this version"
             )
         try:
-            splits = {name: _split(name, told) for name, told in manifest["splits"].items()}
+            splits = {name: _split(name, fields) for name, fields in manifest["splits"].items()}
             _check(manifest)
             names = _text(manifest["dataset"]), _text(manifest["release"])
             digest = blake2b(_OWN_DIGEST.sub(b"", file.read_bytes(), count=1), digest_size=16)
@@ -122,23 +120,16 @@ class Prepared:
         """Dataset and release in a few words, for messages and reports."""
         return f"{self.dataset} {self.release}".strip()
 
-    @property
-    def records_folder(self) -> Path:
-        """The TFDS folder.
-
-        Raises:
-            ProtlmError: it was not made.
-        """
-        self._require(RECORDS, any(s.records for s in self.splits.values()))
-        return self.folder / RECORDS
-
     def token_files(self, split: str) -> list[Path]:
         """The token files of a split, in order (none where the split is empty).
 
         Raises:
             ProtlmError: no token files were made.
         """
-        self._require(TOKENS, any(s.tokens for s in self.splits.values()))
+        if not any(s.tokens for s in self.splits.values()):
+            raise ProtlmError(
+                f"{self.folder} has no tokens; run protlm prepare with --tokens into another folder"
+            )
         return [self.folder / shard.file for shard in self.splits[split].tokens]
 
     def heldout_fasta(self) -> Path:
@@ -147,10 +138,10 @@ class Prepared:
         Raises:
             ProtlmError: nothing is held out, or the file is missing or was changed.
         """
-        told = self.manifest["heldout"]
-        if told["file"] is None:
+        fields = self.manifest["heldout"]
+        if fields["file"] is None:
             raise ProtlmError(f"{self.folder} holds no protein out; name a folder that does")
-        shard = Shard(told["file"], 0, told["bytes"], told["blake2b"])
+        shard = Shard(fields["file"], 0, fields["bytes"], fields["blake2b"])
         return self.require(shard, whole=True)
 
     def require(self, shard: Shard, *, whole: bool = False) -> Path:
@@ -178,12 +169,6 @@ class Prepared:
                 f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {_REMEDY}"
             ) from None
         return path
-
-    def _require(self, kind: str, there: bool) -> None:
-        if not there:
-            raise ProtlmError(
-                f"{self.folder} has no {kind}; run protlm prepare with --{kind} into another folder"
-            )
 
 
 def _require_finished(folder: Path) -> None:
@@ -226,31 +211,31 @@ def _check(manifest: Mapping[str, Any]) -> None:
     for source in manifest["sources"]:
         _text(source["name"]), _number(source["bytes"]), _text(source["sha256"])
     left_out = 0
-    for reason, told in manifest["dropped"].items():
-        _text(reason), [_text(name) for name in told["examples"]]
-        left_out += _number(told["count"])
-    kept = sum(told["proteins"] for told in manifest["splits"].values())
+    for reason, fields in manifest["dropped"].items():
+        _text(reason), [_text(name) for name in fields["examples"]]
+        left_out += _number(fields["count"])
+    kept = sum(fields["proteins"] for fields in manifest["splits"].values())
     if not (manifest["kept"] == kept == manifest["read"] - left_out):
         raise ValueError("records read, kept and left out do not add up")
     _number(manifest.get("nucleotides", 0))
 
 
-def _split(name: str, told: Mapping[str, Any]) -> PreparedSplit:
+def _split(name: str, fields: Mapping[str, Any]) -> PreparedSplit:
     """One split of a manifest.
 
     Raises:
         ValueError: its numbers contradict each other.
     """
-    lengths = np.array(told["lengths"], np.int64).reshape(-1, 2)
+    lengths = np.array(fields["lengths"], np.int64).reshape(-1, 2)
     split = PreparedSplit(
         name=name,
-        proteins=_number(told["proteins"]),
-        residues=_number(told["residues"]),
-        longest=_number(told["longest"]),
+        proteins=_number(fields["proteins"]),
+        residues=_number(fields["residues"]),
+        longest=_number(fields["longest"]),
         lengths=lengths,
-        residue_counts={_text(k): _number(n) for k, n in told["residue_counts"].items()},
-        tokens=_shards(told["tokens"]),
-        records=_shards(told["records"]),
+        residue_counts={_text(k): _number(n) for k, n in fields["residue_counts"].items()},
+        tokens=_shards(fields["tokens"]),
+        records=_shards(fields["records"]),
     )
     totals = {
         "lengths": (lengths[:, 1].sum(), split.proteins),
@@ -266,8 +251,8 @@ def _split(name: str, told: Mapping[str, Any]) -> PreparedSplit:
     return split
 
 
-def _shards(told: list[Mapping[str, Any]]) -> tuple[Shard, ...]:
+def _shards(fields: list[Mapping[str, Any]]) -> tuple[Shard, ...]:
     return tuple(
         Shard(_text(t["file"]), _number(t["proteins"]), _number(t["bytes"]), _text(t["blake2b"]))
-        for t in told
+        for t in fields
     )

@@ -1,33 +1,26 @@
-"""SeqIO sources over record shards, as `protlm prepare --records` and the TFDS builders write them.
+"""Records, as `protlm prepare --records` and the TFDS builders write them (needs TensorFlow).
 
-    RecordSource     one pass, as SeqIO and T5X expect it of a registered task
-    EpochSource      endless training, each epoch in an order of its own, for our own loop
-
-Both give {"sequence": letters}. Proteins lie in the shards in a random order already (sorted by a
-hash), and an epoch opens the shards in another order, reads a few at once, and shuffles what comes
-in windows. All of it follows from (seed, epoch, window), so the state of an iterator is where it
-stands in the files, and going on costs at most the reading of one window.
+Proteins lie in the shards in a random order already, sorted by a hash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from protlm_jax.data.runtime import seqio, tf
 
-WINDOW = 4096  # records that are shuffled together
 TOGETHER = 16  # shards that are read at once
 BLOCK = 16  # records from one shard before the next has its turn
 
 _READ_BUFFER = 1 << 18  # bytes, of each open shard
 _PARSED = 256  # records that are parsed together, in one pass
 
-Example = dict[str, tf.Tensor]
 FilesOf = Callable[[str], Sequence[str]]
 
 
 class RecordSource(seqio.DataSource):
-    """Proteins of TFRecord files, one pass over a split.
+    """Proteins of TFRecord files as {"sequence": letters}, one pass over a split.
 
     Args:
       files_of: from the name of a split to its shards, in order, none of them empty. Asked when
@@ -65,70 +58,22 @@ class RecordSource(seqio.DataSource):
         names = tf.data.Dataset.from_tensor_slices(files)
         if shuffle:
             names = names.shuffle(len(files), seed=seed)
-        ds = _read(names, TOGETHER if shuffle else 1).batch(_PARSED)
-        return ds.map(lambda records: {"sequence": _sequences(records)}).unbatch()
+        records = names.interleave(
+            lambda name: tf.data.TFRecordDataset(name, buffer_size=_READ_BUFFER),
+            cycle_length=TOGETHER if shuffle else 1,
+            block_length=BLOCK,
+        )
+        return records.batch(_PARSED).map(lambda some: {"sequence": _sequences(some)}).unbatch()
 
 
-class EpochSource(seqio.DataSource):
-    """Proteins of TFRecord files, epoch after epoch without end.
-
-    Args:
-      files: the shards, none of them empty.
-      seed: of the order. (That of `get_dataset` is for what comes after it.)
-      shard: (index, number) where several hosts share out the proteins: whole shards where there
-        are enough of them, single records otherwise.
-    """
-
-    def __init__(self, files: Sequence[str], seed: int, shard: tuple[int, int] = (0, 1)) -> None:
-        super().__init__(splits=["train"], caching_permitted=False)
-        index, number = shard
-        whole = len(files) >= number
-        self._files = list(files[index::number]) if whole else list(files)
-        self._share = (0, 1) if whole else shard
-        self._seed = seed
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        return False
-
-    def list_shards(self, split: str) -> Sequence[str]:
-        return [split]
-
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-    ) -> tf.data.Dataset:
-        """`shuffle` and `seed` are without effect: the order is the source's own."""
-        epochs = tf.data.Dataset.range(tf.int64.max)
-        return epochs.flat_map(self._epoch)
-
-    def _epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        seed = tf.stack([tf.constant(self._seed, tf.int64), epoch])
-        files, last = tf.constant(self._files), tf.constant(len(self._files) - 1, tf.int64)
-
-        def name(number: tf.Tensor) -> tf.Tensor:
-            return tf.gather(files, tf.random.experimental.index_shuffle(number, seed, last))
-
-        def shuffled(number: tf.Tensor, records: tf.Tensor) -> Example:
-            # Not tf.random's own shuffle, which may give another order in another version.
-            draws = tf.random.stateless_uniform(tf.shape(records), seed + [0, number * 2**32])
-            return {"sequence": tf.gather(_sequences(records), tf.argsort(draws))}
-
-        number, index = self._share[1], self._share[0]
-        records = _read(tf.data.Dataset.range(last + 1).map(name), TOGETHER).shard(number, index)
-        return records.batch(WINDOW).enumerate().map(shuffled).unbatch()
-
-
-def _read(names: tf.data.Dataset, together: int) -> tf.data.Dataset:
-    """The serialised records of files, several files in turn."""
-    return names.interleave(
-        lambda name: tf.data.TFRecordDataset(name, buffer_size=_READ_BUFFER),
-        cycle_length=together,
-        block_length=BLOCK,
-    )
+def read_sequences(file: Path) -> list[str]:
+    """The sequences of one shard, in order."""
+    records = tf.data.TFRecordDataset(str(file), buffer_size=_READ_BUFFER)
+    return [
+        sequence.decode()
+        for some in records.batch(_PARSED).map(_sequences).as_numpy_iterator()
+        for sequence in some
+    ]
 
 
 def _sequences(records: tf.Tensor) -> tf.Tensor:

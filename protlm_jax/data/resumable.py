@@ -1,7 +1,4 @@
-"""What all sources of batches have in common: counts for the log, and a state that can be saved.
-
-Needs no TensorFlow.
-"""
+"""What all batches have in common: counts for the log, and a state that can be saved."""
 
 from __future__ import annotations
 
@@ -22,9 +19,14 @@ from protlm_jax.vocabularies import Vocabulary
 FORMAT = 2
 """Raised when a change of the pipeline gives other batches than before from the same seed."""
 
+_RESTARTED = (
+    "the data of this checkpoint were read through SeqIO by an earlier version, whose order is not "
+    "kept: parameters and optimizer are taken over, and the data begin at the start of an epoch"
+)
+
 
 @dataclass(frozen=True)
-class Counts:
+class ReadCounts:
     """What was read, for the log.
 
     proteins, residues: of this side of the split.
@@ -40,7 +42,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BatchRequest:
     """Which batches are asked for.
 
     split: "train" (endless) or "heldout" (one pass).
@@ -63,7 +65,7 @@ class Wanted:
 class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
     """Batches of int32 arrays, with a state that can be saved and restored."""
 
-    def __init__(self, counts: Counts, identity: str) -> None:
+    def __init__(self, counts: ReadCounts, identity: str) -> None:
         self.counts = counts
         self._identity = identity
 
@@ -72,9 +74,12 @@ class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
         text = json.dumps({"identity": self._identity, **self._position()})
         return zlib.compress(text.encode())
 
-    def restore(self, state: bytes) -> None:
+    def restore(self, state: bytes) -> str | None:
         """Continues behind the batch after which `state` was taken.
 
+        Returns:
+          A warning where the position cannot be taken over (a state of an earlier version); the
+          iterator then stands at its beginning.
         Raises:
           ProtlmError: the state comes from other proteins, another seed or another shape of batch.
         """
@@ -85,7 +90,10 @@ class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
                 f"it was reading {saved['identity']}, and now {self._identity}; give it the same "
                 "data and settings, or start in a new folder"
             )
+        if "files" in saved:
+            return _RESTARTED
         self._move_to(saved)
+        return None
 
     @abstractmethod
     def _position(self) -> dict[str, Any]:
@@ -96,22 +104,9 @@ class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
         """The reverse of `_position`."""
 
 
-def require_room(room: int, config: DataConfig) -> int:
-    """`room`, the residues that fit a row; raises ProtlmError where there are none."""
-    if room < 1:
-        raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
-    return room
-
-
-def no_protein_fits(config: DataConfig) -> ProtlmError:
-    """The error of a run that leaves out all proteins."""
-    return ProtlmError(
-        f"no protein fits a row of data.length={config.length} tokens, and "
-        "data.long_proteins='drop' leaves out the others; raise the one or change the other"
-    )
-
-
-def identity_of(config: DataConfig, digest: str, vocabulary: Vocabulary, wanted: Wanted) -> str:
+def identity_of(
+    config: DataConfig, digest: str, vocabulary: Vocabulary, wanted: BatchRequest
+) -> str:
     """A name for exactly these batches: those of another name are others.
 
     `digest` stands for the proteins and their order, wherever the file or the folder now is.

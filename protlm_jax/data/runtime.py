@@ -1,4 +1,4 @@
-"""The one door to TensorFlow, TFDS and SeqIO: quietly, and away from the accelerators.
+"""Imports TensorFlow, TFDS and SeqIO quietly, and hides the accelerators from them.
 
 TensorFlow is only our data loader. Left alone it prints a page of notes on start-up and reserves
 every GPU it finds, memory and all, from under JAX. Modules of this package write
@@ -7,11 +7,15 @@ every GPU it finds, memory and all, from under JAX. Modules of this package writ
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from protlm_jax.errors import ProtlmError
 
@@ -46,7 +50,7 @@ try:
         import tensorflow_datasets as tfds
 except ImportError as error:
     raise ProtlmError(
-        f"reading training data needs TensorFlow and SeqIO ({error}): "
+        f"records and SeqIO tasks need TensorFlow and SeqIO ({error}): "
         "pip install 'protlm-jax[data]'"
     ) from error
 
@@ -56,4 +60,35 @@ for _kind in ("GPU", "TPU"):
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], _kind)
 
-__all__ = ["seqio", "tf", "tfds"]
+_ending = threading.Event()
+_last_call = 0.0
+
+
+def numpy_function(
+    function: Callable[..., Any], tensors: Sequence[Any], dtypes: Sequence[Any]
+) -> Any:
+    """`tf.numpy_function`, stateless, so that an iterator over it can be saved.
+
+    A call that TensorFlow begins while Python shuts down would wait for ever; `_end` prevents it.
+    """
+
+    def call(*arrays: Any) -> Any:
+        global _last_call
+        _last_call = time.monotonic()
+        if _ending.is_set():
+            raise RuntimeError("Python is shutting down")
+        return function(*arrays)
+
+    return tf.numpy_function(call, tensors, dtypes, stateful=False)
+
+
+@atexit.register
+def _end() -> None:
+    """Fails further calls, and waits (5 s at most) until TensorFlow makes none."""
+    _ending.set()
+    began = time.monotonic()
+    while time.monotonic() - _last_call < 0.3 and time.monotonic() - began < 5:
+        time.sleep(0.05)
+
+
+__all__ = ["numpy_function", "seqio", "tf", "tfds"]

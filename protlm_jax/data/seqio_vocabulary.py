@@ -1,11 +1,11 @@
-"""A `Vocabulary` in the clothes that SeqIO and T5X expect."""
+"""A `Vocabulary` as SeqIO and T5X expect it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from protlm_jax.data.runtime import seqio, tf
-from protlm_jax.vocabularies import Vocabulary, normalise
+from protlm_jax.vocabularies import RARE, Vocabulary, normalise
 
 
 class SeqioVocabulary(seqio.Vocabulary):
@@ -45,7 +45,7 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         letters = tf.strings.regex_replace(tf.strings.upper(s), r"\s", "")
-        letters = tf.strings.regex_replace(letters, "[UZOB]", "X")
+        letters = tf.strings.regex_replace(letters, f"[{RARE}]", "X")
         codes = tf.io.decode_raw(letters, tf.uint8)
         ids = tf.gather(self.vocabulary.letter_table, tf.cast(codes, tf.int32))
         check = tf.debugging.assert_non_negative(ids, "a character that is not an amino acid")

@@ -1,12 +1,12 @@
 """Opens source files: local or remote, plain or compressed (gz, bz2, xz, zst).
 
-How a file is compressed is seen from its first bytes, not from its name. Members of gz, streams of
-bz2 and xz, and frames of zst in a row are all read; anything behind them that is not another one
-is damage. The standard library's readers of bz2 and xz end there in silence: of two streams with
-one wrong byte between them they give the proteins of the first. Hence the short reader here. It
+The first bytes of a file, not its name, decide how it is decompressed. Members of gz, streams of
+bz2 and xz, and frames of zst in a row are all read; trailing bytes that are not another one are an
+error. The standard library's readers of bz2 and xz (and fsspec, which uses them) stop there without
+an error, and zstandard's stream reader does so at a truncated end. Hence the short reader here. It
 decompresses no more than was asked for, so memory does not depend on the ratio of compression.
 
-Remote files (`gs://`, `s3://`, `https://`, ...) go through fsspec. Needs no TensorFlow.
+Remote files (`gs://`, `s3://`, `https://`, ...) go through fsspec.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ZSTD_PIECE = 256  # compressed bytes at a time: 64 blocks of at most 128 kB
 
 
 class DamagedError(Exception):
-    """Compressed data that cannot be: a wrong checksum, or something that is no further member."""
+    """Corrupt compressed data: bad checksum or trailing bytes."""
 
 
 def open_source(path: str, watch: Watch | None = None) -> IO[bytes]:

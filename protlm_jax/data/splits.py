@@ -9,13 +9,11 @@ What it does not do is look at similarity. The bundled proteins are representati
 50 % identity, so a near-copy of a held-out protein is not among those trained on. In a FASTA of
 your own, homologs may stand on both sides, and the held-out loss then looks better than it would
 on new families: cluster first (for instance with MMseqs2) and give one protein per cluster.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Literal
 
@@ -135,8 +133,3 @@ def training_frequencies(config: DataConfig) -> np.ndarray:
         counts = np.array([letters.get(letter, 0) for letter in AMINO_ACIDS], np.float64)
         return _shares(counts)
     return residue_frequencies(record.sequence for record in load_records(config, "train"))
-
-
-def total_residues(records: Sequence[Record]) -> int:
-    """Number of residues in some records."""
-    return sum(len(record.sequence) for record in records)

@@ -11,20 +11,19 @@ has finished one takes the next: each protein is read exactly once per epoch, by
 iterator stands is three numbers a row, so that going on costs nothing. Rows depend on each other
 through the proteins that they take; a host that wants only some of them follows the others by
 their lengths, without reading them.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from protlm_jax.data import orders
-from protlm_jax.data.resumable import Counts, ResumableBatches, Wanted
+from protlm_jax.data.config import DataConfig
+from protlm_jax.data.resumable import BatchRequest, ReadCounts, ResumableBatches
 from protlm_jax.data.token_files import TokenShard
 from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.vocabularies import Vocabulary
@@ -33,32 +32,6 @@ FEATURES = ("input_tokens", "target_tokens", "target_weights", "segment_ids", "p
 
 _LAST_SEGMENT = 2**31 - 2  # segment ids are int32
 _TAKEN_AT_ONCE = 1024
-
-
-class Proteins(Protocol):
-    """What streams are made of: a `Corpus`, or token files."""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Residues of each: integers [proteins]."""
-
-    def ids(self, index: int) -> np.ndarray:
-        """Token ids of one protein, without specials: integers [residues]."""
-
-
-class TokenFileProteins:
-    """The proteins of token files, shard after shard."""
-
-    def __init__(self, shards: Sequence[TokenShard], alphabet: Alphabet) -> None:
-        self._shards, self._alphabet = shards, alphabet
-        counts = [len(shard.offsets) - 1 for shard in shards]
-        self._first = np.cumsum([0, *counts[:-1]])
-        self.lengths = np.concatenate([np.diff(s.offsets).astype(np.int32) for s in shards])
-
-    def ids(self, index: int) -> np.ndarray:
-        number = int(np.searchsorted(self._first, index, side="right")) - 1
-        shard, at = self._shards[number], index - int(self._first[number])
-        return self._alphabet.ids(shard.letters[shard.offsets[at] : shard.offsets[at + 1]])
 
 
 class StreamIterator(ResumableBatches):
@@ -76,25 +49,28 @@ class StreamIterator(ResumableBatches):
     Held out, the streams end after one pass, and what is left of their rows is padding (segment 0).
 
     Args:
-        proteins: of the split.
+        shards: of the split.
+        config: its length (tokens per row of a batch; each row is a stream of its own) and its rule
+            for rare residues.
         vocabulary: of the model.
         identity: a name for these batches, see `identity_of`.
-        length: tokens per row of a batch; each row is a stream of its own.
         wanted: which batches.
     """
 
     def __init__(
         self,
-        proteins: Proteins,
+        shards: Sequence[TokenShard],
+        config: DataConfig,
         vocabulary: Vocabulary,
         identity: str,
-        length: int,
-        wanted: Wanted,
+        wanted: BatchRequest,
     ) -> None:
-        self._lengths = proteins.lengths
-        super().__init__(Counts(len(self._lengths), int(self._lengths.sum()), 0), identity)
-        self._proteins, self._vocabulary = proteins, vocabulary
-        self._rows, self._length = wanted.batch_size, length
+        self._lengths = np.concatenate([np.diff(s.offsets).astype(np.int32) for s in shards])
+        super().__init__(ReadCounts(len(self._lengths), int(self._lengths.sum()), 0), identity)
+        self._shards, self._vocabulary = shards, vocabulary
+        self._first = np.cumsum([0] + [len(shard.offsets) - 1 for shard in shards[:-1]])
+        self._alphabet = Alphabet(vocabulary, config.rare_residues)
+        self._rows, self._length = wanted.batch_size, config.length
         self._place = {row: place for place, row in enumerate(wanted.numbers.tolist())}
         self._endless, self._seed = wanted.split == "train", wanted.seed
         self._move_to({"taken": 0, "reading": [-1] * self._rows, "read": [0] * self._rows})
@@ -131,7 +107,7 @@ class StreamIterator(ResumableBatches):
         """Writes tokens `start` to `stop` of the protein that a row reads."""
         number, tokens = self._tokens.get(row, (-1, self._lengths))
         if number != self._reading[row]:
-            protein = self._proteins.ids(self._protein[row])
+            protein = self._ids(self._protein[row])
             ends = self._vocabulary.prefix_ids, self._vocabulary.suffix_ids
             tokens = np.concatenate([ends[0], protein, ends[1]]).astype(np.int32)
             self._tokens[row] = self._reading[row], tokens
@@ -142,6 +118,12 @@ class StreamIterator(ResumableBatches):
         batch["target_weights"][place, at : at + len(after)] = 1
         batch["segment_ids"][place, here] = 1 + self._reading[row] % _LAST_SEGMENT
         batch["positions"][place, here] = np.arange(start, stop)
+
+    def _ids(self, index: int) -> np.ndarray:
+        """Token ids of one protein, without specials: int32 [residues]."""
+        number = int(np.searchsorted(self._first, index, side="right")) - 1
+        shard, at = self._shards[number], index - int(self._first[number])
+        return self._alphabet.ids(shard.letters[shard.offsets[at] : shard.offsets[at + 1]])
 
     def _take(self, row: int) -> bool:
         """Gives a row its next protein; False when there is none left."""

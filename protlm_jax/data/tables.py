@@ -108,8 +108,8 @@ def read_table(file: Path | str, *, keep_uneven: bool = False) -> Table:
     lines = _lines(str(file))
     head = list(islice(lines, _TRIED))
     skipped = 0
-    if head and (said := re.fullmatch(r"sep=([,;\t])", head[0].strip("\r\n"))):
-        delimiter, skipped = said[1], 1  # a line that Excel understands
+    if head and (declared := re.fullmatch(r"sep=([,;\t])", head[0].strip("\r\n"))):
+        delimiter, skipped = declared[1], 1  # a line that Excel understands
     else:
         delimiter = _delimiter(head)
     rows = _rows(str(file), chain(head[skipped:], lines), delimiter, skipped)

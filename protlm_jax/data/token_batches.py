@@ -1,7 +1,7 @@
-"""Batches from token files: any batch directly, the same for any number of hosts.
+"""Packed batches from proteins in memory: any batch directly, the same for any number of hosts.
 
-A batch is a function of the prepared data, the seed and its number. Row r of the endless run of
-rows belongs to epoch r // R, where R is the number of rows that the packing plan makes of an epoch.
+A batch is a function of the proteins, the seed and its number. Row r of the endless run of rows
+belongs to epoch r // R, where R is the number of rows that the packing plan makes of an epoch.
 Within it
 
     the row of the plan      is r % R, sent through the epoch's order of rows,
@@ -12,10 +12,8 @@ each a permutation or a hash that is computed for one number alone (`orders.py`)
 is read exactly once per epoch; order, neighbours, crops and noise are new in each; and where an
 iterator stands is one number, whichever rows each host has read.
 
-Beside the files there are eight bytes of index per protein, 360 MB for UniRef50, and four times as
-much while it is made.
-
-Needs no TensorFlow.
+Beside the proteins there are eight bytes of index per protein, 360 MB for UniRef50, and four times
+as much while it is made.
 """
 
 from __future__ import annotations
@@ -28,19 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.data import orders, token_rows
+from protlm_jax.data import corruption, orders
 from protlm_jax.data.config import DataConfig
+from protlm_jax.data.corruption import SPAN_TASKS
 from protlm_jax.data.packing_plan import PackingPlan
 from protlm_jax.data.pieces import Pieces
-from protlm_jax.data.resumable import (
-    Counts,
-    ResumableBatches,
-    Wanted,
-    no_protein_fits,
-    require_room,
-)
+from protlm_jax.data.resumable import BatchRequest, ReadCounts, ResumableBatches
 from protlm_jax.data.token_files import TokenShard
-from protlm_jax.data.token_rows import Alphabet
+from protlm_jax.data.token_rows import Alphabet, Layout, encoder_decoder, single_stack, spread
+from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import Vocabulary
 
 THREADS = 2
@@ -59,11 +53,28 @@ _CROPS = 2**40
 _NOISE = 2**41
 
 
+def residues_per_row(task: str, vocabulary: Vocabulary, inputs: int, targets: int) -> int:
+    """The longest piece of a protein, in residues, that fits rows of so many tokens.
+
+    Span corruption shortens what it shows: a row of 512 tokens of `span3` holds 568 residues, as
+    T5's own do. There, and in `ankh`, the number of sentinels is a limit of its own.
+
+    Raises:
+      ProtlmError: the task needs sentinels or a hiding token, and the vocabulary has none.
+    """
+    if task == "prott5":
+        _ = vocabulary.hiding_id  # raises where there is none
+    inputs, targets = inputs - vocabulary.num_specials, targets - vocabulary.num_specials
+    if task not in SPAN_TASKS:
+        return min(inputs, targets)
+    return SPAN_TASKS[task].longest(inputs, targets, corruption.sentinel_count(vocabulary))
+
+
 class TokenBatches(ResumableBatches):
-    """Packed batches of the tasks `tokens` and `prott5`.
+    """Packed batches of every task but `stream`.
 
     Batches are dicts of int32 [rows, length]: input_tokens, segment_ids and positions for `tokens`,
-    the features of SeqIO's encoder-decoders for `prott5`. Split "train" never ends; "heldout" is
+    the features of SeqIO's encoder-decoders for the others. Split "train" never ends; "heldout" is
     one pass over all residues, in one order for every seed, and its last batch is filled with empty
     rows.
 
@@ -75,7 +86,8 @@ class TokenBatches(ResumableBatches):
         wanted: which batches.
 
     Raises:
-        ProtlmError: a row has no room for residues, or no protein fits one.
+        ProtlmError: a row has no room for residues, no protein fits one, or the task needs
+            sentinels that the vocabulary does not have.
     """
 
     def __init__(
@@ -84,19 +96,29 @@ class TokenBatches(ResumableBatches):
         config: DataConfig,
         vocabulary: Vocabulary,
         identity: str,
-        wanted: Wanted,
+        wanted: BatchRequest,
     ) -> None:
         self._training = wanted.split == "train"
-        self._specials, self._length = vocabulary.num_specials, config.length
-        room = require_room(self._length - self._specials, config)
+        self._length = config.length
+        room = residues_per_row(config.task, vocabulary, config.length, config.length)
+        if room < 1:
+            raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
         self._pieces = Pieces.of(shards, room, config.long_proteins if self._training else "chunk")
-        self.plan = PackingPlan(
-            self._pieces.counts, self._length, self._specials, several=config.pack
-        )
+        # Tokens of the (encoder's) row beside the residues of a piece, by its length. The decoder's
+        # part of a piece is never longer than the encoder's, so one plan fills both.
+        self._ends = vocabulary.num_specials
+        beside = np.full(room + 1, self._ends)
+        if config.task in SPAN_TASKS:
+            hidden, spans = SPAN_TASKS[config.task].counts(np.arange(room + 1))
+            beside += spans - hidden
+        self.plan = PackingPlan(self._pieces.counts, config.length, beside, several=config.pack)
         if not self.plan.rows:
-            raise no_protein_fits(config)
+            raise ProtlmError(
+                f"no protein fits a row of data.length={config.length} tokens, and "
+                "data.long_proteins='drop' leaves out the others; raise the one or change the other"
+            )
         begins = np.cumsum([0] + [len(shard.letters) for shard in shards])
-        counts = Counts(
+        counts = ReadCounts(
             sum(len(s.offsets) - 1 for s in shards),
             int(begins[-1]),
             self._pieces.longer,
@@ -138,24 +160,39 @@ class TokenBatches(ResumableBatches):
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """The wanted rows of batch `number`, whatever was read before."""
-        length = self._length
         rows = number * self._batch_size + self._rows
         owner, starts, residues = self._contents(number)
-        layout = token_rows.Layout(owner, residues + self._specials, len(rows), length)
-        flat = np.zeros(len(rows) * length, np.uint8)
-        first = layout.begin + len(self._alphabet.prefix)
-        for place, code in enumerate(self._alphabet.prefix):
-            flat[layout.begin + place] = code
-        for place, code in enumerate(self._alphabet.suffix):
-            flat[first + residues + place] = code
-        self._copy(flat, first, starts, residues)
-        letters = flat.reshape(len(rows), length)
-        if self._task == "tokens":
-            return token_rows.single_stack(letters, layout, self._alphabet)
         keys = orders.keys_of(orders.key_of(self._seed, _NOISE), rows)
-        share = token_rows.RANDOM_SHARE if self._training else 0.0
-        hidden = token_rows.prott5_noise(letters, keys, share)
-        return token_rows.encoder_decoder(letters, hidden, layout, self._alphabet)
+        if self._task in SPAN_TASKS:
+            return self._spans(owner, starts, residues, keys)
+        layout = Layout(owner, residues + self._ends, len(rows), self._length)
+        flat, begin = layout.specials(self._alphabet)
+        self._copy(flat, begin, starts, residues)
+        letters = flat.reshape(layout.segment_ids.shape)
+        tokens = self._alphabet.ids(letters)
+        if self._task == "tokens":
+            return single_stack(tokens, layout)
+        share = corruption.RANDOM_SHARE if self._training else 0.0
+        hidden = corruption.prott5_noise(letters, keys, share)
+        return encoder_decoder(self._alphabet.ids(hidden), layout, tokens, layout)
+
+    def _spans(
+        self, owner: np.ndarray, starts: np.ndarray, residues: np.ndarray, keys: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Rows of span corruption: the two sides of a piece have lengths of their own."""
+        letters = np.empty(residues.sum(), np.uint8)
+        self._copy(letters, np.cumsum(residues) - residues, starts, residues)
+        piece_keys = orders.keys_of(keys[owner], starts)
+        inputs, shown, targets, asked = corruption.span_noise(
+            letters, residues, piece_keys, SPAN_TASKS[self._task]
+        )
+        sides: list[Any] = []
+        for values, sizes in ((inputs, shown), (targets, asked)):
+            layout = Layout(owner, sizes + self._ends, len(keys), self._length)
+            flat, begin = layout.specials(self._alphabet)
+            spread(values, begin, sizes, flat)
+            sides += [self._alphabet.ids(flat.reshape(layout.segment_ids.shape)), layout]
+        return encoder_decoder(*sides)
 
     def _contents(self, number: int) -> Contents:
         """What stands in the wanted rows of a batch."""

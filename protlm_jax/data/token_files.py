@@ -13,8 +13,6 @@ every row length, and what is packed with what is decided anew in every epoch (`
     uint8 [name_bytes]       names, in UTF-8
 
 All numbers are little-endian. The same proteins make the same bytes.
-
-Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,11 +24,12 @@ import mmap
 import os
 import resource
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,22 +46,7 @@ _ALIGNMENT = 64
 _REMEDY = "restore it from a copy, or prepare the data again"
 
 
-@dataclass(frozen=True)
-class ShardInfo:
-    """What a manifest says of a shard.
-
-    file is its name in the folder, bytes the size of the file, and blake2b (32 hexadecimal digits)
-    the hash of all that follows the header.
-    """
-
-    file: str
-    proteins: int
-    residues: int
-    bytes: int
-    blake2b: str
-
-
-def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> ShardInfo:
+def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Writes one shard, whole or not at all.
 
     Args:
@@ -70,7 +54,8 @@ def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> ShardI
       proteins: names and normalised sequences (`protlm_jax.vocabularies.normalise`), in the order
         in which they are to be read. All of them are held in memory.
     Returns:
-      What belongs into the manifest.
+      For the manifest: proteins, residues, bytes of the file, and blake2b (32 hexadecimal digits)
+      of all that follows the header.
     Raises:
       ProtlmError: a protein without residues; or the folder or the disk does not take the file.
     """
@@ -87,7 +72,8 @@ def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> ShardI
     with atomic_file(path) as file:
         file.write(start)
         file.write(payload)
-    return ShardInfo(path.name, len(pairs), residues, len(start) + len(payload), digest)
+    size = len(start) + len(payload)
+    return {"proteins": len(pairs), "residues": residues, "bytes": size, "blake2b": digest}
 
 
 def _offsets(parts: list[bytes]) -> bytes:
@@ -124,6 +110,13 @@ class TokenShard:
     names: np.ndarray
 
     @classmethod
+    def of(cls, sequences: Sequence[str]) -> TokenShard:
+        """Normalised sequences in memory, without names."""
+        offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+        letters = np.frombuffer("".join(sequences).encode("ascii"), np.uint8)
+        return cls(offsets, letters, np.zeros_like(offsets), np.zeros(0, np.uint8))
+
+    @classmethod
     def open(cls, path: Path, shard: Shard) -> TokenShard:
         """Maps a shard and reads all of it once, for its checksum (about 1 GB a second).
 
@@ -143,7 +136,7 @@ class TokenShard:
                 "prepare the data again with this version"
             )
         begin = _PRELUDE.size + size
-        residues, name_bytes = _told(data[_PRELUDE.size : begin])
+        residues, name_bytes = _sizes(data[_PRELUDE.size : begin])
         # Whatever differs in a byte of the header is damage too.
         intact = data[:begin] == _prelude(shard.proteins, residues, name_bytes, shard.blake2b)
         count = shard.proteins + 1
@@ -207,7 +200,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
         raise ProtlmError(f"cannot read {path}: {error.strerror}; {remedy}") from None
 
 
-def _told(header: bytes) -> tuple[int, int]:
+def _sizes(header: bytes) -> tuple[int, int]:
     """Residues and bytes of names as a header has them; zeros where it cannot be read."""
     try:
         fields = json.loads(header)

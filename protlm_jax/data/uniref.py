@@ -1,12 +1,12 @@
-"""Reads UniRef XML: clusters, each with its representative and its members.
+"""Reads UniRef XML: clusters, each as its representative.
 
-The XML says what the FASTA of the same release does not: the members of each cluster, and to which
-UniRef50, UniRef90 and UniRef100 clusters each of them belongs. Only the representative has a
-sequence. Format: https://www.uniprot.org/docs/uniref.xsd; names of the root (`UniRef`,
-`UniRef50`, ...) and encodings (UTF-8, once ISO-8859-1) have changed over the releases.
+The XML says what the FASTA of the same release does not: to which UniRef50 cluster the
+representative of a UniRef90 or UniRef100 cluster belongs. Only the representative has a sequence.
+Format: https://www.uniprot.org/docs/uniref.xsd; names of the root (`UniRef`, `UniRef50`, ...) and
+encodings (UTF-8, once ISO-8859-1) have changed over the releases.
 
 The text is cut between entries, and the standard library's expat parses each entry by itself: so
-one broken entry does not take the others with it. Needs no TensorFlow.
+one broken entry does not take the others with it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from string import whitespace
 from xml.etree import ElementTree
 
-from protlm_jax.data.entries import Entry, number_of, own_clusters
+from protlm_jax.data.entries import ReleaseEntry, number_of, own_uniref50
 from protlm_jax.data.fasta import LONGEST_SEQUENCE, BadRecord, line_of, shorten, too_long
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
@@ -31,34 +30,6 @@ _ROOT_END = re.compile(rb"\s*</UniRef\w*\s*>\s*")
 _ENCODING = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([\w.:-]+)")
 _COMMENTS = re.compile(rb"(?:\s|<!--.*?-->)*", re.DOTALL)
 _ID = re.compile(rb"<entry\b[^>]*?\bid\s*=\s*[\"']([^\"'<>]*)")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One protein of a cluster; '' and 0 where something is not known.
-
-    id is the UniProtKB entry name or the UniParc id, accession the primary UniProtKB accession;
-    length is in residues.
-    """
-
-    id: str
-    accession: str
-    uniparc: str
-    uniref50: str
-    uniref90: str
-    uniref100: str
-    name: str
-    taxon: str
-    taxon_id: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """One entry of UniRef XML. `members` begins with the representative."""
-
-    entry: Entry
-    members: tuple[Member, ...]
 
 
 def recognise(path: str, line: int, beginning: bytes) -> None:
@@ -123,9 +94,9 @@ def _in_utf8(path: str, line: int, text: bytes, encoding: str) -> bytes:
         ) from None
 
 
-def clusters(
+def entries(
     data: bytes, file: str, line: int, policy: ResiduePolicy = ResiduePolicy()
-) -> Iterator[Cluster | BadRecord]:
+) -> Iterator[ReleaseEntry | BadRecord]:
     """One answer for each entry of a block, in order.
 
     Args:
@@ -145,27 +116,31 @@ def clusters(
                     f"{file}, line {start}: {shorten(text[:50].decode('utf-8', 'replace'))} stands "
                     "where an entry should begin; download the file again"
                 )
-            yield _cluster(text + ENTRY_END, file, start, policy)
+            yield _entry(text + ENTRY_END, file, start, policy)
         except ProtlmError as error:
             name = _ID.search(text)
             yield BadRecord(name[1].decode("utf-8", "replace") if name else "", start, error)
         line += piece.count(b"\n")
 
 
-def _cluster(text: bytes, file: str, line: int, policy: ResiduePolicy) -> Cluster:
-    """The cluster of one entry's text."""
+def _entry(text: bytes, file: str, line: int, policy: ResiduePolicy) -> ReleaseEntry:
+    """The representative of one entry's cluster."""
     try:
-        root, members, letters = _parse(text)
+        # The elements of a member are let go as soon as it ends: there may be 100,000 of them.
+        for _, root in ElementTree.iterparse(io.BytesIO(text)):
+            if root.tag == "member":
+                root.clear()
     except ElementTree.ParseError as error:
         row, column = error.position
         raise ProtlmError(
             f"{file}, line {line + row - 1}: not well-formed XML ({error.msg.partition(':')[0]} in "
             f"column {column + 1}); download the file again"
         ) from None
-    name = root.get("id", "")
+    name = root.get("id", "")  # the last element to end is the entry itself
     if not name:
         raise ProtlmError(f"{file}, line {line}: an entry without an id; download the file again")
-    if not members or not letters.strip(whitespace):
+    letters = root.findtext("representativeMember/sequence") or ""
+    if not letters.strip(whitespace):
         raise ProtlmError(
             f"{file}, line {line}: {name!r} has no sequence of a representative; remove the entry "
             "or download the file again"
@@ -173,74 +148,35 @@ def _cluster(text: bytes, file: str, line: int, policy: ResiduePolicy) -> Cluste
     if len(letters) > LONGEST_SEQUENCE:
         raise too_long(file, line, name, "sequence", LONGEST_SEQUENCE)
     sequence = _sequence(letters, name, text, file, line, policy)
-    representative = members[0]
-    if representative.length and representative.length != len(sequence):
+    reference = root.find("representativeMember/dbReference")
+    member = {} if reference is None else _properties(reference)
+    length = number_of(member.get("length"))
+    if length and length != len(sequence):
         raise ProtlmError(
             f"{file}, line {line}: {name!r} has {len(sequence)} residues where its length is said "
-            f"to be {representative.length}; download the file again"
+            f"to be {length}; download the file again"
         )
-    said = _properties(root)
-    own = own_clusters(name)
-    entry = Entry(
+    cluster = _properties(root)
+    return ReleaseEntry(
         name,
         sequence,
         (root.findtext("name") or "").strip().removeprefix("Cluster: "),
-        number_of(said.get("member count")),
-        said.get("common taxon", ""),
-        number_of(said.get("common taxon ID")),
-        representative.id,
-        own[0] or representative.uniref50,
-        own[1] or representative.uniref90,
-        own[2] or representative.uniref100,
+        number_of(cluster.get("member count")),
+        cluster.get("common taxon", ""),
+        number_of(cluster.get("common taxon ID")),
+        "" if reference is None else reference.get("id", ""),
+        own_uniref50(name) or member.get("UniRef50 ID", ""),
         file,
         line,
-    )
-    return Cluster(entry, tuple(members))
-
-
-def _parse(text: bytes) -> tuple[ElementTree.Element, list[Member], str]:
-    """The element of an entry, its members, and the letters of the representative's sequence.
-
-    The elements of a member are let go as soon as it ends: a cluster may have 100,000 of them.
-    """
-    members: list[Member] = []
-    letters = ""
-    for _, element in ElementTree.iterparse(io.BytesIO(text)):
-        if element.tag == "representativeMember":
-            members.insert(0, _member(element))
-            letters = element.findtext("sequence") or ""
-        elif element.tag == "member":
-            members.append(_member(element))
-            element.clear()
-    return element, members, letters  # the last element to end is the entry itself
-
-
-def _member(element: ElementTree.Element) -> Member:
-    reference = element.find("dbReference")
-    if reference is None:
-        reference = ElementTree.Element("dbReference")
-    said = _properties(reference)
-    kind, name = reference.get("type", ""), reference.get("id", "")
-    return Member(
-        id=name,
-        accession=said.get("UniProtKB accession", ""),
-        uniparc=name if kind == "UniParc ID" else said.get("UniParc ID", ""),
-        uniref50=said.get("UniRef50 ID", ""),
-        uniref90=said.get("UniRef90 ID", ""),
-        uniref100=said.get("UniRef100 ID", ""),
-        name=said.get("protein name", ""),
-        taxon=said.get("source organism", ""),
-        taxon_id=number_of(said.get("NCBI taxonomy")),
-        length=number_of(said.get("length")),
     )
 
 
 def _properties(element: ElementTree.Element) -> dict[str, str]:
     """The first value of each property that stands directly below an element."""
-    said: dict[str, str] = {}
+    found: dict[str, str] = {}
     for child in element.iterfind("property"):
-        said.setdefault(child.get("type", ""), child.get("value", ""))
-    return said
+        found.setdefault(child.get("type", ""), child.get("value", ""))
+    return found
 
 
 def _sequence(

@@ -9,9 +9,8 @@ nothing of the protein around them.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.data.rows import Batch
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, statistics
-from protlm_jax.evaluation.batching import (
-    default_tokens_per_batch,
-    grouped,
-    max_residues,
-    normalised,
-    padded,
-)
-from protlm_jax.evaluation.finite import not_finite
+from protlm_jax.evaluation.engine import Engine, features, normalised
+from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.evaluation.heldout import HiddenProtein
 from protlm_jax.models.loaded import LoadedModel, parts_of
 
@@ -84,13 +78,8 @@ def evaluate(
             f"{loaded.name} is a discriminator alone: what it detects is what its own generator "
             f"replaced, so give the run that trained both"
         )
-    plain = normalised(sequences.items(), loaded.policy)
-    asked = (heldout.hide(s, seed, rate, name=name) for name, s in plain.items())
-    hidden = [h for h in asked if len(h.targets)]
-    if not hidden:
-        raise ProtlmError("no held-out protein has a standard residue after its first one")
-    budget = tokens_per_batch or default_tokens_per_batch()
-    found = _detect(loaded, parts["generator"], hidden, seed, length, budget, progress)
+    hidden = heldout.hide_all(normalised(sequences.items(), loaded.policy), seed, rate)
+    found = _detect(loaded, parts["generator"], hidden, seed, length, tokens_per_batch, progress)
     return {
         "proteins": len(found),
         "residues": sum(len(d.logits) for d in found),
@@ -110,50 +99,42 @@ def _detect(
     hidden: list[HiddenProtein],
     seed: int,
     length: int | None,
-    tokens_per_batch: int,
+    tokens_per_batch: int | None,
     progress: bool,
 ) -> list[Detected]:
-    from tqdm import tqdm
-
-    specials = loaded.vocabulary.num_specials
-    limit = max_residues(loaded, None if length is None else length - specials)
-    pieces = [
-        (i, a, b)
-        for i, h in enumerate(hidden)
-        for a, b in heldout.even_pieces(len(h.sequence), limit)
-    ]
-    before = len(loaded.vocabulary.prefix_ids)
-    true = [loaded.vocabulary.encode(h.sequence, specials=False) for h in hidden]
+    vocabulary = loaded.vocabulary
+    before, after = np.array(vocabulary.prefix_ids), np.array(vocabulary.suffix_ids)
+    pieces, batches, engine = heldout.in_rows(loaded, hidden, length, tokens_per_batch)
+    true = [vocabulary.encode(h.sequence, specials=False) for h in hidden]
     shown = [tokens.copy() for tokens in true]
     logits = [np.empty(len(tokens)) for tokens in true]
     draws = [_uniform(h, seed) for h in hidden]
-    with tqdm(total=len(pieces), desc="detection", disable=None if progress else True) as bar:
-        tokens = [b - a + specials for _, a, b in pieces]
-        for group in grouped(tokens, tokens_per_batch, loaded.config.max_positions or None):
-            members = [pieces[m] for m in group.members]
-            asked = heldout.hidden_batch(generator, hidden, members, group)
-            answers = np.asarray(_answers(generator.model, generator.params, asked.features))
-            for row, (i, a, b) in enumerate(members):
-                here = (hidden[i].targets >= a) & (hidden[i].targets < b)
-                targets = hidden[i].targets[here]
-                given = answers[row, targets - a + before]
-                if not np.isfinite(given).all():
-                    raise not_finite(generator, hidden[i].sequence, hidden[i].name, "the answer")
-                shown[i][targets] = draw(given, draws[i][here])
-            rows = [
-                np.concatenate(
-                    [loaded.vocabulary.prefix_ids, shown[i][a:b], loaded.vocabulary.suffix_ids]
-                )
-                for i, a, b in members
-            ]
-            replaced = padded(rows, group, fill=loaded.vocabulary.pad_id)
-            features = {**asked.features, "input_tokens": replaced}
-            found = np.asarray(_answers(loaded.model, loaded.params, features))[..., 0]
-            for row, (i, a, b) in enumerate(members):
-                logits[i][a:b] = found[row, before : before + b - a]
-                if not np.isfinite(logits[i][a:b]).all():
-                    raise not_finite(loaded, hidden[i].sequence, hidden[i].name, "the answer")
-            bar.update(len(members))
+
+    def masked(batch: Batch) -> Any:
+        members = [pieces[m] for m in batch.members]
+        return heldout.hidden_batch(generator, hidden, members, batch).features
+
+    def replaced(batch: Batch) -> Any:
+        members = (pieces[m] for m in batch.members)
+        rows = [np.concatenate([before, shown[i][start:stop], after]) for i, start, stop in members]
+        return features(loaded, batch, rows)
+
+    def answers(engine: Engine, inputs: Any, title: str) -> Iterator[Any]:
+        """Protein, start, stop and the answers [residues, ...] of each piece."""
+        found = engine.run(_answers, batches, inputs, title=title, progress=progress)
+        for row, member, of_batch in ((r, m, x) for b, x in found for r, m in enumerate(b.members)):
+            i, start, stop = pieces[member]
+            yield i, start, stop, of_batch[row, len(before) :][: stop - start]
+
+    for i, start, stop, found in answers(Engine(generator), masked, "generator"):
+        here = (hidden[i].targets >= start) & (hidden[i].targets < stop)
+        targets = hidden[i].targets[here]
+        given = found[targets - start]
+        require_finite(generator, given, hidden[i].sequence, hidden[i].name, "the answer")
+        shown[i][targets] = draw(given, draws[i][here])
+    for i, start, stop, found in answers(engine, replaced, "detection"):
+        logits[i][start:stop] = found[..., 0]
+        require_finite(loaded, found[..., 0], hidden[i].sequence, hidden[i].name, "the answer")
     return [
         Detected(logits[i][scored], (shown[i] != true[i])[scored], shown[i][scored])
         for i, scored in enumerate(map(_scored, hidden))
@@ -186,14 +167,7 @@ def _compared(found: list[Detected], vocab_size: int, seed: int) -> dict[str, An
             "precision": float(np.mean(replaced[flagged])) if flagged.any() else None,
             "recall": float(np.mean(flagged[replaced])) if replaced.any() else None,
         },
-        "baselines": {
-            name: {"nll": statistics.ratio(loss, residues, seed=seed).to_dict()}
-            for name, loss in baselines.items()
-        },
-        "model_minus": {
-            name: statistics.paired_difference(model, loss, residues, seed=seed).to_dict()
-            for name, loss in baselines.items()
-        },
+        **heldout.against_baselines(model, baselines, residues, seed),
     }
 
 
@@ -222,6 +196,5 @@ def _scored(protein: HiddenProtein) -> np.ndarray:
     return np.flatnonzero(protein.columns[1:] >= 0) + 1
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _answers(model: Any, params: Any, features: dict[str, jax.Array]) -> jax.Array:
     return model.apply({"params": params}, features).astype(jnp.float32)

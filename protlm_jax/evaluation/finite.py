@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import Group, bucket, clean_features, max_residues
+from protlm_jax.evaluation.engine import Engine, features, max_residues
 from protlm_jax.models.loaded import LoadedModel
 
+_PARAMETER = "the parameter"
 # Parameters that a model's own streams and logits do not depend on.
 _ASIDE = ("contact_head", "generator")
-_PARAMETER = "the parameter"
 
 
 class NotFinite(ProtlmError):
@@ -32,6 +30,14 @@ class NotFinite(ProtlmError):
     def __init__(self, message: str, record: str, everywhere: bool) -> None:
         super().__init__(message)
         self.record, self.everywhere = record, everywhere
+
+
+def require_finite(
+    loaded: LoadedModel, values: np.ndarray, sequence: str, record: str, what: str
+) -> None:
+    """Raises `not_finite` where a model's values for a protein are not all finite."""
+    if not np.isfinite(values).all():
+        raise not_finite(loaded, sequence, record, what)
 
 
 def not_finite(
@@ -90,42 +96,29 @@ def _first_parameter(loaded: LoadedModel, flat: dict[str, Any], names: list[str]
         finite = jnp.isfinite(flat[name])
         if count := int(finite.size - finite.sum()):
             numbers = "1 number that is" if count == 1 else f"{count:,} numbers that are"
-            told = f"{_PARAMETER} {name} holds {numbers} not finite"
+            place = f"{_PARAMETER} {name} holds {numbers} not finite"
             if name.split("/")[0] not in loaded.model.stack_names:
-                return told
+                return place
             layers = np.flatnonzero(~np.asarray(finite).reshape(len(finite), -1).all(axis=1))
-            return (
-                f"{told} (from block {layers[0]} on)"
-                if len(layers) > 1
-                else (f"{told} (block {layers[0]})")
-            )
+            blocks = f"from block {layers[0]} on" if len(layers) > 1 else f"block {layers[0]}"
+            return f"{place} ({blocks})"
     return ""
 
 
 def _first_stream(loaded: LoadedModel, sequence: str) -> str:
     """The first stream that is not finite, or "the logits"."""
-    tokens = loaded.vocabulary.encode(sequence)
-    group = Group([0], 1, bucket(len(tokens), loaded.config.max_positions or None))
-    batch = clean_features(loaded, [tokens], group)
-    for place, finite in _places(
-        loaded, jax.device_get(_finite(loaded.model, loaded.params, batch))
-    ):
-        if not finite:
-            return place
-    return ""
-
-
-def _places(loaded: LoadedModel, found: dict[str, np.ndarray]) -> Iterator[tuple[str, bool]]:
-    """Each place in the order of computation, and whether it is finite."""
+    tokens, engine = loaded.vocabulary.encode(sequence), Engine(loaded)
+    (batch,) = engine.one_a_row([len(tokens)], None)
+    found = jax.device_get(engine(_finite, features(loaded, batch, [tokens])))
     for stack in loaded.model.stack_names:
         for depth, finite in enumerate(found[stack]):
-            where = f"after block {depth - 1}" if depth else "before block 0"
-            yield f"the stream {where} of the {stack}", bool(finite)
-    yield "the logits", bool(found["logits"])
+            if not finite:
+                where = f"after block {depth - 1}" if depth else "before block 0"
+                return f"the stream {where} of the {stack}"
+    return "" if found["logits"] else "the logits"
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _finite(model: nn.Module, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _finite(model: Any, params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Stack -> [layers + 1] bool, whether the stream is finite at each depth; and "logits"."""
     run = functools.partial(model.apply, {"params": params})
     side = "" if "segment_ids" in batch else "encoder_"

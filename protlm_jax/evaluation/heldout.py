@@ -8,9 +8,7 @@ data, and the protein's own composition.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,18 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.data import splits
+from protlm_jax.data.rows import Batch, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.batching import (
-    Group,
-    clean_features,
-    default_tokens_per_batch,
-    grouped,
-    max_residues,
-    normalised,
-    padded,
-)
-from protlm_jax.evaluation.finite import not_finite
+from protlm_jax.evaluation.engine import Engine, features, normalised, residues_in_row
+from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -87,6 +78,18 @@ def hide(sequence: str, seed: int, rate: float = RATE, *, name: str = "") -> Hid
     )
 
 
+def hide_all(plain: Mapping[str, str], seed: int, rate: float = RATE) -> list[HiddenProtein]:
+    """`hide` of each normalised protein that has a residue to hide.
+
+    Raises:
+        ProtlmError: none has one.
+    """
+    every = [hide(s, seed, rate, name=name) for name, s in plain.items()]
+    if not (hidden := [h for h in every if len(h.targets)]):
+        raise ProtlmError("no protein has a standard residue after its first one")
+    return hidden
+
+
 def evaluate(
     loaded: LoadedModel,
     sequences: Mapping[str, str],
@@ -124,22 +127,27 @@ def evaluate(
     if frequencies.shape != (20,) or (frequencies <= 0).any():
         raise ProtlmError("train_frequencies must be 20 positive numbers, one an amino acid")
     frequencies = frequencies / frequencies.sum()
-    plain = normalised(sequences.items(), loaded.policy)
-    hidden = [h for h in (hide(s, seed, name=n) for n, s in plain.items()) if len(h.targets)]
-    if not hidden:
-        raise ProtlmError("no held-out protein has a standard residue after its first one")
-    budget = tokens_per_batch or default_tokens_per_batch()
-    losses, hits = model_scores(loaded, hidden, length, budget, progress)
+    hidden = hide_all(normalised(sequences.items(), loaded.policy), seed)
+    losses, hits = model_scores(loaded, hidden, length, tokens_per_batch, progress)
     unigram = [-np.log(frequencies[h.columns[h.targets]]) for h in hidden]
     baselines = {"training_frequencies": unigram}
     for name, count in PSEUDO_COUNTS.items():
         baselines[name] = [composition_loss(h, frequencies, count) for h in hidden]
+    asked = np.array([len(h.targets) for h in hidden])
+    totals = {name: np.array([x.sum() for x in each]) for name, each in baselines.items()}
+    model, correct = (np.array([x.sum() for x in each]) for each in (losses, hits))
+    nll = statistics.ratio(model, asked, seed=seed)
     return {
         "proteins": len(hidden),
-        "skipped_proteins": len(plain) - len(hidden),
-        "targets": sum(len(h.targets) for h in hidden),
+        "skipped_proteins": len(sequences) - len(hidden),
+        "targets": int(asked.sum()),
         "entropy_of_training_frequencies": float(-(frequencies * np.log(frequencies)).sum()),
-        **_compared(losses, hits, baselines, seed),
+        "model": {
+            "nll": nll.to_dict(),
+            "perplexity": float(np.exp(nll.value)),
+            "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
+        },
+        **against_baselines(model, totals, asked, seed),
         "protocol": protocol(loaded),
     }
 
@@ -180,31 +188,18 @@ def protocol(loaded: LoadedModel) -> str:
     )
 
 
-def _compared(
-    losses: list[np.ndarray],
-    hits: list[np.ndarray],
-    baselines: dict[str, list[np.ndarray]],
-    seed: int,
+def against_baselines(
+    model: np.ndarray, baselines: Mapping[str, np.ndarray], asked: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Sums per protein, and their bootstrap."""
-    asked = np.array([len(loss) for loss in losses])
-    totals = {name: np.array([x.sum() for x in each]) for name, each in baselines.items()}
-    model = np.array([loss.sum() for loss in losses])
-    nll = statistics.ratio(model, asked, seed=seed)
-    correct = np.array([hit.sum() for hit in hits])
+    """The "baselines" and "model_minus" of a result, from sums of losses [proteins]."""
     return {
-        "model": {
-            "nll": nll.to_dict(),
-            "perplexity": float(np.exp(nll.value)),
-            "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
-        },
         "baselines": {
             name: {"nll": statistics.ratio(total, asked, seed=seed).to_dict()}
-            for name, total in totals.items()
+            for name, total in baselines.items()
         },
         "model_minus": {
             name: statistics.paired_difference(model, total, asked, seed=seed).to_dict()
-            for name, total in totals.items()
+            for name, total in baselines.items()
         },
     }
 
@@ -212,9 +207,9 @@ def _compared(
 def model_scores(
     loaded: LoadedModel,
     hidden: list[HiddenProtein],
-    length: int | None,
-    tokens_per_batch: int,
-    progress: bool,
+    length: int | None = None,
+    tokens_per_batch: int | None = None,
+    progress: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """How well a model predicts the residues that are hidden from it.
 
@@ -230,41 +225,42 @@ def model_scores(
     Raises:
         NotFinite: a loss is not finite.
     """
-    from tqdm import tqdm
-
-    limit = max_residues(
-        loaded, None if length is None else length - loaded.vocabulary.num_specials
-    )
-    pieces = [
-        (i, a, b) for i, h in enumerate(hidden) for a, b in even_pieces(len(h.sequence), limit)
-    ]
+    pieces, batches, engine = in_rows(loaded, hidden, length, tokens_per_batch)
     before = len(loaded.vocabulary.prefix_ids)
     losses = [np.empty(len(h.targets)) for h in hidden]
     hits = [np.empty(len(h.targets), bool) for h in hidden]
-    tokens = [b - a + loaded.vocabulary.num_specials for _, a, b in pieces]
-    cap = loaded.config.max_positions or None
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    with tqdm(total=len(pieces), desc="held-out", disable=None if progress else True) as bar:
-        for group in grouped(tokens, tokens_per_batch, cap):
-            members = [pieces[m] for m in group.members]
-            asked = hidden_batch(loaded, hidden, members, group)
-            scores = _score(loaded.model, loaded.params, asked.features, asked.columns, amino_acids)
-            nll, hit = (np.asarray(x) for x in scores)
-            for row, (i, a, b) in enumerate(members):
-                here = (hidden[i].targets >= a) & (hidden[i].targets < b)
-                at = hidden[i].targets[here] - a + before
-                losses[i][here], hits[i][here] = nll[row, at], hit[row, at]
-                if not np.isfinite(losses[i][here]).all():
-                    raise not_finite(loaded, hidden[i].sequence, hidden[i].name, "the loss")
-            bar.update(len(members))
+
+    def inputs(batch: Batch) -> tuple[Any, np.ndarray]:
+        asked = hidden_batch(loaded, hidden, [pieces[m] for m in batch.members], batch)
+        return asked.features, asked.columns
+
+    for batch, (nll, hit) in engine.run(
+        _score, batches, inputs, engine.amino_acids, title="held-out", progress=progress
+    ):
+        for row, member in enumerate(batch.members):
+            i, start, stop = pieces[member]
+            here = (hidden[i].targets >= start) & (hidden[i].targets < stop)
+            at = hidden[i].targets[here] - start + before
+            losses[i][here], hits[i][here] = nll[row, at], hit[row, at]
+            require_finite(loaded, losses[i][here], hidden[i].sequence, hidden[i].name, "the loss")
     return losses, hits
 
 
-def even_pieces(residues: int, limit: int | None) -> list[tuple[int, int]]:
-    """Cuts a protein into the fewest pieces of at most `limit` residues, as equal as can be."""
-    count = 1 if limit is None else -(-residues // limit)
-    bounds = [residues * i // count for i in range(count + 1)]
-    return list(itertools.pairwise(bounds))
+Pieces = list[tuple[int, int, int]]
+"""Protein, first residue, and the residue after the last."""
+
+
+def in_rows(
+    loaded: LoadedModel,
+    hidden: list[HiddenProtein],
+    length: int | None,
+    tokens_per_batch: int | None,
+) -> tuple[Pieces, list[Batch], Engine]:
+    """Proteins cut to what a row of `length` tokens holds, their batches, and what runs these."""
+    limit, engine = residues_in_row(loaded, length), Engine(loaded)
+    pieces = [(i, *p) for i, h in enumerate(hidden) for p in even_pieces(len(h.sequence), limit)]
+    tokens = [stop - start + loaded.vocabulary.num_specials for _, start, stop in pieces]
+    return pieces, engine.one_a_row(tokens, tokens_per_batch), engine
 
 
 class HiddenBatch(NamedTuple):
@@ -284,43 +280,32 @@ class HiddenBatch(NamedTuple):
 
 
 def hidden_batch(
-    loaded: LoadedModel,
-    hidden: list[HiddenProtein],
-    members: list[tuple[int, int, int]],
-    group: Group,
+    loaded: LoadedModel, hidden: list[HiddenProtein], members: Pieces, batch: Batch
 ) -> HiddenBatch:
-    """Pieces (protein, start, stop) of proteins, one a row, with their targets hidden."""
+    """The pieces that are members of a batch, with their targets hidden."""
     vocabulary, readout = loaded.vocabulary, loaded.model.readouts[0]
     before = len(vocabulary.prefix_ids)
-    true, asked, columns = [], [], []
+    true, columns = [], []
     for i, start, stop in members:
         protein = hidden[i]
         true.append(vocabulary.encode(protein.sequence[start:stop]))
         targets = protein.targets[(protein.targets >= start) & (protein.targets < stop)]
-        asked.append(np.zeros(len(true[-1]), np.int32))
-        asked[-1][targets - start + before] = 1
-        columns.append(np.zeros(len(true[-1]), np.int32))
+        columns.append(np.full(len(true[-1]), -1))
         columns[-1][targets - start + before] = protein.columns[targets]
-    batch = clean_features(loaded, true, group)
-    where = padded(asked, group) > 0
-    features = batch
+    shown = features(loaded, batch, true)
+    asked = batch.fill(columns, -1)
     if readout.predicts_residues:
-        features = readout.hide(batch, where, vocabulary.mask_id)
-    return HiddenBatch(
-        features, padded(true, group, fill=vocabulary.pad_id), where, padded(columns, group)
-    )
+        shown = readout.hide(shown, asked >= 0, vocabulary.mask_id)
+    return HiddenBatch(shown, batch.fill(true, vocabulary.pad_id), asked >= 0, np.maximum(asked, 0))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _score(
-    model: Any,
-    params: Any,
-    batch: dict[str, jax.Array],
-    columns: jax.Array,
-    amino_acids: jax.Array,
+    model: Any, params: Any, inputs: Any, amino_acids: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and top-1 hit [rows, length] of the true residue, among the 20 amino acids."""
-    logits = model.readouts[0].align(model.apply({"params": params}, batch))[..., amino_acids]
+    batch, columns = inputs
+    logits = model.readouts[0].align(model.apply({"params": params}, batch))
+    logits = logits[..., jnp.asarray(amino_acids)]
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     nll = -jnp.take_along_axis(log_probabilities, columns[..., None], axis=-1)[..., 0]
     return nll, jnp.argmax(logits, axis=-1) == columns

@@ -11,21 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.batching import (
-    clean_features,
-    default_tokens_per_batch,
-    grouped,
-    max_residues,
-    normalised,
-    padded,
-)
+from protlm_jax.evaluation.engine import Engine, features, max_residues, normalised
 from protlm_jax.evaluation.finite import not_finite
-from protlm_jax.evaluation.heldout import hide, model_scores
+from protlm_jax.evaluation.heldout import hide_all, model_scores
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.objectives.diffusion import denoise
 from protlm_jax.vocabularies import normalise
@@ -71,14 +63,10 @@ def by_noise_level(
     """
     _require_masked(loaded)
     plain = normalised(sequences.items(), loaded.policy)
-    budget = tokens_per_batch or default_tokens_per_batch()
     rows, losses = [], []
     for level in range(1, levels + 1):
-        asked_of = (hide(s, seed, level / levels, name=name) for name, s in plain.items())
-        hidden = [h for h in asked_of if len(h.targets)]
-        if not hidden:
-            raise ProtlmError("no protein has a standard residue after its first one")
-        nll, hits = model_scores(loaded, hidden, length, budget, progress)
+        hidden = hide_all(plain, seed, level / levels)
+        nll, hits = model_scores(loaded, hidden, length, tokens_per_batch, progress)
         asked = np.array([len(h.targets) for h in hidden])
         losses.append(np.array([loss.mean() for loss in nll]))
         total, correct = ([x.sum() for x in each] for each in (nll, hits))
@@ -92,7 +80,7 @@ def by_noise_level(
         )
     means = np.mean(losses, axis=0)
     bound = statistics.ratio(means * asked, asked, seed=seed)  # `asked`: all residues, at level 1
-    return {"levels": rows, "bound": bound.to_dict(), "proteins": len(plain), "seed": seed}
+    return {"levels": rows, "bound": bound.to_dict(), "proteins": len(sequences), "seed": seed}
 
 
 def generate(
@@ -131,27 +119,27 @@ def generate(
     vocabulary, before = loaded.vocabulary, len(loaded.vocabulary.prefix_ids)
     rows, places = _read_templates(loaded, templates)
     made = [""] * len(rows)
-    budget = tokens_per_batch or default_tokens_per_batch()
-    cap = loaded.config.max_positions or None
-    for number, group in enumerate(grouped([len(row) for row in rows], budget, cap)):
-        tokens, finite = denoise(
-            loaded.model,
-            loaded.params,
-            clean_features(loaded, [rows[i] for i in group.members], group),
-            jnp.asarray(padded([places[i] for i in group.members], group) > 0),
-            jax.random.fold_in(jax.random.key(seed), number),
-            jnp.float32(temperature),
-            mask_id=vocabulary.hiding_id,
-            amino_acids=jnp.asarray(vocabulary.amino_acid_ids),
-            steps=steps,
-        )
-        for i, row, whole in zip(group.members, np.asarray(tokens), finite, strict=False):
+    engine, static = Engine(loaded), (vocabulary.hiding_id, steps)
+    for number, batch in enumerate(engine.one_a_row([len(row) for row in rows], tokens_per_batch)):
+        inputs = {
+            "batch": features(loaded, batch, [rows[i] for i in batch.members]),
+            "open_places": batch.fill([places[i] for i in batch.members]) > 0,
+            "rng": jax.random.fold_in(jax.random.key(seed), number),
+            "temperature": np.float32(temperature),
+            "amino_acids": vocabulary.amino_acid_ids,
+        }
+        tokens, finite = jax.device_get(engine(_denoise, inputs, *static))
+        for i, row, whole in zip(batch.members, tokens, finite, strict=False):
             if not whole:
                 record = f"template {i + 1}"
                 filled = normalise(templates[i].replace(OPEN, "X"), record=record)
                 raise not_finite(loaded, filled, record, "the answer")
             made[i] = vocabulary.decode(row[before : before + len(templates[i])])
     return made
+
+
+def _denoise(model: Any, params: Any, inputs: Any, mask_id: int, steps: int) -> Any:
+    return denoise(model, params, **inputs, mask_id=mask_id, steps=steps)
 
 
 def _read_templates(

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.data.rows import Batch
 from protlm_jax.evaluation import recurrence
-from protlm_jax.evaluation.batching import Group, clean_features, grouped
+from protlm_jax.evaluation.engine import Engine, features
 from protlm_jax.models.attention_context import at_places
 from protlm_jax.models.block import Block, BlockContext
-from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import layer_params, run_stack
 
 Softmax = Literal["residues", "vocabulary"]
@@ -52,21 +52,23 @@ class Question:
 
 
 def ask(
-    loaded: LoadedModel,
+    engine: Engine,
     proteins: Sequence[np.ndarray],
     questions: Sequence[Question],
     *,
     softmax: Softmax,
-    tokens_per_batch: int,
+    tokens_per_batch: int | None = None,
+    progress: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Answers in the order in which batches are computed.
 
     Args:
-        loaded: any model whose readout predicts residues.
+        engine: of any model whose readout predicts residues.
         proteins: ids of each protein's residues, without special tokens.
         questions: a stretch with the special tokens must fit the model.
         softmax: over the 20 amino acids, or over all ids of the vocabulary.
-        tokens_per_batch: budget of one batch.
+        tokens_per_batch: budget of one batch; None suits the device.
+        progress: draw a progress bar on a terminal.
 
     Yields:
         The index of a question and its natural-log probabilities [asked, 20] float32, in the order
@@ -75,65 +77,62 @@ def ask(
     Raises:
         ProtlmError: the model gives no distribution over residues.
     """
-    vocabulary, cap = loaded.vocabulary, loaded.config.max_positions or None
-    amino_acids = jnp.asarray(vocabulary.amino_acid_ids)
-    waiting: tuple[list[int], Any] | None = None
-    whole = set(_too_long(loaded, questions))
-    for i in whole:
-        yield i, _in_pieces(loaded, proteins[questions[i].protein], questions[i], softmax)
+    specials = engine.loaded.vocabulary.num_specials
+    in_pieces = set(_too_long(engine, questions))
+    for i in in_pieces:
+        yield i, _in_pieces(engine, proteins[questions[i].protein], questions[i], softmax)
     for single in (True, False):
         chosen = [
-            i for i, q in enumerate(questions) if (len(q.asked) == 1) == single and i not in whole
+            i
+            for i, q in enumerate(questions)
+            if (len(q.asked) == 1) == single and i not in in_pieces
         ]
-        lengths = [questions[i].stop - questions[i].start for i in chosen]
-        tokens = [length + vocabulary.num_specials for length in lengths]
-        for group in grouped(tokens, tokens_per_batch, cap, _BUCKET_SIZES):
-            members = [chosen[m] for m in group.members]
-            rows = _rows(loaded, proteins, [questions[i] for i in members], group, single)
-            answers = _log_probabilities(
-                loaded.model, loaded.params, *rows, vocabulary.mask_id, amino_acids, softmax
-            )
-            if waiting is not None:  # fetched only after the next batch is under way
-                yield from _unpacked(*waiting, questions)
-            waiting = (members, answers)
-    if waiting is not None:
-        yield from _unpacked(*waiting, questions)
+        tokens = [questions[i].stop - questions[i].start + specials for i in chosen]
+        batches = engine.one_a_row(tokens, tokens_per_batch, _BUCKET_SIZES)
+        own = [questions[i] for i in chosen]
+        inputs = functools.partial(_inputs, engine, proteins, own, single)
+        static = engine.loaded.vocabulary.mask_id, engine.amino_acids, softmax
+        for batch, answers in engine.run(
+            _answers, batches, inputs, *static, title="score", progress=progress
+        ):
+            for member, answer in zip(batch.members, answers, strict=False):
+                yield chosen[member], answer[: len(own[member].asked)]
 
 
-def _too_long(loaded: LoadedModel, questions: Sequence[Question]) -> list[int]:
+def _too_long(engine: Engine, questions: Sequence[Question]) -> list[int]:
     """Questions that a causal model with a memory is asked piece by piece."""
-    if loaded.model.readouts[0].kind != "causal" or not loaded.model.initial_carry(1):
+    model = engine.loaded.model
+    if model.readouts[0].kind != "causal" or not model.initial_carry(1):
         return []
-    longest = recurrence.LONGEST_ROW - loaded.vocabulary.num_specials
+    longest = recurrence.LONGEST_ROW - engine.loaded.vocabulary.num_specials
     return [i for i, q in enumerate(questions) if q.stop - q.start > longest]
 
 
 def _in_pieces(
-    loaded: LoadedModel, residues: np.ndarray, question: Question, softmax: Softmax
+    engine: Engine, residues: np.ndarray, question: Question, softmax: Softmax
 ) -> np.ndarray:
     """Log-probabilities [asked, 20] of a causal model: each is what the token before expects."""
-    tokens = np.concatenate([np.array(loaded.vocabulary.prefix_ids, np.int32), residues])
-    before = len(tokens) - len(residues) - 1
-    answers = recurrence.next_residues(loaded, tokens, softmax)
-    return answers[np.asarray(question.asked) + before]
+    prefix = np.array(engine.loaded.vocabulary.prefix_ids, np.int32)
+    answers = recurrence.next_residues(engine, np.concatenate([prefix, residues]), softmax)
+    return answers[np.asarray(question.asked) + len(prefix) - 1]
 
 
-def _rows(
-    loaded: LoadedModel,
+def _inputs(
+    engine: Engine,
     proteins: Sequence[np.ndarray],
     questions: list[Question],
-    group: Group,
     single: bool,
+    batch: Batch,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Features, hidden [rows, length] bool, and columns [rows, 1 or length] int32 that are read."""
-    vocabulary = loaded.vocabulary
+    vocabulary = engine.loaded.vocabulary
     prefix, suffix = (
         np.array(ids, np.int32) for ids in (vocabulary.prefix_ids, vocabulary.suffix_ids)
     )
     tokens = []
-    hidden = np.zeros((group.rows, group.length), bool)
-    columns = np.zeros((group.rows, 1 if single else group.length), np.int32)
-    for row, q in enumerate(questions):
+    hidden = np.zeros(batch.shape, bool)
+    columns = np.zeros((batch.shape.rows, 1 if single else batch.shape.length), np.int32)
+    for row, q in enumerate(questions[m] for m in batch.members):
         tokens.append(np.concatenate([prefix, proteins[q.protein][q.start : q.stop], suffix]))
         shift = len(prefix) - q.start
         places = [np.asarray(residues, np.int32) + shift for residues in (q.hidden, q.asked)]
@@ -142,30 +141,21 @@ def _rows(
             tokens[-1] = tokens[-1][::-1]
         hidden[row, places[0]] = True
         columns[row, : len(q.asked)] = places[1]
-    return clean_features(loaded, tokens, group), hidden, columns
+    return features(engine.loaded, batch, tokens), hidden, columns
 
 
-def _unpacked(
-    members: list[int], answers: jax.Array, questions: Sequence[Question]
-) -> Iterator[tuple[int, np.ndarray]]:
-    for index, answer in zip(members, np.asarray(answers), strict=False):
-        yield index, answer[: len(questions[index].asked)]
-
-
-@functools.partial(jax.jit, static_argnames=("model", "softmax"))
-def _log_probabilities(
+def _answers(
     model: Any,
     params: Any,
-    batch: dict[str, jax.Array],
-    hidden: jax.Array,
-    columns: jax.Array,
+    inputs: Any,
     mask_id: int | None,
-    amino_acids: jax.Array,
+    amino_acids: tuple[int, ...],
     softmax: Softmax,
 ) -> jax.Array:
     """Log-probabilities [rows, columns, 20] float32 at `columns` [rows, columns]."""
     readout = model.readouts[0]
     run = functools.partial(model.apply, {"params": params})
+    batch, hidden, columns = inputs
     shown = readout.hide(batch, hidden, mask_id)
     if readout.kind == "query":  # a query stream of these positions alone
         shown["targets"] = columns
@@ -178,10 +168,8 @@ def _log_probabilities(
         stream = run(h, context, method="stack")[0][readout.stack]
         if readout.kind != "query":
             stream = _at(readout.align(stream), columns)
-    logits = run({readout.stack: stream}, method="head").astype(jnp.float32)
-    if softmax == "residues":
-        return jax.nn.log_softmax(logits[..., amino_acids], axis=-1)
-    return jax.nn.log_softmax(logits, axis=-1)[..., amino_acids]
+    logits = run({readout.stack: stream}, method="head")
+    return recurrence.log_probabilities(logits, amino_acids, softmax)
 
 
 def _last_at(

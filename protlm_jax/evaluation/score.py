@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import default_tokens_per_batch, max_residues, normalised
+from protlm_jax.evaluation.engine import Engine, normalised, residues_in_row
 from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
@@ -113,8 +113,7 @@ def likelihoods(
     named = ((str(number), s) for number, s in enumerate(sequences, start=1))
     plain = list(normalised(named, policy or loaded.policy).values())
     limit = residue_limit(loaded, length)
-    budget = tokens_per_batch or default_tokens_per_batch()
-    return _stream(loaded, plain, softmax, limit, budget, progress)
+    return _stream(loaded, plain, softmax, limit, tokens_per_batch, progress)
 
 
 def kind_of(loaded: LoadedModel) -> str:
@@ -145,9 +144,7 @@ def residue_limit(loaded: LoadedModel, length: int | None) -> int | None:
     Raises:
         ProtlmError: the position table does not hold such a row.
     """
-    if kind_of(loaded) == "causal":
-        length = None
-    return max_residues(loaded, None if length is None else length - loaded.vocabulary.num_specials)
+    return residues_in_row(loaded, None if kind_of(loaded) == "causal" else length)
 
 
 def window_around(first: int, last: int, residues: int, limit: int | None) -> tuple[int, int]:
@@ -192,32 +189,26 @@ def _stream(
     sequences: Sequence[str],
     softmax: Softmax,
     limit: int | None,
-    budget: int,
+    budget: int | None,
     progress: bool,
 ) -> Iterator[Likelihood]:
-    from tqdm import tqdm
-
-    ways = 1 + loaded.model.readouts[0].both_ways
-    total = ways * sum(map(len, sequences))
-    with tqdm(
-        total=total, unit="aa", unit_scale=True, desc="score", disable=None if progress else True
-    ) as bar:
-        for start in range(0, len(sequences), _PROTEINS_AT_ONCE):
-            part = sequences[start : start + _PROTEINS_AT_ONCE]
-            questions = [q for i, s in enumerate(part) for q in questions_of(loaded, i, s, limit)]
-            proteins = [loaded.vocabulary.encode(s, specials=False) for s in part]
-            arrays = [np.full(len(s), np.nan, np.float32) for s in part]
-            finite = [True] * len(part)
-            for index, answer in ask(
-                loaded, proteins, questions, softmax=softmax, tokens_per_batch=budget
-            ):
-                question = questions[index]
-                sequence = part[question.protein]
-                columns = [COLUMN[sequence[i]] for i in question.asked]
-                at = np.asarray(question.asked)
-                own = answer[np.arange(len(at)), columns] / ways
-                finite[question.protein] &= bool(np.isfinite(own).all())
-                arrays[question.protein][at] = np.nan_to_num(arrays[question.protein][at]) + own
-                bar.update(len(question.asked))
-            for array, whole in zip(arrays, finite, strict=True):
-                yield Likelihood(array, min(len(array), limit or len(array)), whole)
+    engine, ways = Engine(loaded), 1 + loaded.model.readouts[0].both_ways
+    for start in range(0, len(sequences), _PROTEINS_AT_ONCE):
+        part = sequences[start : start + _PROTEINS_AT_ONCE]
+        questions = [q for i, s in enumerate(part) for q in questions_of(loaded, i, s, limit)]
+        proteins = [loaded.vocabulary.encode(s, specials=False) for s in part]
+        arrays = [np.full(len(s), np.nan, np.float32) for s in part]
+        finite = [True] * len(part)
+        for index, answer in ask(
+            *(engine, proteins, questions),
+            softmax=softmax,
+            tokens_per_batch=budget,
+            progress=progress,
+        ):
+            i, at = questions[index].protein, np.asarray(questions[index].asked)
+            columns = [COLUMN[part[i][place]] for place in at]
+            own = answer[np.arange(len(at)), columns] / ways
+            finite[i] &= bool(np.isfinite(own).all())
+            arrays[i][at] = np.nan_to_num(arrays[i][at]) + own
+        for array, whole in zip(arrays, finite, strict=True):
+            yield Likelihood(array, min(len(array), limit or len(array)), whole)

@@ -5,18 +5,23 @@ Records that cannot be scored keep their row, with the reason in the column `err
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record, text_lines
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.finite import reason
+from protlm_jax.evaluation.outcome import Outcome, listed
+from protlm_jax.evaluation.parts import Parts
 from protlm_jax.evaluation.questions import Softmax
 from protlm_jax.evaluation.score import (
     SOFTMAX_NAMES,
@@ -36,8 +41,11 @@ from protlm_jax.evaluation.variants import (
     effects,
     require_scorable,
 )
+from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.storage.digests import digest_of_data
 from protlm_jax.storage.files import write_atomically
+from protlm_jax.storage.owner import owned
 from protlm_jax.vocabularies import ResiduePolicy
 
 PROTEIN_COLUMNS = (
@@ -45,16 +53,8 @@ PROTEIN_COLUMNS = (
     "method", "softmax", "error",
 )  # fmt: skip
 VARIANT_COLUMNS = ("score", "method", "error")
-
-_LISTED = 20  # failures and long proteins named in the summary; the file has all of them
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was done: the text for people, and how many records have no score."""
-
-    summary: str
-    failed: int
+# Variants between two parts: a likelihood-ratio takes a row of the model for each residue.
+_SHARE = defaultdict(lambda: 1 << 14, {"likelihood-ratio": 256})
 
 
 def score_file(
@@ -113,27 +113,51 @@ def _score_proteins(
 ) -> Outcome:
     limit, method = residue_limit(loaded, length), method_of(loaded)
     errors = [_protein_error(loaded, record, limit) for record in records]
-    good = [i for i, error in enumerate(errors) if not error]
-    sequences = [r.sequence for r in (records[i] for i in good) if isinstance(r, Record)]
-    scores = dict(
-        zip(
-            good,
-            likelihoods(loaded, sequences, softmax=softmax, length=length, progress=progress),
-            strict=True,
-        )
-    )
-    broken = {
-        i: sequence
-        for i, sequence in zip(good, sequences, strict=True)
-        if not np.isfinite(scores[i].perplexity)
+    sequences = {
+        i: r.sequence
+        for i, (r, error) in enumerate(zip(records, errors, strict=True))
+        if isinstance(r, Record) and not error
     }
+    scores: dict[int, Likelihood] = {}
+    settings = _settings(loaded, softmax, limit, method, list(sequences.items()))
+    with _resumable(output, settings, len(records), np.dtype(np.float32)) as parts:
+        for i in np.flatnonzero(parts.done).tolist():
+            values = parts.read(i, "score")
+            scores[i] = Likelihood(values, min(len(values), limit or len(values)))
+        left = {i: sequence for i, sequence in sequences.items() if i not in scores}
+        found = likelihoods(
+            loaded, list(left.values()), softmax=softmax, length=length, progress=progress
+        )
+        for i, score in zip(left, found, strict=True):
+            scores[i] = score
+            if score.finite:
+                parts.add(i, len(left[i]), {"score": score.log_probabilities})
+                parts.flush()
+        return _proteins_written(loaded, records, errors, sequences, scores, output, limit, softmax)
+
+
+def _proteins_written(
+    loaded: LoadedModel,
+    records: list[Record | BadRecord],
+    errors: list[str],
+    sequences: dict[int, str],
+    scores: dict[int, Likelihood],
+    output: Path,
+    limit: int | None,
+    softmax: Softmax,
+) -> Outcome:
+    """Writes a row for each record."""
+    method = method_of(loaded)
+    scores = {i: scores[i] for i in sequences}
+    broken = {i: s for i, s in sequences.items() if not np.isfinite(scores[i].perplexity)}
     for i, why in _reasons(loaded, broken).items():
         errors[i] = f"the log-likelihood is not finite: {why}"
         del scores[i]
-    rows = []
-    for i, (record, error) in enumerate(zip(records, errors, strict=True)):
-        numbers = [""] * 6 if error else _numbers(scores[i])
-        rows.append([record.id, *numbers, method, softmax, error])
+    named = list(zip(records, errors, strict=True))
+    rows = [
+        [r.id, *(_numbers(scores[i]) if i in scores else [""] * 6), method, softmax, error]
+        for i, (r, error) in enumerate(named)
+    ]
     write_atomically(output, _table(PROTEIN_COLUMNS, rows))
 
     residues = sum(score.scored for score in scores.values())
@@ -152,8 +176,7 @@ def _score_proteins(
         lines.append("not comparable with pseudo-perplexity: the decoder sees what comes before")
     lengths = {i: len(score.log_probabilities) for i, score in scores.items()}
     long = [f"{records[i].id} ({n})" for i, n in lengths.items() if scores[i].window < n]
-    lines += _listed(long, f"longer than {limit} residues, asked in the window around each residue")
-    named = zip(records, errors, strict=True)
+    lines += listed(long, f"longer than {limit} residues, asked in the window around each residue")
     failures = [f"line {r.line}, {r.id or 'without a name'}: {e}" for r, e in named if e]
     return _outcome(lines, failures, output)
 
@@ -167,21 +190,56 @@ def _score_variants(
     strategy: Strategy | None,
     progress: bool,
 ) -> Outcome:
-    columns = table.table.columns
-    names = _free_names(columns)
+    _free_names(table.table.columns)
     strategy, limit = choose_strategy(loaded, strategy), residue_limit(loaded, length)
-    errors = [r.error or _variant_error(loaded, r.variant, strategy, limit) for r in table.rows]
-    good = [i for i, error in enumerate(errors) if not error]
-    variants = {i: v for i in good if (v := table.rows[i].variant)}
+    errors = [r.error for r in table.rows]
+    variants: dict[int, Variant] = {}
+    for i, row in enumerate(table.rows):
+        if row.variant is not None:
+            try:
+                require_scorable(loaded, row.variant, strategy, limit)
+                variants[i] = row.variant
+            except ProtlmError as error:
+                errors[i] = str(error)
     scores = np.full(len(errors), np.nan)
-    scores[good] = effects(
-        loaded,
-        list(variants.values()),
-        strategy=strategy,
-        softmax=softmax,
-        length=length,
-        progress=progress,
-    )
+    pairs = [[i, v.wildtype, v.sequence] for i, v in variants.items()]
+    settings = _settings(loaded, softmax, limit, strategy, pairs)
+    with _resumable(output, settings, len(errors), np.dtype(np.float64)) as parts:
+        for i in np.flatnonzero(parts.done).tolist():
+            (scores[i],) = parts.read(i, "score")
+        left, share = [i for i in variants if not parts.done[i]], _SHARE[strategy]
+        for start in range(0, len(left), share):
+            own = left[start : start + share]
+            scores[own] = effects(
+                loaded,
+                [variants[i] for i in own],
+                strategy=strategy,
+                softmax=softmax,
+                length=length,
+                progress=progress,
+            )
+            for i in own:
+                if np.isfinite(scores[i]):
+                    parts.add(i, 1, {"score": scores[i : i + 1]})
+            parts.flush()
+        return _variants_written(
+            loaded, table, errors, variants, scores, output, limit, strategy, softmax
+        )
+
+
+def _variants_written(
+    loaded: LoadedModel,
+    table: VariantTable,
+    errors: list[str],
+    variants: dict[int, Variant],
+    scores: np.ndarray,
+    output: Path,
+    limit: int | None,
+    strategy: Strategy,
+    softmax: Softmax,
+) -> Outcome:
+    """Writes a row for each variant."""
+    columns, names = table.table.columns, _free_names(table.table.columns)
     broken = {i: v.wildtype for i, v in variants.items() if not np.isfinite(scores[i])}
     for i, why in _reasons(loaded, broken).items():
         errors[i] = f"the score is not finite: {why}"
@@ -199,11 +257,43 @@ def _score_variants(
         lines += correlations(table, scores, variants, methods)
     wildtypes = dict.fromkeys(v.wildtype for v in variants.values())
     long = [table.name(w) for w in wildtypes if limit is not None and len(w) > limit]
-    lines += _listed(long, f"longer than {limit} residues, asked in the window around mutations")
+    lines += listed(long, f"longer than {limit} residues, asked in the window around mutations")
     failures = [f"line {r.line}: {e}" for r, e in zip(table.rows, errors, strict=True) if e]
     if names != VARIANT_COLUMNS:
         lines.append(f"the table has such columns already: results are in {', '.join(names)}")
     return _outcome([*lines, *filter(None, [table.hint])], failures, output)
+
+
+@contextlib.contextmanager
+def _resumable(
+    output: Path, settings: dict[str, Any], records: int, dtype: np.dtype
+) -> Iterator[Parts]:
+    """Scores of records in a work folder beside the output, until this is written."""
+    folder = output.with_name(output.name + ".work")
+    with owned(folder, inside=True):
+        parts = Parts.open(folder, settings, records, ["score"], lambda _, n: (n,), dtype)
+        try:
+            yield parts
+        except BaseException:
+            parts.flush(whole=True)
+            if not parts.done.any():
+                parts.remove()
+            raise
+        parts.remove()
+
+
+def _settings(
+    loaded: LoadedModel, softmax: Softmax, limit: int | None, method: str, asked: list[Any]
+) -> dict[str, Any]:
+    """All that decides what the scores are."""
+    return {
+        "identity": identity(loaded),
+        "input": digest_of_data(json.dumps(asked).encode()),
+        "compute": loaded.config.dtype,
+        "method": method,
+        "softmax": softmax,
+        "window": limit,
+    }
 
 
 def _free_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -226,18 +316,6 @@ def _protein_error(loaded: LoadedModel, record: Record | BadRecord, limit: int |
     except ProtlmError as error:
         return str(error)
     return "" if asked else "none of its residues can be scored: no standard amino acid to predict"
-
-
-def _variant_error(
-    loaded: LoadedModel, variant: Variant | None, strategy: Strategy, limit: int | None
-) -> str:
-    """Why a variant of a known wild type cannot be scored; "" where it can."""
-    assert variant is not None
-    try:
-        require_scorable(loaded, variant, strategy, limit)
-    except ProtlmError as error:
-        return str(error)
-    return ""
 
 
 def _reasons(loaded: LoadedModel, broken: dict[int, str]) -> dict[int, str]:
@@ -269,17 +347,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _listed(items: Sequence[str], what: str) -> list[str]:
-    """A count, and the first items, one a line."""
-    if not items:
-        return []
-    more = [f"  ... and {len(items) - _LISTED:,} more"] if len(items) > _LISTED else []
-    return [f"{len(items):,} {what}:", *(f"  {item}" for item in items[:_LISTED]), *more]
-
-
 def _outcome(lines: list[str], failures: list[str], output: Path) -> Outcome:
     return Outcome(
-        "\n".join([*lines, *_listed(failures, "not scored"), f"wrote {output}"]), len(failures)
+        "\n".join([*lines, *listed(failures, "not scored"), f"wrote {output}"]), len(failures)
     )
 
 

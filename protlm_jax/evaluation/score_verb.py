@@ -51,7 +51,8 @@ variants (a table: CSV, TSV or semicolons) of a wild type:
 
 Longer proteins than the model was trained on are shown through windows around each
 residue, and listed. Records that cannot be scored keep their row, with the reason in the
-column `error`; exit code 3 says that there are some.
+column `error`; exit code 3 says that there are some. The same command again goes on after
+a kill: scores wait in OUTPUT.work until the table is written.
 """
 
 

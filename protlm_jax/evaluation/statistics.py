@@ -11,6 +11,7 @@ give the same number, as with two proteins that are alike. It is None then, not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike
 from protlm_jax.errors import ProtlmError
 
 DRAWS = 2000
+QUANTILES = (0.025, 0.975)
 _ELEMENTS_AT_ONCE = 1 << 22  # bounds the memory of one block of draws to about 32 MB
 _VALUES_DRAWN = 20_000_000  # ranked in all draws together
 _ROUNDING = 1e-12  # relative; smaller differences are those of float64 sums
@@ -98,14 +100,10 @@ def ratio(
     counted = bottoms > 0
     if not counted.any():
         raise ProtlmError("nothing to score: no protein has a residue that counts")
-    tops, bottoms = tops[counted], bottoms[counted]
-    drawn = np.concatenate(
-        [
-            tops[rows].sum(axis=1) / bottoms[rows].sum(axis=1)
-            for rows in _rows(tops.size, seed, draws)
-        ]
-    )
-    return _estimate(float(tops.sum() / bottoms.sum()), drawn, int(tops.size))
+    sums = np.stack([tops[counted], bottoms[counted]], axis=1)
+    found = of_sums(sums, lambda s: s[:, 0] / s[:, 1], seed=seed, draws=draws).estimate()
+    assert found is not None
+    return found
 
 
 def paired_difference(
@@ -152,33 +150,47 @@ class Bootstrapped:
             float(_difference(*values)[0]), _difference(self.drawn, other.drawn), self.proteins
         )
 
+    def interval(self, least: float = 0.5) -> tuple[float, float]:
+        """Of 95 %, as `interval` finds it; nan of fewer than two proteins."""
+        if self.proteins < 2:
+            return math.nan, math.nan
+        low, high = interval(self.drawn, least)
+        return float(low), float(high)
+
     def estimate(self) -> Estimate | None:
         """With standard error and 95 % percentile interval over the draws that define it.
 
         Returns:
             None where all proteins together do not define it.
         """
-        if not np.isfinite(self.value):
+        if not math.isfinite(self.value):
             return None
-        return _estimate(self.value, self.drawn, self.proteins)
+        low, high = self.interval()
+        if math.isnan(low):
+            return Estimate(self.value, None, None, None, self.proteins)
+        error = float(self.drawn[np.isfinite(self.drawn)].std(ddof=1))
+        low, high = min(low, self.value), max(high, self.value)
+        return Estimate(self.value, error, low, high, self.proteins)
 
 
-def _estimate(value: float, drawn: np.ndarray, proteins: int) -> Estimate:
-    """The value with what its draws [draws] say; nan where a draw does not define it.
+def interval(drawn: np.ndarray, least: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """The 2.5 and 97.5 % quantiles over draws, [...] each.
 
-    There is no error bar when fewer than half of the draws define it, or these are all the same.
+    Args:
+        drawn: [draws, ...]; nan where a draw does not define the statistic.
+        least: share of the draws that must define it.
+
+    Returns:
+        nan where fewer do, or where all that do give the same number.
     """
-    there = drawn[np.isfinite(drawn)]
-    if proteins < 2 or 2 * len(there) < len(drawn) or _alike(there):
-        return Estimate(value, None, None, None, proteins)
-    low, high = np.quantile(there, [0.025, 0.975])
-    error = float(there.std(ddof=1))
-    return Estimate(value, error, float(min(low, value)), float(max(high, value)), proteins)
-
-
-def _alike(drawn: np.ndarray) -> bool:
-    """Whether numbers differ by rounding at most."""
-    return bool(np.ptp(drawn) <= _ROUNDING * np.abs(drawn).max())
+    there = np.isfinite(drawn)
+    known = there.any(axis=0) & (there.mean(axis=0) >= least)
+    drawn = np.where(known, np.where(there, drawn, np.nan), 0.0)
+    quantile = np.quantile if np.isfinite(drawn).all() else np.nanquantile  # slower
+    low, high = quantile(drawn, QUANTILES, axis=0)
+    smallest, largest = np.nanmin(drawn, axis=0), np.nanmax(drawn, axis=0)
+    alike = largest - smallest <= _ROUNDING * np.maximum(np.abs(smallest), np.abs(largest))
+    return np.where(alike, np.nan, low), np.where(alike, np.nan, high)
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -305,11 +317,7 @@ def auroc(
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, 256, endpoint=False)[1:]))
     table = np.zeros((int(owners.max()) + 1, len(edges) + 1, 2))
     np.add.at(table, (owners, np.searchsorted(edges, scores, side="right"), labels.astype(int)), 1)
-    drawn = []
-    for rows in _rows(len(table), seed, draws):
-        weights = np.stack([np.bincount(row, minlength=len(table)) for row in rows])
-        drawn.append(_area(np.tensordot(weights.astype(float), table, axes=1)))
-    return _estimate(float(_area(table.sum(axis=0))), np.concatenate(drawn), len(table))
+    return of_sums(table, _area, seed=seed, draws=draws).estimate()
 
 
 def _area(counts: np.ndarray) -> np.ndarray:
@@ -327,20 +335,14 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     Returns:
         A number in [-1, 1], or None where a list is constant, shorter than two, or not finite.
     """
-    both = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if not all(np.isfinite(x).all() for x in both):
-        return None
-    a, b = map(_ranks, both)
-    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.clip(np.corrcoef(a, b)[0, 1], -1.0, 1.0))
+    from scipy import stats  # type: ignore[import-untyped]
 
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks [n] from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.size < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.clip(stats.spearmanr(a, b).statistic, -1.0, 1.0))
 
 
 def _rows(proteins: int, seed: int, draws: int) -> Iterator[np.ndarray]:
@@ -355,7 +357,7 @@ def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.n
     """The same draws as counts [draws in block, proteins] float64, for blocks of so many values."""
     most = max(1, _ELEMENTS_AT_ONCE // max(proteins, values))
     if draws * proteins <= _ELEMENTS_AT_ONCE:
-        counts = _all_weights(proteins, seed, draws)
+        counts = resampled(proteins, seed, draws)
         yield from (counts[start : start + most] for start in range(0, draws, most))
         return
     for rows in _rows(proteins, seed, draws):
@@ -364,8 +366,8 @@ def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.n
 
 
 @lru_cache(maxsize=8)
-def _all_weights(proteins: int, seed: int, draws: int) -> np.ndarray:
-    """All draws at once: many scores of one test set use the same."""
+def resampled(proteins: int, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """How often each protein occurs in each draw: [draws, proteins] float64."""
     return np.concatenate([_counted(rows, proteins) for rows in _rows(proteins, seed, draws)])
 
 

@@ -46,26 +46,10 @@ SEQUENCE_ROLES = ("wildtype", "sequence")
 # What other files call a column; named in a message, never taken for it.
 _LIKELY = {
     "mutant": (
-        *(
-            "mutation",
-            "mutations",
-            "mutants",
-            "variant",
-            "variants",
-            "hgvs_pro",
-            "hgvsp",
-            "aa_change",
-        ),
-        *("substitution", "substitutions", "mut", "aaMutations", "protein_variant"),
+        "mutation mutations mutants variant variants hgvs_pro hgvsp aa_change substitution "
+        "substitutions mut aaMutations protein_variant"
     ),
-    "mutated_sequence": (
-        "mutant_sequence",
-        "mut_seq",
-        "mutated_seq",
-        "variant_sequence",
-        "seq",
-        "sequence",
-    ),
+    "mutated_sequence": "mutant_sequence mut_seq mutated_seq variant_sequence seq sequence",
 }
 
 
@@ -185,7 +169,7 @@ def _roles(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
         likely = [
             f"{role}={column}"
             for role, names in _LIKELY.items()
-            if (column := find_column(table, names)) is not None
+            if (column := find_column(table, names.split())) is not None
         ]
         example = f"as in --columns {likely[0]}" if likely else "as in --columns mutant=NAME"
         raise ProtlmError(

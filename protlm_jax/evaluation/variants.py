@@ -29,13 +29,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import default_tokens_per_batch
-from protlm_jax.evaluation.embedding.plan import windows
+from protlm_jax.evaluation.engine import Engine
 from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.evaluation.score import (
     COLUMN,
@@ -181,123 +181,72 @@ def effects(
         ProtlmError: a strategy that the model does not have, or a sequence that it cannot read.
     """
     strategy = choose_strategy(loaded, strategy)
-    budget = tokens_per_batch or default_tokens_per_batch()
     result = np.zeros(len(variants))
-    changed = [(i, v) for i, v in enumerate(variants) if not v.is_wildtype]
-    whole = [(i, v) for i, v in changed if strategy_of(v, strategy) == "likelihood-ratio"]
-    marginal = [(i, v) for i, v in changed if strategy_of(v, strategy) != "likelihood-ratio"]
-    for part, compute in (
-        (marginal, lambda vs: _marginals(loaded, vs, strategy, length, budget, progress)),
-        (whole, lambda vs: _likelihood_ratios(loaded, vs, softmax, length, budget, progress)),
-    ):
-        if part:
-            result[[i for i, _ in part]] = compute([v for _, v in part])
+    changed = [i for i, v in enumerate(variants) if not v.is_wildtype]
+    ratios = [i for i in changed if strategy_of(variants[i], strategy) == "likelihood-ratio"]
+    marginals = sorted({*changed} - {*ratios})
+    options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "progress": progress}
+    if marginals:
+        limit = residue_limit(loaded, length)
+        result[marginals] = _marginals(
+            loaded, [variants[i] for i in marginals], strategy, limit, options
+        )
+    if ratios:
+        options |= {"softmax": softmax, "length": length}
+        result[ratios] = _likelihood_ratios(loaded, [variants[i] for i in ratios], options)
     return result
-
-
-Key = tuple[int, tuple[int, ...]]  # the wild type, and the positions that are hidden in it
 
 
 def _marginals(
     loaded: LoadedModel,
     variants: Sequence[Variant],
     strategy: Strategy,
-    length: int | None,
-    budget: int,
-    progress: bool,
+    limit: int | None,
+    options: dict[str, Any],
 ) -> np.ndarray:
-    limit = residue_limit(loaded, length)
+    """log p(mutant residues) - log p(wild-type residues) [variants]."""
     wildtypes = list(dict.fromkeys(v.wildtype for v in variants))
     index = {sequence: i for i, sequence in enumerate(wildtypes)}
-    positions = [v.positions for v in variants]
-    proteins = [index[v.wildtype] for v in variants]
-    if strategy == "wildtype-marginals":
-        keys: list[list[Key]] = [[(i, ())] for i in proteins]
-        questions = _unmasked_questions(wildtypes, proteins, positions, limit)
-    else:
-        together = 1 if strategy == "masked-marginals-additive" else limit
-        keys = [
-            [(i, group) for group in groups_of(at, together)]
-            for i, at in zip(proteins, positions, strict=True)
-        ]
-        # One row for each set of hidden positions, however many variants share it.
-        questions = [
-            Question(i, *window_around(at[0], at[-1], len(wildtypes[i]), limit), at, at)
-            for i, at in dict.fromkeys(key for part in keys for key in part)
-        ]
-    answers = _answers(loaded, wildtypes, questions, budget, progress)
+    together = 1 if strategy == "masked-marginals-additive" else limit
+    # One row for each set of hidden positions of a wild type, however many variants share it.
+    asked: dict[tuple[int, tuple[int, ...]], set[int]] = defaultdict(set)
+    terms = []  # of each variant: wild type, hidden positions, and the position that is read
+    for variant in variants:
+        i, at = index[variant.wildtype], variant.positions
+        groups = groups_of(at, together) if strategy != "wildtype-marginals" else [()]
+        terms.append([(i, hidden, place) for hidden in groups for place in hidden or at])
+        for i, hidden, place in terms[-1]:
+            asked[i, hidden].add(place)
+    questions = []
+    for (i, hidden), places in asked.items():
+        residues = len(wildtypes[i])
+        if hidden:
+            window = window_around(hidden[0], hidden[-1], residues, limit)
+            questions.append(Question(i, *window, hidden, hidden))
+            continue
+        for w in windows(residues, limit):
+            if own := sorted(p for p in places if w.keep_start <= p < w.keep_stop):
+                questions.append(Question(i, w.start, w.stop, (), own))
+    proteins = [loaded.vocabulary.encode(w, specials=False) for w in wildtypes]
+    answers: dict[Any, np.ndarray] = {}
+    for number, rows in ask(Engine(loaded), proteins, questions, softmax="residues", **options):
+        q = questions[number]
+        for place, row in zip(q.asked, rows.astype(np.float64), strict=True):
+            answers[q.protein, q.hidden, place] = row
     result = np.zeros(len(variants))
-    for row, (variant, at, own) in enumerate(zip(variants, positions, keys, strict=True)):
-        for key in own:
-            for i in key[1] or at:
-                answer = answers[key][i]
-                result[row] += answer[COLUMN[variant.sequence[i]]]
-                result[row] -= answer[COLUMN[variant.wildtype[i]]]
+    for n, (variant, of_variant) in enumerate(zip(variants, terms, strict=True)):
+        for term in of_variant:
+            result[n] += answers[term][COLUMN[variant.sequence[term[2]]]]
+            result[n] -= answers[term][COLUMN[variant.wildtype[term[2]]]]
     return result
 
 
-def _unmasked_questions(
-    wildtypes: list[str],
-    proteins: list[int],
-    positions: list[tuple[int, ...]],
-    limit: int | None,
-) -> list[Question]:
-    """One row for each wild type, or for each window of one that does not fit."""
-    sites: list[set[int]] = [set() for _ in wildtypes]
-    for i, at in zip(proteins, positions, strict=True):
-        sites[i].update(at)
-    questions = []
-    for i, wildtype in enumerate(wildtypes):
-        for w in windows(len(wildtype), limit):
-            if asked := sorted(p for p in sites[i] if w.keep_start <= p < w.keep_stop):
-                questions.append(Question(i, w.start, w.stop, (), asked))
-    return questions
-
-
-def _answers(
-    loaded: LoadedModel,
-    wildtypes: list[str],
-    questions: list[Question],
-    budget: int,
-    progress: bool,
-) -> dict[Key, dict[int, np.ndarray]]:
-    """Log-probabilities [20] float64 by protein and hidden positions, and by position."""
-    from tqdm import tqdm
-
-    proteins = [loaded.vocabulary.encode(w, specials=False) for w in wildtypes]
-    found: dict[Key, dict[int, np.ndarray]] = defaultdict(dict)
-    quiet = None if progress else True
-    with tqdm(total=len(questions), unit="row", desc="score", disable=quiet) as bar:
-        for index, answer in ask(
-            loaded, proteins, questions, softmax="residues", tokens_per_batch=budget
-        ):
-            question = questions[index]
-            rows = answer.astype(np.float64)
-            found[question.protein, tuple(question.hidden)].update(
-                zip(question.asked, rows, strict=True)
-            )
-            bar.update()
-    return found
-
-
 def _likelihood_ratios(
-    loaded: LoadedModel,
-    variants: Sequence[Variant],
-    softmax: Softmax,
-    length: int | None,
-    budget: int,
-    progress: bool,
+    loaded: LoadedModel, variants: Sequence[Variant], options: dict[str, Any]
 ) -> np.ndarray:
     """log p(mutant sequence) - log p(wild type) [variants]."""
     sequences = list(dict.fromkeys(s for v in variants for s in (v.wildtype, v.sequence)))
-    scores = likelihoods(
-        loaded,
-        sequences,
-        softmax=softmax,
-        length=length,
-        tokens_per_batch=budget,
-        policy=ResiduePolicy(rare="keep"),  # they are normalised already
-        progress=progress,
-    )
+    normalised = ResiduePolicy(rare="keep")
+    scores = likelihoods(loaded, sequences, policy=normalised, **options)
     total = {s: score.total for s, score in zip(sequences, scores, strict=True)}
     return np.array([total[v.sequence] - total[v.wildtype] for v in variants])

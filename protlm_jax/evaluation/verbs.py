@@ -16,13 +16,14 @@ from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import detection, heldout, probe_data, summaries
-from protlm_jax.evaluation.batching import max_residues
 from protlm_jax.evaluation.depth.analyse import analyse
-from protlm_jax.evaluation.depth.plain import plain
-from protlm_jax.evaluation.depth.summary import POSITIONS, summary
-from protlm_jax.evaluation.embedding.sequences import LONGEST_ROW
+from protlm_jax.evaluation.depth.files import text
+from protlm_jax.evaluation.depth.results import combined
+from protlm_jax.evaluation.embedding.embedder import LONGEST_ROW
+from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.evaluation.probes import table
+from protlm_jax.evaluation.results import save
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
@@ -179,14 +180,11 @@ def drawn(
     return {record.id: record.sequence for record in chosen}
 
 
-def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any]:
-    """Depth analysis on some held-out proteins."""
+def depth(loaded: LoadedModel, data: DataConfig, proteins: int, file: Path) -> dict[str, Any]:
+    """Depth analysis on some held-out proteins; all numbers go to a file of results."""
     require_answers(loaded, data)
     sequences = drawn(data, proteins)
     length = trained_length(loaded, data)
     found = analyse(loaded, sequences, length=length, seed=SEED, progress=True)
-    asked = POSITIONS[loaded.model.readouts[0].kind]
-    result = plain(found, asked)
-    said = [text for stack in result["stacks"].values() for text in stack["reading"]]
-    text = "\n".join([summaries.depth(summary(found, asked)), *said])
-    return {**result, "summary": text}
+    save(combined(found.values()), file)
+    return {"file": file.name, "summary": "\n\n".join(map(text, found.values()))}

@@ -2,9 +2,8 @@
 
 ProtT5's own objective asks for the whole sequence, most of which the encoder shows; T5's span
 corruption and Ankh's partial demasking ask for the hidden residues alone, between sentinels. The
-corruption is a SeqIO preprocessor (`protlm_jax.data.denoising`, `.spans`), because T5X must see it
-too; here the answer is scored, over all targets for the loss and over the hidden residues for the
-metrics.
+corruption changes lengths, so the data pipeline does it (`protlm_jax.data.corruption`); here the
+answer is scored, over all targets for the loss and over the hidden residues for the metrics.
 """
 
 from __future__ import annotations

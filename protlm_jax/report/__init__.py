@@ -3,7 +3,7 @@
 Charts are drawn by Vega-Lite, which the page brings (of Altair, Plotly and Bokeh the only one below
 a megabyte). Under every chart are its numbers, as a table and as CSV.
 
-The results are plain dicts, every section optional:
+The results are plain dicts (depth: xarray datasets), every section optional:
 
     run       free-form: command, config, machine, versions, timings
     training  list of lines of metrics.jsonl ("step", "hidden/nll", "heldout/nll",
@@ -12,8 +12,7 @@ The results are plain dicts, every section optional:
     probe     result of evaluation.probes.run
     contacts  result of evaluation.contacts.run.run
     maps      result of evaluation.maps.draw
-    depth     result of evaluation.depth.plain.plain, of one model
-    depths    result of evaluation.depth.study.study, of several
+    depth     list of what evaluation.depth.analyse gives: the stacks of one model or several
     export    free-form: what was checked on the exported folder
 """
 

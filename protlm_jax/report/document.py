@@ -9,7 +9,6 @@ from protlm_jax.report import sections
 from protlm_jax.report.contacts import contacts
 from protlm_jax.report.depth import depth
 from protlm_jax.report.depth import leads as depth_leads
-from protlm_jax.report.depth_study import depths
 from protlm_jax.report.maps import maps
 from protlm_jax.report.page import page
 from protlm_jax.report.probe import probe
@@ -28,7 +27,6 @@ def render(results: Mapping[str, Any]) -> str:
         ("contacts", contacts),
         ("maps", maps),
         ("depth", depth),
-        ("depths", depths),
         ("export", sections.export),
         ("run", sections.run),
     ):
@@ -58,6 +56,6 @@ def _figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         figures.append((f"{lead:+.3f}", "nats against the protein's own composition"))
     if probed := results.get("probe"):
         figures += leads(probed)
-    if study := results.get("depths"):
-        figures += depth_leads(study)
+    if stacks := results.get("depth"):
+        figures += depth_leads(stacks)
     return figures

@@ -188,7 +188,6 @@ class Run:
                 self.checkpoints.close()
 
     def _open(self, split: Split, data: DataConfig | None = None) -> ResumableBatches:
-        # TensorFlow comes in here, if the data need it, and nowhere above.
         from protlm_jax.data.pipeline import open_batches
 
         config = self.config
@@ -232,7 +231,8 @@ class Run:
             layout,
         )
         state, data = self.checkpoints.restore(step, target)
-        self.batches.restore(state_of_this(data))
+        if note := self.batches.restore(state_of_this(data)):
+            say(note)
         if forget:
             state = dataclasses.replace(state, carry=parts.empty_carry())
         return state

@@ -57,7 +57,7 @@ class Road:
 
 ROADS = {
     "train": Road("pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)),
-    "data": Road("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_batches",)),
+    "data": Road("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_tasks",)),
     "embed": Road("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
     "probe": Road("probes and maps of embeddings", "probe", ("sklearn", "umap")),
     "report": Road("pages of charts", "report", ("jinja2", "vl_convert")),

@@ -23,6 +23,8 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import verbs
+from protlm_jax.evaluation.depth.results import separate
+from protlm_jax.evaluation.results import read
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
@@ -77,13 +79,15 @@ def _all_stages(variant: str, output: Path) -> Path:
         ),
         "depth": (
             "measuring what each layer contributes",
-            lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS),
+            lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS, results / "depth.nc"),
         ),
         "export": (
             "exporting to Hugging Face format and loading it back",
             lambda: _exported(loaded, run, output / "huggingface", config.data),
         ),
     }
+    if not (results / "depth.nc").exists():  # an earlier version had the numbers in depth.json
+        (results / "depth.json").unlink(missing_ok=True)
     collected: dict[str, Any] = {}
     for number, (name, (what, stage)) in enumerate(stages.items(), start=2):
         _say(f"{number}/6 {what}")
@@ -94,6 +98,7 @@ def _all_stages(variant: str, output: Path) -> Path:
     seconds = {"training": _training_seconds(collected["training"])}
     seconds |= {name: round(collected[name]["seconds"], 1) for name in stages}
     collected["run"] = _about(variant, config.to_dict(), seconds)
+    collected["depth"] = separate(read(results / "depth.nc"))
     report.write(page, collected)
     print(f"done in {time.perf_counter() - began:.0f} s: open {page}")
     return page

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protlm_jax import bundled
-from protlm_jax.data.blocks import Block, cut, entries
-from protlm_jax.data.entries import Entry, from_header
+from protlm_jax.data.blocks import TextBlock, cut, entries
+from protlm_jax.data.entries import ReleaseEntry, from_header
 from protlm_jax.data.fasta import BadRecord, read_every_record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, RESIDUES, ResiduePolicy
@@ -51,7 +51,7 @@ def by_reader(path: str, policy: ResiduePolicy = ResiduePolicy()) -> list:
         return [str(error)]
 
 
-def plain(answer: Entry | BadRecord) -> Entry | tuple[str, int, str]:
+def plain(answer: ReleaseEntry | BadRecord) -> ReleaseEntry | tuple[str, int, str]:
     if isinstance(answer, BadRecord):
         return answer.id, answer.line, str(answer.error)
     return answer
@@ -103,7 +103,9 @@ def test_any_bytes_give_what_the_reader_gives(tmp_path_factory, data, size):
     answers = by_blocks(path, size)
     assert answers == by_reader(path)
     assert answers and all(
-        path in (a if isinstance(a, str) else a[2]) for a in answers if not isinstance(a, Entry)
+        path in (a if isinstance(a, str) else a[2])
+        for a in answers
+        if not isinstance(a, ReleaseEntry)
     )
 
 
@@ -166,7 +168,7 @@ def test_faults_keep_their_lines_in_later_blocks(tmp_path):
     with pytest.raises(ProtlmError, match="line 12: a NUL byte"):
         for block in cut(path, 5):
             answers += [plain(e) for e in entries(block)]
-    assert [a.id if isinstance(a, Entry) else a[:2] for a in answers] == [
+    assert [a.id if isinstance(a, ReleaseEntry) else a[:2] for a in answers] == [
         "a",
         ("b", 4),
         "c",
@@ -178,7 +180,7 @@ def test_faults_keep_their_lines_in_later_blocks(tmp_path):
 
 def test_a_block_made_by_hand_must_begin_with_a_header():
     with pytest.raises(ProtlmError, match="f, line 8: 'MK' stands before any header"):
-        list(entries(Block("f", 0, 7, b"\nMK\n>a\nMK", "fasta")))
+        list(entries(TextBlock("f", 0, 7, b"\nMK\n>a\nMK", "fasta")))
 
 
 def test_blocks_and_entries_travel_between_processes(tmp_path):

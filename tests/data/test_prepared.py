@@ -57,8 +57,6 @@ def test_what_the_manifest_says(tmp_path, told):
     assert prepared.token_files("train") == [tmp_path / "tokens/x"]
     assert prepared.heldout_fasta().read_bytes() == FASTA
     assert prepared.source == "uniref50 2024_01"
-    with pytest.raises(ProtlmError, match="has no records; run protlm prepare with --records"):
-        prepared.records_folder  # noqa: B018
 
 
 def test_the_digest_names_the_content(tmp_path, told):

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 
-from protlm_jax.data import seqio_tasks
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data import corruption, orders, seqio_tasks
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.prepare.run import prepare
-from protlm_jax.data.runtime import seqio
+from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.token_batches import residues_per_row
+from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import PROT_BERT, PROT_T5
+from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
 
 LENGTHS = {"inputs": 40, "targets": 40}
 
@@ -30,8 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sequences = ["".join(draw.choices("ACDEFGHIKLMNPQRSTVWY", k=5 + i)) for i in range(60)]
         fasta = folder / f"{dataset}.fasta"
         fasta.write_text("".join(f">{prefix}{i}\n{s}\n" for i, s in enumerate(sequences)))
-        rules = Rules(release="2024_01", heldout_percent=20)
-        plan = Plan.make(dataset, [str(fasta)], folder / dataset, rules)
+        rules = SelectionRules(release="2024_01", heldout_percent=20)
+        plan = PreparePlan.make(dataset, [str(fasta)], folder / dataset, rules)
         prepare(replace(plan, buckets=2), workers=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROTLM_DATA_DIR", str(folder))
@@ -106,6 +111,79 @@ def test_seqio_caches_a_task_and_reads_it_back(data, tmp_path):
     assert told["examples"] == len(cached) == len(targets)
     assert all(e["inputs"].shape == e["targets"].shape for e in cached)
     assert any(PROT_T5.hiding_id in e["inputs"] for e in cached)
+
+
+def examples_of(kind: str, protein: str, length: int, count: int, seed: int = 0) -> list[dict]:
+    """Examples of one protein, epoch after epoch."""
+    source = seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensors({"sequence": protein}),
+        splits=["train"],
+    )
+    task = seqio_tasks.make_task("one", source, kind, seqio_tasks.KINDS[kind])
+    lengths = dict.fromkeys(task.output_features, length)
+    ds = task.get_dataset(lengths, "train", shuffle=False, seed=seed, num_epochs=None)
+    return list(ds.take(count).as_numpy_iterator())
+
+
+def test_golden_examples():
+    (example,) = examples_of("tokens", "MKTX", 10, 1)
+    assert example["targets"].tolist() == [2, 21, 12, 15, 25, 3]
+    (example,) = examples_of("span3", "MKT", 10, 1)
+    assert example["inputs"].tolist() == [19, 14, 127, 1]
+    assert example["targets"].tolist() == [127, 11, 1]
+
+
+def test_crops_are_pieces_and_all_places_are_equally_likely():
+    starts = np.zeros(13)
+    for example in examples_of("tokens", AMINO_ACIDS, 10, 1300, seed=5):
+        piece = PROT_BERT.decode(example["targets"]).removeprefix("[CLS]").removesuffix("[SEP]")
+        assert len(piece) == 8
+        starts[AMINO_ACIDS.index(piece)] += 1
+    assert ((starts - 100) ** 2 / 100).sum() < 35  # chi square, 12 degrees of freedom, p = 0.0005
+
+
+@pytest.mark.parametrize("kind", ["prott5", "span3"])
+def test_noise_and_crops_are_fresh_every_epoch_and_repeat_with_the_seed(kind):
+    def epochs(seed: int) -> list[list[int]]:
+        return [e["inputs"].tolist() for e in examples_of(kind, AMINO_ACIDS * 3, 30, 4, seed)]
+
+    assert epochs(1) == epochs(1) != epochs(2)
+    assert len(set(map(tuple, epochs(1)))) == 4
+
+
+@pytest.mark.slow
+def test_python_ends_while_batches_are_made():
+    """A call of Python that TensorFlow begins at exit waited for ever."""
+    code = """
+from protlm_jax.data.seqio_tasks import seqio
+from protlm_jax.t5x_bridge.features import EncoderDecoderFeatures
+lengths = {"inputs": 512, "targets": 512}
+ds = seqio.get_dataset("bundled_prott5", lengths, "train", num_epochs=None,
+    feature_converter=EncoderDecoderFeatures(), seed=0, batch_size=8)
+iterator = ds.as_numpy_iterator()
+next(iterator)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_the_corruption_is_that_of_native_training():
+    """Native rows and SeqIO's examples come from the same functions and the same keys."""
+    ids = PROT_T5.encode(AMINO_ACIDS * 9, specials=False)
+    made = seqio_tasks.examples_of("prott5", PROT_T5, ids[None], np.array([[3, 4]]), 511)
+    letters = np.frombuffer((AMINO_ACIDS * 9).encode(), np.uint8)
+    key = orders.keys_of(orders.key_of(3, 4), 1)
+    native = corruption.prott5_noise(letters[None], key, corruption.RANDOM_SHARE)[0]
+    assert made[0][0, :-1].tolist() == Alphabet(PROT_T5).ids(native).tolist()
+    assert made[2][0].tolist() == PROT_T5.encode(AMINO_ACIDS * 9).tolist()
+
+
+def test_a_row_of_span_corruption_holds_more_than_its_tokens():
+    # T5's numbers: 568 of text make rows of 512 and 114. Ankh's are bound by the 100 sentinels.
+    assert residues_per_row("span3", PROT_T5, 512, 114) == 568
+    assert residues_per_row("span3", PROT_T5, 512, 512) == 568
+    assert residues_per_row("ankh", PROT_T5, 512, 512) == 502
+    assert residues_per_row("prott5", PROT_T5, 512, 512) == 511
+    assert residues_per_row("tokens", PROT_BERT, 512, 512) == 510
 
 
 def test_where_data_are_looked_for(data, tmp_path, monkeypatch):

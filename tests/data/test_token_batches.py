@@ -28,7 +28,8 @@ from protlm_jax.vocabularies import (
 )
 
 Batch = dict[str, np.ndarray]
-VOCABULARIES = {"tokens": PROT_BERT, "prott5": PROT_T5, "stream": PROT_TXL}
+VOCABULARIES = {"tokens": PROT_BERT, "prott5": PROT_T5, "span3": PROT_T5, "ankh": PROT_T5}
+VOCABULARIES["stream"] = PROT_TXL
 every_road = pytest.mark.parametrize("task", VOCABULARIES)
 LENGTH, ROWS = 48, 8
 
@@ -80,7 +81,7 @@ def one_epoch(iterator: TokenBatches, epoch: int) -> list[str]:
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 @pytest.mark.parametrize("pack", [True, False])
-@pytest.mark.parametrize("task", ["tokens", "prott5"])
+@pytest.mark.parametrize("task", ["tokens", "prott5", "span3", "ankh"])
 def test_batches_have_the_contracted_form(folder: Path, task: str, pack: bool, split: str) -> None:
     vocabulary, prefix = VOCABULARIES[task], "" if task == "tokens" else "encoder_"
     iterator = batches(folder, task, split, pack=pack)
@@ -97,6 +98,8 @@ def test_batches_have_the_contracted_form(folder: Path, task: str, pack: bool, s
             for segment in range(1, row.max() + 1):
                 assert places[row == segment].tolist() == list(range((row == segment).sum()))
             assert not places[row == 0].any()
+        if prefix:  # a protein is the same segment of both rows
+            assert np.array_equal(ids.max(axis=1), batch["decoder_segment_ids"].max(axis=1))
     assert max(most) > 1 if pack else max(most) == 1
 
 
@@ -135,6 +138,7 @@ def test_vocabularies_of_any_form_are_served(tmp_path: Path) -> None:
 def test_batches_never_change(folder: Path) -> None:
     """With other ones, the states of old checkpoints mean other batches: raise FORMAT."""
     golden = {"tokens": "be718949b7bd", "prott5": "389e6516cdde", "stream": "d406d1cd2a8b"}
+    golden |= {"span3": "558028749cf6", "ankh": "a62735ecb419"}
     for task, expected in golden.items():
         iterator = batches(folder, task, seed=3)
         digest = blake2b(digest_size=6)
@@ -358,14 +362,6 @@ def test_faults_are_named(tmp_path: Path) -> None:
         batches(folder, length=20, long_proteins="drop")
     with pytest.raises(ProtlmError, match="without U, Z, O and B: prepare it again"):
         batches(folder, rare_residues="keep")
-    with pytest.raises(ProtlmError, match="has no records, which data.task=span3 reads"):
-        open_batches(
-            DataConfig(prepared=str(folder), task="span3"),
-            PROT_T5,
-            split="train",
-            seed=0,
-            batch_size=2,
-        )
     without_x = Vocabulary("bare", ("-", *AMINO_ACIDS), 0, 0, None, (), ())
     odd = write_prepared(tmp_path / "odd", {"a": "MKX"}, heldout_percent=0.0)
     config = DataConfig(prepared=str(odd))

@@ -10,31 +10,28 @@ from pathlib import Path
 import pytest
 
 from protlm_jax.data.blocks import cut, entries
-from protlm_jax.data.entries import Entry
+from protlm_jax.data.entries import ReleaseEntry
 from protlm_jax.data.fasta import BadRecord
-from protlm_jax.data.uniref import Cluster, Member, clusters
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResiduePolicy
 
 REAL = Path(__file__).parent / "files" / "uniref50.xml"
 
 
-def read(path: Path, size: int = 1 << 20, **policy: str) -> list[Cluster | BadRecord]:
+def read(path: Path, size: int = 1 << 20, **policy: str) -> list[ReleaseEntry | BadRecord]:
     return [
-        cluster
-        for block in cut(str(path), size)
-        for cluster in clusters(block.data, block.file, block.line, ResiduePolicy(**policy))
+        entry for block in cut(str(path), size) for entry in entries(block, ResiduePolicy(**policy))
     ]
 
 
 @pytest.fixture(scope="module")
-def real() -> list[Cluster]:
+def real() -> list[ReleaseEntry]:
     return read(REAL)
 
 
 def test_the_first_real_cluster(real):
     assert len(real) == 2
-    assert real[0].entry == Entry(
+    assert real[0] == ReleaseEntry(
         id="UniRef50_Q9EPS7",
         sequence="MVITPLCNEAISTLSQNKIMRTTEEVALQILLLCQAGVGILGNILLFLHNFSPILTDSQL"
         "RPIQIIQTNLAVANTFILLFLTFPNHMAVLAPRKPPTDLKCKLAYFFHMVARSTNMCSTC"
@@ -48,39 +45,18 @@ def test_the_first_real_cluster(real):
         taxon_id=337687,
         representative="Q9EPS7_MOUSE",
         uniref50="UniRef50_Q9EPS7",
-        uniref90="UniRef90_Q9EPS7",
-        uniref100="UniRef100_Q9EPS7",
         file=str(REAL),
         line=5,
-    )
-    assert [m.id for m in real[0].members] == ["Q9EPS7_MOUSE", "F6MB06_MOUSE", "F6MB13_MOUSE"]
-    assert real[0].members[2] == Member(
-        id="F6MB13_MOUSE",
-        accession="F6MB13",
-        uniparc="UPI00020CD997",
-        uniref50="",
-        uniref90="UniRef90_Q9EPS7",
-        uniref100="UniRef100_F6MB13",
-        name="Vomeronasal type 1 receptor D6",
-        taxon="Mus musculus musculus (eastern European house mouse)",
-        taxon_id=39442,
-        length=332,
     )
 
 
 def test_the_second_real_cluster(real):
-    found = real[1].entry
+    found = real[1]
     assert (found.id, found.line, found.members) == ("UniRef50_Q95604", 58, 5423)
     assert found.description == "HLA class I histocompatibility antigen, Cw-17 alpha chain"
     assert (found.taxon, found.taxon_id, found.representative) == ("Eutheria", 9347, "1C17_HUMAN")
-    assert (found.uniref90, found.uniref100) == ("UniRef90_Q95604", "UniRef100_Q95604")
     assert len(found.sequence) == 372
     assert found.sequence.startswith("MRVMAPQALL") and found.sequence.endswith("DESLIACKA")
-    first, _, third, _ = real[1].members
-    assert (first.id, first.accession, first.uniparc) == ("1C17_HUMAN", "Q95604", "UPI000008AE82")
-    # A member that is in UniParc alone.
-    assert (third.id, third.accession, third.uniparc) == ("UPI0003D6E4F9", "", "UPI0003D6E4F9")
-    assert (third.uniref90, third.taxon, third.length) == ("UniRef90_Q4KN89", "Mus musculus", 397)
 
 
 @pytest.mark.parametrize("size", [1, 3000, 4000, 7000])
@@ -99,14 +75,9 @@ def test_the_second_real_cluster(real):
 def test_neither_blocks_nor_line_ends_matter(tmp_path, real, size, change):
     (tmp_path / "u.xml").write_bytes(change(REAL.read_bytes()))
     found = read(tmp_path / "u.xml", size)
-    assert [(c.entry.id, c.entry.sequence, c.entry.line, c.members) for c in found] == [
-        (c.entry.id, c.entry.sequence, c.entry.line, c.members) for c in real
+    assert [(c.id, c.sequence, c.line, c.members) for c in found] == [
+        (c.id, c.sequence, c.line, c.members) for c in real
     ]
-
-
-def test_blocks_give_the_representatives(real):
-    answers = [e for block in cut(str(REAL), 4000) for e in entries(block)]
-    assert answers == [c.entry for c in real]
 
 
 def test_clusters_at_90_know_their_uniref50_cluster(tmp_path):
@@ -116,18 +87,18 @@ def test_clusters_at_90_know_their_uniref50_cluster(tmp_path):
         '<property type="UniRef50 ID" value="UniRef50_A"/>',
     )
     (tmp_path / "u.xml").write_text(text)
-    found = read(tmp_path / "u.xml")[0].entry
-    assert (found.uniref50, found.uniref90) == ("UniRef50_A", "UniRef90_Q9EPS7")
+    found = read(tmp_path / "u.xml")[0]
+    assert found.uniref50 == "UniRef50_A"
 
 
 def test_latin_1_is_read(tmp_path):
     text = REAL.read_text().replace("UTF-8", "ISO-8859-1").replace("Pheromone", "Phéromone")
     (tmp_path / "u.xml").write_bytes(text.encode("latin-1"))
     found = read(tmp_path / "u.xml")
-    assert found[0].entry.description == "Phéromone receptor V3R6"
+    assert found[0].description == "Phéromone receptor V3R6"
     (tmp_path / "u.xml").write_bytes(text.replace("ISO-8859-1", "UTF-8").encode("latin-1"))
     broken, whole = read(tmp_path / "u.xml")
-    assert "line 6" in str(broken.error) and whole.entry.id == "UniRef50_Q95604"
+    assert "line 6" in str(broken.error) and whole.id == "UniRef50_Q95604"
     (tmp_path / "u.xml").write_bytes(text.replace("ISO-8859-1", "klingon").encode("latin-1"))
     with pytest.raises(ProtlmError, match=r"u.xml.*'klingon'"):
         read(tmp_path / "u.xml")
@@ -157,14 +128,14 @@ def test_a_broken_entry_is_named_and_leaves_the_other(tmp_path, real, old, new, 
     assert bad.id == ("" if "without an id" in parts else "UniRef50_Q9EPS7")
     for part in ["u.xml", *parts]:
         assert part in str(bad.error)
-    assert good.entry.sequence == real[1].entry.sequence
-    assert good.entry.line == 58
+    assert good.sequence == real[1].sequence
+    assert good.line == 58
 
 
 @pytest.mark.parametrize("rare", ["X", "keep"])
 def test_the_policy_is_applied(tmp_path, rare):
     (tmp_path / "u.xml").write_text(REAL.read_text().replace("MVITPL", "MVuTPL"))
-    found = read(tmp_path / "u.xml", rare=rare)[0].entry.sequence
+    found = read(tmp_path / "u.xml", rare=rare)[0].sequence
     assert found.startswith("MVXT" if rare == "X" else "MVUT")
 
 
@@ -219,11 +190,11 @@ def test_nothing_between_entries_changes_how_they_are_read(tmp_path, real, betwe
     text = text.replace(b"<sequence", b"<!-- a comment --><sequence")
     (tmp_path / "x.xml").write_bytes(text)
     first, second = read(tmp_path / "x.xml")
-    assert first == replace(real[0], entry=replace(real[0].entry, file=first.entry.file))
+    assert first == replace(real[0], file=first.file)
     assert isinstance(second, BadRecord) and second.line == line
     assert f"x.xml, line {line}: {between.decode()[:30]!r}"[:-1] in str(second.error)
     (tmp_path / "x.xml").write_bytes(text.replace(between, b"<!-- any -->\n <!-- text -->"))
-    assert [c.entry.sequence for c in read(tmp_path / "x.xml")] == [c.entry.sequence for c in real]
+    assert [c.sequence for c in read(tmp_path / "x.xml")] == [c.sequence for c in real]
 
 
 def test_entities_are_not_expanded(tmp_path):

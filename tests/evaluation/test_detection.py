@@ -106,7 +106,7 @@ def test_a_discriminator_alone_has_nothing_to_detect() -> None:
     alone = parts_of(zoo.loaded("electra"))["discriminator"]
     with pytest.raises(ProtlmError, match="is a discriminator alone"):
         detection.evaluate(alone, PROTEINS, seed=0)
-    with pytest.raises(ProtlmError, match="no held-out protein has a standard residue"):
+    with pytest.raises(ProtlmError, match="no protein has a standard residue"):
         detection.evaluate(zoo.loaded("electra"), {"short": "M"}, seed=0)
 
 

@@ -13,6 +13,7 @@ import pytest
 from zoo import ZOO, kinds_alone
 
 from protlm_jax import models
+from protlm_jax.data.rows import Batch, Shape, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout
 from protlm_jax.models.loaded import LoadedModel
@@ -135,7 +136,7 @@ def test_the_model_never_sees_what_it_is_asked(small_model: SmallModel, family: 
         if changed is not None:
             letters[changed] = "W"
         other = dataclasses.replace(protein, sequence="".join(letters))
-        group = heldout.Group([0], 1, 64)
+        group = Batch([0], [0], [0], Shape(1, 64))
         asked = heldout.hidden_batch(loaded, [other], [(0, 0, 46)], group)
         assert asked.hidden[0].sum() == len(protein.targets) and asked.hidden[0, target + before]
         assert asked.columns[0, target + before] == protein.columns[target]
@@ -148,9 +149,9 @@ def test_the_model_never_sees_what_it_is_asked(small_model: SmallModel, family: 
 
 
 def test_long_proteins_are_cut_into_even_pieces(small_model: SmallModel) -> None:
-    assert heldout.even_pieces(100, 30) == [(0, 25), (25, 50), (50, 75), (75, 100)]
-    assert heldout.even_pieces(31, 30) == [(0, 15), (15, 31)]
-    assert heldout.even_pieces(31, None) == [(0, 31)]
+    assert even_pieces(100, 30) == [(0, 25), (25, 50), (50, 75), (75, 100)]
+    assert even_pieces(31, 30) == [(0, 15), (15, 31)]
+    assert even_pieces(31, None) == [(0, 31)]
     loaded = small_model("bert", max_positions=32)
     sequences = proteins(2, 90, 90)
     result = heldout.evaluate(loaded, sequences, UNIFORM, seed=0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from scored import GFP_LIKE, WILDTYPE, effect, rows_of, variant, write
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation import parts, score_files
 from protlm_jax.evaluation.score import likelihoods
 from protlm_jax.evaluation.score_files import score_file
 
@@ -273,3 +277,48 @@ def test_places_that_take_no_file_are_refused_first(tmp_path) -> None:
     for options in ({"strategy": "masked-marginals"}, {"offset": 1}, {"columns": {"mutant": "x"}}):
         with pytest.raises(ProtlmError, match="for variants"):
             score_file(loaded("bert"), path, tmp_path / "s.csv", **options)
+
+
+@pytest.mark.parametrize("what", ["proteins", "variants"])
+def test_a_kill_costs_no_more_than_what_was_under_way(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {}
+    if what == "proteins":
+        path = write(tmp_path, PROTEINS, "x.fasta")
+    else:
+        path = write(tmp_path, "mutant\nM1A\nK2Q\nbad\nT3V\nA4G\nY5A\n", "x.csv")
+        more["wildtype"] = write(tmp_path, f">wt\n{WILDTYPE}\n", "wt.fasta")
+    score_file(loaded("bert"), path, tmp_path / "whole.csv", **more)
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    monkeypatch.setattr(score_files, "_SHARE", defaultdict(lambda: 2))
+    computed: list[int] = []
+    add = parts.Parts.add
+
+    def killed(self: parts.Parts, record: int, *rest: Any) -> None:
+        computed.append(record)
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        add(self, record, *rest)
+
+    output = tmp_path / "again.csv"
+    with monkeypatch.context() as held, pytest.raises(KeyboardInterrupt):
+        held.setattr(parts.Parts, "add", killed)
+        score_file(loaded("bert"), path, output, **more)
+    assert not output.exists() and (tmp_path / "again.csv.work" / "part-000000.json").exists()
+    with pytest.raises(ProtlmError, match="unfinished work with other settings: softmax was"):
+        score_file(loaded("bert"), path, output, softmax="vocabulary", **more)
+    before = computed[:2]
+    computed.clear()
+    monkeypatch.setattr(
+        parts.Parts, "add", lambda self, *what: computed.append(what[0]) or add(self, *what)
+    )
+    score_file(loaded("bert"), path, output, **more)
+    assert computed and not set(before) & set(computed)
+    for row, whole in zip(rows_of(output), rows_of(tmp_path / "whole.csv"), strict=True):
+        for name in whole.keys() & {"score", "log_likelihood", "perplexity"}:
+            a, b = (float(r.pop(name) or 0) for r in (row, whole))
+            assert a == pytest.approx(b, rel=1e-4)  # other batches
+        row.pop("mean_log_likelihood", None), whole.pop("mean_log_likelihood", None)
+        assert row == whole
+    assert not (tmp_path / "again.csv.work").exists()

@@ -37,8 +37,8 @@ from protlm_jax.data import blocks, fasta, prepared, token_files
 from protlm_jax.evaluation import mutations, probe_data, variant_files, verbs
 from protlm_jax.evaluation.contacts.precision import read_contacts
 from protlm_jax.evaluation.embedding import files as embedding_files
-from protlm_jax.evaluation.embedding.parts import SETTINGS, Parts
-from protlm_jax.evaluation.embedding.wanted import Wanted
+from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
+from protlm_jax.evaluation.parts import SETTINGS, Parts
 from protlm_jax.evaluation.probe_data import from_folder
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
@@ -394,18 +394,25 @@ def _shard(folder: Path) -> Case:
     return Case(file, [file.read_bytes()], lambda: _prepared(folder))
 
 
-WANTED = Wanted((0, 1), ("residues", "mean"))
+SPEC = EmbeddingSpec((0, 1), ("residues", "mean"))
+
+
+def _opened(folder: Path) -> Parts:
+    settings, shape = {"model": "x", "layers": [0, 1]}, partial(SPEC.shape, width=4)
+    return Parts.open(folder, settings, 3, SPEC.vectors, shape, SPEC.numpy_dtype)
 
 
 def _write_parts(folder: Path) -> None:
-    parts = Parts.open(folder, {"model": "x", "layers": [0, 1]}, WANTED, 4, 3)
+    parts = _opened(folder)
     arrays = {"residues": np.ones((2, 5, 4), np.float32), "mean": np.ones((2, 4), np.float32)}
-    parts.write([(0, 5, arrays), (2, 5, arrays)], [])
+    parts.add(0, 5, arrays)
+    parts.add(2, 5, arrays)
+    parts.flush(whole=True)
 
 
 def _parts(folder: Path) -> None:
-    opened = Parts.open(folder, {"model": "x", "layers": [0, 1]}, WANTED, 4, 3)
-    for record, vectors in itertools.product(range(3), WANTED.vectors):
+    opened = _opened(folder)
+    for record, vectors in itertools.product(range(3), SPEC.vectors):
         if opened.has(record):
             opened.read(record, vectors)
 
@@ -453,12 +460,13 @@ def _contacts(folder: Path) -> Case:
     return _plain("contacts.npz", seeds, read_contacts, folder)
 
 
-def _partial_npz(folder: Path) -> Case:
-    from protlm_jax.evaluation.depth.partial import Partial
+def _results(folder: Path) -> Case:
+    import xarray
 
-    kept = Partial(folder / "kept.npz", {"model": "x"})
-    kept.save(3, {"a": np.ones(4)})
-    return Case(folder / "kept.npz", [(folder / "kept.npz").read_bytes()], kept.load)
+    from protlm_jax.evaluation.results import read, save
+
+    file = save(xarray.Dataset({"a": ("x", np.ones(4))}), folder / "results.nc")
+    return Case(file, [file.read_bytes()], lambda: read(file))
 
 
 def _write_seal(folder: Path) -> None:
@@ -602,13 +610,13 @@ TARGETS: dict[str, Target] = {
     "token shard": Target(_shard, codec=_header(12, 64)),
     "embedding manifest": Target(_in_folder("e.h5.json", _write_manifest, _manifest)),
     "embedding settings": Target(_in_folder(SETTINGS, _write_parts, _parts)),
-    "embedding part": Target(_in_folder("part-000000", _write_parts, _parts), codec=_header(0)),
+    "embedding part": Target(_in_folder("part-000000.json", _write_parts, _parts)),
     "probe index": Target(_in_folder(f"probe/{saved._INDEX}", **PROBE)),
     "probe.json": Target(_in_folder("probe/linear/probe.json", **PROBE)),
     "probe heads.json": Target(_in_folder("probe/linear/heads.json", **PROBE)),
     "probe heads.npz": Target(_in_folder("probe/linear/heads.npz", **PROBE), "bytes"),
     "contacts npz": Target(_contacts, "bytes"),
-    "depth npz": Target(_partial_npz, "bytes"),
+    "results": Target(_results, "bytes"),
 }
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

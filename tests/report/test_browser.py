@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from depth_made import analysis, everything
+from depth_made import everything
 
 from protlm_jax import report
-from protlm_jax.evaluation.depth.study import Member, study
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
@@ -54,12 +53,10 @@ addEventListener("message", event => { document.body.dataset.seen = event.data; 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    members = [Member(f"a_model_of_{n}_layers", "esm2", analysis(everything(n))) for n in (4, 12)]
-    members.append(
-        Member("control", "esm2", analysis(everything(4, 0.1)), control_of="a_model_of_4_layers")
-    )
+    stacks = [everything(n, name=f"a_model_of_{n}_layers") for n in (4, 12)]
+    twin = everything(4, 0.1, name="control").assign_attrs(control_of="a_model_of_4_layers")
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write(path, {"depths": study(members), "run": {"title": "What each layer does"}})
+    report.write(path, {"depth": [*stacks, twin], "run": {"title": "What each layer does"}})
     before, end, after = path.read_text().rpartition("</body>")  # the library has one too
     path.write_text(f"{before}{PROBE}{end}{after}")
     return path

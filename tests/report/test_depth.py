@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from typing import Any
 
 import pytest
-from depth_made import analysis, by_noise, everything, measured, quantity
+import xarray
+from depth_made import by_noise, everything, measured, quantity
 from report_pages import part, rows, specs
 
 from protlm_jax import report
-from protlm_jax.evaluation.depth.plain import plain
-from protlm_jax.evaluation.depth.results import Measured
-from protlm_jax.evaluation.depth.study import Member, study
+from protlm_jax.evaluation.depth.results import PARTS, combined, names, separate
+from protlm_jax.evaluation.results import read, save
 
 NASTY = "<script>alert('x')</script>&"
 WHOLE = everything()
 
 
-def rendered(*stacks: Measured, family: str = "esm2") -> str:
-    members = [Member(f"m{i}", family, analysis(stack)) for i, stack in enumerate(stacks)]
-    return report.render({"depths": study(members)})
+def rendered(*stacks: xarray.Dataset) -> str:
+    named = [one.assign_attrs(model=f"m{i}") for i, one in enumerate(stacks)]
+    return report.render({"depth": named})
 
 
 def test_every_measurement_has_its_section() -> None:
@@ -50,9 +48,10 @@ def test_every_measurement_has_its_section() -> None:
     assert len(specs(text)) == len(titles) - 1  # Odd is a table
 
 
-@pytest.mark.parametrize("name", sorted(WHOLE.quantities))
+@pytest.mark.parametrize("name", sorted(names(WHOLE)))
 def test_any_measurement_alone_is_a_report(name: str) -> None:
-    one = dataclasses.replace(WHOLE, quantities={name: WHOLE.quantities[name]})
+    mine = [x for x in WHOLE.data_vars if str(x) in {name, *(f"{name}_{p}" for p in PARTS)}]
+    one = WHOLE[mine].assign_coords(protein=WHOLE["protein"])
     text = rendered(one)
     drawn = specs(text) or "<td" in text
     # Other measures of the same changes are left to the table beside the report.
@@ -62,20 +61,16 @@ def test_any_measurement_alone_is_a_report(name: str) -> None:
 
 
 def test_nothing_measured_is_a_page_with_the_reasons() -> None:
-    empty = dataclasses.replace(
-        measured(6, {}), undefined={"swaps": "the model gives no distribution over residues"}
-    )
+    reasons = {"swaps": "the model gives no distribution over residues"}
+    empty = measured(6, {}).assign_attrs(undefined=json.dumps(reasons))
     text = rendered(empty)
     assert "Not defined here" in text and "no distribution over residues" in text
     assert not specs(text) and len(text) < 20_000  # without charts, no library
 
 
 def test_curves_have_bands_and_the_control_beside() -> None:
-    members = [
-        Member("mine", "esm2", analysis(WHOLE)),
-        Member("mine-c", "esm2", analysis(everything(scale=0.1)), control_of="mine"),
-    ]
-    text = report.render({"depths": study(members)})
+    twin = everything(scale=0.1, name="mine-c").assign_attrs(control_of="mine")
+    text = report.render({"depth": [WHOLE.assign_attrs(model="mine"), twin]})
     (chart,) = specs(part(text, "What the answer loses without a layer"))
     points = rows(chart)
     assert len(points) == 4 * 6 and sum(p["dashed"] for p in points) == 2 * 6
@@ -88,7 +83,7 @@ def test_curves_have_bands_and_the_control_beside() -> None:
     cells = rows(maps)
     assert len(cells) == 2 * 15 and all(c["column"] > c["row"] for c in cells)
     assert maps["facet"]["field"] == "map" and "largest" in cells[0]
-    assert "Beside the re-initialised control" in text
+    assert "this model - its re-initialised copy" in text and "<th>re-initialised</th>" in text
 
 
 def test_models_stand_side_by_side_and_make_a_trend() -> None:
@@ -96,22 +91,30 @@ def test_models_stand_side_by_side_and_make_a_trend() -> None:
     assert "Trend across depth: esm2, encoder" in text and "Models side by side" in text
     trend = text.split("Trend across depth")[1].split("</section>")[0]
     (chart,) = specs(trend)
-    assert len(rows(chart)) == 4 * 2 and "From 4 to 8 layers" in trend
+    assert len(rows(chart)) == 4 * 2 and "8 layers - 4 layers" in trend
     assert "layer 3 of 8" in text and "after 4 of 4 layers" in text
     assert "Trend" not in rendered(everything(4), everything(4, 0.5))
 
 
 def test_names_are_escaped() -> None:
-    found = study([Member(NASTY, NASTY, analysis(everything(n), NASTY), NASTY) for n in (4,)])
-    found["models"]["b"] = found["models"][NASTY]
-    text = report.render({"depths": found})
+    nasty = everything(4).assign_attrs(model=NASTY, family=NASTY, positions=NASTY)
+    text = report.render({"depth": [nasty, everything(8).assign_attrs(family=NASTY)]})
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
 
 
-def test_results_are_json_and_come_back() -> None:
-    found: dict[str, Any] = plain(analysis(WHOLE))
-    again = json.loads(json.dumps(found, allow_nan=False))
-    assert report.render({"depth": again}) == report.render({"depth": found})
+def test_a_page_of_results_from_a_file_is_the_same_page(tmp_path) -> None:
+    """Models of other depths, parts and proteins come back from one file as they went in."""
+    other = measured(
+        3, {"cosine": quantity(("part", "layer"), [[0.1] * 3] * 2, 0.1, 5)}, "other", 5,
+        part=("layer", "cross_attention"), protein=[f"q{i}" for i in range(5)],
+    )  # fmt: skip
+    stacks = [WHOLE, everything(4, name="small"), other]
+    again = separate(read(save(combined(stacks), tmp_path / "results.nc")))
+    for one, back in zip(stacks, again, strict=True):
+        assert back.attrs == one.attrs and list(back) == list(one)
+        for name, x in one.variables.items():
+            xarray.testing.assert_equal(back[name].variable, x)
+    assert report.render({"depth": again}) == report.render({"depth": stacks})
 
 
 def test_undefined_layers_are_gaps() -> None:
@@ -123,8 +126,7 @@ def test_undefined_layers_are_gaps() -> None:
 
 
 def test_levels_of_noise_have_their_own_part() -> None:
-    noisy = Member("mine", "dplm", analysis(WHOLE), noise=analysis(by_noise()))
-    text = report.render({"depths": study([noisy])})
+    text = report.render({"depth": [WHOLE, by_noise()]})
     noisy_part = text.split("With more or fewer residues hidden")[1]
     curve = rows(specs(part(noisy_part, "What the answer loses without a layer"))[0])
     last = next(p for p in curve if (p["series"], p["x"]) == ("divergence, 0.9 hidden", 0))
@@ -132,8 +134,6 @@ def test_levels_of_noise_have_their_own_part() -> None:
     maps = specs(part(noisy_part, "Who builds on whom"))[0]
     assert {cell["map"] for cell in rows(maps)} == {"0.1 hidden", "0.5 hidden", "0.9 hidden"}
     assert "var(--s4)" in noisy_part
-    # Effects grow with noise; contributions too, and where they are does not change.
-    assert "From 0.1 to 0.9 of the residues hidden the mean contribution" in noisy_part
-    assert "Whether the depth score changes from 0.1 to 0.9 of the residues hidden" in noisy_part
-    body = noisy_part.split("<tbody>")[1].split("</tbody>")[0]
+    assert "late contribution, 0.9 hidden - 0.1 hidden" in noisy_part
+    body = noisy_part.split("<tbody>")[2].split("</tbody>")[0]
     assert body.count("<tr") == 3 and "With more" not in rendered(WHOLE)

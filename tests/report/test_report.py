@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from depth_made import analysis, everything
+from depth_made import everything
 from report_pages import specs, words
 
 from protlm_jax import report
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.depth.plain import plain
 
 NASTY = "<script>alert('x')</script>&"
 
@@ -52,7 +51,7 @@ def results(probed: dict[str, Any], mapped: dict[str, Any]) -> dict[str, Any]:
         },
         "probe": probed,
         "maps": mapped,
-        "depth": plain(analysis(everything(), NASTY), NASTY),
+        "depth": [everything().assign_attrs(model=NASTY, positions=NASTY)],
         "export": {"folder": NASTY, "max_difference": 1e-6},
     }
 

@@ -1,4 +1,4 @@
-"""Runs that read a prepared folder with token files."""
+"""Runs that read FASTA or token files: exact continuation, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ for name in ("tensorflow", "seqio", "tensorflow_datasets", "apache_beam"):
     sys.modules[name] = None
 from protlm_jax.cli import main
 folder, *arguments = sys.argv[1:]
-for workdir, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
+prepared = ["--config.data.prepared=" + folder + "/prepared"]
+for workdir, steps, more in (
+    ("whole", 4, []), ("parts", 2, []), ("parts", 4, []), ("tokens", 2, prepared)
+):
     one = ["--workdir", f"{folder}/{workdir}", f"--config.train.steps={steps}"]
-    assert main([*arguments, *one]) == 0
+    assert main([*arguments, *one, *more]) == 0
 """
 
 
 def test_training_goes_on_exactly_and_without_tensorflow(tmp_path: Path) -> None:
     folder = write_prepared(tmp_path / "prepared", proteins(list(range(10, 80))))
-    settings = {**SETTINGS, "data.prepared": folder}
     command = ["train", "--config", "configs/tiny.py:bert"]
-    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    command += [f"--config.{name}={value}" for name, value in SETTINGS.items()]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path), *command],
         capture_output=True,
@@ -47,6 +49,7 @@ def test_training_goes_on_exactly_and_without_tensorflow(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert f"residues, of {folder}" in done.stderr
+    assert "residues, of the bundled proteins" in done.stderr
     assert "of the tokens of a row are not padding" in done.stderr
     runs = []
     for workdir in ("whole", "parts"):

@@ -1,4 +1,4 @@
-"""The one door to Apache Beam: says how to install it, and keeps it from talking on import.
+"""Imports Apache Beam: says how to install it, and silences its warnings on import.
 
 Beam warns of every package for Google's cloud that is not there, which is the rule.
 """

@@ -1,12 +1,11 @@
 """From release files to a prepared folder: `protlm prepare`, one machine or Beam.
 
     rules.py       which proteins are kept, and on which side of the split they stand
-    frozen.py      the held-out proteins of an earlier prepared folder
     similarity.py  which proteins resemble a held-out one
     plan.py        what was asked for, and the sizes that follow from it
-    scatter.py     a block of input -> its proteins, judged, in one spill file ordered by bucket
-    rows.py        proteins on their way, in memory and on disk
-    gather.py      a bucket of all spill files -> one shard per split
+    rows.py        a block of input -> rows by bucket; rows of a bucket -> those that are kept
+    spill.py       the rows of a block on disk, ordered by bucket
+    shards.py      a bucket of all spill files -> one shard per split
     records.py     shards of `tf.train.Example` in a TFDS folder
     manifest.py    what is in the folder, counted exactly
     pool.py        worker processes

@@ -3,7 +3,7 @@
     format      version of this layout
     dataset, release
     sources     [{name, bytes, sha256}], in the order in which they were read
-    rules       what was kept and what held out (`Rules.describe`)
+    rules       what was kept and what held out (`SelectionRules.describe`)
     read, kept  number of records in the sources, and of proteins in the splits together
     nucleotides number of records that are DNA or RNA by their letters; absent where it is 0
     dropped     {reason: {count, examples}}, with the names of the first few
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.prepare.rules import REASONS, SIDES, Rules
+from protlm_jax.data.prepare.rules import REASONS, SIDES, SelectionRules
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.json_files import DIGEST, digest_of_json
 from protlm_jax.vocabularies import RESIDUES
@@ -40,48 +40,39 @@ Position = tuple[int, int]
 
 @dataclass
 class Tally:
-    """What the proteins of one split add up to.
-
-    lengths: proteins of each length. letters: int64 [256], residues by their ASCII code.
-    """
+    """Sums over the proteins of a split: how many of each length, residues of each letter."""
 
     lengths: Counter[int] = field(default_factory=Counter)
-    letters: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    letters: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, sequences: Iterable[str]) -> Tally:
         """Counts some normalised sequences."""
-        lengths: Counter[int] = Counter()
-        letters = np.zeros(256, np.int64)
-        for sequence in sequences:
-            lengths[len(sequence)] += 1
-            letters += np.bincount(np.frombuffer(sequence.encode("ascii"), np.uint8), minlength=256)
-        return cls(lengths, letters)
+        some = list(sequences)
+        codes = np.frombuffer("".join(some).encode("ascii"), np.uint8)
+        counts = np.bincount(codes, minlength=256).tolist()
+        letters = Counter({letter: counts[ord(letter)] for letter in RESIDUES})
+        return cls(Counter(map(len, some)), letters)
 
     def add(self, other: Tally) -> None:
         """Adds the counts of other proteins to these."""
         self.lengths.update(other.lengths)
-        self.letters = self.letters + other.letters
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, for the work folder."""
-        return {"lengths": sorted(self.lengths.items()), "letters": self.letters.tolist()}
-
-    @classmethod
-    def from_json(cls, told: Any) -> Tally:
-        """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
-        letters = np.array(told["letters"], np.int64).reshape(256)
-        return cls(Counter({int(length): int(n) for length, n in told["lengths"]}), letters)
+        self.letters.update(other.letters)
 
     def describe(self) -> dict[str, Any]:
         """The numbers of one split, for the manifest."""
         return {
             "proteins": self.lengths.total(),
-            "residues": int(self.letters.sum()),
+            "residues": self.letters.total(),
             "longest": max(self.lengths, default=0),
             "lengths": [list(pair) for pair in sorted(self.lengths.items())],
-            "residue_counts": {c: int(self.letters[ord(c)]) for c in RESIDUES},
+            "residue_counts": {letter: self.letters[letter] for letter in RESIDUES},
         }
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Tally:
+        """What `describe` gave; raises ValueError, KeyError or TypeError for anything else."""
+        return cls(Counter(dict(fields["lengths"])), Counter(fields["residue_counts"]))
 
 
 @dataclass
@@ -102,7 +93,7 @@ class Dropped:
 
 
 @dataclass
-class Counts:
+class RecordCounts:
     """What became of some records: how many were read, left out, and kept on each side.
 
     nucleotides: how many of those read are DNA or RNA by their letters.
@@ -113,7 +104,7 @@ class Counts:
     dropped: dict[str, Dropped] = field(default_factory=lambda: {r: Dropped() for r in REASONS})
     splits: dict[str, Tally] = field(default_factory=lambda: {side: Tally() for side in SIDES})
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: RecordCounts) -> None:
         """Adds what became of other records."""
         self.read += other.read
         self.nucleotides += other.nucleotides
@@ -128,29 +119,27 @@ class Counts:
             "read": self.read,
             "nucleotides": self.nucleotides,
             "dropped": {r: [d.count, d.examples] for r, d in self.dropped.items()},
-            "splits": {side: tally.to_json() for side, tally in self.splits.items()},
+            "splits": {side: tally.describe() for side, tally in self.splits.items()},
         }
 
     @classmethod
-    def from_json(cls, told: Any) -> Counts:
+    def from_json(cls, fields: Any) -> RecordCounts:
         """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
-        counts = cls(int(told["read"]), int(told["nucleotides"]))
+        counts = cls(int(fields["read"]), int(fields["nucleotides"]))
         for reason in REASONS:
-            number, examples = told["dropped"][reason]
+            number, examples = fields["dropped"][reason]
             noted = [((int(source), int(line)), str(name)) for (source, line), name in examples]
             counts.dropped[reason] = Dropped(int(number), noted)
-        counts.splits = {side: Tally.from_json(told["splits"][side]) for side in SIDES}
+        counts.splits = {side: Tally.from_json(fields["splits"][side]) for side in SIDES}
         return counts
 
-    @property
-    def kept(self) -> int:
-        """Proteins on both sides."""
-        return sum(tally.lengths.total() for tally in self.splits.values())
 
-    def check(self) -> None:
-        """Raises AssertionError where a record is neither kept nor accounted for."""
-        lost = self.read - self.kept - sum(d.count for d in self.dropped.values())
-        assert lost == 0, f"{lost} records are neither kept nor counted as left out"
+def total(counts: Iterable[RecordCounts]) -> RecordCounts:
+    """The sum of some counts."""
+    added = RecordCounts()
+    for one in counts:
+        added.add(one)
+    return added
 
 
 def build(
@@ -158,8 +147,8 @@ def build(
     dataset: str,
     release: str,
     sources: Sequence[Mapping[str, Any]],
-    rules: Rules,
-    counts: Counts,
+    rules: SelectionRules,
+    counts: RecordCounts,
     tokens: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     heldout: Mapping[str, Any],
@@ -173,13 +162,15 @@ def build(
     Raises:
         ProtlmError: no protein is left to train on.
     """
-    counts.check()
-    dropped = {reason: told for reason, told in counts.dropped.items() if told.count}
+    dropped = {reason: some for reason, some in counts.dropped.items() if some.count}
+    kept = sum(tally.lengths.total() for tally in counts.splits.values())
+    lost = counts.read - kept - sum(some.count for some in dropped.values())
+    assert lost == 0, f"{lost} records are neither kept nor counted as left out"
     if not counts.splits["train"].lengths:
         left_out = ", ".join(f"{r} {d.count:,}" for r, d in dropped.items()) or "none left out"
         raise ProtlmError(
             f"of {counts.read:,} records no protein is left to train on ({left_out}, held out "
-            f"{counts.kept:,}); loosen the rules or give more proteins"
+            f"{kept:,}); loosen the rules or give more proteins"
         )
     return {
         "format": FORMAT,
@@ -188,11 +179,11 @@ def build(
         "sources": list(sources),
         "rules": rules.describe(),
         "read": counts.read,
-        "kept": counts.kept,
+        "kept": kept,
         **({"nucleotides": counts.nucleotides} if counts.nucleotides else {}),
         "dropped": {
-            reason: {"count": told.count, "examples": [name for _, name in told.examples]}
-            for reason, told in dropped.items()
+            reason: {"count": some.count, "examples": [name for _, name in some.examples]}
+            for reason, some in dropped.items()
         },
         "splits": {
             side: tally.describe()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from protlm_jax.data.entries import Entry
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.entries import ReleaseEntry
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.sources import explained, open_source, source_size
 from protlm_jax.errors import ProtlmError
 
@@ -21,7 +21,7 @@ Dataset = Literal["uniref50", "uniref90", "uniref100", "bfd", "fasta"]
 CLUSTERS = {"uniref50": "UniRef50_", "uniref90": "UniRef90_", "uniref100": "UniRef100_"}
 """How names of the entries of a dataset begin."""
 
-LAYOUT = 2  # of the work folder; another one is not gone on with
+LAYOUT = 3  # of the work folder; another one is not gone on with
 
 _MB = 1 << 20
 _SAMPLED_FILES = 16
@@ -35,7 +35,7 @@ _BLOCK_BYTES = (4 * _MB, 64 * _MB)
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One input file. bytes: as it lies there. text_bytes: decompressed, estimated from its
     beginning."""
 
@@ -50,7 +50,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparePlan:
     """What is to be prepared, where to, and how.
 
     Attributes:
@@ -65,9 +65,9 @@ class Plan:
 
     dataset: Dataset
     release: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     output: Path
-    rules: Rules
+    rules: SelectionRules
     tokens: bool
     records: bool
     block_bytes: int
@@ -79,11 +79,11 @@ class Plan:
         dataset: Dataset,
         inputs: Sequence[str],
         output: Path,
-        rules: Rules,
+        rules: SelectionRules,
         *,
         tokens: bool = False,
         records: bool = True,
-    ) -> Plan:
+    ) -> PreparePlan:
         """A plan for these files; the release is that of the rules. Looks at their beginnings.
 
         Raises:
@@ -125,7 +125,7 @@ class Plan:
             "buckets": self.buckets,
         }
 
-    def check(self, entry: Entry) -> None:
+    def check(self, entry: ReleaseEntry) -> None:
         """Raises ProtlmError where an entry is of another dataset than the plan's."""
         if not entry.id.startswith(CLUSTERS.get(self.dataset, "")):
             raise ProtlmError(
@@ -153,7 +153,7 @@ def number_of_buckets(text_bytes: int) -> int:
     return 1 << (wanted - 1).bit_length()
 
 
-def look_at(paths: Sequence[str]) -> tuple[Source, ...]:
+def look_at(paths: Sequence[str]) -> tuple[SourceFile, ...]:
     """Sizes of the files; how far each expands is measured on the beginnings of the first few.
 
     Raises:
@@ -165,7 +165,7 @@ def look_at(paths: Sequence[str]) -> tuple[Source, ...]:
     sources = []
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         seen, expanded = samples[i] if i < len(samples) else (read, text)
-        sources.append(Source(path, size, size * expanded // seen))
+        sources.append(SourceFile(path, size, size * expanded // seen))
     return tuple(sources)
 
 

@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from multiprocessing.connection import wait
-from types import TracebackType
 from typing import Any
 
 from protlm_jax.errors import ProtlmError
@@ -19,75 +19,52 @@ from protlm_jax.errors import ProtlmError
 _WAITING = 2  # tasks per worker that may wait: each holds a block of input in memory
 
 
-class Pool:
-    """Runs functions for their effects, in worker processes, or here when there is one worker.
-
-    A failed task raises in `submit` or `wait`, the earliest submitted one first; then no new tasks
-    are started.
+class Workers(ExitStack):
+    """Worker processes, until the block of `with` ends; one worker works in this process.
 
     Raises:
-        ProtlmError: fewer workers than one; from `submit` and `wait`, a worker was killed.
+        ProtlmError: fewer workers than one.
     """
 
-    def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise ProtlmError(f"workers is {workers}; at least one has to do the work")
-        self._limit = _WAITING * workers
-        self._tasks: deque[tuple[Future[None], Callable[[], object] | None]] = deque()
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        if count < 1:
+            raise ProtlmError(f"workers is {count}; at least one has to do the work")
+        self._limit = _WAITING * count
         self._executor: ProcessPoolExecutor | None = None
-        if workers > 1:
+        if count > 1:
             # Not fork: whoever calls this may have threads, and JAX's do not survive it.
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(workers, context, _follow_parent)
+            self._executor = ProcessPoolExecutor(count, context, _follow_parent)
+            self.callback(self._executor.shutdown, cancel_futures=True)
 
-    def submit(
-        self,
-        function: Callable[..., None],
-        *arguments: Any,
-        then: Callable[[], object] | None = None,
-    ) -> None:
-        """Starts a task, after waiting for an earlier one where too many are under way.
+    def run(
+        self, function: Callable[..., None], tasks: Iterable[tuple[Any, ...]]
+    ) -> Iterator[None]:
+        """Calls `function` with the arguments of each task; gives None for each that has ended.
 
-        Args:
-            then: is called here when the task has ended well.
+        A failed task raises here, the earliest one first; then no further tasks are started.
+
+        Raises:
+            ProtlmError: a worker was killed.
         """
-        if self._executor is None:
-            function(*arguments)
-            if then is not None:
-                then()
-            return
-        if len(self._tasks) >= self._limit:
-            self._finish_one()
-        self._tasks.append((self._executor.submit(function, *arguments), then))
-
-    def wait(self) -> None:
-        """Waits for all tasks."""
-        while self._tasks:
-            self._finish_one()
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-
-    def _finish_one(self) -> None:
-        task, then = self._tasks.popleft()
+        running: deque[Future[None]] = deque()
         try:
-            task.result()
+            for task in tasks:
+                if self._executor is None:
+                    function(*task)
+                    yield
+                    continue
+                if len(running) >= self._limit:
+                    yield running.popleft().result()
+                running.append(self._executor.submit(function, *task))
+            while running:
+                yield running.popleft().result()
         except BrokenProcessPool:
             raise ProtlmError(
                 "a worker process was killed, probably because memory ran out; run the same "
                 "command again to go on, with fewer --workers"
             ) from None
-        if then is not None:
-            then()
 
 
 def _follow_parent() -> None:

@@ -90,11 +90,11 @@ def write_metadata(
     infos = [
         tfds.core.SplitInfo(
             name=side,
-            shard_lengths=[shard["proteins"] for shard in told],
-            num_bytes=sum(shard["bytes"] for shard in told),
+            shard_lengths=[shard["proteins"] for shard in some],
+            num_bytes=sum(shard["bytes"] for shard in some),
             filename_template=template.replace(split=side),
         )
-        for side, told in shards.items()
+        for side, some in shards.items()
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,

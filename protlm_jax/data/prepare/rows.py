@@ -1,27 +1,25 @@
-"""Proteins on their way into a shard, and how they lie on disk meanwhile: columns, not pickles.
+"""From entries to rows of shards, as pure functions that every runner calls.
 
-    int64 [8]             number of rows, and bytes of each text column
-    uint8 [rows, 16]      keys
-    int64 [4, rows]       source and line of the position, members, taxon_id
-    int32 [7, rows]       characters of each text
-    the 7 columns of texts, each joined, in UTF-8
+    judge   a block of input -> the rows of its proteins, by bucket, and counts of the others
+    split   all rows of a bucket -> those that are kept, in the order of the shard, and counts
 
-All numbers are little-endian.
+On their way rows are JSON: no program code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
-import numpy as np
-
-from protlm_jax.data.prepare.manifest import Position
-
-_KEY = 16
-_NUMBERS = 4
-_TEXTS = 7
+from protlm_jax.data.blocks import TextBlock, entries
+from protlm_jax.data.entries import ReleaseEntry
+from protlm_jax.data.fasta import BadRecord, looks_like_nucleotides
+from protlm_jax.data.prepare.manifest import Position, RecordCounts, Tally
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import BAD_RECORD, DUPLICATE, KEY, SIDES, bucket_of, order_key
 
 
 class Row(NamedTuple):
@@ -43,49 +41,111 @@ class Row(NamedTuple):
     uniref50: str
 
 
+def to_row(entry: ReleaseEntry, side: str, position: Position) -> Row:
+    """What is kept of an entry."""
+    return Row(
+        order_key(entry.sequence),
+        side,
+        position,
+        entry.id,
+        entry.sequence,
+        entry.description,
+        entry.members,
+        entry.taxon,
+        entry.taxon_id,
+        entry.representative,
+        entry.uniref50,
+    )
+
+
 def to_bytes(rows: Sequence[Row]) -> bytes:
-    """Rows, in their order; nothing for none."""
+    """Rows, in their order, as JSON of their columns; nothing for none."""
     if not rows:
         return b""
-    keys, sides, positions, ids, sequences, said, members, taxa, numbers, *names = zip(
-        *rows, strict=True
-    )
-    texts = (sides, ids, sequences, said, taxa, *names)
-    integers = np.array([*zip(*positions, strict=True), members, numbers], "<i8")
-    lengths = np.array([list(map(len, text)) for text in texts], "<i4")
-    columns = ["".join(text).encode() for text in texts]
-    sizes = np.array([len(rows), *map(len, columns)], "<i8")
-    parts = [sizes.tobytes(), *keys, integers.tobytes(), lengths.tobytes(), *columns]
-    return b"".join(parts)
+    keys, *columns = zip(*rows, strict=True)
+    return json.dumps([b"".join(keys).hex(), *columns], ensure_ascii=False).encode()
 
 
 def from_bytes(data: bytes) -> list[Row]:
-    """The rows of `to_bytes`.
-
-    Raises:
-        ValueError: these are other bytes.
-    """
+    """The rows of `to_bytes`."""
     if not data:
         return []
-    number, *sizes = np.frombuffer(data, "<i8", 1 + _TEXTS).tolist()
-    at = 8 * (1 + _TEXTS)
-    each = _KEY + 8 * _NUMBERS + 4 * _TEXTS
-    if min(number, *sizes) < 0 or at + each * number + sum(sizes) != len(data):
-        raise ValueError("the sizes do not add up")
-    keys = [data[i : i + _KEY] for i in range(at, at + _KEY * number, _KEY)]
-    at += _KEY * number
-    integers = np.frombuffer(data, "<i8", _NUMBERS * number, at).reshape(_NUMBERS, number)
-    at += 8 * _NUMBERS * number
-    lengths = np.frombuffer(data, "<i4", _TEXTS * number, at).reshape(_TEXTS, number)
-    at += 4 * _TEXTS * number
-    texts = []
-    for size, length in zip(sizes, lengths, strict=True):
-        column = data[at : at + size].decode()
-        ends = [0, *np.cumsum(length, dtype=np.int64).tolist()]
-        texts.append([column[a:b] for a, b in pairwise(ends)])
-        at += size
-    sides, ids, sequences, said, taxa, *names = texts
-    source, line, members, numbers = integers.tolist()
-    positions = zip(source, line, strict=True)
-    columns = (keys, sides, positions, ids, sequences, said, members, taxa, numbers, *names)
-    return [Row(*row) for row in zip(*columns, strict=True)]
+    joined, sides, positions, *columns = json.loads(data)
+    joined = bytes.fromhex(joined)
+    keys = [joined[i : i + KEY] for i in range(0, len(joined), KEY)]
+    rows = zip(keys, sides, map(tuple, positions), *columns, strict=True)
+    return list(map(Row._make, rows))
+
+
+def judge(block: TextBlock, source: int, plan: PreparePlan) -> tuple[list[list[Row]], RecordCounts]:
+    """The rows of a block by bucket, in the order of the input, and what was read and left out.
+
+    Args:
+        source: number of the block's file in the plan.
+    Raises:
+        ProtlmError: a record is no protein (under `bad_records="error"`) or not of this dataset.
+    """
+    counts, proteins = RecordCounts(), []
+    for entry in entries(block, plan.rules.policy):
+        counts.read += 1
+        if isinstance(entry, BadRecord):
+            if plan.rules.bad_records == "error":
+                raise entry.error
+            counts.dropped[BAD_RECORD].note((source, entry.line), entry.id)
+            continue
+        plan.check(entry)
+        counts.nucleotides += looks_like_nucleotides(entry.sequence)
+        proteins.append(entry)
+    buckets: list[list[Row]] = [[] for _ in range(plan.buckets)]
+    for entry, verdict in zip(proteins, plan.rules.verdicts(proteins), strict=True):
+        position = (source, entry.line)
+        if verdict in SIDES:
+            row = to_row(entry, verdict, position)
+            buckets[bucket_of(row.key, plan.buckets)].append(row)
+        else:
+            counts.dropped[verdict].note(position, entry.id)
+    return buckets, counts
+
+
+def split(rows: Iterable[Row], deduplicate: bool) -> tuple[list[Row], RecordCounts]:
+    """The rows of a bucket that are kept, in the order in which they are stored, and their counts.
+
+    Rows are sorted by the hash of their sequence, so equal sequences stand side by side, and the
+    first of them in the order of the input is kept.
+
+    Args:
+        rows: all rows of the bucket, in any order.
+        deduplicate: keep one of equal sequences.
+    """
+    counts = RecordCounts()
+    kept = list(_keep_one(sorted(rows, key=attrgetter("key", "position")), deduplicate, counts))
+    for side in SIDES:
+        counts.splits[side] = Tally.of(row.sequence for row in kept if row.side == side)
+    return kept, counts
+
+
+def _keep_one(rows: Iterable[Row], deduplicate: bool, counts: RecordCounts) -> Iterator[Row]:
+    """Of rows with equal sequences (neighbours) the first, or all; counts the others.
+
+    Equal sequences stand on one side, also where the cluster of only one of them is held out.
+    """
+    for _, group in groupby(rows, key=attrgetter("key")):
+        first, *others = group
+        if others and any(row.side == "heldout" for row in others):
+            first, *others = [row._replace(side="heldout") for row in (first, *others)]
+        yield first
+        for row in others:
+            if deduplicate:
+                counts.dropped[DUPLICATE].note(row.position, row.id)
+            else:
+                yield row
+
+
+def heldout_fasta(rows: Iterable[Row]) -> str:
+    """FASTA of the held-out ones of some rows, with their UniRef50 clusters; `rules.Frozen` reads
+    it."""
+    return "".join(
+        f">{row.id} uniref50={row.uniref50}\n{row.sequence}\n"
+        for row in rows
+        if row.side == "heldout"
+    )

@@ -18,17 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from protlm_jax.data.entries import ReleaseEntry
+from protlm_jax.data.fasta import BadRecord, read_every_record
+from protlm_jax.data.prepare.similarity import Similar
+from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.splits import is_heldout
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResiduePolicy
-
-if TYPE_CHECKING:
-    from protlm_jax.data.entries import Entry
-    from protlm_jax.data.prepare.frozen import Frozen
 
 Side = Literal["train", "heldout"]
 SIDES: tuple[Side, Side] = ("train", "heldout")
@@ -47,15 +47,17 @@ FROZEN_RULE = (
     "`heldout_from`; left out: similar to a protein held out there"
 )
 ORDER_RULE = "BLAKE2b(sequence, 16 bytes, person 'order')"
+KEY = 16
+"""Bytes of an `order_key`."""
 
 
 def order_key(sequence: str) -> bytes:
     """16 bytes that place a protein: proteins are stored sorted by them, which shuffles them once.
 
-    Equal sequences have equal keys, so duplicates meet. Another hash than that of the split, by
-    which all held-out proteins would stand first.
+    Equal sequences have equal keys, so duplicates meet. It differs from the hash of the split, by
+    which held-out proteins would sort first.
     """
-    return blake2b(sequence.encode("ascii"), digest_size=16, person=b"order").digest()
+    return blake2b(sequence.encode("ascii"), digest_size=KEY, person=b"order").digest()
 
 
 def bucket_of(key: bytes, buckets: int) -> int:
@@ -64,7 +66,7 @@ def bucket_of(key: bytes, buckets: int) -> int:
 
 
 @dataclass(frozen=True)
-class Rules:
+class SelectionRules:
     """What is kept, and what is held out.
 
     Attributes:
@@ -105,7 +107,7 @@ class Rules:
         """How sequences are normalised before they are judged."""
         return ResiduePolicy(rare=self.rare_residues)
 
-    def reject(self, entry: Entry) -> str | None:
+    def reject(self, entry: ReleaseEntry) -> str | None:
         """Why a protein is left out, by itself; None where it is kept."""
         length = len(entry.sequence)
         if length < self.min_length:
@@ -114,7 +116,7 @@ class Rules:
             return "too_long"
         return None
 
-    def side(self, entry: Entry) -> Side:
+    def side(self, entry: ReleaseEntry) -> Side:
         """The side of the split of a protein that is kept.
 
         Raises:
@@ -129,7 +131,7 @@ class Rules:
             )
         return "heldout" if held else "train"
 
-    def verdicts(self, entries: Sequence[Entry]) -> list[str]:
+    def verdicts(self, entries: Sequence[ReleaseEntry]) -> list[str]:
         """For each protein its side, or the reason why it is left out (duplicates apart).
 
         Looking for similar ones is quicker in batches; the answers do not depend on the batch.
@@ -158,7 +160,7 @@ class Rules:
         Raises:
             ProtlmError: the folder of `heldout_from` cannot be read.
         """
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "min_length": self.min_length,
             "max_length": self.max_length,
             "rare_residues": self.rare_residues,
@@ -167,18 +169,78 @@ class Rules:
             "order": ORDER_RULE,
         }
         if self.heldout_from is None:
-            return told | {"split": {"rule": HASH_RULE, "percent": self.heldout_percent}}
+            return fields | {"split": {"rule": HASH_RULE, "percent": self.heldout_percent}}
         frozen = _frozen(self.heldout_from, self.policy)
-        return told | {"split": {"rule": FROZEN_RULE, "heldout_from": frozen.describe()}}
+        return fields | {"split": {"rule": FROZEN_RULE, "heldout_from": frozen.describe()}}
 
     def _same_clusters(self, frozen: Frozen) -> bool:
         """Whether UniRef50 clusters here are those of the frozen proteins."""
         return bool(self.release) and self.release == frozen.release
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """The held-out side of a prepared folder.
+
+    Attributes:
+        dataset, release, digest: which folder it was (digest of its manifest).
+        sequences: the proteins, normalised by the policy of the data to be judged.
+        clusters: names of their UniRef50 clusters, where known; those of `release`.
+    """
+
+    dataset: str
+    release: str
+    digest: str
+    sequences: tuple[str, ...]
+    clusters: frozenset[str]
+
+    @classmethod
+    def open(cls, folder: str, policy: ResiduePolicy) -> Frozen:
+        """Reads the held-out proteins of a prepared folder, and checks that they are unchanged.
+
+        Raises:
+            ProtlmError: the folder is not finished, is damaged, or holds nothing out.
+        """
+        prepared = Prepared.open(folder)
+        sequences, clusters = [], set()
+        for record in read_every_record(prepared.heldout_fasta(), policy):
+            if isinstance(record, BadRecord):
+                raise record.error
+            sequences.append(record.sequence)
+            clusters.add(record.description.removeprefix("uniref50="))
+        return cls(
+            prepared.dataset,
+            prepared.release,
+            prepared.digest,
+            tuple(sequences),
+            frozenset(clusters - {""}),
+        )
+
+    def holds(self, sequence: str) -> bool:
+        """Whether a sequence is among the frozen ones."""
+        return sequence in self._sequences
+
+    @cached_property
+    def similar(self) -> Similar:
+        """Finds what resembles a frozen protein; made when first needed."""
+        return Similar(self.sequences)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides, for a manifest."""
+        return {
+            "dataset": self.dataset,
+            "release": self.release,
+            "digest": self.digest,
+            "proteins": len(self.sequences),
+            "similarity": self.similar.describe(),
+        }
+
+    @cached_property
+    def _sequences(self) -> frozenset[str]:
+        return frozenset(self.sequences)
+
+
 @lru_cache(maxsize=2)
 def _frozen(folder: str, policy: ResiduePolicy) -> Frozen:
     """The frozen proteins, read once per process."""
-    from protlm_jax.data.prepare.frozen import Frozen  # few runs need it, and its k-mers
-
     return Frozen.open(folder, policy)

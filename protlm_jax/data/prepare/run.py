@@ -21,25 +21,26 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from protlm_jax.data.blocks import cut
+from protlm_jax.data.blocks import TextBlock, cut
 from protlm_jax.data.prepare import manifest
-from protlm_jax.data.prepare.gather import Gathered, gather, join_heldout
-from protlm_jax.data.prepare.manifest import Counts
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.pool import Pool
+from protlm_jax.data.prepare.manifest import RecordCounts, total
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.pool import Workers
 from protlm_jax.data.prepare.rules import SIDES
-from protlm_jax.data.prepare.scatter import SCATTERED, digest_of, read_tail, scatter
+from protlm_jax.data.prepare.shards import finished_bucket, gather, heldout_piece, join_heldout
+from protlm_jax.data.prepare.spill import SCATTERED, read_tail, scatter
 from protlm_jax.data.prepared import HELDOUT, MANIFEST, RECORDS, TOKENS, WORK, Prepared
 from protlm_jax.data.sources import explained
 from protlm_jax.data.token_files import TokenShard
 from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.digests import Damaged
-from protlm_jax.storage.files import cannot_write, write_atomically
+from protlm_jax.storage.digests import Damaged, digest_of_data
+from protlm_jax.storage.files import atomic_file, cannot_write, write_atomically
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.storage.owner import LOCK, owned
 
@@ -47,7 +48,7 @@ HASHED = 1 << 30
 """Bytes of a source up to which its content is compared where all is said to be done."""
 
 
-def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared:
+def prepare(plan: PreparePlan, workers: int = 2, *, progress: bool = False) -> Prepared:
     """Makes the folder of a plan; returns at once where it is there already.
 
     Args:
@@ -61,17 +62,15 @@ def prepare(plan: Plan, workers: int = 2, *, progress: bool = False) -> Prepared
     with owned(plan.output, inside=True):
         if (plan.output / MANIFEST).exists():
             return finished(plan)
-        with work_folder(plan) as work, Pool(workers) as pool:
-            spills, sources = scatter_all(plan, work, pool, progress)
+        with work_folder(plan) as work, Workers(workers) as pool:
+            spills, sources = _scatter_all(plan, work, pool, progress)
             _gather_all(plan, work, pool, spills, progress)
-            counts = Counts()
-            for path in spills:
-                counts.add(read_tail(path, plan).counts)
+            counts = total(read_tail(path, plan)[1] for path in spills)
             finish(plan, work, pool, counts, sources)
     return Prepared.open(plan.output)
 
 
-def finished(plan: Plan) -> Prepared:
+def finished(plan: PreparePlan) -> Prepared:
     """The folder as it is, where it was made from this plan, and is as it was made.
 
     Raises:
@@ -90,11 +89,11 @@ def finished(plan: Plan) -> Prepared:
         "records": any(split.records for split in prepared.splits.values()),
     }
     _compare(plan, {key: asked[key] for key in found}, found)
-    for source, told in zip(plan.sources, there["sources"], strict=True):
+    for source, was in zip(plan.sources, there["sources"], strict=True):
         if "://" not in source.path and source.bytes <= HASHED:
             with explained(source.path, lambda: 0), open(source.path, "rb") as file:
                 content = {"sha256 of " + source.name: file_digest(file, "sha256").hexdigest()}
-            _compare(plan, content, {"sha256 of " + source.name: told["sha256"]})
+            _compare(plan, content, {"sha256 of " + source.name: was["sha256"]})
     try:
         for split in prepared.splits.values():
             for shard in split.tokens:
@@ -109,7 +108,7 @@ def finished(plan: Plan) -> Prepared:
     return prepared
 
 
-def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
+def _compare(plan: PreparePlan, asked: dict[str, Any], found: dict[str, Any]) -> None:
     """Raises ProtlmError where a folder was begun with other settings than those asked for."""
     if asked.get("layout") != found.get("layout"):
         raise ProtlmError(
@@ -125,7 +124,7 @@ def _compare(plan: Plan, asked: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 @contextmanager
-def work_folder(plan: Plan) -> Iterator[Path]:
+def work_folder(plan: PreparePlan) -> Iterator[Path]:
     """The work folder of this plan, without what a kill left half done. Its output is `owned`.
     It is gone when the block ends well.
 
@@ -158,72 +157,72 @@ def work_folder(plan: Plan) -> Iterator[Path]:
     shutil.rmtree(work)
 
 
-def scatter_all(
-    plan: Plan, work: Path, pool: Pool, progress: bool
+def _scatter_all(
+    plan: PreparePlan, work: Path, pool: Workers, progress: bool
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Every block's spill file, and what the manifest says of each source."""
     done = work / SCATTERED
     if done.exists():
         with suppress(ProtlmError, KeyError, TypeError):  # else it is made again
-            told = read_json(done)
-            return [_spill(work, unit) for unit in range(told["units"])], told["sources"]
-    units, sources = 0, []
-    total = sum(source.bytes for source in plan.sources)
-    with _bar("reading", total, progress, unit="B", unit_scale=True) as bar:
-        for number, source in enumerate(plan.sources):
-            hashed, size = sha256(), 0
+            found = read_json(done)
+            return [_spill(work, unit) for unit in range(found["units"])], found["sources"]
+    spills: list[Path] = []
+    sources: list[dict[str, Any]] = []
+    size_of_all = sum(source.bytes for source in plan.sources)
+    with _bar("reading", size_of_all, progress, unit="B", unit_scale=True) as bar:
 
-            def watch(data: bytes, add: Callable[[bytes], None] = hashed.update) -> None:
-                nonlocal size
-                add(data)
-                size += len(data)
-                bar.update(len(data))
+        def tasks() -> Iterator[tuple[TextBlock, int, PreparePlan, Path]]:
+            """Blocks without a spill file."""
+            for number, source in enumerate(plan.sources):
+                hashed, size = sha256(), 0
 
-            for block in cut(source.path, plan.block_bytes, watch):
-                path = _spill(work, units)
-                units += 1
-                made_from = _made_from(path, plan)
-                if made_from is None:
-                    pool.submit(scatter, block, number, plan, path)
-                elif made_from != digest_of(block):
-                    raise ProtlmError(
-                        f"{source.path} is not the file with which {plan.output} was begun; put "
-                        f"that one back, or remove {work} to begin again"
-                    )
-            sources.append({"name": source.name, "bytes": size, "sha256": hashed.hexdigest()})
-        pool.wait()
-    write_json(done, {"units": units, "sources": sources})
-    return [_spill(work, unit) for unit in range(units)], sources
+                def watch(data: bytes, add: Callable[[bytes], None] = hashed.update) -> None:
+                    nonlocal size
+                    add(data)
+                    size += len(data)
+                    bar.update(len(data))
+
+                for block in cut(source.path, plan.block_bytes, watch):
+                    path = _spill(work, len(spills))
+                    spills.append(path)
+                    made_from = None
+                    with suppress(Damaged):  # which removes it, to be made again
+                        made_from = read_tail(path, plan)[0] if path.exists() else None
+                    if made_from is None:
+                        yield block, number, plan, path
+                    elif made_from != digest_of_data(block.data, "blake2b"):
+                        raise ProtlmError(
+                            f"{source.path} is not the file with which {plan.output} was begun; "
+                            f"put that one back, or remove {work} to begin again"
+                        )
+                sources.append({"name": source.name, "bytes": size, "sha256": hashed.hexdigest()})
+
+        for _ in pool.run(scatter, tasks()):
+            pass
+    write_json(done, {"units": len(spills), "sources": sources})
+    return spills, sources
 
 
 def _spill(work: Path, unit: int) -> Path:
     return work / "spill" / f"{unit:06d}"
 
 
-def _made_from(path: Path, plan: Plan) -> str | None:
-    """The digest of the block of a spill file; None where it is missing or damaged."""
-    try:
-        return read_tail(path, plan).digest if path.exists() else None
-    except Damaged:
-        return None
-
-
-def _gather_all(plan: Plan, work: Path, pool: Pool, spills: Sequence[Path], progress: bool) -> None:
+def _gather_all(
+    plan: PreparePlan, work: Path, pool: Workers, spills: Sequence[Path], progress: bool
+) -> None:
     """Every bucket's shards."""
     with _bar("writing", plan.buckets, progress, unit=" shards") as bar:
-        for bucket in range(plan.buckets):
-            if Gathered.read(work, bucket) is not None:
-                bar.update()
-            else:
-                pool.submit(gather, bucket, spills, plan, work, then=bar.update)
-        pool.wait()
+        missing = [b for b in range(plan.buckets) if finished_bucket(work, b) is None]
+        bar.update(plan.buckets - len(missing))
+        for _ in pool.run(gather, ((bucket, spills, plan, work) for bucket in missing)):
+            bar.update()
 
 
 def finish(
-    plan: Plan,
+    plan: PreparePlan,
     work: Path,
-    pool: Pool,
-    counts: Counts,
+    pool: Workers,
+    counts: RecordCounts,
     sources: Sequence[dict[str, Any]],
 ) -> None:
     """Moves the shards to where they are seen, and writes the manifest.
@@ -231,57 +230,56 @@ def finish(
     Args:
         counts: records read and left out before they came to a bucket.
     """
-    tokens: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    records: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    shards: dict[str, dict[str, list[dict[str, Any]]]]
+    shards = {kind: {side: [] for side in SIDES} for kind in (TOKENS, RECORDS)}
     for bucket in range(plan.buckets):
-        done = Gathered.read(work, bucket)
+        done = finished_bucket(work, bucket)
         if done is None:
             raise ProtlmError(
                 f"a shard of bucket {bucket} in {work} has changed since it was written; run the "
                 "same command again, which makes it anew"
             )
-        counts.add(done.counts)
-        for side in SIDES:
-            tokens[side] += [done.tokens[side]] if plan.tokens else []
-            records[side] += [done.records[side]] if plan.records else []
-    for side in SIDES:
+        counts.add(done["counts"])
+        for kind, side in product(shards, SIDES):
+            shards[kind][side] += [done[kind][side]] if side in done[kind] else []
+    for kind, side in product(shards, SIDES):
         if not counts.splits[side].lengths:
-            for shard in tokens.pop(side) + records.pop(side):
+            for shard in shards[kind].pop(side):
                 (work / shard["file"]).unlink(missing_ok=True)
-    _check_all_there(plan, work, [*tokens.values(), *records.values()])
-    told = manifest.build(
+    for shard in chain(*(some for kind in shards.values() for some in kind.values())):
+        if not any((folder / shard["file"]).exists() for folder in (work, plan.output)):
+            raise ProtlmError(
+                f"{work / shard['file']} was there and has vanished; remove {plan.output} and "
+                "prepare the data again"
+            )
+    with atomic_file(work / HELDOUT) as file:
+        pieces = (heldout_piece(work, bucket).read_bytes() for bucket in range(plan.buckets))
+        heldout = join_heldout(pieces, file)
+    if heldout["file"] is None:
+        (work / HELDOUT).unlink()
+    content = manifest.build(
         dataset=plan.dataset,
         release=plan.release,
         sources=sources,
         rules=plan.rules,
         counts=counts,
-        tokens=tokens,
-        records=records,
-        heldout=join_heldout(plan, work),
+        **shards,
+        heldout=heldout,
     )
     if (work / RECORDS).exists():
-        pool.submit(_describe_records, work / RECORDS, plan, records)
-        pool.wait()
+        list(pool.run(_describe_records, [(work / RECORDS, plan, shards[RECORDS])]))
     for name in (TOKENS, RECORDS, HELDOUT):
         if (work / name).exists():
             try:
                 os.replace(work / name, plan.output / name)
             except OSError as error:
                 raise cannot_write(plan.output / name, error) from error
-    write_atomically(plan.output / MANIFEST, manifest.to_text(told))
+    write_atomically(plan.output / MANIFEST, manifest.to_text(content))
 
 
-def _check_all_there(plan: Plan, work: Path, shards: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Raises ProtlmError where a shard is neither in the work folder nor moved out of it yet."""
-    for told in (shard for kind in shards for shard in kind):
-        if not any((folder / told["file"]).exists() for folder in (work, plan.output)):
-            raise ProtlmError(
-                f"{work / told['file']} was there and has vanished; remove {plan.output} and "
-                "prepare the data again"
-            )
-
-
-def _describe_records(folder: Path, plan: Plan, shards: dict[str, list[dict[str, Any]]]) -> None:
+def _describe_records(
+    folder: Path, plan: PreparePlan, shards: dict[str, list[dict[str, Any]]]
+) -> None:
     """Makes a TFDS folder of the records; in a worker, where TensorFlow is loaded already."""
     from protlm_jax.data.prepare.records import write_metadata
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from protlm_jax.data.prepare.plan import Plan
+    from protlm_jax.data.prepare.plan import PreparePlan
     from protlm_jax.data.prepared import Prepared
 
 DATASETS = ("uniref50", "uniref90", "uniref100", "bfd", "fasta")
@@ -33,8 +33,9 @@ output: one folder. With --tokens, token files, which training reads without Ten
 
 held out: a share of all proteins, by a hash of the sequence. Or, with --heldout_from, what
   an earlier folder held out: the same sequences, members of the same UniRef50 clusters
-  where the release is the same, and whatever else resembles one of them is left out of
-  both sides. So a model trained on this data can be evaluated on that folder's proteins.
+  where the release is the same, and whatever else resembles one of them (by MMseqs2, whose
+  program mmseqs must be installed) is left out of both sides. So a model trained on this
+  data can be evaluated on that folder's proteins.
 
 The same command again goes on after a kill, and does nothing when all is done. Shards are
 the same bytes whatever the number of workers. The exit code is 0 when every record was a
@@ -116,11 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 3 if "bad_record" in prepared.manifest["dropped"] else 0
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
-    from protlm_jax.data.prepare.plan import Plan
-    from protlm_jax.data.prepare.rules import Rules
+def _plan(arguments: argparse.Namespace) -> PreparePlan:
+    from protlm_jax.data.prepare.plan import PreparePlan
+    from protlm_jax.data.prepare.rules import SelectionRules
 
-    rules = Rules(
+    rules = SelectionRules(
         min_length=arguments.min_length,
         max_length=arguments.max_length,
         rare_residues=arguments.rare_residues,
@@ -130,7 +131,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         heldout_from=arguments.heldout_from,
         release=arguments.release,
     )
-    return Plan.make(
+    return PreparePlan.make(
         arguments.dataset,
         arguments.input,
         arguments.output,
@@ -140,9 +141,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-def _prepare(plan: Plan, arguments: argparse.Namespace) -> Prepared:
+def _prepare(plan: PreparePlan, arguments: argparse.Namespace) -> Prepared:
     if arguments.runner == "beam":
-        from protlm_jax.data.builders.run import prepare_with_beam
+        from protlm_jax.data.builders.pipeline import prepare_with_beam
 
         return prepare_with_beam(plan, arguments.beam_options)
     from protlm_jax.data.prepare.run import prepare
@@ -157,7 +158,7 @@ def summary(prepared: Prepared) -> str:
         f"{prepared.folder}: {prepared.source}, {train.proteins:,} proteins to train on "
         f"({train.residues:,} residues), {heldout.proteins:,} held out"
     ]
-    for reason, told in prepared.manifest["dropped"].items():
-        more = ", ..." if told["count"] > len(told["examples"]) else ""
-        lines.append(f"left out, {reason}: {told['count']:,} ({', '.join(told['examples'])}{more})")
+    for reason, some in prepared.manifest["dropped"].items():
+        more = ", ..." if some["count"] > len(some["examples"]) else ""
+        lines.append(f"left out, {reason}: {some['count']:,} ({', '.join(some['examples'])}{more})")
     return "\n".join(lines)

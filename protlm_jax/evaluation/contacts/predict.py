@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.data.rows import Batch
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import (
-    default_tokens_per_batch,
-    encoder_features,
-    grouped,
-    max_residues,
-    normalised,
-)
-from protlm_jax.evaluation.finite import not_finite
+from protlm_jax.evaluation.engine import Engine, features, max_residues, normalised
+from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.build import absent_heads
 from protlm_jax.models.contacts import contact_logits, corrected_maps, pairs_of
 from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.models.stacked import Batch, Stacked
+from protlm_jax.models.stacked import Stacked
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 
@@ -97,35 +91,36 @@ def predict(
                 f"{name!r} has {len(sequence)} residues, {loaded.name} takes {limit}: contacts "
                 f"across a cut are lost, so leave the protein out or cut out a domain"
             )
-    return _stream(loaded, plain, weights, tokens_per_batch or default_tokens_per_batch())
+    return _stream(loaded, plain, weights, tokens_per_batch)
 
 
 def _stream(
-    loaded: LoadedModel, sequences: Mapping[str, str], weights: Weights, budget: int
+    loaded: LoadedModel, sequences: Mapping[str, str], weights: Weights, budget: int | None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    names, specials = list(sequences), _specials(loaded)
+    names, before = list(sequences), len(loaded.vocabulary.prefix_ids)
     tokens = [loaded.vocabulary.encode(sequence) for sequence in sequences.values()]
-    before = len(loaded.vocabulary.prefix_ids)
-    for group in grouped([len(t) for t in tokens], budget, loaded.config.max_positions or None):
-        batch = encoder_features(loaded, [tokens[m] for m in group.members], group)
-        logits = _logits(loaded.model, specials, loaded.params, batch, weights.kernel)
-        found = np.asarray(jax.nn.sigmoid(logits + weights.bias))
-        for row, member in enumerate(group.members):
+    params = {"model": loaded.params, "kernel": weights.kernel, "bias": np.float32(weights.bias)}
+    engine = Engine(loaded, params=params)
+
+    def inputs(batch: Batch) -> Any:
+        return features(loaded, batch, [tokens[m] for m in batch.members], decoder=False)
+
+    batches = engine.one_a_row([len(row) for row in tokens], budget)
+    for batch, found in engine.run(_probabilities, batches, inputs, _specials(loaded)):
+        for row, member in enumerate(batch.members):
             name = names[member]
             inside = slice(before, before + len(sequences[name]))
             probabilities = found[row, inside, inside]
-            if not np.isfinite(probabilities).all():
-                raise not_finite(loaded, sequences[name], name, "the contact map")
+            require_finite(loaded, probabilities, sequences[name], name, "the contact map")
             yield name, probabilities
 
 
 def maps(loaded: LoadedModel, sequence: str) -> np.ndarray:
     """The corrected maps of one protein: [layers, heads, residues, residues] float32."""
     tokens = loaded.vocabulary.encode(normalise(sequence, loaded.policy, record=sequence[:20]))
-    (group,) = grouped([len(tokens)], 1, loaded.config.max_positions or None)
-    batch = encoder_features(loaded, [tokens], group)
-    found = _maps(loaded.model, _specials(loaded), loaded.params, batch)
-    before = len(loaded.vocabulary.prefix_ids)
+    engine, before = Engine(loaded), len(loaded.vocabulary.prefix_ids)
+    (batch,) = engine.one_a_row([len(tokens)], None)
+    found = engine(_maps, features(loaded, batch, [tokens], decoder=False), _specials(loaded))
     inside = slice(before, before + len(sequence))
     return np.asarray(found)[:, 0, :, inside, inside]
 
@@ -134,18 +129,17 @@ def _specials(loaded: LoadedModel) -> tuple[int, ...]:
     return (*loaded.vocabulary.prefix_ids, *loaded.vocabulary.suffix_ids)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _logits(
-    model: Any, specials: tuple[int, ...], params: Any, batch: Batch, kernel: jax.Array
-) -> jax.Array:
+def _probabilities(model: Any, params: Any, batch: Any, specials: tuple[int, ...]) -> jax.Array:
+    """[rows, length, length] float32."""
+
     def weighed(module: Stacked) -> jax.Array:
-        return contact_logits(*_row(module, batch, specials), kernel=kernel)
+        return contact_logits(*_row(module, batch, specials), kernel=params["kernel"])
 
-    return model.apply({"params": params}, method=weighed)
+    logits = model.apply({"params": params["model"]}, method=weighed)
+    return jax.nn.sigmoid(logits + params["bias"])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _maps(model: Any, specials: tuple[int, ...], params: Any, batch: Batch) -> jax.Array:
+def _maps(model: Any, params: Any, batch: Any, specials: tuple[int, ...]) -> jax.Array:
     def shown(module: Stacked) -> jax.Array:
         return corrected_maps(*_row(module, batch, specials))
 
@@ -153,7 +147,7 @@ def _maps(model: Any, specials: tuple[int, ...], params: Any, batch: Batch) -> j
 
 
 def _row(
-    module: Stacked, batch: Batch, specials: tuple[int, ...]
+    module: Stacked, batch: Any, specials: tuple[int, ...]
 ) -> tuple[Block, Any, Any, BlockContext, jax.Array]:
     """Block, parameters, stream and context of the row that is read, and the pairs of residues."""
     stream, context = module.before_blocks(batch)

@@ -11,10 +11,10 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.batching import max_residues
 from protlm_jax.evaluation.contacts.precision import RANGES, contact_map, means, precisions
 from protlm_jax.evaluation.contacts.predict import own_head, predict
 from protlm_jax.evaluation.contacts.regression import STRENGTHS, Fitted, fit
+from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
 from protlm_jax.evaluation.probes.controls import random_control
 from protlm_jax.models.exchange import CONTACT_HEAD

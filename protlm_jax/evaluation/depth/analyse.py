@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import xarray
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import similarity
-from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
+from protlm_jax.evaluation.depth.batches import ROWS, Asked, Proteins, prepare
 from protlm_jax.evaluation.depth.erasure import erasure
 from protlm_jax.evaluation.depth.gradients import gradients
 from protlm_jax.evaluation.depth.measure import measure
@@ -28,11 +27,11 @@ from protlm_jax.evaluation.depth.metrics import (
     resolve,
     why_not,
 )
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet, Stat
 from protlm_jax.evaluation.depth.programs import block_sizes
-from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, stacked
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.results import dataset, with_rises
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
 from protlm_jax.evaluation.heldout import RATE
 from protlm_jax.models.flops import forward_flops_per_token
@@ -40,6 +39,20 @@ from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 
 POINTS = 1024  # positions on which similarities are estimated
+
+# Which residues are read, by the kind of a family's readout.
+READ = {
+    "masked": "residues shown as the mask token; softmax over the 20 amino acids",
+    "denoising": "residues shown to the encoder as the mask token; softmax over the 20 amino acids",
+    "causal": "positions before the chosen residues, which they predict; softmax over the 20 amino "
+    "acids",
+    "query": "chosen residues of the content stream, all in sight; the answer is given by the "
+    "query stream, so that effects on it are not defined here",
+    "detection": "chosen residues, all in sight; the model gives no distribution over residues, so "
+    "that effects on the answer are not defined",
+    "none": "chosen residues, all in sight; the model has no head, so that effects on the answer "
+    "are not defined",
+}
 
 
 def analyse(
@@ -53,11 +66,11 @@ def analyse(
     seed: int = 0,
     progress: bool = False,
     folder: Path | None = None,
-) -> Analysis:
+) -> dict[str, xarray.Dataset]:
     """Measures every stack of a model on some proteins, in float32.
 
         found = analyse(load_model("runs/mine"), {"a": "MKTAYIAKQR..."})
-        found.stacks["encoder"]["skip_effect"].values      # [skipped, affected]
+        found["encoder"]["skip_effect"]     # [skipped, affected]
 
     Args:
         loaded: the model.
@@ -72,6 +85,11 @@ def analyse(
         progress: draw a progress bar on a terminal, with the time that is left.
         folder: keeps partial sums; the same call again goes on from them.
 
+    Returns:
+        By stack its results; see `results` for the variables. Attributes: "model", "family",
+        "stack", "layers", "positions", "undefined" (JSON: metric -> why), "seconds", "tokens", and
+        "one_forward_flops" and "forwards", what it cost.
+
     Raises:
         ProtlmError: no protein has a residue to hide, a metric does not exist, a level is out of
             range, or the model is not asked by masks in its input and so knows no levels.
@@ -80,28 +98,36 @@ def analyse(
     names = resolve(metrics)
     loaded = in_float32(loaded)
     about = "" if folder is None else [identity(loaded), _digest(sequences)]
-    at_levels: list[dict[str, Measured]] = []
+    at_levels: list[dict[str, xarray.Dataset]] = []
     for rate in (RATE,) if noise_levels is None else checked_levels(loaded, noise_levels):
         proteins = prepare(loaded, sequences, length, seed, rate)
         place = folder if folder is None or noise_levels is None else folder / f"noise-{rate:g}"
         settings = [about, positions, seed, rate, proteins.names, proteins.pieces, proteins.length]
-        keeps = functools.partial(_keep, place, settings)
+        parts = functools.partial(_part, place, settings)
         at_levels.append(
             {
                 stack: measure_stack(
                     loaded, proteins, stack, names, positions, seed=seed, progress=progress,
-                    keeps=keeps,
+                    parts=parts,
                 )
                 for stack in loaded.model.stack_names
             }
         )  # fmt: skip
-    stacks = at_levels[0]
+    found = at_levels[0]
     if noise_levels is not None:
-        stacks = {
-            name: _by_level([one[name] for one in at_levels], noise_levels) for name in stacks
-        }
-    cost = {"seconds": time.perf_counter() - began, **_cost(loaded, proteins, stacks, names)}
-    return Analysis(loaded.name, POSITION_SETS[positions], proteins.names, stacks, cost)
+        levels = xarray.DataArray(list(noise_levels), dims="noise", name="noise")
+        found = {
+            stack: xarray.concat(
+                [one[stack] for one in at_levels], levels, data_vars="all", coords="minimal",
+                compat="equals", join="exact", combine_attrs="override",
+            )
+            for stack in found
+        }  # fmt: skip
+    read = READ[loaded.model.readouts[0].kind]
+    cost = {"seconds": time.perf_counter() - began, **_tokens(loaded, proteins)}
+    shared = {"model": loaded.name, "family": loaded.config.family, **cost}
+    shared["positions"] = f"{read}; {POSITION_SETS[positions]}"
+    return {stack: one.assign_attrs(shared) for stack, one in found.items()}
 
 
 def checked_levels(loaded: LoadedModel, levels: Sequence[float]) -> tuple[float, ...]:
@@ -127,12 +153,12 @@ def measure_stack(
     *,
     seed: int = 0,
     progress: bool = False,
-    keeps: Callable[..., Partial] = lambda *what: NOTHING,
-) -> Measured:
+    parts: Callable[..., Part] = lambda *what: NOTHING,
+) -> xarray.Dataset:
     """One stack on all proteins; see `analyse`.
 
     Args:
-        keeps: (stack, what is measured, metrics) -> where its sums are kept while batches come in,
+        parts: (stack, what is measured, metrics) -> where its sums are kept while batches come in,
             and taken from when a run goes on.
     """
     number, sublayers = _shape(loaded, stack)
@@ -145,29 +171,36 @@ def measure_stack(
         found, sample = measure_batch(loaded, batch, stack, streamed, positions, points)
         return found, sample["streams"][:, sample["real"]] if sample else None
 
-    keep = keeps(stack, "", streamed)
+    part = parts(stack, "", streamed)
     bar = {"progress": progress}
-    streams, samples = over_batches(loaded, proteins, measured, stack, keep=keep, **bar)
+    streams, samples = over_batches(loaded, proteins, measured, stack, part=part, **bar)
     quantities: dict[str, Any] = dict(streams)
     if samples:
-        similar = similarity.similarities(np.concatenate(samples, axis=1))
-        quantities |= {name: Estimate(*named) for name, named in similar.items()}
+        quantities |= similarity.similarities(np.concatenate(samples, axis=1))
     depths = depths_of(number)
     for name, costly in (("erasure", erasure), ("gradients", gradients)):
         if name in defined:
-            keep = keeps(stack, name)
-            quantities |= costly(loaded, proteins, stack, depths, positions, keep=keep, **bar)
+            part = parts(stack, name)
+            quantities |= costly(loaded, proteins, stack, depths, positions, part=part, **bar)
     if "tuned_lens" in defined:
-        keep = keeps(stack, "tuned_lens")
-        found, _ = tuned_lens(loaded, proteins, stack, positions, seed=seed, keep=keep, **bar)
+        part = parts(stack, "tuned_lens")
+        found, _ = tuned_lens(loaded, proteins, stack, positions, seed=seed, part=part, **bar)
         quantities |= found
-    coords = {
+    labels = {
         "part": ("layer", *sublayers),
         "sublayer": sublayers,
         "size": block_sizes(number),
         "at_depth": depths,
+        "protein": proteins.names,
     }
-    return Measured(stack, number, quantities, coords, undefined)
+    return dataset(
+        with_rises(quantities),
+        labels,
+        stack=stack,
+        layers=number,
+        undefined=json.dumps(undefined),
+        forwards=forwards(defined, number, len(sublayers)),
+    )
 
 
 def measure_batch(
@@ -181,12 +214,7 @@ def measure_batch(
     """`measure` on one batch, its results on the host. Products are in full float32."""
     with jax.default_matmul_precision("float32"):
         found = measure(
-            loaded.model,
-            loaded.params,
-            batch.features,
-            batch.true,
-            batch.positions(positions, loaded.model.readouts[0], max(8, len(batch.owners))),
-            jnp.asarray(loaded.vocabulary.amino_acid_ids),
+            *arguments(loaded, batch, positions, max(ROWS, len(batch.owners))),
             stack=stack,
             metrics=metrics,
             points=points,
@@ -206,20 +234,14 @@ def in_float32(loaded: LoadedModel) -> LoadedModel:
     return loaded.with_config(dtype="float32")
 
 
-def _keep(
+def _part(
     folder: Path | None, settings: list[Any], stack: str, what: str, metrics: Sequence[str] = ()
-) -> Partial:
+) -> Part:
     """Where one measurement of a stack is kept."""
     if folder is None:
         return NOTHING
-    return Partial(folder / f"{'-'.join(filter(None, (stack, what)))}.part", [*settings, *metrics])
-
-
-def _by_level(each: list[Measured], levels: Sequence[float]) -> Measured:
-    """One stack at several levels of noise as one."""
-    coords = {"noise": tuple(levels), **each[0].coords}
-    quantities = stacked("noise", [one.quantities for one in each])
-    return dataclasses.replace(each[0], quantities=quantities, coords=coords)
+    name = "-".join(filter(None, (stack, what)))
+    return Part(folder / f"{name}.nc", [*settings, *metrics])
 
 
 def _undefined(
@@ -233,22 +255,12 @@ def _undefined(
     return undefined
 
 
-def _cost(
-    loaded: LoadedModel, proteins: Proteins, stacks: dict[str, Measured], names: tuple[str, ...]
-) -> dict[str, float]:
-    """Tokens, operations of one forward over them, and how many forwards of each stack it took."""
+def _tokens(loaded: LoadedModel, proteins: Proteins) -> dict[str, float]:
+    """Tokens, and operations of one forward over them."""
     tokens = sum(stop - start for _, start, stop in proteins.pieces)
     tokens += len(proteins.pieces) * loaded.vocabulary.num_specials
     flops = forward_flops_per_token(loaded.config, proteins.length) * tokens
-    passes = {
-        f"forwards_{name}": forwards(
-            [metric for metric in names if metric not in one.undefined],
-            one.num_layers,
-            len(one.coords["sublayer"]),
-        )
-        for name, one in stacks.items()
-    }
-    return {"tokens": tokens, "one_forward_flops": flops, **passes}
+    return {"tokens": tokens, "one_forward_flops": flops}
 
 
 def _shape(loaded: LoadedModel, stack: str) -> tuple[int, tuple[str, ...]]:

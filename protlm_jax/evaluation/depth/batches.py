@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from protlm_jax.data.rows import Batch, Shape, even_pieces
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import Group, max_residues, normalised
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, position_set
-from protlm_jax.evaluation.heldout import RATE, HiddenProtein, even_pieces, hidden_batch, hide
+from protlm_jax.evaluation.engine import normalised, residues_in_row
+from protlm_jax.evaluation.heldout import RATE, HiddenProtein, hidden_batch, hide
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.readouts import Readout
 
@@ -87,9 +88,9 @@ class Proteins:
     def batch(self, loaded: LoadedModel, index: int) -> Asked:
         """Batch `index`, of ROWS rows; those beyond the last piece are padding."""
         members = self.pieces[index * ROWS : (index + 1) * ROWS]
-        asked = hidden_batch(
-            loaded, self.hidden, members, Group(list(range(len(members))), ROWS, self.length)
-        )
+        rows, shape = list(range(len(members))), Shape(ROWS, self.length)
+        batch = Batch(rows, rows, [0] * len(rows), shape)
+        asked = hidden_batch(loaded, self.hidden, members, batch)
         # A model whose answer is not read from the stream is looked at with everything in sight.
         features = {name: x for name, x in asked.features.items() if name != "hidden"}
         specials = loaded.vocabulary.num_specials
@@ -135,7 +136,7 @@ def prepare(
     if not kept:
         raise ProtlmError("depth analysis needs proteins with at least two standard residues")
     specials = loaded.vocabulary.num_specials
-    limit = max_residues(loaded, None if length is None else length - specials)
+    limit = residues_in_row(loaded, length)
     limit = min(limit or LONGEST - specials, max(len(p.sequence) for p in kept.values()))
     pieces = [
         (i, start, stop)

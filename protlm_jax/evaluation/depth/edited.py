@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+import xarray
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import answers
@@ -16,8 +16,8 @@ from protlm_jax.evaluation.depth.analyse import in_float32
 from protlm_jax.evaluation.depth.batches import Asked, prepare
 from protlm_jax.evaluation.depth.positions import Positions, Stat
 from protlm_jax.evaluation.depth.programs import under_programs
-from protlm_jax.evaluation.depth.results import Measured
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.results import dataset
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import LayerProgram
@@ -31,13 +31,12 @@ def edited(
     stack: str | None = None,
     length: int | None = None,
     seed: int = 0,
-) -> Measured:
+) -> xarray.Dataset:
     """The answer under each of some layer programs, compared with the model's own, in float32.
 
         full = LayerProgram.full(12)
         found = edited(model, proteins, {"3 out": full.skip(3), "5 and 6": full.swap(5, 6)})
-        found["edit_kl"].values     # [program]
-        found.coords["program"]     # ("3 out", "5 and 6")
+        found["edit_kl"].sel(program="3 out")
 
     Args:
         loaded: a model that answers from its stream.
@@ -68,20 +67,15 @@ def edited(
     loaded = in_float32(loaded)
     proteins = prepare(loaded, sequences, length, seed)
     stacked = LayerProgram.stack(list(programs.values()))
-    ids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
 
     def measured(batch: Asked) -> tuple[dict[str, Stat], None]:
-        positions = batch.positions("asked", readout)
         with jax.default_matmul_precision("float32"):
-            found = _measure(
-                *(loaded.model, loaded.params, batch.features, batch.true, positions, ids),
-                *(stack, stacked),
-            )
+            found = _measure(*arguments(loaded, batch, "asked"), stack, stacked)
         return jax.device_get(found), None
 
     quantities, _ = over_batches(loaded, proteins, measured, "programs")
-    coords = {"program": tuple(programs)}
-    return Measured(stack, block.num_layers, dict(quantities), coords, {})
+    labels = {"program": tuple(programs), "protein": proteins.names}
+    return dataset(quantities, labels, model=loaded.name, stack=stack, layers=block.num_layers)
 
 
 def _require_layers(name: str, program: LayerProgram, number: int, whose: str) -> None:

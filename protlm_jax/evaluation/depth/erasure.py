@@ -13,10 +13,10 @@ import numpy as np
 
 from protlm_jax.evaluation.depth.answers import differences
 from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 
@@ -75,7 +75,7 @@ def erasure(
     depths: Sequence[int],
     positions: PositionSet = "asked",
     *,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> dict[str, Quantity]:
     """Means over RESIDUES residues of each protein, evenly spaced: dims ("at_depth",).
@@ -86,16 +86,11 @@ def erasure(
     means = mean_streams(loaded, proteins, stack)
 
     def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
-        where = batch.positions(positions, loaded.model.readouts[0])
-        erased = spaced(batch.residues & ~batch.hidden & np.asarray(where.source), RESIDUES)
+        given = arguments(loaded, batch, positions)
+        erased = spaced(batch.residues & ~batch.hidden & np.asarray(given[4].source), RESIDUES)
         with jax.default_matmul_precision("float32"):
             found = erase(
-                loaded.model,
-                loaded.params,
-                batch.features,
-                batch.true,
-                where,
-                jnp.asarray(loaded.vocabulary.amino_acid_ids),
+                *given,
                 jnp.asarray(means, jnp.float32),
                 jnp.asarray(erased),
                 stack=stack,
@@ -105,7 +100,7 @@ def erasure(
         return {k: _over_erased(s, erased >= 0) for k, s in jax.device_get(found).items()}, None
 
     title = f"{stack}, erasure"
-    return over_batches(loaded, proteins, measure, title, keep=keep, progress=progress)[0]
+    return over_batches(loaded, proteins, measure, title, part=part, progress=progress)[0]
 
 
 def mean_streams(loaded: LoadedModel, proteins: Proteins, stack: str) -> np.ndarray:

@@ -1,20 +1,17 @@
-"""Results on disk: arrays with named dimensions, and one tidy table."""
+"""Results as tables, and the files that `protlm depth` writes."""
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import xarray
 
-from protlm_jax.evaluation.depth.headlines import headlines
-from protlm_jax.evaluation.depth.results import Analysis, Estimate, Measured, Quantity, by_noise
-from protlm_jax.storage.files import write_atomically
+from protlm_jax.evaluation import results as files
+from protlm_jax.evaluation.depth import claims
+from protlm_jax.evaluation.depth.results import by_noise, combined, names, records
+from protlm_jax.evaluation.tables import Table
 
 COLUMNS = (
     *("model", "stack", "quantity", "noise", "part", "size", "layer", "other", "relative"),
@@ -23,106 +20,101 @@ COLUMNS = (
 # Which column of the table a dimension goes to.
 _COLUMN = {
     **dict.fromkeys(("part", "sublayer"), "part"),
-    "noise": "noise",
-    "size": "size",
-    **dict.fromkeys(("layer", "depth", "skipped", "at_depth"), "layer"),
+    **dict.fromkeys(("layer", "first", "depth", "skipped", "at_depth"), "layer"),
     **dict.fromkeys(("affected", "other_depth"), "other"),
 }
+_DEPTHS = {"depth", "at_depth"}  # 0 to N, where layers are 0 to N - 1
 
 
-def write(analyses: dict[str, Analysis], folder: Path) -> list[Path]:
-    """Writes `<model>.npz` and `<model>.json` for each model, and `depth.csv` for all.
-
-    An .npz has "<stack>/<quantity>" with the mean, "<stack>/<quantity>/totals" and ".../counts" by
-    protein ([*dims, proteins] float64) and ".../largest"; a mean of nothing is nan. The .json
-    beside it names the dimensions, their labels, the proteins, and what is not defined and why.
+def write(stacks: Sequence[xarray.Dataset], folder: Path) -> list[Path]:
+    """Writes all stacks of all models: results.nc, noise.nc, depth.csv and claims.csv.
 
     Args:
-        analyses: by a name that can be a file's.
+        stacks: of `analyse`, with "model" naming each model; those by level of noise among them.
 
     Raises:
         ProtlmError: the folder cannot be written.
     """
-    written = []
-    for name, analysis in analyses.items():
-        arrays: dict[str, np.ndarray] = {}
-        for stack, quantity, x in _quantities(analysis):
-            arrays[f"{stack.stack}/{quantity}"] = x.values
-            if isinstance(x, Quantity):
-                arrays[f"{stack.stack}/{quantity}/totals"] = x.totals
-                arrays[f"{stack.stack}/{quantity}/counts"] = x.counts
-                if x.peaks is not None:
-                    arrays[f"{stack.stack}/{quantity}/largest"] = x.largest
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        about = json.dumps(_about(analysis), indent=1, allow_nan=False) + "\n"
-        for suffix, content in ((".npz", buffer.getvalue()), (".json", about.encode())):
-            write_atomically(folder / f"{name}{suffix}", content)
-            written.append(folder / f"{name}{suffix}")
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, restval="")
-    writer.writeheader()
-    for name, analysis in analyses.items():
-        writer.writerows({"model": name, **row} for row in rows(analysis))
-        writer.writerows({"model": name, **row} for row in _headlines(analysis))
-    write_atomically(folder / "depth.csv", table.getvalue())
-    return [*written, folder / "depth.csv"]
+    by_level = [one for one in stacks if "noise" in one.dims]
+    plain = [one for one in stacks if "noise" not in one.dims]
+    written = [files.save(combined(plain), folder / "results.nc")]
+    if by_level:
+        written.append(files.save(combined(by_level), folder / "noise.nc"))
+    rows = [row for one in stacks for row in _rows(one)]
+    written.append(Table.of(rows, COLUMNS).csv(folder / "depth.csv"))
+    keys = ("model", "family", "control_of", "stack", "layers")
+    said = [
+        {**{key: one.attrs.get(key, "") for key in keys}, "proteins": one.sizes["protein"]}
+        | vars(claim)
+        for one in plain
+        for claim in claims.claims(one, control_of(one, plain))
+    ]
+    return [*written, Table.of(said).csv(folder / "claims.csv")]
 
 
-def rows(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    """One row for each entry that is defined; "relative" is its layer or depth from 0 to 1."""
-    for stack, name, x in _quantities(analysis):
-        low = high = largest = None
-        if isinstance(x, Quantity):
-            low, high = x.interval()
-            largest = x.largest if x.peaks is not None else None
-        last = stack.num_layers - ("depth" not in x.dims and "at_depth" not in x.dims)
-        for index in itertools.product(*(range(size) for size in x.values.shape)):
-            if np.isnan(x.values[index]):
-                continue
-            row: dict[str, Any] = {"stack": stack.stack, "quantity": name}
-            for dim, i in zip(x.dims, index, strict=True):
-                row[_COLUMN[dim]] = stack.coords[dim][i] if dim in stack.coords else i
+def control_of(results: xarray.Dataset, stacks: Sequence[xarray.Dataset]) -> xarray.Dataset | None:
+    """The same stack of the model's re-initialised copy; None where it was not measured."""
+    wanted = (results.attrs["model"], results.attrs["stack"])
+    return next(
+        (x for x in stacks if (x.attrs.get("control_of"), x.attrs["stack"]) == wanted), None
+    )
+
+
+def text(results: xarray.Dataset) -> str:
+    """One stack for a terminal: its layers, and what can be claimed."""
+    proteins = results.sizes["protein"]
+    lines = [f"{results.attrs['stack']}, {proteins} proteins", by_layer(results).text()]
+    if rows := claims.claims(results):
+        lines += ["", claims.table(rows).text()]
+    if proteins < claims.FEW:
+        lines.append(few(proteins))
+    if "base_nll" not in results:
+        lines.append(f"effects on the answer: not defined ({results.attrs['positions']})")
+    return "\n".join(lines)
+
+
+def few(proteins: int) -> str:
+    """What to know about intervals from few proteins."""
+    if proteins == 1:
+        return "only one protein: there are no intervals"
+    return f"only {proteins} proteins: intervals from fewer than {claims.FEW} are mostly too narrow"
+
+
+def by_layer(results: xarray.Dataset) -> Table:
+    """What each layer adds, and what is lost without it."""
+    columns: dict[str, Any] = {"layer": range(int(results.attrs["layers"]))}
+    for title, name in (("|c|/|h|", "relative_contribution"), ("cos(c, h)", "cosine")):
+        if name in results:
+            columns[title] = results[name].sel(part="layer").values
+    for title, name in (
+        ("skip: KL", "skip_kl"),
+        ("skip: dNLL", "skip_delta_nll"),
+        ("skip: top-1", "skip_top1_agreement"),
+        ("lens NLL", "lens_nll"),
+    ):
+        if name in results:
+            columns[title] = results[name].values
+    rows = zip(*columns.values(), strict=False)  # a lens has one entry more, the model's own
+    cells = [[None if x != x else x if isinstance(x, int) else float(x) for x in row]
+             for row in rows]  # fmt: skip
+    return Table(list(columns), cells)
+
+
+def _rows(results: xarray.Dataset) -> Iterator[dict[str, Any]]:
+    """One for each entry that has a value, and one for each headline, which has no layer."""
+    about = {key: results.attrs[key] for key in ("model", "stack")}
+    for name in names(results):
+        last = int(results.attrs["layers"]) - (not _DEPTHS & set(results[name].dims))
+        for entry in records(results, name):
+            row = about | {"quantity": name}
+            row |= {_COLUMN.get(key, key): value for key, value in entry.items()}
             if "layer" in row and last:
                 row["relative"] = round(row["layer"] / last, 6)
-            row["value"] = float(x.values[index])
-            if isinstance(x, Quantity):
-                if not np.isnan(low[index]):  # type: ignore[index]
-                    row |= {"low": float(low[index]), "high": float(high[index])}  # type: ignore[index]
-                row["positions"] = int(x.counts[index].sum())
-                if largest is not None:
-                    row["largest"] = float(largest[index])
-            yield row
-
-
-def _headlines(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    """One row for each number that sums up a stack: no layer, and the interval."""
-    for stack in analysis.stacks.values():
-        for level, one in by_noise(stack):
-            for name, found in headlines(one).items():
-                row = {"stack": stack.stack, "quantity": name, "noise": level}
-                yield {**row, **found.numbers()}
-
-
-def _about(analysis: Analysis) -> dict[str, Any]:
-    return {
-        "model": analysis.model,
-        "positions": analysis.positions,
-        "proteins": analysis.proteins,
-        "cost": analysis.cost,
-        "stacks": {
-            name: {
-                "layers": stack.num_layers,
-                "dims": {key: x.dims for key, x in stack.quantities.items()},
-                "coords": stack.coords,
-                "undefined": stack.undefined,
-            }
-            for name, stack in analysis.stacks.items()
-        },
-    }
-
-
-def _quantities(analysis: Analysis) -> Iterator[tuple[Measured, str, Quantity | Estimate]]:
-    for stack in analysis.stacks.values():
-        for name, x in stack.quantities.items():
-            yield stack, name, x
+            if row["value"] is not None:
+                yield row
+    for level, one in by_noise(results):
+        for name, head in claims.headlines(one).items():
+            numbers = {"value": head.value, "low": None, "high": None}
+            if (found := head.estimate()) is not None:
+                numbers |= {"low": found.low, "high": found.high}
+            yield {**about, "quantity": name, "noise": level, **numbers}

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity
-from protlm_jax.evaluation.depth.streaming import over_batches
+from protlm_jax.evaluation.depth.streaming import arguments, over_batches
 from protlm_jax.evaluation.depth.subject import Subject, observe
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stack import LayerProgram
@@ -94,7 +94,7 @@ def gradients(
     depths: Sequence[int],
     positions: PositionSet = "asked",
     *,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> dict[str, Quantity]:
     """How much of the attribution lies on tokens that are not read: dims ("at_depth",).
@@ -107,23 +107,14 @@ def gradients(
     """
 
     def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
-        where = batch.positions(positions, loaded.model.readouts[0])
+        given = arguments(loaded, batch, positions)
         with jax.default_matmul_precision("float32"):
-            found, _ = attribute(
-                loaded.model,
-                loaded.params,
-                batch.features,
-                batch.true,
-                where,
-                jnp.asarray(loaded.vocabulary.amino_acid_ids),
-                jnp.asarray(batch.protein >= 0),
-                stack=stack,
-                depths=tuple(depths),
-            )
+            real = jnp.asarray(batch.protein >= 0)
+            found, _ = attribute(*given, real, stack=stack, depths=tuple(depths))
         size = np.abs(np.asarray(found))
-        elsewhere = np.where(where.read[None], 0, size)
+        elsewhere = np.where(given[4].read[None], 0, size)
         stat = Stat(elsewhere.sum(axis=-1), size.sum(axis=-1), None, ("at_depth",))
         return {"context_share": stat}, None
 
     title = f"{stack}, gradients"
-    return over_batches(loaded, proteins, measure, title, keep=keep, progress=progress)[0]
+    return over_batches(loaded, proteins, measure, title, part=part, progress=progress)[0]

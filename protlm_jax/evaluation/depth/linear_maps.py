@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 
 from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
-from protlm_jax.evaluation.depth.results import Estimate
 from protlm_jax.evaluation.depth.streaming import require_finite
 from protlm_jax.models.loaded import LoadedModel
 
@@ -34,7 +34,7 @@ def linear_maps(
     seed: int = 0,
     depths: Sequence[int] | None = None,
     other_depths: Sequence[int] | None = None,
-) -> Estimate:
+) -> xarray.DataArray:
     """R^2 of h_j(second) predicted linearly from h_i(first), on proteins that were not fitted.
 
         W = (Sxx + penalty I)^-1 Sxy,   R^2 = 1 - |y - W^T x|^2 / |y - mean|^2
@@ -68,7 +68,9 @@ def linear_maps(
         )
         shift = shift or (x.mean(axis=1), y.mean(axis=1))
         _add(halves[index % 2], x - shift[0][:, None], y - shift[1][:, None])
-    return Estimate(("depth", "other_depth"), explained(halves[0], halves[1]))
+    return xarray.DataArray(
+        explained(halves[0], halves[1]), dims=("depth", "other_depth"), attrs={"units": "1"}
+    )
 
 
 def explained(fitted: Moments, held_out: Moments, penalty: float = PENALTY) -> np.ndarray:

@@ -94,9 +94,9 @@ def perturbations(subject: Subject, kinds: Sequence[str]) -> dict[str, Stat]:
         kinds: out of FAMILIES.
 
     Returns:
-        "swap_<name>" and "repeat_<name>" (layer), and "delete_<name>" and "reverse_<name>" (size,
-        layer) for every name of `differences`; "layer" is the first one that is moved or left out,
-        "size" counts them: 2, 4, 8, ... Nothing counts where too few layers are left.
+        "swap_<name>" (first), "repeat_<name>" (layer), and "delete_<name>" and "reverse_<name>"
+        (size, first) for every name of `differences`; "first" is the first layer that is moved or
+        left out, "size" counts them: 2, 4, 8, ... Nothing counts where too few layers are left.
 
     Cost: see FAMILIES.
     """
@@ -119,7 +119,8 @@ def perturbations(subject: Subject, kinds: Sequence[str]) -> dict[str, Stat]:
             spread = jax.tree.map(lambda x, m=mine, e=entries: _spread(x[m], e), stat)
             if not FAMILIES[kind].by_size:
                 spread = jax.tree.map(lambda x: x[0], spread)
-            dims = ("size", "layer") if FAMILIES[kind].by_size else ("layer",)
+            first = "layer" if kind == "repeats" else "first"
+            dims = ("size", first) if FAMILIES[kind].by_size else (first,)
             result[f"{FAMILIES[kind].prefix}_{name}"] = spread.named(*dims)
     return result
 

@@ -1,230 +1,249 @@
-"""What was measured, as arrays with named dimensions and a sum for each protein."""
+"""Sums of measurements by protein, and datasets with named dimensions made of them.
+
+A dataset is one stack of one model. A quantity q is a mean over positions and has the variables
+
+    q          (dims)           the mean over all positions of all proteins; nan where none counts
+    q_total    (dims, protein)  sums over the positions of each protein
+    q_count    (dims, protein)  positions of each protein at which it is defined
+    q_peak     (dims, protein)  the largest value of each protein; absent where that says nothing
+
+A similarity of all points, such as CKA, has the first alone.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray
 
-from protlm_jax.evaluation.depth.positions import Stat
+from protlm_jax.evaluation import statistics
+from protlm_jax.evaluation.depth.quantities import attributes
 
-DRAWS = 1000
-_ROUNDING = 1e-12  # of float64 sums, relative
+if TYPE_CHECKING:
+    from protlm_jax.evaluation.depth.positions import Stat
+
+PARTS = ("total", "count", "peak")
+Values = tuple[tuple[str, ...], np.ndarray]  # dimensions, and values without a bootstrap
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A mean over positions, with what each protein adds to it.
+    """What each protein adds to a mean over positions.
 
     Attributes:
-        dims: names of the axes of `values`.
-        totals: [*shape, proteins] float64, sums over positions.
-        counts: [*shape, proteins] float64, positions at which it is defined.
-        peaks: [*shape, proteins] float64, the largest value; None where that says nothing.
+        dims: names of the axes before that of proteins.
+        total, count: [*shape, proteins] float64.
+        peak: the same; None where the largest value says nothing.
     """
 
     dims: tuple[str, ...]
-    totals: np.ndarray
-    counts: np.ndarray
-    peaks: np.ndarray | None = None
+    total: np.ndarray
+    count: np.ndarray
+    peak: np.ndarray | None = None
 
     @property
-    def values(self) -> np.ndarray:
-        """The mean over all positions of all proteins, [*shape]; nan where nothing counts."""
-        return _ratio(self.totals.sum(axis=-1), self.counts.sum(axis=-1))
-
-    @property
-    def largest(self) -> np.ndarray:
-        """The largest value at any position, [*shape], as Csordás et al. draw their maps.
-
-        Raises:
-            ValueError: of a quantity whose largest value says nothing.
-        """
-        if self.peaks is None:
-            raise ValueError("largest values were not kept of this quantity")
-        return self.peaks.max(axis=-1)
-
-    def drawn(self, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-        """The mean over proteins drawn with replacement, [draws, *shape].
-
-        nan where a draw has no value; all of them where fewer than two proteins count, or where
-        the proteins are all alike: there is nothing to draw from.
-        """
-        proteins = self.totals.shape[-1]
-        generator = np.random.default_rng(seed)
-        weights = generator.multinomial(proteins, np.full(proteins, 1 / proteins), draws)
-        totals, counts = (
-            np.moveaxis(x @ weights.T.astype(np.float64), -1, 0) for x in (self.totals, self.counts)
-        )
-        several = ((self.counts > 0).sum(axis=-1) > 1) & (not self._alike)
-        return np.where(several, _ratio(totals, counts), np.nan)
-
-    def interval(self, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The 2.5 and 97.5 % quantiles of `drawn`, [*shape] each.
-
-        nan where a draw has no value, or all have the same: that is no interval.
-        """
-        drawn = self.drawn(seed)
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        same = np.ptp(drawn, axis=0) <= _ROUNDING * np.abs(drawn).max(axis=0)
-        return np.where(same, np.nan, low), np.where(same, np.nan, high)
-
-    @property
-    def _alike(self) -> bool:
-        """Whether all proteins add the same, as copies of one do."""
-        return all(np.allclose(x, x[..., :1], 1e-6, 0.0) for x in (self.totals, self.counts))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A quantity that is no mean over positions, such as a similarity of all points.
-
-    Attributes:
-        dims: names of the axes.
-        values: [*shape] float64.
-    """
-
-    dims: tuple[str, ...]
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One stack of one model.
-
-    Attributes:
-        stack: its name.
-        num_layers: N.
-        quantities: by name; index the object itself for them.
-        coords: labels of the entries of those dimensions that are no layer or depth.
-        undefined: metric -> why it is not defined here.
-    """
-
-    stack: str
-    num_layers: int
-    quantities: dict[str, Quantity | Estimate]
-    coords: dict[str, tuple[Any, ...]]
-    undefined: dict[str, str]
-
-    def __getitem__(self, name: str) -> Quantity | Estimate:
-        return self.quantities[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.quantities
-
-    def at(self, dim: str, index: int) -> Measured:
-        """One entry of a leading dimension alone, as of "noise", without that dimension."""
-        found: dict[str, Quantity | Estimate] = {}
-        for name, x in self.quantities.items():
-            if x.dims[:1] != (dim,):
-                found[name] = x
-                continue
-            fields = ("values",) if isinstance(x, Estimate) else ("totals", "counts", "peaks")
-            mine = {f: array[index] for f in fields if (array := getattr(x, f)) is not None}
-            found[name] = dataclasses.replace(x, dims=x.dims[1:], **mine)
-        coords = {name: labels for name, labels in self.coords.items() if name != dim}
-        return dataclasses.replace(self, quantities=found, coords=coords)
-
-    def values(self, name: str) -> np.ndarray | None:
-        """Means by name; None where they were not measured or are not defined."""
-        return self.quantities[name].values if name in self.quantities else None
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What `analyse` found.
-
-    Attributes:
-        model: its name.
-        positions: which positions were edited and read, in words.
-        proteins: their names, in the order of the last axis of sums.
-        stacks: by name.
-        cost: seconds, tokens, and operations of one forward over them.
-    """
-
-    model: str
-    positions: str
-    proteins: list[str]
-    stacks: dict[str, Measured]
-    cost: dict[str, float] = field(default_factory=dict)
+    def mean(self) -> np.ndarray:
+        """Over all positions of all proteins, [*shape]."""
+        return _ratio(self.total.sum(axis=-1), self.count.sum(axis=-1))
 
 
 class Totals:
-    """Sums of all proteins while batches come in."""
+    """Sums of all proteins while batches come in.
 
-    def __init__(self, proteins: int) -> None:
+    Args:
+        proteins: how many there are.
+        kept: what `dataset` gave, to go on from.
+    """
+
+    def __init__(self, proteins: int, kept: xarray.Dataset | None = None) -> None:
         self.proteins = proteins
-        self.quantities: dict[str, Quantity] = {}
+        self.quantities = {} if kept is None else dict(_quantities(kept))
 
-    def add(self, found: dict[str, Stat], owners: list[int] | np.ndarray) -> None:
+    def add(self, found: Mapping[str, Stat], owners: Sequence[int]) -> None:
         """Adds a batch's sums to their proteins; slots beyond the owners hold nothing.
 
         Args:
             owners: index of the protein in each slot of the last axis; one may occur twice.
         """
+        places: Any = (..., np.asarray(owners, int))
         for name, stat in found.items():
             if name not in self.quantities:
-                self.quantities[name] = self._empty(stat)
+                shape = (*stat.total.shape[:-1], self.proteins)
+                peak = None if stat.peak is None else np.zeros(shape)
+                self.quantities[name] = Quantity(stat.dims, np.zeros(shape), np.zeros(shape), peak)
             mine = self.quantities[name]
-            places: Any = (..., np.asarray(owners, int))
-            used = len(owners)
-            np.add.at(mine.totals, places, np.asarray(stat.total, np.float64)[..., :used])
-            np.add.at(mine.counts, places, np.asarray(stat.count, np.float64)[..., :used])
-            if mine.peaks is not None:
-                np.maximum.at(mine.peaks, places, np.asarray(stat.peak, np.float64)[..., :used])
+            for add, sums, more in (
+                (np.add, mine.total, stat.total),
+                (np.add, mine.count, stat.count),
+                (np.maximum, mine.peak, stat.peak),
+            ):
+                if sums is not None:
+                    add.at(sums, places, np.asarray(more, np.float64)[..., : len(owners)])
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All sums, as `restore` takes them back."""
-        found = {}
-        for name, quantity in self.quantities.items():
-            found[f"{name}/dims"] = np.array(quantity.dims, np.str_)
-            for field_ in ("totals", "counts", "peaks"):
-                if (array := getattr(quantity, field_)) is not None:
-                    found[f"{name}/{field_}"] = array
-        return found
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Takes sums over from `arrays`."""
-        for name in (key.removesuffix("/dims") for key in arrays if key.endswith("/dims")):
-            dims = tuple(str(dim) for dim in arrays[f"{name}/dims"])
-            sums = (arrays.get(f"{name}/{field_}") for field_ in ("totals", "counts", "peaks"))
-            self.quantities[name] = Quantity(dims, *sums)  # type: ignore[arg-type]
-
-    def _empty(self, stat: Stat) -> Quantity:
-        shape = (*stat.total.shape[:-1], self.proteins)
-        peaks = None if stat.peak is None else np.zeros(shape)
-        return Quantity(stat.dims, np.zeros(shape), np.zeros(shape), peaks)
+    def dataset(self) -> xarray.Dataset:
+        """The sums alone."""
+        variables = {}
+        for name, x in self.quantities.items():
+            for part in PARTS:
+                if (array := getattr(x, part)) is not None:
+                    variables[f"{name}_{part}"] = ((*x.dims, "protein"), array)
+        return xarray.Dataset(variables)
 
 
-def stacked(dim: str, found: Sequence[dict[str, Quantity | Estimate]]) -> dict[str, Any]:
-    """Quantities of several runs over the same proteins, with a new leading dimension."""
-    result: dict[str, Any] = {}
-    for name, first in found[0].items():
-        each: list[Any] = [one[name] for one in found]
-        dims = (dim, *first.dims)
-        if isinstance(first, Estimate):
-            result[name] = Estimate(dims, np.stack([x.values for x in each]))
-            continue
-        peaks = None if first.peaks is None else np.stack([x.peaks for x in each])
-        totals, counts = (np.stack([getattr(x, f) for x in each]) for f in ("totals", "counts"))
-        result[name] = Quantity(dims, totals, counts, peaks)
-    return result
+def dataset(
+    quantities: Mapping[str, Quantity | Values],
+    labels: Mapping[str, Sequence[Any]],
+    **attributes_: str | float,
+) -> xarray.Dataset:
+    """One stack's results.
+
+    Args:
+        quantities: by name.
+        labels: of the entries of each dimension, "protein" among them; others count from 0.
+        attributes_: of the dataset.
+    """
+    sums = {name: x for name, x in quantities.items() if isinstance(x, Quantity)}
+    totals = Totals(len(labels["protein"]))
+    totals.quantities = sums
+    found = totals.dataset()
+    for name, x in quantities.items():
+        dims, values = (x.dims, x.mean) if isinstance(x, Quantity) else x
+        found[name] = (dims, values, attributes(name))
+    places = {
+        dim: list(labels[dim]) if dim in labels else np.arange(size)
+        for dim, size in zip(map(str, found.sizes), found.sizes.values(), strict=True)
+    }
+    places["protein"] = list(labels["protein"])
+    return found.assign_coords(places).assign_attrs(attributes_)
 
 
-def by_noise(measured: Measured) -> list[tuple[float | str, Measured]]:
-    """(level, what was measured at it); ("", itself) where levels of noise are no dimension."""
-    levels = measured.coords.get("noise")
-    if levels is None:
-        return [("", measured)]
-    return [(level, measured.at("noise", i)) for i, level in enumerate(levels)]
+def with_rises(quantities: Mapping[str, Quantity | Values]) -> dict[str, Quantity | Values]:
+    """Beside the loss under each change its rise, "<change>_delta_nll", protein by protein."""
+    found, base = dict(quantities), quantities.get("base_nll")
+    for change in ("skip", "sublayer_skip", "swap", "repeat", "delete", "reverse"):
+        x = quantities.get(f"{change}_nll")
+        if isinstance(x, Quantity) and isinstance(base, Quantity):
+            found[f"{change}_delta_nll"] = Quantity(x.dims, x.total - base.total, x.count)
+    return found
 
 
-def minus(first: Quantity, second: Quantity) -> Quantity:
-    """The difference of two quantities of the same positions, protein by protein."""
-    return dataclasses.replace(first, totals=first.totals - second.totals, peaks=None)
+def names(results: xarray.Dataset) -> list[str]:
+    """Of the quantities."""
+    parts = tuple(f"_{part}" for part in PARTS)
+    return [str(name) for name in results.data_vars if not str(name).endswith(parts)]
+
+
+def quantity(results: xarray.Dataset, name: str) -> Quantity | None:
+    """The sums of a quantity; None where it was not measured, or is no mean over positions."""
+    if f"{name}_total" not in results:
+        return None
+    total = results[f"{name}_total"]
+    peak = results[f"{name}_peak"].values if f"{name}_peak" in results else None
+    dims = tuple(map(str, total.dims[:-1]))
+    return Quantity(dims, total.values, results[f"{name}_count"].values, peak)
+
+
+def drawn(x: Quantity, seed: int = 0) -> np.ndarray:
+    """The mean over proteins drawn with replacement, [draws, *shape].
+
+    The same seed draws the same proteins for every quantity, so that differences are paired. nan
+    where a draw has no value; everywhere where fewer than two proteins count, or all are alike.
+    """
+    proteins = x.total.shape[-1]
+    weights = statistics.resampled(proteins, seed)
+    totals, counts = (np.moveaxis(s @ weights.T, -1, 0) for s in (x.total, x.count))
+    alike = all(np.allclose(s, s[..., :1], 1e-6, 0.0) for s in (x.total, x.count))
+    several = ((x.count > 0).sum(axis=-1) > 1) & (not alike)
+    return np.where(several, _ratio(totals, counts), np.nan)
+
+
+def interval(x: Quantity, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval over proteins, [*shape] each; nan where there is none."""
+    return statistics.interval(drawn(x, seed), least=1.0)
+
+
+def records(results: xarray.Dataset, name: str) -> list[dict[str, Any]]:
+    """One for each entry of a quantity: its labels by dimension, and its numbers.
+
+    "value", "low" and "high" (the interval over proteins), "largest" (of all positions) and
+    "positions" (how many count); None for what there is not.
+    """
+    mean, x = results[name], quantity(results, name)
+    numbers = {"value": mean.values}
+    if x is not None:
+        numbers["low"], numbers["high"] = interval(x)
+        numbers["positions"] = x.count.sum(axis=-1)
+        if x.peak is not None:
+            numbers["largest"] = x.peak.max(axis=-1)
+    labels = [results[dim].values.tolist() for dim in mean.dims]
+    found = []
+    for index in np.ndindex(mean.shape):
+        entry = {dim: labels[i][index[i]] for i, dim in enumerate(map(str, mean.dims))}
+        cells = {key: float(array[index]) for key, array in numbers.items()}
+        found.append(entry | {key: None if np.isnan(x) else x for key, x in cells.items()})
+    return found
+
+
+def undefined(results: xarray.Dataset) -> dict[str, str]:
+    """Metric -> why it is not defined on this stack."""
+    return dict(json.loads(results.attrs.get("undefined", "{}")))
+
+
+def combined(stacks: Iterable[xarray.Dataset]) -> xarray.Dataset:
+    """All stacks of all models as one dataset, with the dimensions "model" and "stack".
+
+    What one stack does not have, such as later layers of another, is nan. The attribute "stacks"
+    has their attributes, variables and labels, by which `separate` undoes it.
+    """
+    stacks = list(stacks)
+    about = [
+        {
+            "attributes": one.attrs,
+            "variables": list(one.data_vars),
+            "labels": {str(dim): x.values.tolist() for dim, x in one.coords.items()},
+        }
+        for one in stacks
+    ]
+    placed = [
+        one.drop_attrs().expand_dims(model=[one.attrs["model"]], stack=[one.attrs["stack"]])
+        for one in stacks
+    ]
+    found = xarray.merge(placed, join="outer", compat="no_conflicts")
+    for name in names(found):
+        found[name].attrs = attributes(name)
+    return found.assign_attrs(stacks=json.dumps(about))
+
+
+def separate(results: xarray.Dataset) -> list[xarray.Dataset]:
+    """The datasets that `combined` took."""
+    found = []
+    for about in json.loads(results.attrs["stacks"]):
+        place = {key: about["attributes"][key] for key in ("model", "stack")}
+        one = results[about["variables"]].sel(place, drop=True).sel(about["labels"])
+        one.attrs = about["attributes"]
+        found.append(one)
+    return found
+
+
+def by_noise(results: xarray.Dataset) -> list[tuple[float | None, xarray.Dataset]]:
+    """(level of noise, what was measured at it); (None, itself) where levels are no dimension."""
+    if "noise" not in results.dims:
+        return [(None, results)]
+    levels = results["noise"].values.tolist()
+    return [(level, results.sel(noise=level, drop=True)) for level in levels]
+
+
+def _quantities(sums: xarray.Dataset) -> Iterator[tuple[str, Quantity]]:
+    for key in map(str, sums.data_vars):
+        name = key.removesuffix("_total")
+        if name != key:
+            found = quantity(sums, name)
+            assert found is not None
+            yield name, found
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 ENOUGH = 0.95
+GUESS = math.log(20)  # nats: the loss of a blind guess among the amino acids
 
 
 def per_layer_effect(skip_map: np.ndarray) -> np.ndarray:
@@ -21,35 +24,36 @@ def per_layer_effect(skip_map: np.ndarray) -> np.ndarray:
     return np.triu(skip_map, k=1).sum(axis=-1) / later
 
 
-def depth_score(effect: np.ndarray) -> dict[str, float | None]:
-    """Centre of mass of the layers' effects (M6; Csordás et al. 2025).
+def centre(effect: np.ndarray) -> np.ndarray:
+    """The depth score, the centre of mass of the layers' effects (M6; Csordás et al. 2025).
 
-        D = sum_l l e_l / sum_l e_l
-
-    Args:
-        effect: [N], not negative: `per_layer_effect`, or the effect of each skip on the output.
-
-    Returns:
-        "layers", D itself, and "relative", D / (N - 1): 0 if only the first layer mattered, 1 if
-        only the last. None where no layer has an effect, one is not known, or there is one layer.
-    """
-    if len(effect) < 2 or not effect.sum() > 0:
-        return {"layers": None, "relative": None}
-    centre = float((np.arange(len(effect)) * effect).sum() / effect.sum())
-    return {"layers": centre, "relative": centre / (len(effect) - 1)}
-
-
-def exit_depth(quality: np.ndarray) -> int | None:
-    """Depth from which on a lens has 95 % of the model's own quality (M9).
+        D / (N - 1),   D = sum_l l e_l / sum_l e_l
 
     Args:
-        quality: [N + 1] by depth, of which more is better and 0 is worthless: accuracy, or what
-            the loss is below that of a guess among 20 amino acids, ln 20 - nll.
+        effect: [..., N], not negative: `per_layer_effect`, or the effect of each skip on the
+            answer.
 
     Returns:
-        The number of layers passed, 0 to N; None where the model's own quality is not above 0.
+        [...]: 0 if only the first layer mattered, 1 if only the last. nan where no layer has an
+        effect, one is not known, or there is one layer.
     """
-    if not quality[-1] > 0:
-        return None
-    short = np.flatnonzero(~(quality >= ENOUGH * quality[-1]))
-    return int(short[-1]) + 1 if len(short) else 0
+    layers = np.arange(effect.shape[-1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((effect @ layers) / effect.sum(-1) / (len(layers) - 1))
+
+
+def reached(quality: np.ndarray, enough: float = ENOUGH) -> np.ndarray:
+    """Share of the layers after which a lens has enough of the model's quality, and keeps it (M9).
+
+    Args:
+        quality: [..., N + 1] by depth, of which more is better and 0 is worthless: accuracy, or
+            what the loss is below that of a guess, GUESS - nll.
+        enough: share of the last.
+
+    Returns:
+        [...] in [0, 1]; nan where the last is not above 0.
+    """
+    last = quality[..., -1:]
+    short = ~(quality >= enough * last)
+    depth = np.where(short.any(-1), quality.shape[-1] - short[..., ::-1].argmax(-1), 0)
+    return np.where(last[..., 0] > 0, depth / (quality.shape[-1] - 1), np.nan)

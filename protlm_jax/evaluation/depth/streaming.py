@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
-from protlm_jax.evaluation.depth.positions import Stat
+from protlm_jax.evaluation.depth.batches import ROWS, Asked, Proteins
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
+from protlm_jax.evaluation.depth.positions import PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
 from protlm_jax.evaluation.finite import first_not_finite, not_finite
 from protlm_jax.models.loaded import LoadedModel
@@ -19,46 +20,56 @@ from protlm_jax.models.loaded import LoadedModel
 Measure = Callable[[Asked], tuple[dict[str, Stat], np.ndarray | None]]
 
 
+def arguments(
+    loaded: LoadedModel, batch: Asked, positions: PositionSet, slots: int = ROWS
+) -> tuple[Any, ...]:
+    """What compiled measurements take: model, parameters, features, tokens, positions, ids."""
+    where = batch.positions(positions, loaded.model.readouts[0], slots)
+    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
+    return loaded.model, loaded.params, batch.features, batch.true, where, amino_acids
+
+
 def over_batches(
     loaded: LoadedModel,
     proteins: Proteins,
     measure: Measure,
     title: str,
     *,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> tuple[dict[str, Quantity], list[np.ndarray]]:
-    """Sums over all batches, those that `keep` holds already taken over.
+    """Sums over all batches, those that `part` holds already taken over.
 
     Args:
-        title: of the progress bar, which tells the time that is left.
+        title: of the progress bar, which shows the time that is left.
 
     Returns:
-        Quantities by name, and the points of each batch.
+        Quantities by name, and the points in some arrays.
 
     Raises:
         NotFinite: the model gives NaN or infinity for a protein of a batch.
     """
     from tqdm import tqdm
 
-    totals = Totals(len(proteins.names))
-    done, kept = keep.load()
-    totals.restore(kept)
-    count = sum(name.startswith("points/") for name in kept)
-    points = [kept[f"points/{i}"] for i in range(count)]
-    quiet = None if progress else True
+    done, kept = part.load()
+    points = [kept["points"].values] if "points" in kept else []
+    totals = Totals(len(proteins.names), kept)
     left = range(done, proteins.batches)
+    quiet = None if progress else True
     for index in tqdm(left, title, proteins.batches, initial=done, disable=quiet):
         batch = proteins.batch(loaded, index)
         found, some = measure(batch)
         finite = some is None or bool(np.isfinite(some).all())
         require_finite(loaded, proteins, batch, finite, found)
-        totals.add(found, list(batch.owners))
-        if some is not None:
+        totals.add(found, batch.owners)
+        if some is not None and some.size:
             points.append(some)
-        if keep.due:
-            sampled = {f"points/{i}": array for i, array in enumerate(points)}
-            keep.save(index + 1, totals.arrays() | sampled)
+        if part.due:
+            results = totals.dataset()
+            if points:
+                axes = ("points_depth", "point", "width")
+                results["points"] = (axes, np.concatenate(points, axis=1))
+            part.save(index + 1, results)
     return totals.quantities, points
 
 

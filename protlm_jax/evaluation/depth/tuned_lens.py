@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray
 
 from protlm_jax.evaluation.depth.answers import differences, likenesses
-from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.partial import NOTHING, Partial
+from protlm_jax.evaluation.depth.batches import Proteins
+from protlm_jax.evaluation.depth.parts import NOTHING, Part
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
+from protlm_jax.evaluation.depth.streaming import arguments
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.models.loaded import LoadedModel
 
@@ -41,14 +43,14 @@ def tuned_lens(
     *,
     seed: int = 0,
     steps: int = STEPS,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> tuple[dict[str, Quantity], Maps]:
     """Trains the maps on half of the batches, chooses on a quarter, and measures on the last one.
 
     Args:
         positions: where streams are read, fitted and measured.
-        keep: where the training is kept, and gone on from.
+        part: where the training is kept, and gone on from.
 
     Returns:
         "tuned_lens_<name>" (depth) for every name of `logit_lens`, on the last quarter's proteins
@@ -59,17 +61,18 @@ def tuned_lens(
     """
     if proteins.batches < 4:
         raise ValueError("half, a quarter and a quarter of the batches: more proteins are needed")
-    parts: list[list[Any]] = [[], [], []]
+    groups: list[list[Any]] = [[], [], []]
     for index in range(proteins.batches):
-        parts[(0, 1, 0, 2)[index % 4]].append(proteins.batch(loaded, index))
-    arguments = functools.partial(_arguments, loaded, positions)
-    fitted, choosing = (_points([arguments(b) for b in part], stack) for part in parts[:2])
-    maps = fit(loaded, fitted, choosing, seed, steps, keep=keep, progress=progress)
+        batch = proteins.batch(loaded, index)
+        group = groups[(0, 1, 0, 2)[index % 4]]
+        group.append((batch.owners, arguments(loaded, batch, positions)))
+    fitted, choosing = (_points([given for _, given in group], stack) for group in groups[:2])
+    maps = fit(loaded, fitted, choosing, seed, steps, part=part, progress=progress)
     totals = Totals(len(proteins.names))
     with jax.default_matmul_precision("float32"):
-        for batch in parts[2]:
-            found = measured_lens(*arguments(batch), maps, stack=stack)
-            totals.add(jax.device_get(found), list(batch.owners))
+        for owners, given in groups[2]:
+            found = measured_lens(*given, maps, stack=stack)
+            totals.add(jax.device_get(found), owners)
     return totals.quantities, maps
 
 
@@ -80,14 +83,14 @@ def fit(
     seed: int = 0,
     steps: int = STEPS,
     *,
-    keep: Partial = NOTHING,
+    part: Part = NOTHING,
     progress: bool = False,
 ) -> Maps:
     """The maps of every depth but the last.
 
     Args:
         fitted, choosing: streams [N, n, D] and log p [n, 20], the model's own answers.
-        keep: where maps and optimizer are kept between looks, and taken from.
+        part: where maps and optimizer are kept between looks, and taken from.
     """
     from tqdm import tqdm
 
@@ -100,7 +103,7 @@ def fit(
     quiet = None if progress else True
     with jax.default_matmul_precision("float32"):
         fresh = (maps, optimizer.init(maps), maps, judge(maps, *choosing))
-        done, trained = _restored(keep, fresh)
+        done, trained = _restored(part, fresh)
         for turn in tqdm(range(done, -(-steps // EVERY)), "tuned lens", disable=quiet):
             maps, state, best, lowest = trained
             generator = np.random.default_rng([seed, turn])
@@ -110,9 +113,8 @@ def fit(
             better = found < lowest
             best = jax.tree.map(functools.partial(_where, better), maps, best)
             trained = (maps, state, best, jnp.where(better, found, lowest))
-            if keep.due:
-                leaves = jax.device_get(jax.tree.leaves(trained))
-                keep.save(turn + 1, {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)})
+            if part.due:
+                part.save(turn + 1, _kept(jax.device_get(jax.tree.leaves(trained))))
     return cast(Maps, trained[2])
 
 
@@ -142,12 +144,19 @@ def _steps(
     return jax.lax.scan(step, (maps, state), rows)[0]
 
 
-def _restored(keep: Partial, fresh: Any) -> tuple[int, Any]:
+def _kept(leaves: list[Any]) -> xarray.Dataset:
+    arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    return xarray.Dataset(
+        {n: ([f"{n}_{axis}" for axis in range(x.ndim)], x) for n, x in arrays.items()}
+    )
+
+
+def _restored(part: Part, fresh: Any) -> tuple[int, Any]:
     """How many turns are done and what they left, or `fresh`."""
-    done, kept = keep.load()
+    done, kept = part.load()
     if not done:
         return 0, fresh
-    leaves = [jnp.asarray(kept[str(i)]) for i in range(len(kept))]
+    leaves = [jnp.asarray(kept[f"leaf_{i}"].values) for i in range(len(kept))]
     return done, jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
@@ -165,19 +174,13 @@ def _answer(
     return jax.nn.log_softmax(logits[0][:, amino_acids])
 
 
-def _arguments(loaded: LoadedModel, positions: PositionSet, batch: Asked) -> tuple[Any, ...]:
-    where = batch.positions(positions, loaded.model.readouts[0])
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    return loaded.model, loaded.params, batch.features, batch.true, where, amino_acids
-
-
 def _points(batches: list[tuple[Any, ...]], stack: str) -> tuple[jax.Array, jax.Array]:
     """Streams [N, n, D] before every layer and log p [n, 20] at the places that are read."""
     streams, answers = [], []
-    for arguments in batches:
+    for given in batches:
         with jax.default_matmul_precision("float32"):
-            found, log_p = jax.device_get(_streams(*arguments, stack=stack))
-        target = np.asarray(arguments[4].target)
+            found, log_p = jax.device_get(_streams(*given, stack=stack))
+        target = np.asarray(given[4].target)
         streams.append(found[:, target])
         answers.append(log_p[target])
     return jnp.asarray(np.concatenate(streams, axis=1)), jnp.asarray(np.concatenate(answers))

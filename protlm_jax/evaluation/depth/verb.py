@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
 if TYPE_CHECKING:
-    from protlm_jax.evaluation.depth.results import Analysis
-    from protlm_jax.evaluation.depth.study import Member
+    import xarray
+
     from protlm_jax.models import LoadedModel
 
 EPILOG = """\
@@ -33,13 +33,13 @@ positions: asked, layers are edited everywhere and effects read at residues that
   other residues; all; future, edited before a cut and read behind it.
 
 noise_levels: masked and diffusion models are measured once more at each of these shares of
-  hidden residues, into NAME-noise.npz; of other families the reason why not is given.
+  hidden residues, into noise.nc; of other families the reason why not is given.
 
-DIR gets, for each model, NAME.npz with every mean and its sums by protein and NAME.json with
-the names of their dimensions; depth.csv, one row for each number with its 95 % interval
-(bootstrap over proteins); depth.json, the numbers that sum up each model; report.html, which
-says in words what they show; and digests.json, the digests of these files. The same command
-again goes on after a kill. A second process on one DIR is refused.
+DIR gets results.nc, every mean and its sums by protein as one xarray dataset (netCDF);
+depth.csv, one row for each number with its 95 % interval (bootstrap over proteins);
+claims.csv, what they show: each claim with its number, interval, threshold and verdict;
+report.html; and digests.json, the digests of these files. The same command again goes on
+after a kill. A second process on one DIR is refused.
 """
 
 
@@ -78,33 +78,30 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
     """Measures the models that `load` reads, prints what they say and writes the results."""
-    from protlm_jax.evaluation import summaries
-    from protlm_jax.evaluation.depth.metrics import DEFAULT, resolve
-    from protlm_jax.evaluation.depth.reading import reading
-    from protlm_jax.evaluation.depth.study import Member
-    from protlm_jax.evaluation.depth.summary import POSITIONS, summary
+    from protlm_jax.evaluation.depth import files
+    from protlm_jax.evaluation.depth.metrics import resolve
 
     words = arguments.metrics
     metrics = resolve(words[0] if words in (["default"], ["all"]) else words)
-    members: list[Member] = []
+    found: list[xarray.Dataset] = []
+    titles: list[str] = []
     for source in arguments.model:
         loaded, sequences, length = _prepared(arguments, source, load)
-        name = _name(source, ["depth", "digests", "partial", *(member.title for member in members)])
+        name = _name(source, ["results", "noise", *titles])
         for title, model in _with_control(name, loaded, arguments.control).items():
+            titles.append(title)
             print(f"{title}: {len(sequences)} proteins", flush=True)
-            once = functools.partial(_measured, arguments, title, model, sequences, metrics, length)
-            found = once()
-            asked = POSITIONS[loaded.model.readouts[0].kind]
-            control_of = "" if title == name else name
-            noise = _by_noise(arguments.noise_levels, title, model, found, once)
-            members.append(Member(title, loaded.config.family, found, asked, control_of, noise))
-            if set(DEFAULT) <= set(metrics):
-                print(summaries.depth(summary(found, asked)))
-            for stack, what in found.stacks.items():
-                said = reading(what, len(found.proteins))
-                print("\n".join([f"\n{stack}", *said]), flush=True)
+            measure = functools.partial(
+                _measured, arguments, title, model, sequences, metrics, length
+            )
+            own = [one.assign_attrs(control_of="" if title == name else name) for one in measure()]
+            for one in own:
+                print(f"\n{files.text(one)}", flush=True)
+            found += own
+            if arguments.noise_levels:
+                found += _by_noise(arguments.noise_levels, title, model, own, measure)
     if arguments.output is not None:
-        print("wrote " + ", ".join(map(str, _written(arguments, members))))
+        print("wrote " + ", ".join(map(str, _written(arguments, found, titles))))
 
 
 def _prepared(
@@ -128,10 +125,11 @@ def _measured(
     metrics: tuple[str, ...],
     length: int,
     noise_levels: Sequence[float] | None = None,
-) -> Analysis:
+) -> list[xarray.Dataset]:
+    """A model's stacks, under its title."""
     from protlm_jax.evaluation.depth.analyse import analyse
 
-    return analyse(
+    found = analyse(
         loaded,
         sequences,
         metrics=metrics,
@@ -141,25 +139,28 @@ def _measured(
         progress=True,
         folder=arguments.output and arguments.output / "partial" / title,
     )
+    return [one.assign_attrs(model=title) for one in found.values()]
 
 
 def _by_noise(
-    levels: list[float] | None,
+    levels: list[float],
     title: str,
     loaded: LoadedModel,
-    plain: Analysis,
-    measure: Callable[[Sequence[float]], Analysis],
-) -> Analysis | None:
-    """The same by level of noise; None where it was not asked for, or is not defined, and why."""
-    if not levels:
-        return None
+    own: Sequence[xarray.Dataset],
+    measure: Callable[[Sequence[float]], list[xarray.Dataset]],
+) -> list[xarray.Dataset]:
+    """The same by level of noise; none where that is not defined, with the reason in `own`."""
+    import json
+
+    from protlm_jax.evaluation.depth.results import undefined
+
     if (reason := loaded.model.readouts[0].why_no_noise) is None:
         print(f"{title}: by level of noise", flush=True)
         return measure(levels)
     print(f"{title}: levels of noise are not defined, {reason}", flush=True)
-    for stack in plain.stacks.values():
-        stack.undefined["noise_levels"] = reason
-    return None
+    for one in own:
+        one.attrs["undefined"] = json.dumps(undefined(one) | {"noise_levels": reason})
+    return []
 
 
 def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, LoadedModel]:
@@ -176,35 +177,28 @@ def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, Lo
     return models
 
 
-def _written(arguments: argparse.Namespace, members: list[Member]) -> list[Path]:
-    """The files of a study: arrays, tables, the report, and the digests of all of them."""
-    import json
-
+def _written(
+    arguments: argparse.Namespace, found: list[xarray.Dataset], titles: Sequence[str]
+) -> list[Path]:
+    """The files of a study: results, tables, the report, and the digests of all of them."""
     from protlm_jax import report
     from protlm_jax.evaluation.depth import files
-    from protlm_jax.evaluation.depth.study import study, tidy
     from protlm_jax.storage.digests import SEAL, seal
-    from protlm_jax.storage.files import write_atomically
 
     folder = arguments.output
-    analyses = {member.title: member.analysis for member in members}
-    analyses |= {f"{member.title}-noise": member.noise for member in members if member.noise}
-    written = files.write(analyses, folder)
-    table, page = folder / "depth.json", folder / "report.html"
-    write_atomically(table, json.dumps(tidy(members), indent=1) + "\n")
-    trained = [member.title for member in members if not member.control_of]
+    written, page = files.write(found, folder), folder / "report.html"
+    trained = list(dict.fromkeys(x.attrs["model"] for x in found if not x.attrs.get("control_of")))
     about = {
         "title": f"{trained[0]}, layer by layer" if len(trained) == 1 else "Models, layer by layer",
-        "models": [member.title for member in members],
+        "models": list(titles),
         "input": str(arguments.input or "proteins held out of training"),
         "metrics": arguments.metrics,
-        "positions": members[0].analysis.positions,
-        "seconds": sum(member.analysis.cost["seconds"] for member in members),
+        "positions": found[0].attrs["positions"],
+        "seconds": sum({x.attrs["model"]: x.attrs["seconds"] for x in found}.values()),
     }
-    written.append(table)
     seal(folder, only=written)
-    _clear(folder / "partial", [member.title for member in members])
-    report.write(page, {"depths": study(members), "run": about})
+    _clear(folder / "partial", titles)
+    report.write(page, {"depth": found, "run": about})
     return [*written, page, folder / SEAL]
 
 

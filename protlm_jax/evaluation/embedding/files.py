@@ -8,11 +8,12 @@ killed goes on where it stopped. A manifest beside the output says what was done
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ import numpy as np
 
 from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import formats, memory, summary
-from protlm_jax.evaluation.embedding.engine import Engine, for_reading
+from protlm_jax.evaluation.embedding import formats, memory
+from protlm_jax.evaluation.embedding.embedder import Embedder, resolve_window
 from protlm_jax.evaluation.embedding.input import InputChanged, Survey, again, survey_file, together
-from protlm_jax.evaluation.embedding.parts import Collector, Failure, Parts, differences
-from protlm_jax.evaluation.embedding.sequences import make_engine, resolve_window
-from protlm_jax.evaluation.embedding.wanted import Dtype, Wanted
+from protlm_jax.evaluation.embedding.spec import Dtype, EmbeddingSpec
+from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import first_not_finite, reason
-from protlm_jax.evaluation.score_files import Outcome
+from protlm_jax.evaluation.outcome import Outcome, listed
+from protlm_jax.evaluation.parts import Failure, Parts, differences
+from protlm_jax.models.build import parameter_count
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
@@ -35,37 +37,14 @@ from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.storage.owner import owned
 from protlm_jax.vocabularies import ResiduePolicy
 
-FORMAT = 2  # of the manifest and of parts
-
-
-@dataclass(frozen=True)
-class _Input:
-    """A FASTA file, how it is read, what is in it, and what its proteins are called."""
-
-    path: Path
-    policy: ResiduePolicy
-    keys: formats.Keys
-    survey: Survey
-
-    def records(self, parts: Parts) -> Iterator[tuple[int, str, Record]]:
-        """Place, key and record of each protein with an embedding; of equal keys the first."""
-        seen: set[str] = set()
-        for place, record in again(self.path, self.policy, self.survey):
-            if not isinstance(record, Record) or not parts.has(place):
-                continue
-            key = formats.key_of(self.keys, place, record.id, record.sequence)
-            if self.keys == "md5":
-                if key in seen:
-                    continue
-                seen.add(key)
-            yield place, key, record
+FORMAT = 2  # of the manifest
 
 
 def embed_file(
     loaded: LoadedModel,
     path: Path,
     output: Path,
-    wanted: Wanted,
+    spec: EmbeddingSpec,
     *,
     compute: Dtype = "float32",
     window: int | None = None,
@@ -84,7 +63,7 @@ def embed_file(
         path: FASTA, plain or compressed.
         output: .h5, .hdf5 or .parquet; see `formats.targets`. Beside it stand its manifest
             (`e.h5.json`) and, until it is whole, a work folder (`e.h5.work`).
-        wanted: layers, vectors and dtype.
+        spec: layers, vectors and dtype.
         compute: dtype in which the model computes.
         window: residues shown at once; None: `trained`, at most what `embed.resolve_window` finds.
         trained: tokens in a row of its training; None where nobody knows.
@@ -99,37 +78,39 @@ def embed_file(
             little memory or disk, or what is there is damaged or was made with other settings.
         Occupied: another process is writing the output.
     """
-    files = formats.targets(output, wanted, keys)
+    files = formats.targets(output, spec, keys)
     loaded = for_reading(loaded, compute)
-    limit = _limit(loaded, window, trained, len(wanted.layers))
+    limit = _limit(loaded, window, trained, len(spec.layers))
     folder = output.with_name(output.name + ".work")
     with owned(folder, inside=True):
         survey = survey_file(loaded, path, limit, policy, keys)
-        settings = _settings(loaded, wanted, limit, policy, survey.digest, keys)
+        settings = _settings(loaded, spec, limit, survey)
         manifest = output.with_name(output.name + ".json")
         if (made := _finished(manifest, files, settings)) is not None:
             shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
-            return summary.outcome(made, output, again=True)
+            return _outcome(made, output, again=True)
         sizes = survey.residues[survey.residues > 0]
-        engine = make_engine(loaded, wanted, sizes, limit, tokens_per_batch, devices)
-        parts = Parts.open(folder, settings, wanted, loaded.config.d_model, len(survey.residues))
-        for line in _needs(engine, sizes, folder):
+        embedder = Embedder(loaded, spec, sizes, limit, tokens_per_batch, devices)
+        shape = functools.partial(spec.shape, width=loaded.config.d_model)
+        parts = Parts.open(
+            folder, settings, len(survey.residues), spec.vectors, shape, spec.numpy_dtype
+        )
+        for line in _needs(embedder, sizes, folder):
             say(line)
         if done := int(parts.done.sum()):
             say(f"going on: {done:,} proteins are done")
-        source = _Input(path, policy, keys, survey)
         try:
-            _fill(engine, source, parts, progress)
+            _fill(embedder, survey, parts, progress)
         except InputChanged:
             parts.remove()  # some may be of other sequences
             raise
         made = _manifest(loaded, settings, survey, parts, trained)
-        made |= {"files": _assemble(parts, source, files, made)}
+        made |= {"files": _assemble(parts, survey, embedder, files, made)}
         write_json(manifest, made)
         for file in files:
             os.replace(folder / file.name, file)
         parts.remove()
-    return summary.outcome(made, output)
+    return _outcome(made, output)
 
 
 def _manifest(
@@ -139,7 +120,7 @@ def _manifest(
     parts: Parts,
     trained: int | None,
 ) -> dict[str, Any]:
-    """What was done, and what was not; `embed_summary` tells it."""
+    """What was done, and what was not; `_outcome` tells it."""
     failures = sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
     return {
         "model": loaded.name,
@@ -163,25 +144,23 @@ def _limit(loaded: LoadedModel, window: int | None, trained: int | None, layers:
 
 def _settings(
     loaded: LoadedModel,
-    wanted: Wanted,
+    spec: EmbeddingSpec,
     limit: int,
-    policy: ResiduePolicy,
-    proteins: str,
-    keys: formats.Keys,
+    survey: Survey,
 ) -> dict[str, Any]:
     """All that decides what the numbers are; what is written under others does not mix."""
     return {
         "format": FORMAT,
         "identity": identity(loaded),
-        "proteins": proteins,
-        "layers": list(wanted.layers),
+        "proteins": survey.digest,
+        "layers": list(spec.layers),
         "of_layers": loaded.config.num_layers,
-        "vectors": list(wanted.vectors),
-        "dtype": wanted.dtype,
+        "vectors": list(spec.vectors),
+        "dtype": spec.dtype,
         "compute": loaded.config.dtype,
         "window": limit,
-        "rare_residues": policy.rare,
-        "keys": keys,
+        "rare_residues": survey.policy.rare,
+        "keys": survey.keys,
     }
 
 
@@ -200,18 +179,18 @@ def _finished(
     if not manifest.exists():
         raise ProtlmError(f"{there[0]} was made by something else: {remedy}")
     made = read_json(manifest, remedy=remedy)
-    told, before = made.get("files") or {}, made.get("settings") or {}
+    written, before = made.get("files") or {}, made.get("settings") or {}
     if isinstance(before, dict) and before.get("format") != FORMAT:
         raise ProtlmError(
             f"{there[0]} was written by another version of protlm_jax. Its vectors can be read; to "
             f"embed again, {remedy}"
         )
-    parts = [told, before, *(told.values() if isinstance(told, dict) else ())]
+    parts = [written, before, *(written.values() if isinstance(written, dict) else ())]
     if not all(isinstance(part, dict) for part in parts):
         raise ProtlmError(f"{manifest} is damaged: {remedy}")
     if other := differences(before, settings):
         raise ProtlmError(f"{there[0]} was made with other settings ({'; '.join(other)}): {remedy}")
-    contents = {name: entry.get("content") for name, entry in told.items()}
+    contents = {name: entry.get("content") for name, entry in written.items()}
     entries = {file.name: contents.get(file.name) for file in there}
     try:
         verify_entries(manifest.parent, entries, what=str(there[0]))
@@ -220,7 +199,7 @@ def _finished(
     return made if len(there) == len(files) else None  # killed between the renames
 
 
-def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
+def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
     """What it will take.
 
     Raises:
@@ -228,59 +207,83 @@ def _needs(engine: Engine, sizes: np.ndarray, folder: Path) -> list[str]:
     """
     if not len(sizes):
         return []
-    loaded, wanted = engine.loaded, engine.wanted
-    output = memory.result_bytes(loaded, wanted, len(sizes), int(sizes.sum()))
+    config, shape, size = embedder.loaded.config, embedder.largest, memory.size
+    output = embedder.spec.nbytes(config.d_model, len(sizes), int(sizes.sum()))
     free, begun = shutil.disk_usage(folder).free, sum(f.stat().st_size for f in folder.iterdir())
     if free + begun < 2 * output:
         raise ProtlmError(
-            f"{folder.parent} has {memory.size(free)} free, and the embeddings take "
-            f"{memory.size(output)} and as much again while they are put together: "
-            "choose another disk, fewer layers, fp16, or vectors of proteins"
+            f"{folder.parent} has {size(free)} free, and the embeddings take {size(output)} and as "
+            "much again while they are put together: choose another disk, fewer layers, fp16, or "
+            "vectors of proteins"
         )
-    found = memory.estimate(loaded, wanted, engine.shapes, engine.mesh.size, output, engine.at_once)
-    alone = [
-        "one protein stands in a row, with padding: attention by relative distance scores all pairs"
+    parameters = 4 * parameter_count(embedder.loaded.params)
+    batches = embedder.at_once * embedder.batch_bytes
+    lines = [
+        f"needs about {size(parameters + batches)} of memory on each of "
+        f"{embedder.engine.mesh.size} device(s): {size(parameters)} of parameters, {size(batches)} "
+        f"for {embedder.at_once} x {shape.rows} rows of {shape.length} tokens",
+        f"needs {size(2 * output)} of disk while it runs ({size(free)} are free), and "
+        f"{size(output)} for the result",
     ]
-    on_cpu = loaded.config.attention_backend == "chunked"
-    return found.lines(free) + (alone if on_cpu and not engine.packs else [])
+    if config.attention_backend == "chunked" and not embedder.packs:
+        lines.append(
+            "one protein stands in a row, with padding: attention by relative distance scores all "
+            "pairs"
+        )
+    return lines
 
 
-def _fill(engine: Engine, source: _Input, parts: Parts, progress: bool) -> None:
+def _fill(embedder: Embedder, survey: Survey, parts: Parts, progress: bool) -> None:
     """Embeds what is in no part yet."""
     from tqdm import tqdm
 
-    collector = Collector(parts)
-    residues = source.survey.residues
+    residues = survey.residues
     total, before = int(residues.sum()), int(residues[parts.done].sum())
     quiet = None if progress else True  # None draws on a terminal only
     with tqdm(
         total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
     ) as bar:
-        for places, records in together(source.path, source.policy, source.survey):
+        for places, records in together(survey):
             done = {i for i, place in enumerate(places) if parts.done[place]}
-            for complete in engine.embed([r.sequence for r in records], done):
+            for complete in embedder.embed([r.sequence for r in records], done):
                 for i, arrays in complete:
                     record, place = records[i], places[i]
-                    if fault := _fault(engine, record.sequence, arrays):
-                        collector.fail(Failure(place, record.line, record.id, fault))
+                    if fault := _fault(embedder, record.sequence, arrays):
+                        parts.fail(Failure(place, record.line, record.id, fault))
                     else:
-                        collector.add(place, len(record.sequence), arrays)
+                        parts.add(place, len(record.sequence), arrays)
                     bar.update(len(record.sequence))
-                collector.flush()
-        collector.flush(whole=True)
+                parts.flush()
+        parts.flush(whole=True)
 
 
-def _fault(engine: Engine, sequence: str, arrays: dict[str, np.ndarray]) -> str:
+def _fault(embedder: Embedder, sequence: str, arrays: dict[str, np.ndarray]) -> str:
     """What is wrong with an embedding; "" where it is a set of finite numbers."""
     if all(np.isfinite(array).all() for array in arrays.values()):
         return ""
-    if first_not_finite(engine.loaded, sequence):
-        return f"the embedding is not finite: {reason(engine.loaded, sequence)}"
-    return f"values exceed the range of {engine.wanted.dtype}: choose bf16 or fp32"
+    if first_not_finite(embedder.loaded, sequence):
+        return f"the embedding is not finite: {reason(embedder.loaded, sequence)}"
+    return f"values exceed the range of {embedder.spec.dtype}: choose bf16 or fp32"
+
+
+def _embedded(survey: Survey, parts: Parts) -> Iterator[tuple[int, str, Record]]:
+    """Place, key and record of each protein with an embedding; of equal keys the first."""
+    seen: set[str] = set()
+    for place, record in again(survey):
+        if isinstance(record, Record) and parts.has(place):
+            key = formats.key_of(survey.keys, place, record.id, record.sequence)
+            if survey.keys != "md5" or key not in seen:
+                yield place, key, record
+            if survey.keys == "md5":
+                seen.add(key)
 
 
 def _assemble(
-    parts: Parts, source: _Input, files: dict[Path, tuple[str, ...]], made: dict[str, Any]
+    parts: Parts,
+    survey: Survey,
+    embedder: Embedder,
+    files: dict[Path, tuple[str, ...]],
+    made: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the output files into the work folder, in the order of the input, and checks them.
 
@@ -289,23 +292,59 @@ def _assemble(
     """
     about = {"made_by": "protlm embed", "model": made["model"]}
     about["settings"] = json.dumps(made["settings"])
-    told: dict[str, Any] = {}
+    spec, width = embedder.spec, embedder.loaded.config.d_model
+    written: dict[str, Any] = {}
     for target, vectors in files.items():
         file = parts.folder / target.name
-        entries = (
-            formats.Entry(
-                *(place, key, record.id, len(record.sequence)),
-                {name: parts.read(place, name) for name in vectors},
-            )
-            for place, key, record in source.records(parts)
-        )
+
+        def entries(vectors: tuple[str, ...] = vectors) -> Iterator[formats.Entry]:
+            for place, key, record in _embedded(survey, parts):
+                arrays = {name: parts.read(place, name) for name in vectors}
+                yield formats.Entry(place, key, record.id, len(record.sequence), arrays)
+
         file.unlink(missing_ok=True)  # of a killed run; a link of that name is not followed
-        formats.write_file(file, entries, parts.wanted, parts.width, about)
-        expected = (
-            (key, tuple(parts.digest(place, name) for name in vectors))
-            for place, key, _ in source.records(parts)
-        )
-        count = formats.check_file(file, expected, parts.wanted)
+        formats.write_file(file, entries(), spec, width, about)
+        count = formats.check_file(file, entries(), spec)
         content = [file.stat().st_size, digest_of(file)]
-        told[target.name] = {"vectors": list(vectors), "proteins": count, "content": content}
-    return told
+        written[target.name] = {"vectors": list(vectors), "proteins": count, "content": content}
+    parts.verify()
+    return written
+
+
+def _outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outcome:
+    """The text for people, and how many records have no embedding; `again` of what was there."""
+    settings = made["settings"]
+    layers, depth = settings["layers"], settings["of_layers"]
+    what = f"layer {layers[0]} of {depth}" if len(layers) == 1 else f"{len(layers)} layers"
+    began = "nothing to do: " if again else ""
+    lines = [
+        f"{began}{made['embedded']:,} of {made['proteins']:,} proteins embedded, "
+        f"{made['residues']:,} residues: {' and '.join(settings['vectors'])}, {what}, "
+        f"{settings['dtype']}, computed in {settings['compute']}"
+    ]
+    written = min((file["proteins"] for file in made["files"].values()), default=0)
+    if doubles := made["embedded"] - written:
+        lines.append(
+            f"{doubles:,} proteins have the residues of an earlier one, under whose name they are "
+            "written once"
+        )
+    trained, window = made["trained_tokens"], settings["window"]
+    if trained is not None and window > trained:
+        lines.append(
+            f"up to {window} residues are read at once, and the model was trained on rows of "
+            f"{trained} tokens: what it says beyond was never trained"
+        )
+    long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in made["windowed"]]
+    lines += listed(
+        long,
+        f"longer than {window:,} residues, read through windows that overlap by half, each residue "
+        "taken where it is farthest from a cut",
+    )
+    failures = [
+        f"line {f['line']}, {f['id'] or 'without a name'}: {f['reason']}" for f in made["failures"]
+    ]
+    lines += listed(failures, "not embedded")
+    names = ", ".join(str(output.with_name(name)) for name in made["files"])
+    verb = "they are in" if again else "wrote"
+    lines.append(f"{verb} {names} and {output.with_name(output.name + '.json')}")
+    return Outcome("\n".join(lines), len(failures))

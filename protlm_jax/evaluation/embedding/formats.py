@@ -20,8 +20,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.wanted import Wanted
-from protlm_jax.storage.digests import Damaged, digest_of_data
+from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
+from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import cannot_write
 
 HDF5 = (".h5", ".hdf5")
@@ -49,10 +49,6 @@ class Entry(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-Digests = tuple[str, tuple[str, ...]]
-"""Key of an entry, and the digest of each of its arrays."""
-
-
 def key_of(keys: Keys, place: int, name: str, sequence: str) -> str:
     """The key of a protein's data set."""
     if keys == "md5":
@@ -67,7 +63,9 @@ def why_no_key(name: str) -> str:
     return ""
 
 
-def targets(output: Path, wanted: Wanted, keys: Keys = "number") -> dict[Path, tuple[str, ...]]:
+def targets(
+    output: Path, spec: EmbeddingSpec, keys: Keys = "number"
+) -> dict[Path, tuple[str, ...]]:
     """Which files are written, and the vectors in each.
 
     HDF5 has one kind a file, as its readers expect: of several, `e.h5` stands for `e.residues.h5`,
@@ -78,32 +76,32 @@ def targets(output: Path, wanted: Wanted, keys: Keys = "number") -> dict[Path, t
     """
     if output.suffix in HDF5:
         _module("h5py")
-        if len(wanted.vectors) == 1:
-            return {output: wanted.vectors}
-        names = {v: f"{output.stem}.{v}{output.suffix}" for v in wanted.vectors}
+        if len(spec.vectors) == 1:
+            return {output: spec.vectors}
+        names = {v: f"{output.stem}.{v}{output.suffix}" for v in spec.vectors}
         return {output.with_name(name): (v,) for v, name in names.items()}
     if output.suffix not in PARQUET:
         known = ", ".join((*HDF5, *PARQUET))
         raise ProtlmError(f"{output}: the suffix says what to write; choose one of {known}")
     _module("pyarrow")
-    if "residues" in wanted.vectors:
+    if "residues" in spec.vectors:
         raise ProtlmError(f"{output}: Parquet holds vectors of proteins; write residues as .h5")
     if keys != "number":
         raise ProtlmError(f"{output}: keys are of .h5; Parquet has the columns record and id")
-    if wanted.dtype == "bfloat16":
+    if spec.dtype == "bfloat16":
         raise ProtlmError(f"{output}: Parquet has no bfloat16; choose fp32, fp16 or a .h5 file")
-    return {output: wanted.vectors}
+    return {output: spec.vectors}
 
 
 def write_file(
-    path: Path, entries: Iterable[Entry], wanted: Wanted, width: int, about: dict[str, str]
+    path: Path, entries: Iterable[Entry], spec: EmbeddingSpec, width: int, about: dict[str, str]
 ) -> None:
     """Writes one file, and syncs it; what makes it appear at once is the caller's rename.
 
     Args:
         path: HDF5 or Parquet by its suffix.
         entries: with the arrays that `targets` names for this file.
-        wanted: layers and dtype.
+        spec: layers and dtype.
         width: d_model.
         about: attributes of the file.
 
@@ -112,9 +110,9 @@ def write_file(
     """
     try:
         if path.suffix in HDF5:
-            _write_hdf5(path, entries, wanted, about)
+            _write_hdf5(path, entries, spec, about)
         else:
-            _write_parquet(path, entries, wanted, width, about)
+            _write_parquet(path, entries, spec, width, about)
         with path.open("rb") as file:
             os.fsync(file.fileno())
     except OSError as error:
@@ -122,10 +120,10 @@ def write_file(
 
 
 def _write_hdf5(
-    path: Path, entries: Iterable[Entry], wanted: Wanted, about: dict[str, str]
+    path: Path, entries: Iterable[Entry], spec: EmbeddingSpec, about: dict[str, str]
 ) -> None:
     h5py = _module("h5py")
-    kind = _float_type(h5py, wanted.dtype)
+    kind = _float_type(h5py, spec.dtype)
     whole_file = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     whole_file.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)
     plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -135,25 +133,25 @@ def _write_hdf5(
     unicode.set_char_encoding(h5py.h5t.CSET_UTF8)
     with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, whole_file)) as file:
         file.attrs.update(about)
-        file.attrs["layers"] = wanted.layers
+        file.attrs["layers"] = spec.layers
         for entry in entries:
             (array,) = entry.arrays.values()
             space = h5py.h5s.create_simple(array.shape)
             # The lower interface takes bfloat16, and half the time.
             data = h5py.h5d.create(file.id, entry.key.encode(), kind, space, plain, unicode)
             whole = h5py.h5s.ALL
-            raw = array.view(np.uint16) if wanted.dtype == "bfloat16" else array
+            raw = array.view(np.uint16) if spec.dtype == "bfloat16" else array
             data.write(whole, whole, np.ascontiguousarray(raw), kind)
             h5py.Dataset(data).attrs["original_id"] = entry.id
 
 
-def check_file(path: Path, expected: Iterable[Digests], wanted: Wanted) -> int:
-    """Reads a file back and compares each protein's vectors with what was computed.
+def check_file(path: Path, entries: Iterable[Entry], spec: EmbeddingSpec) -> int:
+    """Reads a file back and compares it with what was to be written.
 
     Args:
         path: of `write_file`.
-        expected: of each entry, in their order.
-        wanted: as there.
+        entries: as there, again.
+        spec: as there.
 
     Returns:
         How many proteins it holds.
@@ -161,11 +159,13 @@ def check_file(path: Path, expected: Iterable[Digests], wanted: Wanted) -> int:
     Raises:
         Damaged: it is not what was written.
     """
-    read = _hdf5_digests if path.suffix in HDF5 else _parquet_digests
+    read = _read_hdf5 if path.suffix in HDF5 else _read_parquet
     count = 0
     try:
-        for count, pair in enumerate(itertools.zip_longest(expected, read(path, wanted)), start=1):
-            if pair[0] != pair[1]:
+        expected = ((e.key, [x.tobytes() for x in e.arrays.values()]) for e in entries)
+        pairs = itertools.zip_longest(expected, read(path, spec))
+        for count, (own, found) in enumerate(pairs, start=1):
+            if own != found:
                 raise OSError(f"entry {count} differs")
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # of the formats' readers
         raise Damaged(
@@ -175,27 +175,26 @@ def check_file(path: Path, expected: Iterable[Digests], wanted: Wanted) -> int:
     return count
 
 
-def _hdf5_digests(path: Path, wanted: Wanted) -> Iterator[Digests]:
+def _read_hdf5(path: Path, spec: EmbeddingSpec) -> Iterator[tuple[str, list[bytes]]]:
     h5py = _module("h5py")
-    kind = _float_type(h5py, wanted.dtype)
+    kind = _float_type(h5py, spec.dtype)
     with h5py.File(path) as file:
         for key in file:
             data = file[key]
             raw = np.empty(data.shape, np.uint16 if kind.get_size() == 2 else np.uint32)
             data.id.read(h5py.h5s.ALL, h5py.h5s.ALL, raw, kind)
-            yield key, (digest_of_data(raw.data),)
+            yield key, [raw.tobytes()]
 
 
-def _parquet_digests(path: Path, wanted: Wanted) -> Iterator[Digests]:
-    parquet = _module("pyarrow.parquet")
-    names = columns(wanted)
-    with parquet.ParquetFile(path) as file:
+def _read_parquet(path: Path, spec: EmbeddingSpec) -> Iterator[tuple[str, list[bytes]]]:
+    names = columns(spec)
+    with _module("pyarrow.parquet").ParquetFile(path) as file:
         for batch in file.iter_batches(_ROWS):
             flat = [batch[name].flatten().to_numpy(zero_copy_only=False) for name in names]
             stacked = np.stack([x.reshape(len(batch), -1) for x in flat], axis=1)
-            split = np.split(stacked, len(wanted.vectors), axis=1)
+            split = np.split(stacked, len(spec.vectors), axis=1)
             for row, place in enumerate(batch["record"].to_pylist()):
-                yield str(place), tuple(digest_of_data(array[row].tobytes()) for array in split)
+                yield str(place), [array[row].tobytes() for array in split]
 
 
 def _float_type(h5py: ModuleType, dtype: str) -> Any:
@@ -213,18 +212,18 @@ def _float_type(h5py: ModuleType, dtype: str) -> Any:
 
 
 def _write_parquet(
-    path: Path, entries: Iterable[Entry], wanted: Wanted, width: int, about: dict[str, str]
+    path: Path, entries: Iterable[Entry], spec: EmbeddingSpec, width: int, about: dict[str, str]
 ) -> None:
     arrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
-    number = arrow.float16() if wanted.dtype == "float16" else arrow.float32()
+    number = arrow.float16() if spec.dtype == "float16" else arrow.float32()
     fields = [("record", arrow.int64()), ("id", arrow.string()), ("residues", arrow.int32())]
-    fields += [(name, arrow.list_(number, width)) for name in columns(wanted)]
+    fields += [(name, arrow.list_(number, width)) for name in columns(spec)]
     schema = arrow.schema(fields, metadata=about)
     with parquet.ParquetWriter(path, schema) as writer:
         for rows in _chunks(entries):
             places, _, names, residues, arrays = zip(*rows, strict=True)
             table = [arrow.array(places), arrow.array(names), arrow.array(residues, arrow.int32())]
-            for vectors in wanted.vectors:
+            for vectors in spec.vectors:
                 stacked = np.stack([a[vectors] for a in arrays]).reshape(len(rows), -1, width)
                 for layer in range(stacked.shape[1]):
                     flat = arrow.array(stacked[:, layer].reshape(-1), number)
@@ -232,11 +231,11 @@ def _write_parquet(
             writer.write_table(arrow.table(table, schema=schema))
 
 
-def columns(wanted: Wanted) -> list[str]:
+def columns(spec: EmbeddingSpec) -> list[str]:
     """Names of Parquet's columns: "mean", or "mean_layer_3" of several layers."""
-    if len(wanted.layers) == 1:
-        return list(wanted.vectors)
-    return [f"{vectors}_layer_{layer}" for vectors in wanted.vectors for layer in wanted.layers]
+    if len(spec.layers) == 1:
+        return list(spec.vectors)
+    return [f"{vectors}_layer_{layer}" for vectors in spec.vectors for layer in spec.layers]
 
 
 def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

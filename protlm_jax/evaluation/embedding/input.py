@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.data.fasta import BadRecord, Record, read_every_record
+from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.formats import Keys, why_no_key
-from protlm_jax.evaluation.embedding.parts import Failure
-from protlm_jax.evaluation.embedding.plan import windows
+from protlm_jax.evaluation.parts import Failure
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 
@@ -28,15 +28,19 @@ class InputChanged(ProtlmError):
 
 @dataclass
 class Survey:
-    """What is in a FASTA file.
+    """What is in a FASTA file, and how it is read.
 
     Attributes:
+        path, policy, keys: as of `survey_file`.
         residues: [records] int64; 0 where a record cannot be embedded.
         failures: why not.
         windowed: the proteins that do not fit at once: record, id, residues, windows.
         digest: of all names and sequences.
     """
 
+    path: Path
+    policy: ResiduePolicy
+    keys: Keys
     residues: np.ndarray
     failures: list[Failure] = field(default_factory=list)
     windowed: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +59,7 @@ def survey_file(
     Raises:
         ProtlmError: the file cannot be read, or proteins' names cannot be `keys`.
     """
-    survey = Survey(np.zeros(0, np.int64))
+    survey = Survey(path, policy, keys, np.zeros(0, np.int64))
     residues: list[int] = []
     lines: dict[str, int] = {}
     digest = hashlib.blake2b(digest_size=16)
@@ -81,33 +85,29 @@ def survey_file(
     return survey
 
 
-def again(
-    path: Path, policy: ResiduePolicy, survey: Survey
-) -> Iterator[tuple[int, Record | BadRecord]]:
+def again(survey: Survey) -> Iterator[tuple[int, Record | BadRecord]]:
     """Place and record of all that was surveyed.
 
     Raises:
         InputChanged: the file is another one now.
     """
     digest, count = hashlib.blake2b(digest_size=16), 0
-    for place, record in enumerate(read_every_record(path, policy)):
+    for place, record in enumerate(read_every_record(survey.path, survey.policy)):
         digest.update(_content(record))
         count = place + 1
         if count > len(survey.residues):
             break
         yield place, record
     if count != len(survey.residues) or digest.hexdigest() != survey.digest:
-        raise InputChanged(f"{path} changed while it was read: run the same command again")
+        raise InputChanged(f"{survey.path} changed while it was read: run the same command again")
 
 
-def together(
-    path: Path, policy: ResiduePolicy, survey: Survey
-) -> Iterator[tuple[list[int], list[Record]]]:
+def together(survey: Survey) -> Iterator[tuple[list[int], list[Record]]]:
     """Places and records of the proteins that can be embedded, as many as are sorted together."""
     places: list[int] = []
     records: list[Record] = []
     held = 0
-    for place, record in again(path, policy, survey):
+    for place, record in again(survey):
         if not survey.residues[place] or not isinstance(record, Record):
             continue
         places.append(place)

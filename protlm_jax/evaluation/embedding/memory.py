@@ -1,4 +1,4 @@
-"""What embedding will take, said before it starts.
+"""How much memory a batch takes.
 
 Activations are estimated from the architecture. Against what XLA reports for compiled programs of
 BERT, T5, XLNet and ESM-2 on CPU the estimate is between 1 and 2 times as much.
@@ -7,13 +7,9 @@ BERT, T5, XLNet and ESM-2 on CPU the estimate is between 1 and 2 times as much.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jax
 
-from protlm_jax.evaluation.embedding.plan import Shape
-from protlm_jax.evaluation.embedding.wanted import Wanted
 from protlm_jax.models.build import parameter_count
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel
@@ -65,61 +61,6 @@ def longest_row(config: ModelConfig, budget: int, layers: int) -> int:
         if row_bytes(config, longer, layers) + shared_bytes(config, longer) > budget:
             return length
         length = longer
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes: of the parameters and the batches on each device at once, and of the results."""
-
-    parameters: int
-    batch: int
-    output: int
-    largest: Shape
-    devices: int
-    at_once: int
-
-    def lines(self, free: int) -> list[str]:
-        """For people."""
-        return [
-            f"needs about {size(self.parameters + self.batch)} of memory on each of "
-            f"{self.devices} device(s): {size(self.parameters)} of parameters, {size(self.batch)} "
-            f"for {self.at_once} x {self.largest.rows} rows of {self.largest.length} tokens",
-            f"needs {size(2 * self.output)} of disk while it runs ({size(free)} are free), and "
-            f"{size(self.output)} for the result",
-        ]
-
-
-def estimate(
-    loaded: LoadedModel,
-    wanted: Wanted,
-    shapes: Sequence[Shape],
-    devices: int,
-    output: int,
-    at_once: int = 1,
-) -> Estimate:
-    """What `at_once` batches of these shapes take; `output` are bytes of all results."""
-    largest = max(shapes, key=lambda shape: batch_bytes(loaded, wanted, [shape], devices))
-    parameters = _BYTES * parameter_count(loaded.params)
-    batches = at_once * batch_bytes(loaded, wanted, shapes, devices)
-    return Estimate(parameters, batches, output, largest, devices, at_once)
-
-
-def batch_bytes(loaded: LoadedModel, wanted: Wanted, shapes: Sequence[Shape], devices: int) -> int:
-    """Of the largest batch on each device."""
-
-    def batch(shape: Shape) -> int:
-        rows = -(-shape.rows // devices)
-        each = row_bytes(loaded.config, shape.length, len(wanted.layers))
-        return rows * each + shared_bytes(loaded.config, shape.length)
-
-    return max(map(batch, shapes))
-
-
-def result_bytes(loaded: LoadedModel, wanted: Wanted, proteins: int, residues: int) -> int:
-    """Of all results together."""
-    each = len(wanted.layers) * loaded.config.d_model * wanted.numpy_dtype.itemsize
-    pooled = sum(name != "residues" for name in wanted.vectors)
-    return each * (residues * ("residues" in wanted.vectors) + pooled * proteins)
 
 
 def size(count: int) -> str:

@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
     from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.embedding import formats
     from protlm_jax.evaluation.embedding.files import embed_file
-    from protlm_jax.evaluation.embedding.wanted import Wanted, resolve_layers
+    from protlm_jax.evaluation.embedding.spec import EmbeddingSpec, resolve_layers
 
     for name in ("tokens_per_batch", "devices"):
         value = getattr(arguments, name)
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
             raise ProtlmError(f"--{name} {value}: it must be at least 1")
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     default = "mean" if arguments.output.suffix in formats.PARQUET else "residues"
-    wanted = Wanted(
+    spec = EmbeddingSpec(
         resolve_layers(loaded, _layers(arguments.layers)),
         tuple(arguments.vectors or [default]),
         DTYPES[arguments.dtype],  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
         loaded,
         arguments.input,
         arguments.output,
-        wanted,
+        spec,
         compute=DTYPES[arguments.compute],  # type: ignore[arg-type]
         window=arguments.window,
         trained=verbs.row_of(loaded),

@@ -11,7 +11,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
-from protlm_jax.evaluation.embedding.wanted import resolve_layers
+from protlm_jax.evaluation.embedding.spec import resolve_layers
 from protlm_jax.evaluation.maps.colouring import PROPERTIES, Colouring, colourings
 from protlm_jax.evaluation.maps.projection import (
     COMPONENTS,

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.engine import Arrays
-from protlm_jax.evaluation.embedding.wanted import Vectors
+from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
 from protlm_jax.evaluation.probes.batches import Batch, no_features, packed, shape
@@ -140,7 +139,7 @@ class Store:
     def _not_finite(self, protein: LabelledProtein) -> ProtlmError:
         """What is wrong with features that are not finite."""
         if isinstance(self.reader, ModelReader):
-            loaded = self.reader.engine.loaded
+            loaded = self.reader.embedder.loaded
             return not_finite(loaded, protein.sequence, protein.id, "the embedding")
         return ProtlmError(f"the features of {protein.id!r} are not finite")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protlm_jax.evaluation.embedding import memory
-from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors
+from protlm_jax.evaluation.embedding.spec import Dtype, Vectors
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein
 from protlm_jax.evaluation.probes import controls, heads, scores
 from protlm_jax.evaluation.probes.features import Source, Store, shares

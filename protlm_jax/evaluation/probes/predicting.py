@@ -17,15 +17,14 @@ import numpy as np
 from protlm_jax.data.fasta import BadRecord, Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.input import Survey, again, survey_file, together
-from protlm_jax.evaluation.embedding.parts import Failure
-from protlm_jax.evaluation.embedding.summary import listed
 from protlm_jax.evaluation.finite import NotFinite
+from protlm_jax.evaluation.outcome import Outcome, listed
+from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
 from protlm_jax.evaluation.probes.predictions import by_protein
 from protlm_jax.evaluation.probes.readers import model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
-from protlm_jax.evaluation.score_files import Outcome
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
@@ -111,14 +110,14 @@ def predict_file(
     require_model(probe, loaded)
     survey = survey_file(loaded, path, probe.about["window"], policy)
     cells: dict[int, list[Any]] = {}
-    for places, records in together(path, policy, survey):
+    for places, records in together(survey):
         group = list(zip(places, records, strict=True))
         for place, found in _predicted_records(loaded, probe, group, survey, progress):
             cells[place] = [
                 cell for t in targets for cell in _cells(t, found[t.name], probe.about["level"])
             ]
     write = _table if output.suffix in TABLES else _strings
-    write_atomically(output, write(probe, targets, path, policy, survey, cells))
+    write_atomically(output, write(probe, targets, survey, cells))
     return _outcome(probe, survey, output)
 
 
@@ -188,8 +187,6 @@ def _written(probe: SavedProbe, output: Path) -> list[Target]:
 def _table(
     probe: SavedProbe,
     targets: list[Target],
-    path: Path,
-    policy: ResiduePolicy,
     survey: Survey,
     cells: dict[int, list[Any]],
 ) -> str:
@@ -198,7 +195,7 @@ def _table(
     named = [name for target in targets for name in columns(target, probe.about["level"])]
     writer.writerow(["id", "residues", *named, "error"])
     reasons = {failure.record: failure.reason for failure in survey.failures}
-    for place, record in again(path, policy, survey):
+    for place, record in again(survey):
         residues = int(survey.residues[place]) or ""
         found = cells.get(place, [""] * len(named))
         writer.writerow([record.id, residues, *found, reasons.get(place, "")])
@@ -208,14 +205,12 @@ def _table(
 def _strings(
     probe: SavedProbe,
     targets: list[Target],
-    path: Path,
-    policy: ResiduePolicy,
     survey: Survey,
     cells: dict[int, list[Any]],
 ) -> str:
     """Of each protein one record for each target: >id target, and its letters."""
     lines = []
-    for place, record in again(path, policy, survey):
+    for place, record in again(survey):
         if isinstance(record, BadRecord) or place not in cells:
             continue
         for target, letters in zip(targets, cells[place], strict=True):

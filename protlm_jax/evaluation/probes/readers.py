@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from protlm_jax.evaluation.embedding.engine import Arrays, Engine, for_reading
-from protlm_jax.evaluation.embedding.sequences import make_engine
-from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, Wanted
+from protlm_jax.evaluation.embedding.embedder import Embedder
+from protlm_jax.evaluation.embedding.spec import Arrays, Dtype, EmbeddingSpec, Vectors
+from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.probes.controls import TABLES, rows_of
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import normalise
@@ -41,17 +41,17 @@ class Reader(Protocol):
 class ModelReader:
     """All asked layers of a model, in one pass; long proteins through windows."""
 
-    engine: Engine
+    embedder: Embedder
 
     def __post_init__(self) -> None:
-        self.num_inputs = len(self.engine.wanted.layers)
-        self.width = self.engine.loaded.config.d_model
-        self.vectors = self.engine.wanted.vectors
+        self.num_inputs = len(self.embedder.spec.layers)
+        self.width = self.embedder.loaded.config.d_model
+        self.vectors = self.embedder.spec.vectors
 
     def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-        policy = self.engine.loaded.policy
+        policy = self.embedder.loaded.policy
         plain = [normalise(s, policy, record=f"{s[:20]}...") for s in sequences]
-        for complete in self.engine.embed(plain):
+        for complete in self.embedder.embed(plain):
             for index, arrays in complete:
                 if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
                     arrays = {name: values[None] for name, values in arrays.items()}
@@ -71,11 +71,8 @@ def model_reader(
     Raises:
         ProtlmError: for a window that does not fit the model.
     """
-    wanted = Wanted(layers, vectors)
-    lengths = np.asarray(residues, np.int64)
-    return ModelReader(
-        make_engine(for_reading(loaded, compute), wanted, lengths, window, None, None)
-    )
+    lengths, spec = np.asarray(residues, np.int64), EmbeddingSpec(layers, vectors)
+    return ModelReader(Embedder(for_reading(loaded, compute), spec, lengths, window))
 
 
 @dataclass
@@ -98,5 +95,5 @@ class TableReader:
 
 def compiled_shapes(readers: Sequence[Reader]) -> int:
     """How many shapes of batches were compiled for these readers, equal ones counted once."""
-    used = [r.engine.used for r in readers if isinstance(r, ModelReader)]
+    used = [r.embedder.engine.used for r in readers if isinstance(r, ModelReader)]
     return len(set().union(*used))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.evaluation.embedding.plan import window_counts
+from protlm_jax.data.rows import window_counts
 from protlm_jax.evaluation.probe_data import PaperRow
 from protlm_jax.evaluation.probes import scores
 from protlm_jax.evaluation.probes.outcome import Outcome, Plan
@@ -25,7 +25,7 @@ def assemble(loaded: LoadedModel, plan: Plan, outcomes: Mapping[str, Outcome]) -
     """Scores all inputs on all views: the dict that `run.run` returns, but for its seconds."""
     model = outcomes["model"]
     assert isinstance(model.reader, ModelReader)
-    limit = model.reader.engine.limit
+    limit = model.reader.embedder.limit
     targets = {
         t.name: {
             "kind": t.kind,

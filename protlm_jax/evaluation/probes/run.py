@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.batching import normalised
-from protlm_jax.evaluation.embedding.wanted import Dtype, Vectors, resolve_layers
+from protlm_jax.evaluation.embedding.spec import Dtype, Vectors, resolve_layers
+from protlm_jax.evaluation.engine import normalised
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, load, subset
 from protlm_jax.evaluation.probes import results
 from protlm_jax.evaluation.probes.features import memory_budget

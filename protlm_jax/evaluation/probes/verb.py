@@ -265,8 +265,8 @@ def _write(
 def _window(loaded: LoadedModel, arguments: argparse.Namespace) -> int:
     """Residues read at once: what is asked, or the model's own, as far as memory reaches."""
     from protlm_jax.evaluation import verbs
-    from protlm_jax.evaluation.embedding.sequences import resolve_window
-    from protlm_jax.evaluation.embedding.wanted import resolve_layers
+    from protlm_jax.evaluation.embedding.embedder import resolve_window
+    from protlm_jax.evaluation.embedding.spec import resolve_layers
 
     if arguments.window is not None:
         return int(arguments.window)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from protlm_jax.data.builders import datasets  # noqa: F401  (registers the builders)
-from protlm_jax.data.builders.base import ProteinConfig
-from protlm_jax.data.builders.run import prepare_with_beam
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.builders.datasets import ProteinConfig
+from protlm_jax.data.builders.pipeline import prepare_with_beam
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.runtime import tfds
@@ -39,9 +37,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / name) for name in parts]
 
 
-def plan(sources: list[str], output: Path, **rules: Any) -> Plan:
+def plan(sources: list[str], output: Path, **rules: Any) -> PreparePlan:
     """Of several blocks and buckets, which so little input would not have."""
-    made = Plan.make("fasta", sources, output, Rules(**RULES | rules), tokens=True, records=True)
+    made = PreparePlan.make(
+        "fasta", sources, output, SelectionRules(**RULES | rules), tokens=True, records=True
+    )
     return replace(made, block_bytes=3000, buckets=4)
 
 
@@ -84,29 +84,22 @@ def test_beam_says_what_is_wrong_as_the_direct_runner_does(sources, tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-@pytest.fixture(scope="module", params=["plain", "beam"])
-def built(
-    request: pytest.FixtureRequest, sources: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tfds.core.DatasetBuilder]:
-    """The builder `fasta`, with its files named (plain) or found in manual_dir (Beam)."""
-    on_beam = request.param == "beam"
-    config = ProteinConfig(
-        name="mine", release="2024_01", files=[] if on_beam else sources, rules=RULES
-    )
+@pytest.fixture(scope="module")
+def built(sources: list[str], tmp_path_factory: pytest.TempPathFactory) -> tfds.core.DatasetBuilder:
+    """The builder `fasta`, with its files found in manual_dir."""
+    config = ProteinConfig(name="mine", release="2024_01", rules=RULES)
     builder = tfds.builder("fasta", config=config, data_dir=tmp_path_factory.mktemp("tfds"))
     builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=Path(sources[0]).parent, beam_runner="DirectRunner" if on_beam else None
-        )
+        download_config=tfds.download.DownloadConfig(manual_dir=Path(sources[0]).parent)
     )
-    yield builder
+    return builder
 
 
 def test_builders_hold_the_records_of_prepare(built, direct):
     assert str(built.version) == "2024.1.0"
     for split in ("train", "heldout"):
         found = records(built.data_dir, split)
-        assert found == records(direct.records_folder, split)
+        assert found == records(direct.folder / "records", split)
         assert len(found) == direct.splits[split].proteins == built.info.splits[split].num_examples
 
 

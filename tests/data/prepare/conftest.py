@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 PROTEINS = 400
@@ -41,13 +41,13 @@ def release(tmp_path_factory) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 @pytest.fixture
-def plan(release, tmp_path) -> Plan:
+def plan(release, tmp_path) -> PreparePlan:
     """Token files of the release: ten blocks or so, four buckets."""
-    made = Plan.make(
+    made = PreparePlan.make(
         "fasta",
         [path for path, _ in release],
         tmp_path / "out",
-        Rules(min_length=8, heldout_percent=20.0),
+        SelectionRules(min_length=8, heldout_percent=20.0),
         tokens=True,
         records=False,
     )

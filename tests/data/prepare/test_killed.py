@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from protlm_jax import bundled
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.prepare.run import prepare
 
 from .conftest import contents
@@ -28,7 +28,7 @@ prepare(pickle.loads(bytes.fromhex(sys.argv[1])), workers=2)
 """
 
 
-def start(plan: Plan) -> subprocess.Popen:
+def start(plan: PreparePlan) -> subprocess.Popen:
     import pickle
 
     return subprocess.Popen([sys.executable, "-c", SCRIPT, pickle.dumps(plan).hex()])
@@ -49,7 +49,9 @@ def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
 
 def test_killed_while_reading_and_while_writing(tmp_path):
     source = [str(bundled.path("pretraining"))]
-    plan = Plan.make("fasta", source, tmp_path / "out", Rules(), tokens=True, records=False)
+    plan = PreparePlan.make(
+        "fasta", source, tmp_path / "out", SelectionRules(), tokens=True, records=False
+    )
     plan = replace(plan, block_bytes=200_000, buckets=64)
     work = plan.output / ".work"
     for stage in ("spill", "gathered"):

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from protlm_jax.data.entries import Entry
+from protlm_jax.data.entries import ReleaseEntry
 from protlm_jax.data.prepare.records import to_example, write_record_shard
+from protlm_jax.data.prepare.rows import to_row
 from protlm_jax.data.prepare.run import prepare
-from protlm_jax.data.prepare.scatter import to_row
 from protlm_jax.errors import ProtlmError
 
-ENTRY = Entry(
+ENTRY = ReleaseEntry(
     "UniRef90_P1", "MKVX", "Protein é", 7, "Homo sapiens", 9606, "P1_HUMAN", "UniRef50_P2"
 )
 
@@ -47,7 +47,7 @@ def test_tfds_reads_the_folder_in_the_order_of_the_token_files(tfds, plan):
     rules = replace(plan.rules, heldout_percent=3.0)
     many = replace(plan, records=True, buckets=64, rules=rules, release="2024_01")
     prepared = prepare(many, workers=1)
-    builder = tfds.builder_from_directory(prepared.records_folder)
+    builder = tfds.builder_from_directory(prepared.folder / "records")
     assert str(builder.version) == "2024.1.0"
     options = tfds.ReadConfig(interleave_cycle_length=1)
     for name, split in prepared.splits.items():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protlm_jax.data.entries import Entry
-from protlm_jax.data.prepare.rules import Rules, bucket_of, order_key
+from protlm_jax.data.entries import ReleaseEntry
+from protlm_jax.data.prepare.rules import SelectionRules, bucket_of, order_key
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -24,11 +24,11 @@ def test_buckets_are_ranges_of_keys(keys, buckets):
 
 
 def test_buckets_are_about_equally_full_on_both_sides_of_the_split():
-    rules = Rules(heldout_percent=50.0)
+    rules = SelectionRules(heldout_percent=50.0)
     counts = {"train": [0] * 4, "heldout": [0] * 4}
     for i in range(4000):
         sequence = "".join(AMINO_ACIDS[(i // 20**k) % 20] for k in range(4))
-        counts[rules.side(Entry("p", sequence))][bucket_of(order_key(sequence), 4)] += 1
+        counts[rules.side(ReleaseEntry("p", sequence))][bucket_of(order_key(sequence), 4)] += 1
     # 4,000 draws into eight cells: 500 each, four standard errors are 84.
     assert all(abs(n - 500) < 84 for side in counts.values() for n in side)
 
@@ -37,12 +37,12 @@ def test_buckets_are_about_equally_full_on_both_sides_of_the_split():
 def test_the_side_is_the_stated_hash(sequence, percent):
     number = int.from_bytes(blake2b(sequence.encode(), digest_size=8).digest(), "big")
     expected = "heldout" if number / 2**64 < percent / 100 else "train"
-    assert Rules(heldout_percent=percent).side(Entry("p", sequence)) == expected
+    assert SelectionRules(heldout_percent=percent).side(ReleaseEntry("p", sequence)) == expected
 
 
 def test_lengths_are_limits_that_still_pass():
-    rules = Rules(min_length=3, max_length=5, heldout_percent=0.0)
-    proteins = [Entry("p", "A" * n) for n in range(1, 8)]
+    rules = SelectionRules(min_length=3, max_length=5, heldout_percent=0.0)
+    proteins = [ReleaseEntry("p", "A" * n) for n in range(1, 8)]
     short, long = ["too_short"] * 2, ["too_long"] * 2
     assert rules.verdicts(proteins) == short + ["train"] * 3 + long
     assert [rules.reject(p) for p in proteins] == short + [None] * 3 + long
@@ -59,10 +59,10 @@ def test_lengths_are_limits_that_still_pass():
 )
 def test_rules_that_keep_nothing_are_refused(settings, message):
     with pytest.raises(ProtlmError, match=message):
-        Rules(**settings)
+        SelectionRules(**settings)
 
 
 def test_rules_tell_what_decides_and_no_paths():
-    told = Rules(max_length=9, heldout_percent=1.0).describe()
+    told = SelectionRules(max_length=9, heldout_percent=1.0).describe()
     assert told["max_length"] == 9 and told["split"]["percent"] == 1.0
     assert "BLAKE2b(sequence)" in told["split"]["rule"]

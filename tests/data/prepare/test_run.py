@@ -19,8 +19,8 @@ import pytest
 
 from protlm_jax.cli import main
 from protlm_jax.data.prepare import run
-from protlm_jax.data.prepare.plan import Plan
-from protlm_jax.data.prepare.rules import Rules
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
@@ -146,7 +146,7 @@ def test_what_is_done_is_not_done_again(plan, monkeypatch):
     assert before == {p: p.stat().st_mtime_ns for p in plan.output.rglob("*")}
 
 
-def interrupted(plan: Plan, monkeypatch) -> None:
+def interrupted(plan: PreparePlan, monkeypatch) -> None:
     """Leaves a run that has read everything and gathered nothing."""
     with monkeypatch.context() as patch:
         patch.setattr(run, "_gather_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -325,9 +325,9 @@ def test_bad_records_stop_or_are_counted(tmp_path):
     path = tmp_path / "bad.fasta"
     path.write_bytes(b">a\nMKV\n>b\nMK1V\n>c\n>d\nMKVV\n")
 
-    def asked(bad_records) -> Plan:
-        rules = Rules(bad_records=bad_records, heldout_percent=0.0)
-        return Plan.make(
+    def asked(bad_records) -> PreparePlan:
+        rules = SelectionRules(bad_records=bad_records, heldout_percent=0.0)
+        return PreparePlan.make(
             "fasta", [str(path)], tmp_path / bad_records, rules, tokens=True, records=False
         )
 
@@ -364,8 +364,10 @@ def test_a_file_of_another_dataset_is_refused(tmp_path):
     path = tmp_path / "u.fasta"
     path.write_bytes(b">UniRef50_A n=1 Tax=x TaxID=1 RepID=A\nMKV\n>UniRef90_B n=1\nMKVV\n")
     with pytest.raises(ProtlmError, match="which release of uniref50"):
-        Plan.make("uniref50", [str(path)], tmp_path / "o", Rules())
-    plan = Plan.make("uniref50", [str(path)], tmp_path / "o", Rules(release="2024_01"))
+        PreparePlan.make("uniref50", [str(path)], tmp_path / "o", SelectionRules())
+    plan = PreparePlan.make(
+        "uniref50", [str(path)], tmp_path / "o", SelectionRules(release="2024_01")
+    )
     with pytest.raises(ProtlmError, match=r"u.fasta, line 3: 'UniRef90_B' is no entry of uniref50"):
         prepare(plan, workers=1)
 
@@ -378,4 +380,4 @@ def test_input_that_cannot_be_read_ends_the_run(plan, tmp_path):
         prepare(broken, workers=1)
     assert not (plan.output / "manifest.json").exists()
     with pytest.raises(ProtlmError, match=r"given twice"):
-        Plan.make("fasta", [str(cut_short)] * 2, tmp_path, Rules())
+        PreparePlan.make("fasta", [str(cut_short)] * 2, tmp_path, SelectionRules())

@@ -1,4 +1,4 @@
-"""Similar proteins: k-mers against brute force, MMseqs2 where it is installed."""
+"""Similar proteins, by MMseqs2 where it is installed, and what is said of it elsewhere."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from protlm_jax import bundled
-from protlm_jax.data.entries import Entry
+from protlm_jax.data.entries import ReleaseEntry
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.data.prepare.similarity import _PORTION, KMER, LETTERS, SHARE, SHARED, Similar
+from protlm_jax.data.prepare.similarity import Similar
 from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import AMINO_ACIDS, RESIDUES
+from protlm_jax.vocabularies import AMINO_ACIDS
 
 has_mmseqs = pytest.mark.skipif(shutil.which("mmseqs") is None, reason="needs MMseqs2")
-
-
-@pytest.fixture
-def by_kmers(monkeypatch):
-    monkeypatch.setenv("PATH", "")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +27,7 @@ def proteins() -> list[str]:
 
 
 def found(frozen: list[str], asked: list[str]) -> list[bool]:
-    return Similar(frozen).find([Entry(f"p{i}", s) for i, s in enumerate(asked)])
+    return Similar(frozen).find([ReleaseEntry(f"p{i}", s) for i, s in enumerate(asked)])
 
 
 def mutated(sequence: str, share: float, seed: int) -> str:
@@ -43,66 +36,14 @@ def mutated(sequence: str, share: float, seed: int) -> str:
     return "".join(draw.choice(AMINO_ACIDS) if draw.random() < share else c for c in sequence)
 
 
-def kmers(sequence: str) -> set[str]:
-    every = {sequence[i : i + KMER] for i in range(len(sequence) - KMER + 1)}
-    return {k for k in every if set(k) <= set(AMINO_ACIDS) and len(set(k)) >= LETTERS}
-
-
-def brute_force(frozen: list[str], asked: list[str]) -> list[bool]:
-    answers = []
-    for sequence in asked:
-        mine, answer = kmers(sequence), sequence in frozen
-        for other in map(kmers, frozen):
-            shared = len(mine & other)
-            answer |= shared >= SHARED and shared >= SHARE * min(len(mine), len(other))
-        answers.append(answer)
-    return answers
-
-
-@settings(deadline=None, max_examples=60)
-@given(data=st.data())
-def test_kmers_are_counted_as_brute_force_counts_them(data):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", "")
-        seed = data.draw(st.integers(0, 1000))
-        draw = random.Random(seed)
-        frozen = ["".join(draw.choices(RESIDUES, k=draw.randint(1, 300))) for _ in range(5)]
-        frozen.append("PQ" * 30 + "X" + "ACDEFG" * 4)
-        asked = [
-            mutated(s, draw.choice([0, 0.2, 0.5, 0.6]), seed)[draw.randint(0, 20) :] for s in frozen
-        ]
-        asked = [*(s or "M" for s in asked), "PQ" * 20, "ACDEFGHI", "M", frozen[0]]
-        assert found(frozen, asked) == brute_force(frozen, asked)
-
-
-def test_real_proteins_by_kmers(by_kmers, proteins):
-    frozen, others = proteins[::2], proteins[1::2]
-    assert all(found(frozen, frozen))
-    assert all(found(frozen, [mutated(s, 0.2, 1) for s in frozen]))
-    assert all(found(frozen, [s[20:80] for s in frozen]))  # fragments
-    assert all(found(frozen, [others[0] + s for s in frozen]))  # fusions
-    # Clustered at 50 %: nearly none resembles another one.
-    assert sum(found(frozen, others)) < 0.1 * len(others)
-
-
-def test_the_batch_does_not_matter(by_kmers, proteins):
-    frozen = proteins[::2]
-    asked = [mutated(s, 0.5, 2) for s in proteins] * (1 + _PORTION // sum(map(len, proteins)))
-    assert sum(map(len, asked)) > _PORTION  # compared in more than one portion
-    together = found(frozen, asked)
-    assert 0 < sum(together) < len(together)
-    assert together[:50] == [found(frozen, [s])[0] for s in asked[:50]]
-
-
-def test_nothing_resembles_nothing(by_kmers):
+def test_without_mmseqs_only_equal_ones_are_found_and_the_rest_is_an_error(monkeypatch):
+    monkeypatch.setenv("PATH", "")
     assert found([], ["MKTAYIAKQR"]) == [False]
     assert found(["MKTAYIAKQR"], []) == []
-    assert found(["MK"], ["MK", "MKK"]) == [True, False]
-
-
-def test_the_manifest_says_how(by_kmers):
-    told = Similar(["MK"]).describe()
-    assert "k-mers" in told["method"] and told["k"] == KMER
+    assert found(["MK"], ["MK"]) == [True]
+    with pytest.raises(ProtlmError, match="no program mmseqs on the PATH: install it"):
+        found(["MK"], ["MK", "MKK"])
+    assert Similar(["MK"]).describe()["version"] is None
 
 
 @has_mmseqs

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.depth import partial, verb
+from protlm_jax.evaluation.depth import parts, verb
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.metrics import METRICS, resolve
+from protlm_jax.evaluation.depth.results import interval, quantity, separate, undefined
+from protlm_jax.evaluation.results import read
 from protlm_jax.storage.digests import Damaged, verify
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -45,26 +47,24 @@ def test_models_are_written_side_by_side(fasta: Path, tmp_path: Path, capsys) ->
     run(*words, "--control", "--metrics", METRIC, "similarity")
     assert "wrote" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
-    assert {r["model"] for r in json.loads((out / "depth.json").read_text())} == {
-        "bert",
-        "bert-reinitialised",
-    }
     names = {"bert", "bert-reinitialised"}
-    assert {p.name for p in out.glob("*.npz")} == {f"{name}.npz" for name in names}
+    stacks = {one.attrs["model"]: one for one in separate(read(out / "results.nc"))}
+    assert set(stacks) == names
     rows = list(csv.DictReader((out / "depth.csv").open()))
     assert {row["model"] for row in rows} == names
-    about = json.loads((out / "bert.json").read_text())["stacks"]["encoder"]
-    arrays = np.load(out / "bert.npz")
-    for name, dims in about["dims"].items():
-        assert arrays[f"encoder/{name}"].ndim == len(dims), name
-    mean = arrays["encoder/cosine/totals"].sum(-1) / arrays["encoder/cosine/counts"].sum(-1)
-    np.testing.assert_allclose(arrays["encoder/cosine"], mean)
+    cosine = stacks["bert"]["cosine"]
+    assert cosine.dims == ("part", "layer") and cosine.attrs["units"] == "1"
+    sums = (stacks["bert"][f"cosine_{part}"].sum("protein") for part in ("total", "count"))
+    mean = np.divide(*(x.values for x in sums))
+    np.testing.assert_allclose(cosine, mean)
     mine = [r for r in rows if r["model"] == "bert" and r["quantity"] == "cosine"]
-    assert [r["part"] for r in mine] == [p for p in about["coords"]["part"] for _ in range(2)]
+    assert [r["part"] for r in mine] == [p for p in cosine["part"].values for _ in range(2)]
     for row, value in zip(mine, mean.ravel(), strict=True):
         assert float(row["value"]) == pytest.approx(value)
         assert float(row["low"]) <= value <= float(row["high"])
     assert [r["relative"] for r in mine] == ["0.0", "1.0"] * 3
+    claimed = list(csv.DictReader((out / "claims.csv").open()))
+    assert {r["name"] for r in claimed if r["model"] == "bert"} >= {"late_contribution"}
 
 
 @pytest.mark.parametrize(
@@ -76,33 +76,32 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
     metrics: list[str], number: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches, and of the tuned lens turns of its training, that are kept are not done again."""
-    monkeypatch.setattr(partial, "EVERY", 0.0)
+    monkeypatch.setattr(parts, "EVERY", 0.0)
     model, sequences = loaded("bert"), random_proteins(number)
     wanted = {"metrics": metrics, "folder": tmp_path}
-    whole = analyse(model, sequences, **wanted).stacks["encoder"]
+    whole = analyse(model, sequences, **wanted)["encoder"]
     for file in tmp_path.iterdir():
         file.unlink()
-    save = partial.Partial.save
-    mine = "encoder.part" if len(metrics) > 1 else f"encoder-{metrics[0]}.part"
+    save = parts.Part.save
+    mine = "encoder.nc" if len(metrics) > 1 else f"encoder-{metrics[0]}.nc"
 
     def cut(self, done, arrays) -> None:
         save(self, done, arrays)
-        if done == 2 and self.path.name == mine:
+        if done == 2 and self.file.name == mine:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(partial.Partial, "save", cut)
+    monkeypatch.setattr(parts.Part, "save", cut)
     with pytest.raises(KeyboardInterrupt):
         analyse(model, sequences, **wanted)
     seen: list[int] = []
     monkeypatch.setattr(
-        partial.Partial,
+        parts.Part,
         "save",
-        lambda self, done, _: seen.append(done) if self.path.name == mine else None,
+        lambda self, done, _: seen.append(done) if self.file.name == mine else None,
     )
-    again = analyse(model, sequences, **wanted).stacks["encoder"]
+    again = analyse(model, sequences, **wanted)["encoder"]
     assert seen == list(range(3, steps + 1)), "what was kept was taken over"
-    for name, x in whole.quantities.items():
-        np.testing.assert_array_equal(again[name].values, x.values)
+    xarray.testing.assert_equal(again, whole)
     if metrics != ["tuned_lens"]:
         analyse(model, sequences, **wanted, seed=1)
         assert seen[steps - 2 :] == list(range(1, steps + 1)), "other settings start anew"
@@ -111,7 +110,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
 def test_what_is_kept_is_checked_and_removed_at_the_end(
     fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(partial, "EVERY", 0.0)
+    monkeypatch.setattr(parts, "EVERY", 0.0)
     out = tmp_path / "out"
     words = ("--model", "bert", "--input", str(fasta), "--output", str(out), "--metrics", METRIC)
     written = verb._written
@@ -122,18 +121,18 @@ def test_what_is_kept_is_checked_and_removed_at_the_end(
     monkeypatch.setattr(verb, "_written", killed)
     with pytest.raises(KeyboardInterrupt):
         run(*words)
-    kept = out / "partial" / "bert" / "encoder.part"
+    kept = out / "partial" / "bert" / "encoder.nc"
     content, rng = kept.read_bytes(), np.random.default_rng(0)
     for at in (3, 40, *rng.integers(len(content), size=30)):
         kept.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         caplog.clear()
-        assert partial.Partial(kept).load() == (0, {}), at
-        assert "encoder.part is damaged" in caplog.text
+        assert parts.Part(kept).load()[0] == 0, at
+        assert "encoder.nc" in caplog.text and "measured from the beginning" in caplog.text
     kept.write_bytes(content)
     edited = fasta.read_text().replace("A", "G")
     steps: list[int] = []
-    save = partial.Partial.save
-    monkeypatch.setattr(partial.Partial, "save", lambda s, n, a: steps.append(n) or save(s, n, a))
+    save = parts.Part.save
+    monkeypatch.setattr(parts.Part, "save", lambda s, n, a: steps.append(n) or save(s, n, a))
     monkeypatch.setattr(verb, "_written", written)
     run(*words)
     assert steps == [], "what was kept was taken over"
@@ -141,14 +140,16 @@ def test_what_is_kept_is_checked_and_removed_at_the_end(
     verify(out)
     names = {p.name for p in out.iterdir()}
     assert names == {
-        "bert.npz", "bert.json", "depth.csv", "depth.json", "report.html", "digests.json",
+        "results.nc", "depth.csv", "claims.csv", "report.html", "digests.json",
     }  # fmt: skip
     (out / "mine.txt").write_text("of the user")
     verify(out)
-    content = (out / "bert.npz").read_bytes()
+    content = (out / "results.nc").read_bytes()
     for at in rng.integers(len(content), size=20):
-        (out / "bert.npz").write_bytes(content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :])
-        with pytest.raises(Damaged, match="the content of bert.npz has changed"):
+        (out / "results.nc").write_bytes(
+            content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :]
+        )
+        with pytest.raises(Damaged, match="the content of results.nc has changed"):
             verify(out)
 
     monkeypatch.setattr(verb, "_written", killed)
@@ -168,16 +169,14 @@ def test_costly_measurements_are_asked_for_by_name(
     out = tmp_path / "out"
     words = ("--model", "gpt2", "--input", str(fasta), "--output", str(out))
     run(*words, "--metrics", "erasure", "gradients", "tuned_lens", "--positions", positions)
-    about = json.loads((out / "gpt2.json").read_text())
-    measured = about["stacks"]["encoder"]
-    assert measured["coords"]["at_depth"] == [0, 1]
-    assert measured["undefined"] == {"tuned_lens": "needs four batches of proteins"}
-    assert ("before a cut" in about["positions"]) == (positions == "future")
-    arrays = np.load(out / "gpt2.npz")
-    share, erased = (arrays[f"encoder/{name}"] for name in ("context_share", "erasure_kl"))
+    (measured,) = separate(read(out / "results.nc"))
+    assert measured["at_depth"].values.tolist() == [0, 1]
+    assert undefined(measured) == {"tuned_lens": "needs four batches of proteins"}
+    assert ("before a cut" in measured.attrs["positions"]) == (positions == "future")
+    share, erased = (measured[name].values for name in ("context_share", "erasure_kl"))
     assert share.shape == erased.shape == (2,)
     assert share.min() > 0 and share.max() < 1 and (erased > 0).all()
-    counts = arrays["encoder/erasure_kl/counts"]
+    counts = measured["erasure_kl_count"]
     # Four residues are erased; answers are read at 3 asked ones, or at 10 of 21, from token 11 on.
     assert (counts == 4 * (3 if positions == "asked" else 10)).all()
 
@@ -186,29 +185,26 @@ def test_levels_of_noise_are_a_dimension_of_the_files(fasta: Path, tmp_path: Pat
     out = tmp_path / "out"
     words = ("--model", "dplm", "--model", "gpt2", "--input", str(fasta), "--output", str(out))
     run(*words, "--metrics", METRIC, "--noise_levels", "0.25", "0.75")
-    about = json.loads((out / "dplm-noise.json").read_text())["stacks"]["encoder"]
-    assert about["coords"]["noise"] == [0.25, 0.75]
-    assert about["dims"]["cosine"] == ["noise", "part", "layer"]
+    (noisy,) = separate(read(out / "noise.nc"))
+    assert noisy["noise"].values.tolist() == [0.25, 0.75]
+    assert noisy["cosine"].dims == ("noise", "part", "layer")
     rows = list(csv.DictReader((out / "depth.csv").open()))
-    mine = [r for r in rows if r["model"] == "dplm-noise" and r["quantity"] == "stream_norm"]
+    mine = [r for r in rows if r["noise"] and r["quantity"] == "stream_norm"]
     assert [(r["noise"], r["layer"]) for r in mine] == [
         (level, depth) for level in ("0.25", "0.75") for depth in "012"
     ]
-    assert {r["noise"] for r in rows if r["model"] in ("dplm", "gpt2")} == {""}
-    assert not (out / "gpt2-noise.json").exists()
-    undefined = json.loads((out / "gpt2.json").read_text())["stacks"]["encoder"]["undefined"]
-    assert "its readout is causal" in undefined["noise_levels"]
+    assert {r["model"] for r in rows if r["noise"]} == {"dplm"}
+    causal = separate(read(out / "results.nc"))[1]
+    assert "its readout is causal" in undefined(causal)["noise_levels"]
 
 
 def test_the_bootstrap_draws_proteins() -> None:
-    found = analyse(loaded("bert"), random_proteins(20), metrics=[METRIC]).stacks["encoder"][
-        "stream_norm"
-    ]
-    by_protein = found.totals / found.counts
-    low, high = found.interval()
-    error = by_protein.std(axis=-1) / 20**0.5  # proteins have three asked residues each
+    found = analyse(loaded("bert"), random_proteins(20), metrics=[METRIC])["encoder"]
+    x = quantity(found, "stream_norm")
+    low, high = interval(x)
+    error = (x.total / x.count).std(axis=-1) / 20**0.5  # proteins have three asked residues each
     np.testing.assert_allclose((high - low) / 2, 1.96 * error, rtol=0.2)
-    assert (low < found.values).all() and (found.values < high).all()
+    assert (low < x.mean).all() and (x.mean < high).all()
 
 
 def test_metrics_have_names() -> None:

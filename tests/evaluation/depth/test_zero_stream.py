@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import zoo
 
-from protlm_jax.evaluation import summaries
+from protlm_jax.evaluation.depth import files
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.subject import TINY
-from protlm_jax.evaluation.depth.summary import summary
 
 PROTEINS = {"a": "MKTAYIAKQRQISFV", "b": "QLEERLGLIEVQ"}
 
 
 def test_layers_before_which_the_stream_is_zero_say_nothing(small_model) -> None:
     """The published clamp of 1e-6 would make of them a mean of about a million."""
-    result = summary(analyse(small_model("esm2"), PROTEINS), "asked")
-    measured = result["stacks"]["encoder"]
+    measured = analyse(small_model("esm2"), PROTEINS)["encoder"]
     for key in ("relative_contribution", "cosine"):
         for part in ("layer", "attention"):
-            first, second = measured[key][part]
-            assert first is None and abs(second) < 100, (key, part)
+            first, second = measured[key].sel(part=part).values
+            assert np.isnan(first) and abs(second) < 100, (key, part)
         # The MLP is added to what attention has put there.
-        assert all(abs(x) < 100 for x in measured[key]["mlp"])
+        assert (abs(measured[key].sel(part="mlp")) < 100).all()
     assert measured["stream_norm"][0] == 0 < measured["stream_norm"][1]
-    first_row = summaries.depth(result).splitlines()[4].split()
-    assert first_row[:3] == ["0", "-", "-"]
+    assert files.by_layer(measured).cells()[0][:3] == ["0", "-", "-"]
 
 
 def test_other_positions_count_beside_them() -> None:
     """Of all residues together, <mask> and visible, the mean at layer 0 is of the visible ones."""
     found = analyse(zoo.loaded("esm2"), PROTEINS, metrics=["contributions"], positions="all")
-    relative = found.stacks["encoder"]["relative_contribution"]
+    measured = found["encoder"]
     residues, masked = sum(map(len, PROTEINS.values())), 2 + 2
-    parts = found.stacks["encoder"].coords["part"]
-    counts = dict(zip(parts, relative.counts.sum(axis=-1).tolist(), strict=True))
+    sums = measured["relative_contribution_count"].sum("protein")
+    counts = {part: sums.sel(part=part).values.tolist() for part in sums["part"].values}
     assert counts["layer"] == counts["attention"] == [residues - masked, residues]
     assert counts["mlp"] == [residues, residues]
-    assert relative.values[0, 0] < 1 / TINY**0.5
+    assert measured["relative_contribution"][0, 0] < 1 / TINY**0.5
 
 
 def test_without_token_dropout_every_position_counts() -> None:
@@ -46,6 +44,5 @@ def test_without_token_dropout_every_position_counts() -> None:
     plain = dataclasses.replace(
         loaded.model, config=loaded.config.replace(token_dropout=False), parent=None
     )
-    result = summary(analyse(dataclasses.replace(loaded, model=plain), PROTEINS), "asked")
-    relative = result["stacks"]["encoder"]["relative_contribution"]
-    assert None not in relative["layer"]
+    found = analyse(dataclasses.replace(loaded, model=plain), PROTEINS)["encoder"]
+    assert found["relative_contribution"].notnull().all()

@@ -21,18 +21,18 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import parts
-from protlm_jax.evaluation.embedding.engine import Engine
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
-from protlm_jax.evaluation.embedding.wanted import Wanted
+from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
 def test_a_file_has_what_the_api_gives(tmp_path: Path, assert_close: Callable[..., None]) -> None:
     records = [*proteins(11), ("sp|P1/2", "MKTAYIAKQR"), ("p3", "MKV"), ("long", "MKLVW" * 30)]
-    wanted = Wanted((0, 2), ("residues", "mean"))
-    outcome = embed(tmp_path, records, wanted=wanted)
+    spec = EmbeddingSpec((0, 2), ("residues", "mean"))
+    outcome = embed(tmp_path, records, spec=spec)
     assert outcome.failed == 0 and "long (150 in 4)" in outcome.summary
     residues, means = read(tmp_path / "e.residues.h5"), read(tmp_path / "e.mean.h5")
     assert [(key, name) for key, name, _ in residues] == [
@@ -69,15 +69,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import embedded as here
-from protlm_jax.evaluation.embedding import formats, parts
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.embedding import formats
 
 parts.PART_BYTES = 1
-write = parts.Parts.write
-def write_some(self, *what):
-    write(self, *what)
-    if len(self._files) == 4:
+take = parts.Parts._take
+def take_some(self, *what):
+    take(self, *what)
+    if len(self._parts) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-parts.Parts.write = write_some
+parts.Parts._take = take_some
 here.embed(Path(sys.argv[1]), here.proteins(60, longest=100))
 """
 
@@ -91,14 +92,14 @@ def test_a_kill_costs_no_more_than_what_was_under_way(
     code = f"import sys; sys.path[:0] = {paths}; import conftest\n" + KILLED
     done = subprocess.run([sys.executable, "-c", code, str(killed)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (killed / "e.h5").exists() and len(list(killed.glob("e.h5.work/part-*"))) == 4
+    assert not (killed / "e.h5").exists() and len(list(killed.glob("e.h5.work/part-*.json"))) == 4
 
     # A file that was not written to its end is not taken for a part.
-    (killed / "e.h5.work" / ".part-000004.xyz").write_bytes(b"half")
+    (killed / "e.h5.work" / "part-000004").write_bytes(b"half")
     computed = []
-    kept = parts.Collector.add
+    kept = parts.Parts.add
     monkeypatch.setattr(
-        parts.Collector,
+        parts.Parts,
         "add",
         lambda self, *what: computed.append(what[0]) or kept(self, *what),
     )
@@ -134,23 +135,25 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     embed(tmp_path, records, "f.h5")
     (tmp_path / "f.h5").unlink()
     with pytest.raises(ProtlmError, match=r"unfinished.*dtype was 'float32' and is 'float16'"):
-        embed(tmp_path, records, "f.h5", Wanted(LAST, ("residues",), "float16"))
+        embed(tmp_path, records, "f.h5", EmbeddingSpec(LAST, ("residues",), "float16"))
 
 
 def test_a_very_long_protein_among_short_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_close: Callable[..., None]
 ) -> None:
     esm2, short = loaded("esm2"), proteins(40)
-    engines: list[Engine] = []
+    embedders: list[Embedder] = []
     monkeypatch.setattr(
-        Engine, "embed", lambda s, *a, run=Engine.embed: engines.append(s) or run(s, *a)
+        Embedder, "embed", lambda s, *a, run=Embedder.embed: embedders.append(s) or run(s, *a)
     )
     (tmp_path / "alone").mkdir()
     embed(tmp_path / "alone", short, model=esm2, window=62)
     records = [*short[:20], ("long", "MKTAYIAKQRLW" * 300), *short[20:]]
     outcome = embed(tmp_path, records, model=esm2, window=62)
     assert outcome.failed == 0 and "long (3,600 in 116)" in outcome.summary
-    assert len(engines[-1].used) <= 2  # the windows are no longer than the longest of the others
+    assert (
+        len(embedders[-1].engine.used) == 1
+    )  # the windows are no longer than the longest of the others
     found = read(tmp_path / "e.h5")
     assert found.pop(20)[2].shape == (3600, 16)
     for one, other in zip(found, read(tmp_path / "alone/e.h5"), strict=True):
@@ -164,9 +167,9 @@ def test_a_titin_among_a_thousand(
     """35,000 residues are done and listed, and the others cost what they cost without them."""
     esm2, short, computed = loaded("esm2"), proteins(1000, 20, 200), []
     monkeypatch.setattr(
-        Engine,
-        "_start",
-        lambda s, batch, *a, run=Engine._start: computed.append(batch) or run(s, batch, *a),
+        Embedder,
+        "_inputs",
+        lambda s, batch, *a, run=Embedder._inputs: computed.append(batch) or run(s, batch, *a),
     )
     (tmp_path / "alone").mkdir()
     embed(tmp_path / "alone", short, model=esm2, tokens_per_batch=2048)
@@ -190,7 +193,7 @@ def test_a_titin_among_a_thousand(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_dtypes_read_back(dtype: str, tmp_path: Path) -> None:
     records = proteins(3)
-    embed(tmp_path, records, wanted=Wanted(LAST, ("residues",), dtype))
+    embed(tmp_path, records, spec=EmbeddingSpec(LAST, ("residues",), dtype))
     for (_, _, array), (_, exact) in zip(
         read(tmp_path / "e.h5"), embed_sequences(loaded("bert"), dict(records)), strict=True
     ):
@@ -202,15 +205,15 @@ def test_short_dtypes_read_back(dtype: str, tmp_path: Path) -> None:
 
 def test_parquet_has_a_row_for_each_protein(tmp_path: Path) -> None:
     records = [*proteins(5), ("bad", "M1"), ("p0", "MKV")]
-    wanted = Wanted((1, 2), ("mean", "cls"), "float16")
-    embed(tmp_path, records, "e.parquet", wanted)
+    spec = EmbeddingSpec((1, 2), ("mean", "cls"), "float16")
+    embed(tmp_path, records, "e.parquet", spec)
     table = pyarrow.parquet.read_table(tmp_path / "e.parquet").to_pydict()
     assert list(table) == [
         "record", "id", "residues", "mean_layer_1", "mean_layer_2", "cls_layer_1", "cls_layer_2",
     ]  # fmt: skip
     assert table["record"] == [0, 1, 2, 3, 4, 6] and table["id"][-1] == "p0"
     assert table["residues"][-1] == 3
-    embed(tmp_path, records, "e.h5", Wanted((1, 2), ("mean",), "float16"))
+    embed(tmp_path, records, "e.h5", EmbeddingSpec((1, 2), ("mean",), "float16"))
     means = np.stack([x for _, _, x in read(tmp_path / "e.h5")])
     np.testing.assert_array_equal(np.array(table["mean_layer_2"], np.float16), means[:, 1])
 
@@ -222,7 +225,7 @@ def test_numbers_that_do_not_fit_are_a_failure(tmp_path: Path) -> None:
     )
     model = LoadedModel(bert.model, huge, bert.vocabulary, "huge")
     outcome = embed(
-        tmp_path, proteins(3), model=model, wanted=Wanted(LAST, ("residues",), "float16")
+        tmp_path, proteins(3), model=model, spec=EmbeddingSpec(LAST, ("residues",), "float16")
     )
     assert outcome.failed == 3 and "values exceed the range of float16" in outcome.summary
     assert read(tmp_path / "e.h5") == []
@@ -246,7 +249,7 @@ def test_what_a_file_cannot_hold(
     output: str, vectors: Any, dtype: Any, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ProtlmError, match=message):
-        embed(tmp_path, proteins(2), output, Wanted(LAST, vectors, dtype))
+        embed(tmp_path, proteins(2), output, EmbeddingSpec(LAST, vectors, dtype))
     assert not list(tmp_path.glob("e.*"))
 
 

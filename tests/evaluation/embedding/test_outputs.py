@@ -17,8 +17,9 @@ from zoo import loaded
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding import formats, parts
-from protlm_jax.evaluation.embedding.wanted import Wanted
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.embedding import formats
+from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
 
 
 def test_what_was_written_is_compared_before_there_is_nothing_to_do(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_damaged_part_is_computed_again(
         held.setattr(parts.Parts, "remove", lambda self: None)  # as if killed before
         embed(tmp_path, records, tokens_per_batch=64)
     kept = {file: file.read_bytes() for file in folder.iterdir()}
-    assert len(kept) > 3
+    assert len(kept) > 6
     for _ in range(20):
         (tmp_path / "e.h5").unlink()
         folder.mkdir(exist_ok=True)
@@ -73,14 +74,16 @@ def test_a_damaged_part_is_computed_again(
             shutil.rmtree(folder)
             embed(tmp_path, records)
         else:
-            assert f"{file} is damaged: its proteins are computed again" in caplog.text
+            warned = f"{file.with_suffix('')} is damaged: its proteins are computed again"
+            # Of JSON the space between two words, and the name of the digest, may change.
+            assert warned in caplog.text or file.suffix == ".json"
         assert (tmp_path / "e.h5").read_bytes() == whole and not folder.exists()
 
 
 def test_a_part_damaged_later_and_a_file_written_wrongly_are_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records, wanted = proteins(4), Wanted(LAST, ("mean",))
+    records, spec = proteins(4), EmbeddingSpec(LAST, ("mean",))
     write_file = formats.write_file
 
     def zeros(path: Path, entries: Any, *more: Any) -> None:
@@ -92,19 +95,18 @@ def test_a_part_damaged_later_and_a_file_written_wrongly_are_seen(
         with monkeypatch.context() as held:
             held.setattr(formats, "write_file", zeros)
             with pytest.raises(ProtlmError, match=r"not written as it was computed \(entry 1"):
-                embed(tmp_path, records, output, wanted)
+                embed(tmp_path, records, output, spec)
         assert not (tmp_path / output).exists()
 
     def late(path: Path, *more: Any) -> None:
-        for part in path.parent.glob("part-*"):
-            changed(part, part.stat().st_size - 1)
+        changed(path.parent / "part-000000")
         write_file(path, *more)
 
     with monkeypatch.context() as held:
         held.setattr(formats, "write_file", late)
         with pytest.raises(ProtlmError, match="part-000000 is damaged: run the same command again"):
-            embed(tmp_path, records, wanted=wanted)
-    assert embed(tmp_path, records, wanted=wanted).failed == 0
+            embed(tmp_path, records, spec=spec)
+    assert embed(tmp_path, records, spec=spec).failed == 0
 
 
 def test_an_input_that_changes_meanwhile_is_seen(tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_keys_are_numbers_names_or_sums(tmp_path: Path) -> None:
         with pytest.raises(ProtlmError, match=message):
             embed(tmp_path, [(name, "MKV") for name in names], keys="id")
     with pytest.raises(ProtlmError, match="keys are of .h5"):
-        embed(tmp_path, records, "e.parquet", Wanted(LAST, ("mean",)), keys="id")
+        embed(tmp_path, records, "e.parquet", EmbeddingSpec(LAST, ("mean",)), keys="id")
 
 
 def test_a_model_and_its_export_are_one(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from zoo import ZOO, loaded
 
+from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.engine import for_reading
-from protlm_jax.evaluation.embedding.plan import Batch, packed, padded, windows
-from protlm_jax.evaluation.embedding.sequences import embed_sequences, make_engine
-from protlm_jax.evaluation.embedding.wanted import Vectors, Wanted, resolve_layers
+from protlm_jax.evaluation.embedding.embedder import Embedder
+from protlm_jax.evaluation.embedding.sequences import embed_sequences
+from protlm_jax.evaluation.embedding.spec import EmbeddingSpec, Vectors, resolve_layers
+from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -37,19 +38,19 @@ def everything(
 ) -> list[dict[str, np.ndarray]]:
     """All vectors of all layers, by protein."""
     has_cls = any("cls" in token.lower() for token in loaded.vocabulary.tokens)
-    wanted = Wanted(resolve_layers(loaded, "all"), ALL if has_cls else ALL[:-1])
+    spec = EmbeddingSpec(resolve_layers(loaded, "all"), ALL if has_cls else ALL[:-1])
     residues = np.array([len(s) for s in sequences])
-    engine = make_engine(for_reading(loaded), wanted, residues, None, budget, devices)
-    found = dict(pair for complete in engine.embed(sequences) for pair in complete)
+    embedder = Embedder(for_reading(loaded), spec, residues, None, budget, devices)
+    found = dict(pair for complete in embedder.embed(sequences) for pair in complete)
     return [found[i] for i in range(len(sequences))]
 
 
-def rows_of(loaded: LoadedModel, sequences: list[str], budget: int) -> list[Batch]:
-    """How they are laid into rows on one device."""
+def most_in_a_row(loaded: LoadedModel, sequences: list[str], budget: int) -> int:
+    """How many proteins share a row on one device."""
     sizes = np.array([len(s) for s in sequences])
-    engine = make_engine(for_reading(loaded), Wanted((0,), ("mean",)), sizes, None, budget, 1)
+    embedder = Embedder(for_reading(loaded), EmbeddingSpec((0,), ("mean",)), sizes, None, budget, 1)
     tokens = (sizes + loaded.vocabulary.num_specials).tolist()
-    return list((packed if engine.packs else padded)(tokens, engine.shapes))
+    return max(max(batch.segments) for batch in embedder.batches(tokens))
 
 
 @pytest.mark.parametrize("family", ZOO)
@@ -58,8 +59,8 @@ def test_a_protein_is_the_same_alone_in_any_batch_and_on_any_devices(
 ) -> None:
     model = loaded(family)
     sequences = list(proteins(LENGTHS).values())
-    several = [len(row) for batch in rows_of(model, sequences, 200) for row in batch.rows]
-    assert (max(several) > 1) == (model.config.positions != "relative_xl")
+    shared = most_in_a_row(model, sequences, 200) > 1
+    assert shared == (model.config.positions != "relative_xl")
     together = everything(model, sequences, devices=8, budget=128)
     reverse = everything(model, sequences[::-1], devices=1, budget=200)[::-1]
     for one, other in zip(together, reverse, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from zoo import loaded
 
-from protlm_jax.evaluation.embedding.engine import Engine
+from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, shares
@@ -48,13 +48,13 @@ def reader() -> ModelReader:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All sequences that go through a model, as often as they do."""
     seen: list[str] = []
-    plain = Engine.embed
+    plain = Embedder.embed
 
-    def counted(self: Engine, sequences: Sequence[str], done: Any = ()) -> Iterator[Any]:
+    def counted(self: Embedder, sequences: Sequence[str], done: Any = ()) -> Iterator[Any]:
         seen.extend(sequences)
         yield from plain(self, sequences, done)
 
-    monkeypatch.setattr(Engine, "embed", counted)
+    monkeypatch.setattr(Embedder, "embed", counted)
     return seen
 
 
@@ -164,4 +164,4 @@ def test_equal_shapes_are_compiled_once(
     reader: ModelReader, proteins: list[LabelledProtein]
 ) -> None:
     list(reader.read([p.sequence for p in proteins]))
-    assert compiled_shapes([reader, reader]) == len(reader.engine.used)
+    assert compiled_shapes([reader, reader]) == len(reader.embedder.engine.used)

@@ -18,7 +18,7 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface, models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.rows import Arrays
+from protlm_jax.evaluation.parts import Arrays
 from protlm_jax.evaluation.probe_data import Target
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.heads import kind

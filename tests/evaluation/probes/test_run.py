@@ -12,7 +12,7 @@ from probe_benchmarks import benchmark
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.engine import Engine
+from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.probes import table, training
 from protlm_jax.evaluation.probes.run import Probed, run
 
@@ -21,15 +21,15 @@ from protlm_jax.evaluation.probes.run import Probed, run
 def forwards() -> Iterator[list[str]]:
     """All sequences that go through a model, as often as they do."""
     seen: list[str] = []
-    plain = Engine.embed
+    plain = Embedder.embed
 
-    def counted(self: Engine, sequences: Sequence[str], done: Any = ()) -> Iterator[Any]:
+    def counted(self: Embedder, sequences: Sequence[str], done: Any = ()) -> Iterator[Any]:
         seen.extend(sequences)
         yield from plain(self, sequences, done)
 
-    Engine.embed = counted  # type: ignore[method-assign]
+    Embedder.embed = counted  # type: ignore[method-assign]
     yield seen
-    Engine.embed = plain  # type: ignore[method-assign]
+    Embedder.embed = plain  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")

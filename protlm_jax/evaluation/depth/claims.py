@@ -1,0 +1,398 @@
+"""What measurements show: one table of claims, each a number, its interval, and a verdict.
+
+A claim holds where the 95 % interval of its number, by a bootstrap over proteins, lies on its side
+of the threshold. It is about one set of weights on these proteins. The same seed draws the same
+proteins for every number, so that differences are paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import xarray
+
+from protlm_jax.evaluation import statistics
+from protlm_jax.evaluation.depth.results import Quantity, by_noise, drawn, quantity
+from protlm_jax.evaluation.depth.scores import ENOUGH, GUESS, centre, per_layer_effect, reached
+from protlm_jax.evaluation.statistics import Bootstrapped
+from protlm_jax.evaluation.tables import Table
+
+NEGLIGIBLE = 0.05  # nats: a smaller change of the answer is called small
+NEEDLESS = 0.01  # nats: below this, the stream of one residue is not needed
+HALF = 0.5
+FEW = 30  # proteins below which an interval is called rough
+
+YES, NO, OPEN = "yes", "no", "undecided"
+WORDS = {
+    "loss": "loss, nats",
+    "accuracy": "share of residues predicted right",
+    "depth_score": "depth score: centre of the effects on later layers, from 0 (first) to 1 (last)",
+    "answer_depth_score": "depth score of the effects on the answer",
+    "small_share": f"share of layers whose skip changes the answer by less than {NEGLIGIBLE} nats",
+    "half_depth": "share of the layers after which the logit lens has half of the answer",
+    "exit_depth": f"share of the layers after which it has {ENOUGH:.0%} of the answer",
+    "late_contribution": "norm of what a layer of the second half adds, relative to the stream",
+}
+TREND = ("depth_score", "small_share", "exit_depth", "late_contribution")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the table.
+
+    Attributes:
+        name: of the number; the same for every model.
+        claim: in words.
+        value, low, high: the number and its 95 % interval; None where there is none.
+        threshold: what it is compared with, or None.
+        verdict: whether the claim holds: "yes", "no", "undecided", or "" without a threshold.
+    """
+
+    name: str
+    claim: str
+    value: float
+    low: float | None
+    high: float | None
+    threshold: float | None = None
+    verdict: str = ""
+
+
+def claims(results: xarray.Dataset, control: xarray.Dataset | None = None) -> list[Claim]:
+    """Of one stack; of what was not measured there are none.
+
+    Args:
+        results: of `analyse`, without levels of noise.
+        control: the same of a re-initialised copy, measured on the same proteins.
+    """
+    found = headlines(results)
+    rows = [_number(name, WORDS[name], x) for name, x in found.items()]
+    if "loss" in found:
+        rows.append(
+            _compared(
+                "knows", "the loss is below that of a blind guess, ln 20", found["loss"], -1, GUESS
+            )
+        )
+    if results.attrs["layers"] > 2:
+        if "depth_score" in found:
+            words = "the layers' effects have their centre in the first half"
+            rows.append(_compared("early_centre", words, found["depth_score"], -1, HALF))
+        rows += [row for finder in _FINDERS for row in finder(results)]
+    if control is not None:
+        theirs = headlines(control)
+        for name in TREND:
+            if name in found and name in theirs:
+                words = f"{name.replace('_', ' ')}, this model - its re-initialised copy"
+                difference = found[name].minus(theirs[name])
+                rows.append(_changed(f"control_{name}", words, difference))
+    return rows
+
+
+def headlines(results: xarray.Dataset, seed: int = 0) -> dict[str, Bootstrapped]:
+    """The numbers that sum up a stack, as far as they were measured and are defined; see WORDS.
+
+    Args:
+        results: of one stack.
+        seed: of the draws of proteins.
+    """
+    found = {}
+    for name, (source, of) in _HEADLINES.items():
+        x = quantity(results, source)
+        if x is None or results.attrs["layers"] < 2:
+            continue
+        draws = drawn(x, seed)
+        nothing = np.isnan(draws).reshape(len(draws), -1).all(axis=1)
+        head = Bootstrapped(
+            float(of(x.mean)), np.where(nothing, np.nan, of(draws)), x.total.shape[-1]
+        )
+        # A number that is defined of some draws alone is none of the model.
+        if not math.isnan(head.value) and (nothing.all() or _enough(head.drawn)):
+            found[name] = head
+    return found
+
+
+def trends(stacks: Sequence[xarray.Dataset]) -> list[tuple[str, list[Claim]]]:
+    """How the headlines of a family change from its shallowest to its deepest model.
+
+    Returns:
+        (family and stack, claims) of each with models of different depths, controls left out.
+        Models that share a depth are no trend: the first of each depth counts.
+    """
+    found = []
+    order = sorted(stacks, key=lambda one: (one.attrs["family"], one.attrs["stack"]))
+    for (family, stack), group in groupby(
+        order, key=lambda one: (one.attrs["family"], one.attrs["stack"])
+    ):
+        models = sorted(
+            (one for one in group if not one.attrs.get("control_of")),
+            key=lambda one: int(one.attrs["layers"]),
+        )
+        first, last = models[0] if models else None, models[-1] if models else None
+        if first is None or last is None or first.attrs["layers"] == last.attrs["layers"]:
+            continue
+        ends = f"{last.attrs['layers']} layers - {first.attrs['layers']} layers"
+        found.append((f"{family}, {stack}", _differences(first, last, ends)))
+    return found
+
+
+def noise_claims(results: xarray.Dataset) -> list[Claim]:
+    """How the headlines change from the lowest to the highest level of noise."""
+    levels = sorted(by_noise(results), key=lambda pair: pair[0] or 0.0)
+    (low, first), (high, last) = levels[0], levels[-1]
+    if low is None or low == high:
+        return []
+    return _differences(first, last, f"{high:g} hidden - {low:g} hidden")
+
+
+def table(rows: Sequence[Claim], control: Sequence[Claim] = ()) -> Table:
+    """For terminals and pages; the numbers of a control beside, where they are the same ones."""
+    theirs = {row.name: row for row in control}
+    columns = ["claim", "value", "95 % interval", "threshold", "verdict"]
+    if theirs:
+        columns.insert(3, "re-initialised")
+    cells: list[list[Any]] = []
+    for row in rows:
+        line = [row.claim, row.value, span(row.low, row.high), row.threshold, row.verdict or None]
+        if theirs:
+            other = theirs.get(row.name)
+            same = other is not None and other.claim == row.claim
+            line.insert(3, other.value if other is not None and same else None)
+        cells.append(line)
+    return Table(columns, cells)
+
+
+def span(low: float | None, high: float | None) -> str | None:
+    """An interval as text."""
+    return None if low is None or high is None else f"{low:.4g} to {high:.4g}"
+
+
+def _differences(first: xarray.Dataset, last: xarray.Dataset, ends: str) -> list[Claim]:
+    """Of the TREND numbers, the last minus the first; paired on the same proteins."""
+    same = first["protein"].values.tolist() == last["protein"].values.tolist()
+    before, after = headlines(first), headlines(last, seed=0 if same else 1)
+    rows = []
+    for name in TREND:
+        if name in before and name in after:
+            if not same:  # draws of other proteins are independent, whatever their number
+                after[name] = Bootstrapped(
+                    after[name].value, after[name].drawn, before[name].proteins
+                )
+            words = f"{name.replace('_', ' ')}, {ends}"
+            rows.append(_changed(name, words, after[name].minus(before[name])))
+    return rows
+
+
+def _enough(draws: np.ndarray) -> bool:
+    return bool(np.isfinite(draws).mean() >= ENOUGH)
+
+
+def _ends(x: Bootstrapped) -> tuple[float | None, float | None]:
+    low, high = x.interval(least=ENOUGH)
+    if math.isnan(low):  # the same in every draw, or defined in too few
+        return (x.value, x.value) if _enough(x.drawn) else (None, None)
+    return low, high
+
+
+def _number(name: str, words: str, x: Bootstrapped) -> Claim:
+    return Claim(name, words, x.value, *_ends(x))
+
+
+def _compared(name: str, words: str, x: Bootstrapped, side: int, threshold: float) -> Claim:
+    """Whether a number is below (side -1) or above (1) a threshold."""
+    low, high = _ends(x)
+    verdict = OPEN
+    if low is not None and high is not None and (low > threshold or high < threshold):
+        verdict = YES if (low > threshold) == (side > 0) else NO
+    return Claim(name, words, x.value, low, high, threshold, verdict)
+
+
+def _changed(name: str, words: str, difference: Bootstrapped) -> Claim:
+    """Whether a difference is higher or lower than 0."""
+    row = _compared(name, words, difference, 1, 0.0)
+    verdict = {YES: "higher", NO: "lower"}.get(row.verdict, OPEN)
+    if difference.value == 0 and not np.nan_to_num(difference.drawn).any():
+        verdict = "the same" if np.isfinite(difference.drawn).any() else OPEN
+    return Claim(name, words, row.value, row.low, row.high, 0.0, verdict)
+
+
+def tail(draws: np.ndarray, below: float) -> int:
+    """How many of the last entries are all below a bound, with 97.5 % confidence for the run.
+
+    The bound holds for the largest of the run, draw by draw: not for each entry on its own, which
+    would be wrong more often the longer the run.
+
+    Args:
+        draws: [draws, entries]; an entry that has nan ends the run.
+        below: the bound.
+    """
+    largest = np.maximum.accumulate(draws[:, ::-1], axis=1)
+    failed = np.flatnonzero(~(np.quantile(largest, statistics.QUANTILES[1], axis=0) < below))
+    return int(failed[0]) if len(failed) else draws.shape[1]
+
+
+def leader(values: np.ndarray, draws: np.ndarray) -> tuple[int, list[int]]:
+    """The entry with the largest value, and those that cannot be told from it, largest first.
+
+    Args:
+        values: [entries].
+        draws: [draws, entries]; an entry is told apart when the 2.5 % quantile of the paired
+            difference is above 0.
+    """
+    order = [int(i) for i in np.argsort(-values, kind="stable") if not math.isnan(values[i])]
+    top = order[0]
+    apart = np.quantile(draws[:, [top]] - draws, statistics.QUANTILES[0], axis=0) > 0
+    return top, [i for i in order[1:] if not apart[i]]
+
+
+def _of(x: Quantity, statistic: Callable[[np.ndarray], np.ndarray]) -> Bootstrapped:
+    """A statistic [..., *shape] -> [...] of the means and of their draws."""
+    return Bootstrapped(float(statistic(x.mean)), statistic(drawn(x)), x.total.shape[-1])
+
+
+def _last_ones(
+    results: xarray.Dataset, name: str, words: str, threshold: float = NEGLIGIBLE
+) -> Iterator[Claim]:
+    """How many of the last entries of a curve are all small; else whether the last one is."""
+    x = quantity(results, name)
+    if x is None:
+        return
+    labels = results[results[name].dims[-1]].values
+    run = max(tail(drawn(x), threshold), 1)
+    largest = _of(x, lambda v: v[..., -run:].max(axis=-1))
+    text = words.format(f"the last {run} of {len(labels)}", labels[-run])
+    yield _compared(name, f"{text} changes the answer by less", largest, -1, threshold)
+
+
+def _late_layers(results: xarray.Dataset) -> Iterator[Claim]:
+    yield from _last_ones(results, "skip_kl", "skipping any one of {0} layers (from {1} on)")
+    places = "in any of {0} places (from layer {1} on)"
+    yield from _last_ones(results, "swap_kl", f"exchanging two neighbours {places}")
+    yield from _last_ones(results, "repeat_kl", f"running a layer twice {places}")
+    erased = "erasing one visible residue at {0} depths looked at (from {1} on)"
+    yield from _last_ones(results, "erasure_kl", erased, NEEDLESS)
+
+
+def _leaders(results: xarray.Dataset) -> Iterator[Claim]:
+    """The layer, and the part of a layer, without which most is lost."""
+    for name, words in (
+        ("skip_delta_nll", "of all layers, skipping layer {} raises the loss most"),
+        ("sublayer_skip_kl", "of all parts of a layer, silencing the {} changes the answer most"),
+    ):
+        x = quantity(results, name)
+        if x is None or len(x.mean) < 2:
+            continue
+        values, draws = x.mean, drawn(x)
+        if values.ndim > 1:
+            values, draws = values.mean(axis=-1), draws.mean(axis=-1)
+        top, rivals = leader(values, draws)
+        second = int(np.argsort(-np.where(np.arange(len(values)) == top, -np.inf, values))[0])
+        labels = results[results[name].dims[0]].values.tolist()
+        who = " or ".join(str(labels[i]) for i in (top, *rivals[:3]))
+        who += f" or {len(rivals) - 3} others" if len(rivals) > 3 else ""
+        text = f"{words.format(who)}: {values[top]:.3g} nats; difference to {labels[second]}"
+        gap = Bootstrapped(
+            float(values[top] - values[second]), draws[:, top] - draws[:, second],
+            x.total.shape[-1],
+        )  # fmt: skip
+        row = _compared(name, text, gap, 1, 0.0)
+        yield replace(row, verdict=OPEN if rivals else YES)
+
+
+def _blocks(results: xarray.Dataset) -> Iterator[Claim]:
+    """The largest block of neighbours that can go."""
+    x = quantity(results, "delete_kl")
+    if x is None:
+        return
+    sizes = results["size"].values.tolist()
+    bound = np.quantile(drawn(x), statistics.QUANTILES[1], axis=0)
+    for row in reversed(range(len(sizes))):
+        small = np.flatnonzero(bound[row] < NEGLIGIBLE)
+        if len(small):
+            at = int(small[np.argmin(bound[row][small])])
+            words = (
+                f"leaving out layers {at} to {at + sizes[row] - 1}, the largest such block of "
+                f"{sizes}, changes the answer by less (chosen and measured on the same proteins)"
+            )
+            head = _of(x, lambda v, row=row, at=at: v[..., row, at])  # type: ignore[misc]
+            yield _compared("delete_kl", words, head, -1, NEGLIGIBLE)
+            return
+
+
+def _halves(results: xarray.Dataset) -> Iterator[Claim]:
+    x = quantity(results, "relative_contribution")
+    if x is None or results.attrs["layers"] < 4:
+        return
+    middle = int(results.attrs["layers"]) // 2
+    there = np.flatnonzero(~np.isnan(x.mean[0]))
+    early, late = there[there < middle], there[there >= middle]
+    if len(early) and len(late):
+        words = "contribution of a layer, relative to the stream, second half - first half"
+        change = _of(x, lambda v: v[..., 0, late].mean(-1) - v[..., 0, early].mean(-1))
+        yield _changed("halves", words, change)
+
+
+def _direction(results: xarray.Dataset) -> Iterator[Claim]:
+    x = quantity(results, "cosine")
+    if x is None:
+        return
+    for sign, words in ((1, "along the stream: they amplify it"), (-1, "against the stream")):
+        run = tail(-sign * drawn(x)[:, 0], 0.0)
+        if run > 1:
+            text = f"the last {run} of {x.mean.shape[-1]} layers add {words} (cosine nearest to 0)"
+
+            def nearest(v: np.ndarray, sign: int = sign, run: int = run) -> np.ndarray:
+                return np.asarray(sign * (sign * v[..., 0, -run:]).min(-1))
+
+            yield _compared("cosine", text, _of(x, nearest), sign, 0.0)
+
+
+def _context(results: xarray.Dataset) -> Iterator[Claim]:
+    x = quantity(results, "context_share")
+    if x is not None and len(x.mean) > 1:
+        depths = results["at_depth"].values
+        words = f"attribution on other tokens, depth {depths[-1]} - depth {depths[0]}"
+        yield _changed("context_share", words, _of(x, lambda v: v[..., -1] - v[..., 0]))
+
+
+def _trained_lens(results: xarray.Dataset) -> Iterator[Claim]:
+    """On the proteins that the maps were not fitted to, which are fewer."""
+    lens, base = (quantity(results, name) for name in ("tuned_lens_nll", "base_nll"))
+    if lens is None or base is None:
+        return
+    judged = lens.count[0] > 0
+    total, count = (
+        np.concatenate([x, own[None]])[:, judged]
+        for x, own in ((lens.total, base.total), (lens.count, base.count))
+    )
+    half = _of(Quantity(("depth",), total, count), lambda v: reached(GUESS - v, HALF))
+    if not math.isnan(half.value) and _enough(half.drawn):
+        words = f"half of the answer through a trained map, on {int(judged.sum())} other proteins"
+        yield _number("tuned_half_depth", words, half)
+
+
+_FINDERS: tuple[Callable[[xarray.Dataset], Iterator[Claim]], ...] = (
+    _late_layers,
+    _leaders,
+    _blocks,
+    _halves,
+    _direction,
+    _context,
+    _trained_lens,
+)
+_HEADLINES: Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "loss": ("base_nll", lambda x: x),
+    "accuracy": ("base_accuracy", lambda x: x),
+    "depth_score": ("skip_effect", lambda x: centre(per_layer_effect(x))),
+    "answer_depth_score": ("skip_l2", centre),
+    "small_share": ("skip_kl", lambda x: np.mean(x < NEGLIGIBLE, axis=-1)),
+    "half_depth": ("lens_nll", lambda x: reached(GUESS - x, HALF)),
+    "exit_depth": ("lens_nll", lambda x: reached(GUESS - x, ENOUGH)),
+    "late_contribution": (
+        "relative_contribution",
+        lambda x: np.mean(x[..., 0, x.shape[-1] // 2 :], axis=-1),
+    ),
+}

@@ -1,0 +1,334 @@
+"""Proteins through a frozen model, and what was asked for handed back protein by protein.
+
+Where attention skips the keys of other proteins (`packs`), rows of one length are filled with
+several. Elsewhere each has a row, of as many lengths as pay for their compilations. A CPU runs as
+many batches at once as it has cores: within one batch they wait for each other half of the time.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protlm_jax.data.rows import (
+    Batch,
+    Shape,
+    Window,
+    bucket,
+    one_a_row,
+    packed,
+    packed_length,
+    window_counts,
+    windows,
+)
+from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.embedding import memory
+from protlm_jax.evaluation.embedding.spec import Arrays, EmbeddingSpec, cls_place
+from protlm_jax.evaluation.engine import Engine, default_tokens_per_batch, features, max_residues
+from protlm_jax.models.loaded import LoadedModel
+
+LONGEST_ROW = 4096  # tokens, where nobody asks for more
+# Batches in the time of a compilation: 2 s for ESM-2 8M on a CPU, where a batch of 2,048 tokens
+# takes 0.6 s; an accelerator compiles longer, and runs its batches in a tenth of a second.
+_COMPILATION = {"cpu": 4}
+_COMPILATION_ELSEWHERE = 64
+_MOST_SHAPES = 8
+
+
+class Embedder:
+    """What is asked of a model for proteins of known lengths.
+
+    Attributes:
+        loaded: the model.
+        spec: what is computed.
+        limit: residues that go through the model at once.
+        engine: the model on its devices.
+        shapes: of the batches, shortest first.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        spec: EmbeddingSpec,
+        residues: np.ndarray,
+        window: int | None = None,
+        tokens_per_batch: int | None = None,
+        devices: int | None = None,
+    ) -> None:
+        """Chooses the shapes of batches for proteins of these lengths; see `embed_sequences`."""
+        place = cls_place(loaded.vocabulary)
+        if "cls" in spec.vectors and place is None:
+            raise ProtlmError(
+                f"the vocabulary {loaded.vocabulary.name} puts no classification token around a "
+                "protein: take the mean or the maximum over its residues"
+            )
+        self.loaded, self.spec, self._cls_place = loaded, spec, place or 0
+        self.engine = Engine(loaded, devices=devices)
+        self.limit = resolve_window(loaded, window, len(spec.layers))
+        self._budget = tokens_per_batch or default_tokens_per_batch()
+        self._room = memory.activation_budget(loaded)
+        whole = np.minimum(residues, self.limit)
+        tokens = np.repeat(whole, window_counts(residues, self.limit))
+        tokens = tokens + loaded.vocabulary.num_specials
+        rows = self.engine.mesh.size
+        self.shapes = [Shape(rows, 1)]
+        if not len(tokens):
+            return
+        if self.packs:
+            fitting = memory.longest_row(loaded.config, self._room, len(spec.layers))
+            budget = min(self._budget, fitting)
+            self.shapes = [Shape(rows, packed_length(tokens, budget, rows))]
+        else:
+            self.shapes = self._choose_shapes(tokens)
+
+    @property
+    def packs(self) -> bool:
+        """Whether several proteins share a row.
+
+        They do where attention skips the keys of others, which is the `chunked` backend. Attention
+        by relative distance (XLNet, Transformer-XL) scores all pairs of a row before it attends.
+        """
+        config = self.loaded.config
+        return config.attention_backend == "chunked" and config.positions != "relative_xl"
+
+    @property
+    def at_once(self) -> int:
+        """How many batches are computed at the same time: one for each core that a device has."""
+        if jax.default_backend() != "cpu":
+            return 1
+        cores = (os.cpu_count() or 1) // self.engine.mesh.size
+        return max(1, min(cores, self._room // self.batch_bytes))
+
+    @property
+    def largest(self) -> Shape:
+        """Shape of the batch that takes most memory."""
+        return max(self.shapes, key=self._bytes)
+
+    @property
+    def batch_bytes(self) -> int:
+        """What the largest batch takes on each device."""
+        return self._bytes(self.largest)
+
+    def _bytes(self, shape: Shape) -> int:
+        config, rows = self.loaded.config, -(-shape.rows // self.engine.mesh.size)
+        each = memory.row_bytes(config, shape.length, len(self.spec.layers))
+        return rows * each + memory.shared_bytes(config, shape.length)
+
+    def batches(self, tokens: Sequence[int]) -> list[Batch]:
+        """The batches of pieces of so many tokens, none longer than those that are expected."""
+        if not len(tokens):
+            return []
+        if self.packs:
+            return list(packed(np.asarray(tokens), self.shapes[0]))
+        lengths = [shape.length for shape in self.shapes]
+
+        def shape_of(longest: int) -> Shape:
+            return self.shapes[bisect.bisect_left(lengths, longest)]
+
+        return list(one_a_row(tokens, shape_of, last_full=True))
+
+    def embed(
+        self, sequences: Sequence[str], done: Collection[int] = ()
+    ) -> Iterator[list[tuple[int, Arrays]]]:
+        """What each batch completes: (index, arrays by vectors).
+
+        Args:
+            sequences: normalised; they are sorted by length, so the more of them the better.
+            done: indices that are not computed; batches are the same as without it.
+
+        Raises:
+            ProtlmError: the devices have too little memory.
+        """
+        pieces = [(i, w) for i, s in enumerate(sequences) for w in windows(len(s), self.limit)]
+        specials = self.loaded.vocabulary.num_specials
+        batches = [
+            batch
+            for batch in self.batches([w.stop - w.start + specials for _, w in pieces])
+            if any(pieces[m][0] not in done for m in batch.members)
+        ]
+        before = len(self.loaded.vocabulary.prefix_ids)
+
+        def inputs(batch: Batch) -> Any:
+            own = [(sequences[i], w) for i, w in (pieces[m] for m in batch.members)]
+            return self._inputs(batch, own)
+
+        begun: dict[int, _Protein] = {}
+        run = self.engine.run(
+            *(_vectors, batches, inputs, self.spec, self.packs), at_once=self.at_once
+        )
+        for batch, found in run:
+            complete = []
+            for member, row, start in zip(batch.members, batch.rows, batch.starts, strict=True):
+                index, window = pieces[member]
+                if index in done:
+                    continue
+                protein = begun.setdefault(index, _Protein(self.spec, len(sequences[index])))
+                first = start + before + window.keep_start - window.start
+                residues = slice(first, first + window.keep_stop - window.keep_start)
+                cls = start + self._cls(window.stop - window.start + specials)
+                protein.add(window, _of_piece(self.spec, found, row, residues, cls))
+                if protein.left == 0:
+                    complete.append((index, begun.pop(index).finish()))
+            yield complete
+
+    def _inputs(self, batch: Batch, pieces: list[tuple[str, Window]]) -> Any:
+        """Features, which tokens are kept, and the places of classification tokens [rows, 1]."""
+        vocabulary = self.loaded.vocabulary
+        tokens = [vocabulary.encode(s[w.start : w.stop]) for s, w in pieces]
+        kept = [np.zeros(len(own), np.int32) for own in tokens]
+        for own, (_, w) in zip(kept, pieces, strict=True):
+            begin = len(vocabulary.prefix_ids) + w.keep_start - w.start
+            own[begin : begin + w.keep_stop - w.keep_start] = 1
+        places = np.zeros((batch.shape.rows, 1), np.int32)
+        places[batch.rows, 0] = [self._cls(len(own)) for own in tokens]
+        read = features(self.loaded, batch, tokens, decoder=False)
+        return read, batch.fill(kept) > 0, places
+
+    def _cls(self, tokens: int) -> int:
+        """The classification token of a piece of so many tokens; 0 where there is none."""
+        return self._cls_place % tokens
+
+    def _choose_shapes(self, tokens: np.ndarray) -> list[Shape]:
+        """Lengths that hold 1 to 8 equal shares of the pieces, and the rows of full batches.
+
+        There are as many as save more padding than their compilations cost.
+        """
+        config, devices = self.loaded.config, self.engine.mesh.size
+        ordered = np.sort(tokens)
+        batches = _COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE)
+
+        def rows_of(length: int) -> int:
+            room = self._room - memory.shared_bytes(config, length)
+            fitting = room // memory.row_bytes(config, length, len(self.spec.layers))
+            return devices * max(1, min(self._budget // length, fitting))
+
+        def lengths_of(shares: int) -> np.ndarray:
+            longest = (int(share[-1]) for share in np.array_split(ordered, shares))
+            return np.unique([bucket(n, config.max_positions or None, 16) for n in longest])
+
+        def cost(lengths: np.ndarray) -> float:
+            work = lengths * (1.0 + lengths / (6.0 * config.d_model))  # projections, and attention
+            each = min(rows_of(n) * w for n, w in zip(lengths.tolist(), work, strict=True))
+            computed = work[np.searchsorted(lengths, ordered)].sum()
+            return float(computed + batches * each * len(lengths))
+
+        shares = range(1, min(_MOST_SHAPES, len(ordered)) + 1)
+        lengths = min(map(lengths_of, shares), key=cost)
+        members = np.bincount(np.searchsorted(lengths, ordered))
+        return [
+            Shape(min(rows_of(length), -(-count // devices) * devices), length)
+            for length, count in zip(lengths.tolist(), members.tolist(), strict=True)
+        ]
+
+
+def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> int:
+    """Residues that go through the model at once: `window`, or the most that it can take.
+
+    That is the least of what its position table holds, where it has one, of what the memory of the
+    device holds, and of a row of 4,096 tokens: beyond, attention takes most of the time, and
+    models were rarely trained there.
+
+    Raises:
+        ProtlmError: for a window that the position table or the memory cannot hold.
+    """
+    config, specials = loaded.config, loaded.vocabulary.num_specials
+    limit = max_residues(loaded, window)
+    if window is None:
+        room = memory.activation_budget(loaded)
+        fitting = min(memory.longest_row(config, room, layers), LONGEST_ROW) - specials
+        return fitting if limit is None else min(limit, fitting)
+    needed, has = memory.row_bytes(config, window + specials, layers), memory.device_memory()
+    if needed > has:
+        raise ProtlmError(
+            f"a window of {window} residues takes about {memory.size(needed)}, and the device"
+            f" has {memory.size(has)}: choose less"
+        )
+    return window
+
+
+def _vectors(
+    model: Any, params: Any, inputs: Any, spec: EmbeddingSpec, packs: bool
+) -> dict[str, jax.Array]:
+    """What is asked of each row, where a row is one piece.
+
+    Returns:
+        "residues" [rows, layers, length, d_model], and sums, maxima and the classification token
+        [rows, layers, d_model] float32; of packed rows "residues" float32 alone, from which the
+        host takes the rest.
+    """
+    read, kept, places = inputs
+    if spec.layers == (model.config.num_layers,):
+        streams = model.apply({"params": params}, read, method="hidden")[:, None]
+    else:
+        streams = model.apply({"params": params}, read, method="every_layer")
+        streams = jnp.swapaxes(streams[jnp.asarray(spec.layers)], 0, 1)
+    wide = streams.astype(jnp.float32)
+    if packs:
+        return {"residues": wide}
+    here = kept[:, None, :, None]
+    ways = {
+        "residues": lambda: streams.astype(spec.dtype),
+        "mean": lambda: jnp.sum(jnp.where(here, wide, 0.0), axis=2),
+        "max": lambda: jnp.max(jnp.where(here, wide, -jnp.inf), axis=2),
+        "cls": lambda: jnp.take_along_axis(wide, places[:, :, None, None], axis=2)[:, :, 0],
+    }
+    return {name: ways[name]() for name in spec.vectors}
+
+
+def _of_piece(spec: EmbeddingSpec, found: Arrays, row: int, residues: slice, cls: int) -> Arrays:
+    """What one piece has of a batch: "residues" [layers, kept, d_model], and sums, maxima and the
+    classification token [layers, d_model]."""
+    if "residues" not in found:
+        return {name: values[row] for name, values in found.items()}
+    own = found["residues"][row][:, residues]
+    ways = {
+        "residues": lambda: own,
+        "mean": lambda: own.sum(axis=1, dtype=np.float64).astype(np.float32),
+        "max": lambda: own.max(axis=1),
+        "cls": lambda: found["residues"][row][:, cls],
+    }
+    return {n: found[n][row] if n in found and n != "residues" else ways[n]() for n in spec.vectors}
+
+
+class _Protein:
+    """The arrays of one protein, put together from its windows."""
+
+    def __init__(self, spec: EmbeddingSpec, residues: int) -> None:
+        self.spec, self.residues = spec, residues
+        self.left = residues
+        self.arrays: Arrays = {}
+
+    def add(self, window: Window, taken: Arrays) -> None:
+        """Takes the kept residues of one window."""
+        kept = window.keep_stop - window.keep_start
+        self.left -= kept
+        for name, values in taken.items():
+            before = self.arrays.get(name)
+            if name == "residues":
+                if before is None:
+                    shape = (values.shape[0], self.residues, values.shape[2])
+                    before = self.arrays[name] = np.empty(shape, values.dtype)
+                before[:, window.keep_start : window.keep_stop] = values
+                continue
+            if name == "cls":  # of several windows weighed by the residues they stand for
+                values = values * kept
+            merge = np.maximum if name == "max" else np.add
+            self.arrays[name] = values.copy() if before is None else merge(before, values)
+
+    def finish(self) -> Arrays:
+        """The protein's arrays in their final shape and dtype."""
+        done: Arrays = {}
+        for name in self.spec.vectors:
+            values = self.arrays[name]
+            if name in ("mean", "cls"):
+                values = values / np.float32(self.residues)
+            with np.errstate(over="ignore"):  # told apart by who writes it
+                values = values.astype(self.spec.numpy_dtype, copy=False)
+            done[name] = values[0] if len(self.spec.layers) == 1 else values
+        return done

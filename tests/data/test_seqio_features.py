@@ -1,0 +1,158 @@
+"""Packing against its own rules: nothing lost, nothing twice, segments and positions exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protlm_jax.data import seqio_features
+from protlm_jax.data.runtime import seqio, tf
+from protlm_jax.data.seqio_features import EncoderDecoderConverter, SingleStackConverter
+
+LENGTH = 16
+
+
+def dataset(examples: list[dict[str, list[int]]]) -> tf.data.Dataset:
+    spec = {name: tf.TensorSpec([None], tf.int32) for name in examples[0]}
+    return tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=spec)
+
+
+def segments(row: dict[str, np.ndarray], name: str) -> list[list[int]]:
+    """The examples in a packed row, after checking how they lie there."""
+    ids, positions = row[f"{name}_segment_ids"], row[f"{name}_positions"]
+    used = ids > 0
+    assert not row[name][~used].any() and not positions[~used].any()
+    found = []
+    for segment in range(1, ids.max() + 1):
+        places = np.flatnonzero(ids == segment)
+        assert places.size and np.array_equal(places, np.arange(places[0], places[-1] + 1))
+        assert np.array_equal(positions[places], np.arange(places.size))
+        found.append(row[name][places].tolist())
+    return found
+
+
+token_lists = st.lists(st.integers(1, 99), min_size=1, max_size=LENGTH)
+
+
+def packed(examples: list[list[int]], length: int = LENGTH, pack: bool = True) -> list[dict]:
+    """Rows of a single stack, under the names that `segments` takes."""
+    ds = dataset([{"targets": e} for e in examples])
+    rows = SingleStackConverter(pack)(ds, {"targets": length})
+    new = {"x": "input_tokens", "x_segment_ids": "segment_ids", "x_positions": "positions"}
+    return [{k: row[v] for k, v in new.items()} for row in rows.as_numpy_iterator()]
+
+
+@settings(deadline=None, max_examples=20)
+@given(examples=st.lists(token_lists, min_size=1, max_size=40), several=st.booleans())
+def test_every_example_comes_out_once_and_whole(examples, several):
+    rows = [segments(row, "x") for row in packed(examples, pack=several)]
+    assert sorted(e for row in rows for e in row) == sorted(examples)
+    if not several:
+        assert rows == [[e] for e in examples]
+    else:
+        # Best-fit leaves no two rows that would fit into one.
+        sizes = sorted(sum(map(len, row)) for row in rows)
+        assert len(sizes) < 2 or sizes[0] + sizes[1] > LENGTH
+
+
+def test_rows_are_not_sorted_by_length():
+    rng = np.random.default_rng(0)
+    rows = packed([[1] * int(n) for n in rng.integers(9, LENGTH + 1, 256)])
+    used = [int((row["x"] > 0).sum()) for row in rows]
+    assert len(used) == 256
+    assert abs(np.corrcoef(used, np.arange(256))[0, 1]) < 0.2
+
+
+def test_more_than_one_window_is_packed(monkeypatch):
+    monkeypatch.setattr(seqio_features, "WINDOW", 256)
+    rows = packed([[i] * (1 + i % 16) for i in range(1, 701)])
+    assert sorted(e[0] for row in rows for e in segments(row, "x")) == list(range(1, 701))
+
+
+def test_rows_are_fuller_than_with_seqios_packer():
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(30, 512, 256).tolist()
+    examples = [{"x": [1] * n} for n in sizes]
+    theirs = list(seqio.trim_and_pack_dataset(dataset(examples), {"x": 512}, use_custom_ops=False))
+    ours = packed([e["x"] for e in examples], 512)
+    assert len(ours) < 1.05 * sum(sizes) / 512 < len(theirs)
+
+
+def test_an_example_longer_than_its_row_is_refused():
+    with pytest.raises(tf.errors.DataLossError):
+        packed([[1] * (LENGTH + 1)])
+
+
+def test_an_iterator_can_be_saved_and_goes_on_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = tf.data.Dataset.from_tensor_slices(rng.integers(1, LENGTH, 99))
+    examples = sizes.map(lambda n: {"targets": tf.fill([n], tf.cast(n, tf.int32))})
+    ds = SingleStackConverter()(examples, {"targets": LENGTH}).repeat()
+    first, again = iter(ds), iter(ds)
+    for _ in range(7):
+        next(first)
+    path = tf.train.Checkpoint(iterator=first).write(str(tmp_path / "state"))
+    tf.train.Checkpoint(iterator=again).read(path).assert_consumed()
+    for _ in range(60):
+        a, b = next(first), next(again)
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_single_stack_golden_row():
+    ds = dataset([{"targets": [2, 21, 12, 15, 3]}, {"targets": [2, 21, 7, 3]}])
+    rows = list(SingleStackConverter()(ds, {"targets": 10}).as_numpy_iterator())
+    assert len(rows) == 1
+    assert rows[0]["input_tokens"].tolist() == [2, 21, 12, 15, 3, 2, 21, 7, 3, 0]
+    assert rows[0]["segment_ids"].tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2, 0]
+    assert rows[0]["positions"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    pairs=st.lists(st.tuples(token_lists, token_lists), min_size=1, max_size=25),
+    several=st.booleans(),
+)
+def test_both_sides_of_a_pair_are_the_same_segment(pairs, several):
+    ds = dataset([{"inputs": a, "targets": b} for a, b in pairs])
+    converter = EncoderDecoderConverter(pack=several)
+    found = []
+    for row in converter(ds, {"inputs": LENGTH, "targets": LENGTH}).as_numpy_iterator():
+        sides = []
+        for side, tokens in (("encoder", "input"), ("decoder", "target")):
+            keys = {"x": f"{side}_{tokens}_tokens"}
+            keys |= {f"x_{k}": f"{side}_{k}" for k in ("segment_ids", "positions")}
+            sides.append(segments({new: row[old] for new, old in keys.items()}, "x"))
+        found += zip(*sides, strict=True)
+        assert several or row["encoder_segment_ids"].max() == 1
+        assert np.array_equal(row["decoder_loss_weights"], row["decoder_segment_ids"] > 0)
+        shifted = np.concatenate([[0, *s[:-1]] for s in sides[1]])
+        assert np.array_equal(row["decoder_input_tokens"][: len(shifted)], shifted)
+    assert sorted(found) == sorted(pairs)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_encoder_decoder_golden_rows(several):
+    ds = dataset(
+        [{"inputs": [127, 14, 1], "targets": [127, 19, 1]}, {"inputs": [5, 1], "targets": [1]}]
+    )
+    converter = EncoderDecoderConverter(pack=several)
+    rows = list(converter(ds, {"inputs": 6, "targets": 6}).as_numpy_iterator())
+    rows = [{name: values.tolist() for name, values in row.items()} for row in rows]
+    if several:
+        assert rows == [
+            {
+                "encoder_input_tokens": [127, 14, 1, 5, 1, 0],
+                "encoder_segment_ids": [1, 1, 1, 2, 2, 0],
+                "encoder_positions": [0, 1, 2, 0, 1, 0],
+                "decoder_target_tokens": [127, 19, 1, 1, 0, 0],
+                "decoder_input_tokens": [0, 127, 19, 0, 0, 0],
+                "decoder_loss_weights": [1, 1, 1, 1, 0, 0],
+                "decoder_segment_ids": [1, 1, 1, 2, 0, 0],
+                "decoder_positions": [0, 1, 2, 0, 0, 0],
+            }
+        ]
+    else:
+        assert [r["decoder_input_tokens"] for r in rows] == [[0, 127, 19, 0, 0, 0], [0] * 6]
+        assert [r["encoder_segment_ids"] for r in rows] == [[1, 1, 1, 0, 0, 0], [1, 1] + [0] * 4]
