@@ -142,7 +142,7 @@ def test_the_folder_stands_for_its_last_phase(whole: Path, tmp_path: Path) -> No
     assert loaded.config == read_config(whole / "3-other").model
     assert Path(verbs.data_of(whole).fasta or "").name == "other.fasta"
     said = provenance(whole)["training"]
-    assert "for 4 steps" in said and "not start from nothing but from 2-long." in said
+    assert "for 4 steps" in said and "It started from 2-long." in said
 
 
 class Stopped(KeyboardInterrupt):
