@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -195,9 +195,10 @@ class Embedder:
         return self._cls_place % tokens
 
     def _choose_shapes(self, tokens: np.ndarray) -> list[Shape]:
-        """Lengths that hold 1 to 8 equal shares of the pieces, and the rows of full batches.
+        """One to eight lengths of rows, and the rows of full batches.
 
-        There are as many as save more padding than their compilations cost.
+        They are tried in even steps, and as holding equal shares of the pieces. There are as many
+        as save more padding than their compilations cost.
         """
         config, devices = self.loaded.config, self.engine.mesh.size
         ordered = np.sort(tokens)
@@ -208,9 +209,9 @@ class Embedder:
             fitting = room // memory.row_bytes(config, length, len(self.spec.layers))
             return devices * max(1, min(self._budget // length, fitting))
 
-        def lengths_of(shares: int) -> np.ndarray:
-            longest = (int(share[-1]) for share in np.array_split(ordered, shares))
-            return np.unique([bucket(n, config.max_positions or None, 16) for n in longest])
+        def lengths_of(longest: Iterable[float]) -> np.ndarray:
+            cap = config.max_positions or None
+            return np.unique([bucket(int(length), cap, 16) for length in longest])
 
         def cost(lengths: np.ndarray) -> float:
             work = lengths * (1.0 + lengths / (6.0 * config.d_model))  # projections, and attention
@@ -218,8 +219,11 @@ class Embedder:
             computed = work[np.searchsorted(lengths, ordered)].sum()
             return float(computed + batches * each * len(lengths))
 
-        shares = range(1, min(_MOST_SHAPES, len(ordered)) + 1)
-        lengths = min(map(lengths_of, shares), key=cost)
+        tried = []
+        for count in range(1, min(_MOST_SHAPES, len(ordered)) + 1):
+            tried.append(lengths_of(np.linspace(ordered[0], ordered[-1], count + 1)[1:]))
+            tried.append(lengths_of(share[-1] for share in np.array_split(ordered, count)))
+        lengths = min(tried, key=cost)
         members = np.bincount(np.searchsorted(lengths, ordered))
         return [
             Shape(min(rows_of(length), -(-count // devices) * devices), length)

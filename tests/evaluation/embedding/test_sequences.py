@@ -171,3 +171,17 @@ def test_a_window_must_fit(small_model: SmallModel) -> None:
     with pytest.raises(ProtlmError, match="between 2 and 62"):
         embed_sequences(small_model("bert"), {"p": "MK"}, window=63)
     assert embed_sequences(small_model("t5"), {"p": "MKL" * 9}, window=10).windowed == {"p": 5}
+
+
+def test_rows_of_one_protein_waste_little() -> None:
+    """Eight shapes at most hold all pieces, in whatever way the lengths are spread."""
+    rng = np.random.default_rng(0)
+    for lengths in (rng.gamma(2.0, 150.0, 2000) + 20, rng.lognormal(6.0, 1.0, 2000) + 5):
+        residues = np.minimum(lengths, 3000).astype(np.int64)
+        embedder = Embedder(loaded("xlnet"), EmbeddingSpec((1,), ("mean",)), residues)
+        assert len(embedder.shapes) <= 8
+        tokens = residues + embedder.loaded.vocabulary.num_specials
+        batches = embedder.batches(tokens.tolist())
+        assert sorted(m for b in batches for m in b.members) == list(range(len(residues)))
+        computed = sum(batch.shape.rows * batch.shape.length for batch in batches)
+        assert computed < 1.35 * tokens.sum()
