@@ -10,8 +10,8 @@ ARGS ?=
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-RUN_PINS := requirements/core.txt requirements/data.txt requirements/hf.txt requirements/probe.txt requirements/report.txt
-TEST_PINS := $(RUN_PINS) requirements/beam.txt requirements/dev.txt requirements/plan.txt
+RUN_PINS := requirements/core.txt requirements/hf.txt requirements/probe.txt requirements/report.txt
+TEST_PINS := $(RUN_PINS) requirements/data.txt requirements/beam.txt requirements/dev.txt requirements/plan.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 

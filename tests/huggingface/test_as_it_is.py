@@ -300,7 +300,7 @@ def test_a_name_too_long_is_one_error() -> None:
         ),
         ({"data": {"length": "x"}}, r"data.length is 'x'; it must be of type int"),
         ({"data": []}, "data must be an object"),
-        ({"data": {"rare_residues": "Q"}}, "it must be 'X' or 'keep'"),
+        ({"data": {"rare_residues": "Q"}}, "choose one of 'X', 'keep'"),
     ],
 )
 def test_a_run_of_another_version_is_one_error(fields: dict, message: str, tmp_path: Path) -> None:

@@ -6,20 +6,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray
 
 from protlm_jax.data.rows import window_counts
 from protlm_jax.evaluation.probes import scores
+from protlm_jax.evaluation.probes.answers import Answers, Settings
 from protlm_jax.evaluation.probes.readers import ModelReader, compiled_shapes
 from protlm_jax.evaluation.probes.results import ESTIMATE, METRICS, numbers
 from protlm_jax.evaluation.statistics import Bootstrapped
 from protlm_jax.models.loaded import LoadedModel
-
-if TYPE_CHECKING:
-    from protlm_jax.evaluation.probes.run import Answers, Settings
 
 _PLACE = ("head", "input", "view", "target")
 _WORDS = {
