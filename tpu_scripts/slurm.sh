@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on one node of a SLURM cluster, with all GPUs that the job was given. Hand it to sbatch, in
 # the folder of the repository, with an environment active that has `protlm` and JAX for CUDA
-# (pip install -e '.[data,cuda]'):
+# (pip install -e '.[cuda]'):
 #
 #   sbatch --gpus-per-node=4 --cpus-per-task=32 tpu_scripts/slurm.sh WORKDIR ARGUMENT...
 #   sbatch --gpus-per-node=4 tpu_scripts/slurm.sh runs/bert --config configs/tiny.py:bert
