@@ -163,7 +163,7 @@ def _training_seconds(lines: list[dict[str, Any]]) -> float:
 
 def _about(variant: str, config: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """What was run, on which machine, with which versions."""
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow")
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     return {
         "command": f"protlm quickstart {variant}",
         "config": config,
