@@ -57,7 +57,7 @@ class Engine:
 
     def __call__(self, program: Program, inputs: Any, *static: Any) -> Any:
         """Starts one batch: arrays on the devices, which are awaited when they are read."""
-        rows = PartitionSpec("data")
+        rows = PartitionSpec("data") if self.mesh.size > 1 else PartitionSpec()
         inputs = jax.device_put(inputs, NamedSharding(self.mesh, rows))
         with exact_products(self.loaded):
             return _run(program, self.loaded.model, static, self.mesh, self._params, inputs)
@@ -135,6 +135,8 @@ def _run(
     def of_rows(params: Any, inputs: Any) -> Any:
         return program(model, params, inputs, *static)
 
+    if mesh.size == 1:
+        return of_rows(params, inputs)
     rows = PartitionSpec("data")
     specs = (PartitionSpec(), rows)
     return jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
