@@ -13,7 +13,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from protlm_jax.partitioning import make_mesh
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 Program = Callable[..., Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Engine:
@@ -152,6 +153,17 @@ def exact_products(loaded: LoadedModel) -> contextlib.AbstractContextManager[Any
     if loaded.config.dtype != "float32":
         return contextlib.nullcontext()
     return jax.default_matmul_precision("float32")
+
+
+def float32_products(function: Function) -> Function:
+    """The function with products in float32 on every device, below `jax.jit` as a decorator."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision("float32"):
+            return function(*args, **kwargs)
+
+    return cast(Function, run)
 
 
 def for_reading(loaded: LoadedModel, dtype: str | None = None) -> LoadedModel:

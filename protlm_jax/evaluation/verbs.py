@@ -23,7 +23,6 @@ from protlm_jax.evaluation.embedding.embedder import LONGEST_ROW
 from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probes import results as probe_results
 from protlm_jax.evaluation.probes import run as run_probe
-from protlm_jax.evaluation.results import save
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
@@ -180,11 +179,11 @@ def drawn(
     return {record.id: record.sequence for record in chosen}
 
 
-def depth(loaded: LoadedModel, data: DataConfig, proteins: int, file: Path) -> dict[str, Any]:
-    """Depth analysis on some held-out proteins; all numbers go to a file of results."""
+def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any]:
+    """Depth analysis on some held-out proteins: a dataset, and a summary."""
     require_answers(loaded, data)
     sequences = drawn(data, proteins)
     length = trained_length(loaded, data)
     found = analyse(loaded, sequences, length=length, seed=SEED, progress=True)
-    save(combined(found.values()), file)
-    return {"file": file.name, "summary": "\n\n".join(map(text, found.values()))}
+    summary = "\n\n".join(map(text, found.values()))
+    return {"dataset": combined(found.values()), "summary": summary}

@@ -35,6 +35,7 @@ from protlm_jax.training.metrics import read_metrics
 
 PROBE_PROTEINS = 1200
 DEPTH_PROTEINS = 64
+DATASETS = ("probe", "depth")  # stages whose numbers are a file of results
 
 
 def quickstart(variant: str, output: Path) -> Path:
@@ -79,15 +80,13 @@ def _all_stages(variant: str, output: Path) -> Path:
         ),
         "depth": (
             "measuring what each layer contributes",
-            lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS, results / "depth.nc"),
+            lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS),
         ),
         "export": (
             "exporting to Hugging Face format and loading it back",
             lambda: _exported(loaded, run, output / "huggingface", config.data),
         ),
     }
-    if not (results / "depth.nc").exists():  # an earlier version had the numbers in depth.json
-        (results / "depth.json").unlink(missing_ok=True)
     collected: dict[str, Any] = {}
     for number, (name, (what, stage)) in enumerate(stages.items(), start=2):
         _say(f"{number}/6 {what}")
@@ -98,7 +97,7 @@ def _all_stages(variant: str, output: Path) -> Path:
     seconds = {"training": _training_seconds(collected["training"])}
     seconds |= {name: round(collected[name]["seconds"], 1) for name in stages}
     collected["run"] = _about(variant, config.to_dict(), seconds)
-    collected["depth"] = separate(read(results / "depth.nc"))
+    collected["depth"] = separate(collected["depth"]["dataset"])
     report.write(page, collected)
     print(f"done in {time.perf_counter() - began:.0f} s: open {page}")
     return page
@@ -133,7 +132,7 @@ def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if file.exists():
         try:
             found = read_json(file, remedy="it is made again")
-            if "heads" in found:
+            if file.stem in DATASETS and "dataset" not in found:
                 raise ProtlmError(f"{file} is of an older version: it is made again")
             if "dataset" in found:
                 found["dataset"] = read(array_file)

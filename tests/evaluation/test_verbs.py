@@ -25,7 +25,7 @@ def test_the_trained_length_is_a_row_and_its_memory_within_the_position_table(sm
 
 
 @pytest.mark.parametrize("task", ["span3", "ankh"])
-@pytest.mark.parametrize("verb", [verbs.evaluate, lambda *a: verbs.depth(*a, 2, Path("depth.nc"))])
+@pytest.mark.parametrize("verb", [verbs.evaluate, lambda *a: verbs.depth(*a, 2)])
 def test_a_model_of_spans_is_not_asked_in_a_form_it_never_saw(small_model, task, verb) -> None:
     with pytest.raises(ProtlmError, match=f"trained on data.task='{task}'.*metrics.jsonl"):
         verb(small_model("t5"), DataConfig(task=task))

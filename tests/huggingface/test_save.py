@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import zoo
 
@@ -18,6 +19,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import export, save
 from protlm_jax.huggingface.convert import EXCHANGES, expected_shapes, their_shape
 from protlm_jax.huggingface.folders import written_whole
+from protlm_jax.huggingface.verify import verify
 from protlm_jax.models import LoadedModel
 
 
@@ -200,3 +202,21 @@ def test_an_export_is_as_private_as_the_umask_says(tmp_path: Path) -> None:
         os.umask(old)
     assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_transformers_is_compared_with_products_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's default, TensorFloat32, differs by more than the tolerance."""
+    model = zoo.loaded("bert")
+    folder = export(model, tmp_path / "hf")
+    asked: list[Any] = []
+    apply = type(model.model).apply
+
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(jax.config.jax_default_matmul_precision)
+        return apply(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "apply", noting)
+    found = verify(model, folder, {"p": "MKTAYIAKQR"})
+    assert found["max_difference"] < 1e-5 and asked == ["float32"]

@@ -107,7 +107,10 @@ def _sums(
     features: jax.Array, protein: jax.Array, shift: jax.Array, covariance: bool
 ) -> tuple[jax.Array, jax.Array]:
     x = jnp.where(protein[None, :, None] >= 0, features - shift[:, None], 0.0)
-    square = jnp.einsum("NTD,NTE->NDE", x, x) if covariance else jnp.sum(x * x, axis=1)
+    if covariance:
+        square = jnp.einsum("NTD,NTE->NDE", x, x, precision="highest")
+    else:
+        square = jnp.sum(x * x, axis=1)
     return jnp.sum(x, axis=1), square
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.engine import float32_products
 from protlm_jax.evaluation.probe_data.base import Target, known
 from protlm_jax.evaluation.probes import heads
 from protlm_jax.evaluation.probes.features import Batch, Source
@@ -96,6 +97,7 @@ class TrainedHeads:
 
 
 @partial(jax.jit, static_argnames=("module", "slots"))
+@float32_products
 def answer(
     module: Any,
     variables: Mapping[str, Any],

@@ -25,6 +25,7 @@ import optax
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import memory
+from protlm_jax.evaluation.engine import float32_products
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads, ridge
 from protlm_jax.evaluation.probes.features import Batch, Source
@@ -269,6 +270,7 @@ def _start(
 
 
 @partial(jax.jit, static_argnames=("module", "slots"), donate_argnames="state")
+@float32_products
 def step(
     module: Any,
     slots: int,
@@ -355,6 +357,7 @@ def _plain(params: Any, basis: Any) -> Any:
 
 
 @jax.jit
+@float32_products
 def _epoch_mean(state: State, basis: Any, steps: int) -> tuple[State, Any]:
     """Linear heads after an epoch of `steps`: -> the state for the next, and what they are now."""
     mean = jax.tree.map(lambda p: p / steps, state.total)

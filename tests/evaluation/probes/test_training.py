@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
-from protlm_jax.evaluation.probes import training
+from protlm_jax.evaluation.probes import moments, trained, training
 from protlm_jax.evaluation.probes.features import Batch
 from protlm_jax.evaluation.probes.saved import load_heads, save_heads
 from protlm_jax.evaluation.probes.trained import TrainedHeads
@@ -87,6 +88,30 @@ def predictions(heads: TrainedHeads, source: ArraySource) -> Iterator[dict[str, 
     for batch in source.batches(None):
         there = batch.protein >= 0
         yield {name: values[:, :, there] for name, values in heads.predict(batch).items()}
+
+
+@pytest.mark.parametrize("head", ["linear", "cnn"])
+def test_heads_multiply_in_float32(
+    head: str, source: ArraySource, valid: ArraySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the default is TensorFloat32, on a TPU bfloat16."""
+    programs: list[str] = []
+
+    def traced(module: Any, run: Any, static: int | tuple[int, ...]) -> None:
+        def call(*arguments: Any) -> Any:
+            programs.append(str(jax.make_jaxpr(run, static_argnums=static)(*arguments)))
+            return run(*arguments)
+
+        monkeypatch.setattr(module, run.__name__, call)
+
+    traced(training, training.step, (0, 1))
+    traced(trained, trained.answer, (0, 5))
+    traced(moments, moments._sums, 3)
+    train(head, (Q3,), source, valid, max_epochs=1)
+    assert len(programs) >= 3
+    text = "".join(programs)
+    products = text.count("dot_general[") + text.count("conv_general_dilated[")
+    assert 0 < products == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
 
 
 def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: ArraySource) -> None:
