@@ -1,8 +1,7 @@
-"""Results on their way to one file: parts in a work folder, which outlast a kill.
+"""Results of records on their way to one file, in parts that outlast a kill.
 
-A part is a file with the arrays of some records laid end to end, one kind after the other, and a
-JSON file, written after it, that says which records these are and has the digest of their arrays.
-What is in no part, or in a damaged one, is computed again.
+A part (`storage.parts`) holds the arrays of some records, one kind after the other, and its note
+says which records these are. Records in no part, or in a damaged one, are computed again.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.errors import ProtlmError
-from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
+from protlm_jax.storage.digests import Damaged, verify_entries
 from protlm_jax.storage.files import atomic_file
-from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.parts import FILES, claim, finish, finished
+from protlm_jax.storage.parts import SETTINGS as SETTINGS
+from protlm_jax.storage.parts import differences as differences
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ Shape = Callable[[str, int], tuple[int, ...]]
 
 PART_BYTES = 1 << 26
 PART_SECONDS = 60.0
-SETTINGS = "settings.json"
+_REMEDY = "its proteins are computed again"
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,12 @@ class Failure:
     reason: str
 
 
-def differences(made: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """The settings that are not what they were, one line each."""
-    if made.get("format") != asked.get("format"):
-        return ["another version of protlm wrote it"]
-    return [
-        f"{name} was {made.get(name)!r} and is {asked.get(name)!r}"
-        for name in sorted(made.keys() | asked.keys())
-        if made.get(name) != asked.get(name)
-    ]
-
-
 class Parts:
     """The parts of one output.
 
     Attributes:
         done: [records] bool, whether there is a result or a failure.
-        failures: those that came up while embedding, by record.
+        failures: by record.
     """
 
     def __init__(
@@ -71,10 +60,9 @@ class Parts:
         self.failures: dict[int, Failure] = {}
         self._part = np.full(records, -1, np.int32)
         self._residues = np.zeros(records, np.int64)
-        # Where the arrays of each protein begin in its part.
+        # Where the arrays of each record begin in its part.
         self._begins = {name: np.zeros(records, np.int64) for name in names}
-        self._parts: list[Path] = []
-        self._contents: list[list[Any]] = []  # size and digest of each
+        self._parts: list[tuple[Path, dict[str, Any]]] = []  # and the size and digest of each
         self._clear()
 
     @classmethod
@@ -91,7 +79,7 @@ class Parts:
 
         Args:
             folder: there is one.
-            settings: what decides the results.
+            settings: JSON of all that decides the results.
             records: how many there are.
             names: kinds of arrays of a record, alike in dtype.
             shape: of each.
@@ -99,25 +87,15 @@ class Parts:
         Raises:
             ProtlmError: it belongs to other settings, or cannot be read or written.
         """
-        file = folder / SETTINGS
-        if file.exists():
-            if other := differences(read_json(file, remedy=f"delete {folder}"), settings):
-                raise ProtlmError(
-                    f"{folder} holds unfinished work with other settings: "
-                    f"{'; '.join(other)}. Use these again, or delete that folder"
-                )
-        else:
-            write_json(file, settings)
+        claim(folder, settings)
         parts = cls(folder, records, names, shape, dtype)
-        for header in sorted(folder.glob("part-*.json")):
-            part = header.with_suffix("")
+        for note in sorted(folder.glob("part-*.json")):
+            about, part = finished(note, remedy=_REMEDY), note.with_suffix("")
             try:
-                about = read_json(header)
-                verify_entries(folder, {part.name: about["content"]}, what=str(part))
-                parts._take(part, about)
-            except (ProtlmError, LookupError, TypeError, ValueError, OverflowError):
-                log.warning("%s is damaged: its proteins are computed again", part)
-                header.unlink()
+                if about is not None:
+                    parts._take(part, about)
+            except (LookupError, TypeError, ValueError, OverflowError):
+                log.warning("%s is damaged: %s", part, _REMEDY)
         return parts
 
     def add(self, record: int, residues: int, arrays: Arrays) -> None:
@@ -134,7 +112,7 @@ class Parts:
         due = self._held >= PART_BYTES or time.monotonic() - self._since >= PART_SECONDS
         if not (self._results or self._failures) or not (due or whole):
             return
-        number = 1 + max((int(p.name[5:]) for p in self._parts), default=-1)
+        number = 1 + max((int(part.name[5:]) for part, _ in self._parts), default=-1)
         part = self.folder / f"part-{number:06d}"
         with atomic_file(part) as file:
             for name in self.names:
@@ -144,10 +122,8 @@ class Parts:
             "records": [record for record, _, _ in self._results],
             "residues": [residues for _, residues, _ in self._results],
             "failures": [asdict(failure) for failure in self._failures],
-            "content": [part.stat().st_size, digest_of(part)],
         }
-        write_json(part.with_suffix(".json"), about, indent=None)
-        self._take(part, about)
+        self._take(part, finish(part.with_suffix(".json"), [part], **about))
         self._clear()
 
     def has(self, record: int) -> bool:
@@ -156,16 +132,16 @@ class Parts:
 
     def read(self, record: int, name: str) -> np.ndarray:
         """One array of a record that has a result."""
-        part = self._parts[self._part[record]]
+        part, _ = self._parts[self._part[record]]
         shape = self.shape(name, int(self._residues[record]))
         offset = int(self._begins[name][record])
         return np.fromfile(part, self.dtype, math.prod(shape), offset=offset).reshape(shape)
 
     def verify(self) -> None:
         """Raises Damaged where a part is not what was written."""
-        for part, content in zip(self._parts, self._contents, strict=True):
+        for part, entries in self._parts:
             try:
-                verify_entries(self.folder, {part.name: content}, what=part.name)
+                verify_entries(self.folder, entries, what=part.name)
             except Damaged as error:
                 raise Damaged(
                     f"{part} is damaged: run the same command again, which computes it anew"
@@ -176,7 +152,6 @@ class Parts:
         shutil.rmtree(self.folder)
 
     def _take(self, part: Path, about: dict[str, Any]) -> None:
-        """Takes a part in."""
         records = np.array(about["records"], np.int64)
         residues = np.array(about["residues"], np.int64)
         failures = [Failure(**fields) for fields in about["failures"]]
@@ -184,7 +159,7 @@ class Parts:
             name: [self.dtype.itemsize * math.prod(self.shape(name, n)) for n in about["residues"]]
             for name in self.names
         }
-        if sum(map(sum, sizes.values())) != about["content"][0] or (residues < 0).any():
+        if sum(map(sum, sizes.values())) != about[FILES][part.name][0] or (residues < 0).any():
             raise ValueError("the arrays are of other sizes")
         at = 0
         for name, of_name in sizes.items():
@@ -192,8 +167,7 @@ class Parts:
             at += sum(of_name)
         self._residues[records] = residues
         self._part[records] = len(self._parts)
-        self._parts.append(part)
-        self._contents.append(about["content"])
+        self._parts.append((part, about[FILES]))
         self.failures |= {failure.record: failure for failure in failures}
         self.done[records] = True
         self.done[[failure.record for failure in failures]] = True
