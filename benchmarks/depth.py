@@ -23,8 +23,8 @@ import numpy as np
 
 from protlm_jax import models
 from protlm_jax.evaluation.depth.batches import Asked
-from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.depth.metrics import DEFAULT, forwards, why_not
+from protlm_jax.evaluation.depth.metrics import DEFAULT, forwards, measure, why_not
+from protlm_jax.evaluation.depth.sweep import Shown, compiled
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.esm2 import esm2_config
@@ -60,8 +60,9 @@ def main() -> None:
     features, true = (jax.tree.map(jnp.asarray, x) for x in (batch.features, batch.true))
 
     def ours(*metrics: str) -> Callable[[], Any]:
-        fixed = {"stack": "encoder", "metrics": metrics, "points": 128}
-        return lambda: measure(model, params, features, true, positions, amino_acids, **fixed)
+        fixed, shown = (("metrics", metrics), ("points", 128)), (features, true, positions)
+        rest = (params, Shown(*shown, amino_acids), ())
+        return lambda: compiled(measure, fixed, model, "encoder", *rest)
 
     contestants: dict[str, Callable[[], Any]] = {
         "one forward": lambda: forward(params, features),
@@ -86,7 +87,7 @@ def main() -> None:
             print(f"skip map, {name} / ours: {medians[name] / medians['skip map']:.2f}")
     if "torch forward" in medians:
         print(f"one forward, torch / ours: {medians['torch forward'] / one:.2f}")
-    print(f"{jax.default_backend()}, {arguments}, compilations {measure._cache_size()}")
+    print(f"{jax.default_backend()}, {arguments}, compilations {compiled._cache_size()}")
 
 
 def prepare(family: str, shape: str, layers: int) -> tuple[Any, Any, Asked, jax.Array]:

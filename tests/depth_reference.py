@@ -1,7 +1,7 @@
 """The measurements by hand, slowly: the same weights in transformers, hooks, and NumPy in float64.
 
 A pass is one run of the PyTorch model with hooks that watch the stream before every block and what
-each sublayer adds, and may change both. Of what is tested, only `measured` makes use.
+each sublayer adds, and may change both. Only `run` uses what is tested.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from protlm_jax import models
-from protlm_jax.evaluation.depth.analyse import measure_batch
 from protlm_jax.evaluation.depth.batches import Asked
-from protlm_jax.evaluation.depth.positions import PositionSet, position_set
+from protlm_jax.evaluation.depth.metrics import measure
+from protlm_jax.evaluation.depth.positions import PositionSet
+from protlm_jax.evaluation.depth.sweep import Sweep
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.esm2 import esm2_config
@@ -331,19 +331,22 @@ def measured(
     loaded: LoadedModel | None = None,
 ) -> Any:
     """Our measurements of the same batch: name -> Stat, and the sample of streams."""
-    ref = reference(family, stack)
-    protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
-    batch = Asked(ref.features, ref.true, HIDDEN, REAL, protein, [0, 1, 2])
-    found, sample = measure_batch(loaded or ref.loaded, batch, stack, metrics, positions, 16)
+    found, sample = run(
+        reference(family, stack), measure, positions=positions, loaded=loaded, metrics=metrics,
+        points=16,
+    )  # fmt: skip
     return found | sample
 
 
-def arguments(ref: Reference) -> tuple[Any, ...]:
-    """The same batch, for functions that are traced: model, parameters, ..., amino acids."""
+def run(
+    ref: Reference, function: Any, *arrays: Any, positions: PositionSet = "asked",
+    loaded: LoadedModel | None = None, **fixed: Any,
+) -> Any:  # fmt: skip
+    """A function of a subject on the same batch."""
     protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
-    positions = position_set("asked", ref.target, ref.residues, protein, 3)
-    shown = (ref.loaded.model, ref.loaded.params, ref.features, ref.true)
-    return (*shown, positions, jnp.asarray(ref.amino_acids))
+    batch = Asked(ref.features, ref.true, HIDDEN, REAL, protein, [0, 1, 2])
+    sweep: Any = Sweep(loaded or ref.loaded, None, ref.stack, positions)  # type: ignore[arg-type]
+    return sweep.run(function, sweep.shown(batch), *arrays, **fixed)
 
 
 def length(x: np.ndarray) -> np.ndarray:

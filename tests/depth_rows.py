@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import zoo
 
 from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.metrics import measure
+from protlm_jax.evaluation.depth.positions import PositionSet
+from protlm_jax.evaluation.depth.sweep import Sweep
+from protlm_jax.models.loaded import LoadedModel
+
+
+def measure_batch(
+    loaded: LoadedModel,
+    batch: Asked,
+    stack: str,
+    metrics: tuple[str, ...],
+    positions: PositionSet = "asked",
+    points: int = 0,
+) -> Any:
+    """What is measured of one batch: name -> Stat, and the sample of streams."""
+    sweep: Any = Sweep(loaded, None, stack, positions)  # type: ignore[arg-type]
+    return sweep.run(measure, sweep.shown(batch), metrics=metrics, points=points)
 
 
 def asked(family: str, rows: list[list[int]]) -> Asked:

@@ -1,4 +1,4 @@
-"""Asking a model for the distribution of residues that it is kept from seeing.
+"""The distribution that a model gives of residues that are hidden from it.
 
 A question is one row of a batch: a stretch of a protein, the residues hidden from the model, and
 the residues it is asked about. Scores of proteins and of variants are sums over answers.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -32,23 +33,14 @@ _BUCKET_SIZES = 8  # a protein of L residues is L rows of one length: padding co
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """One row of a batch; residues are counted from 0 in the whole protein.
+    """One row of a batch; residues are counted from 0 in the whole protein."""
 
-    Attributes:
-        protein: index into the list of proteins.
-        start: first residue that is in the row.
-        stop: the residue after the last one in the row.
-        hidden: residues that the model must not see.
-        asked: residues whose distribution is read.
-        backwards: the row is read from its last token to its first.
-    """
-
-    protein: int
-    start: int
-    stop: int
-    hidden: Sequence[int]
-    asked: Sequence[int]
-    backwards: bool = False
+    protein: int  # index into the list of proteins
+    start: int  # first residue that is in the row
+    stop: int  # the residue after the last one in the row
+    hidden: Sequence[int]  # residues that the model must not see
+    asked: Sequence[int]  # residues whose distribution is read
+    backwards: bool = False  # the row is read from its last token to its first
 
 
 def ask(
@@ -68,7 +60,6 @@ def ask(
         questions: a stretch with the special tokens must fit the model.
         softmax: over the 20 amino acids, or over all ids of the vocabulary.
         tokens_per_batch: budget of one batch; None suits the device.
-        progress: draw a progress bar on a terminal.
 
     Yields:
         The index of a question and its natural-log probabilities [asked, 20] float32, in the order
@@ -78,15 +69,13 @@ def ask(
         ProtlmError: the model gives no distribution over residues.
     """
     specials = engine.loaded.vocabulary.num_specials
-    in_pieces = set(_too_long(engine, questions))
-    for i in in_pieces:
-        yield i, _in_pieces(engine, proteins[questions[i].protein], questions[i], softmax)
+    longest = _longest_row(engine)
+    for i, q in enumerate(questions):
+        if q.stop - q.start > longest:
+            yield i, _in_pieces(engine, proteins[q.protein], q, softmax)
+    short = [i for i, q in enumerate(questions) if q.stop - q.start <= longest]
     for single in (True, False):
-        chosen = [
-            i
-            for i, q in enumerate(questions)
-            if (len(q.asked) == 1) == single and i not in in_pieces
-        ]
+        chosen = [i for i in short if (len(questions[i].asked) == 1) == single]
         tokens = [questions[i].stop - questions[i].start + specials for i in chosen]
         batches = engine.one_a_row(tokens, tokens_per_batch, _BUCKET_SIZES)
         own = [questions[i] for i in chosen]
@@ -99,13 +88,12 @@ def ask(
                 yield chosen[member], answer[: len(own[member].asked)]
 
 
-def _too_long(engine: Engine, questions: Sequence[Question]) -> list[int]:
-    """Questions that a causal model with a memory is asked piece by piece."""
+def _longest_row(engine: Engine) -> float:
+    """Residues beyond which a causal model with a memory is asked piece by piece."""
     model = engine.loaded.model
     if model.readouts[0].kind != "causal" or not model.initial_carry(1):
-        return []
-    longest = recurrence.LONGEST_ROW - engine.loaded.vocabulary.num_specials
-    return [i for i, q in enumerate(questions) if q.stop - q.start > longest]
+        return math.inf
+    return recurrence.LONGEST_ROW - engine.loaded.vocabulary.num_specials
 
 
 def _in_pieces(

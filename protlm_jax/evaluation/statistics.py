@@ -1,12 +1,9 @@
-"""Error bars over proteins, the paired bootstrap of a ratio of sums; and a rank correlation.
+"""Error bars over proteins: the paired bootstrap of ratios of sums, and rank correlations.
 
 Residues of one protein are not independent, so the protein is what is drawn again. A per-residue
 score is a ratio of sums over proteins (correct residues / scored residues), and two systems scored
 on the same residues are compared on the same draws: the difference of their numerators is itself
-such a ratio.
-
-There is no error bar where there is nothing to draw from: of a single protein, or where all draws
-give the same number, as with two proteins that are alike. It is None then, not zero.
+such a ratio. Where all draws give the same number, as of one protein, the error bar is None, not 0.
 """
 
 from __future__ import annotations
@@ -57,11 +54,9 @@ class Estimate:
 def written(
     estimate: Mapping[str, Any] | None, digits: int, *, scale: float = 1, sign: str = ""
 ) -> str:
-    """An estimate's dict as text: "0.52 ± 0.01", "0.52" without an error bar, "-" without a value.
+    """An estimate's dict as text: "0.52 ± 0.01", "0.52" without an error bar, "-" for None.
 
     Args:
-        estimate: of `Estimate.to_dict`.
-        digits: decimals.
         scale: 100 writes a share in percent.
         sign: "+" also writes the sign of positive values.
     """
@@ -75,20 +70,16 @@ def written(
 def ratio(
     numerators: ArrayLike, denominators: ArrayLike, *, seed: int, draws: int = DRAWS
 ) -> Estimate:
-    """Sum of numerators / sum of denominators, with a bootstrap over proteins.
+    """Sum of numerators / sum of denominators, with a bootstrap over proteins (Efron 1979).
 
     Args:
         numerators: [proteins], for instance the correctly predicted residues of each protein.
         denominators: [proteins], the scored residues of each; proteins with 0 take no part.
         seed: of the draws; the same seed and proteins give the same draws for every system.
-        draws: number of bootstrap draws.
-
-    Returns:
-        The estimate with standard error and 95 % percentile interval (Efron 1979).
 
     Raises:
-        ProtlmError: when no protein has a denominator above zero, a number is not finite, or
-            shapes differ.
+        ProtlmError: no protein has a denominator above zero, a number is not finite, or shapes
+            differ.
     """
     tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if tops.shape != bottoms.shape or tops.ndim != 1:
@@ -107,22 +98,9 @@ def ratio(
 
 
 def paired_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    denominators: ArrayLike,
-    *,
-    seed: int,
-    draws: int = DRAWS,
+    first: ArrayLike, second: ArrayLike, denominators: ArrayLike, *, seed: int, draws: int = DRAWS
 ) -> Estimate:
-    """Score of `first` minus score of `second`, both on the same residues and the same draws.
-
-    Args:
-        first: [proteins] numerators of the one system.
-        second: [proteins] numerators of the other.
-        denominators: [proteins], common to both.
-        seed: of the draws.
-        draws: number of bootstrap draws.
-    """
+    """The ratio of `first` minus that of `second`, numerators on the same residues and draws."""
     difference = _difference(np.asarray(first, np.float64), np.asarray(second, np.float64))
     return ratio(difference, denominators, seed=seed, draws=draws)
 
@@ -158,11 +136,7 @@ class Bootstrapped:
         return float(low), float(high)
 
     def estimate(self) -> Estimate | None:
-        """With standard error and 95 % percentile interval over the draws that define it.
-
-        Returns:
-            None where all proteins together do not define it.
-        """
+        """With standard error and 95 % interval; None where all proteins do not define it."""
         if not math.isfinite(self.value):
             return None
         low, high = self.interval()
@@ -222,7 +196,6 @@ def of_sums(
         sums: [proteins, ...], what each protein adds; all of them are drawn from.
         statistic: sums over proteins [draws, ...] -> [draws].
         seed: of the draws, which are those of `ratio`.
-        draws: number of bootstrap draws.
     """
     flat = np.asarray(sums, np.float64).reshape(len(sums), -1)
     drawn = []
@@ -238,11 +211,10 @@ def rank_correlation(
     """Spearman's correlation, ranked anew in every draw over proteins; ties at their mean rank.
 
     Args:
-        predicted: [n].
-        truth: [n].
+        predicted, truth: [n].
         owners: [n] integers, the protein of each, counted from 0 without gaps.
         seed: of the draws, which are those of `ratio`.
-        draws: number of draws at most; of many values fewer, at least 200.
+        draws: at most; of many values fewer, at least 200.
 
     Returns:
         None where one side is constant.
@@ -301,10 +273,9 @@ def auroc(
         labels: [n] bool.
         proteins: [n], the protein of each, counted from 0.
         seed: of the draws over proteins.
-        draws: number of bootstrap draws.
 
     Returns:
-        None when one of the two labels does not occur.
+        None where one of the two labels does not occur.
 
     Raises:
         ProtlmError: a score is not finite.
@@ -332,8 +303,7 @@ def _area(counts: np.ndarray) -> np.ndarray:
 def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rank correlation of two lists [n], ties at their mean rank.
 
-    Returns:
-        A number in [-1, 1], or None where a list is constant, shorter than two, or not finite.
+    None where a list is constant, shorter than two, or not finite.
     """
     from scipy import stats  # type: ignore[import-untyped]
 
@@ -345,34 +315,26 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     return float(np.clip(stats.spearmanr(a, b).statistic, -1.0, 1.0))
 
 
-def _rows(proteins: int, seed: int, draws: int) -> Iterator[np.ndarray]:
-    """Blocks [draws in block, proteins] of protein indices, drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    block = max(1, _ELEMENTS_AT_ONCE // proteins)
-    for start in range(0, draws, block):
-        yield generator.integers(proteins, size=(min(block, draws - start), proteins))
-
-
 def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.ndarray]:
-    """The same draws as counts [draws in block, proteins] float64, for blocks of so many values."""
+    """`resampled` in blocks of draws whose [draws, values] are not too large."""
     most = max(1, _ELEMENTS_AT_ONCE // max(proteins, values))
     if draws * proteins <= _ELEMENTS_AT_ONCE:
         counts = resampled(proteins, seed, draws)
         yield from (counts[start : start + most] for start in range(0, draws, most))
         return
-    for rows in _rows(proteins, seed, draws):
-        for start in range(0, len(rows), most):
-            yield _counted(rows[start : start + most], proteins)
+    generator = np.random.default_rng(seed)
+    for start in range(0, draws, most):
+        yield _counted(generator.integers(proteins, size=(min(most, draws - start), proteins)))
 
 
 @lru_cache(maxsize=8)
 def resampled(proteins: int, seed: int, draws: int = DRAWS) -> np.ndarray:
-    """How often each protein occurs in each draw: [draws, proteins] float64."""
-    return np.concatenate([_counted(rows, proteins) for rows in _rows(proteins, seed, draws)])
+    """How often each protein occurs in each draw with replacement: [draws, proteins] float64."""
+    return _counted(np.random.default_rng(seed).integers(proteins, size=(draws, proteins)))
 
 
-def _counted(rows: np.ndarray, proteins: int) -> np.ndarray:
-    """How often each protein occurs in each draw: [draws, proteins] float64."""
-    index = rows + proteins * np.arange(len(rows))[:, None]
+def _counted(rows: np.ndarray) -> np.ndarray:
+    """Draws [draws, proteins] of protein indices as counts."""
+    index = rows + rows.shape[1] * np.arange(len(rows))[:, None]
     counts = np.bincount(index.ravel(), minlength=rows.size)
     return counts.reshape(rows.shape).astype(np.float64)

@@ -138,7 +138,7 @@ def test_rank_correlation_of_every_draw_is_that_of_scipy() -> None:
     found = statistics.rank_correlation(predicted, truth, owners, seed=5, draws=50)
     assert found is not None
     assert found.value == pytest.approx(scipy_stats.spearmanr(predicted, truth).statistic)
-    rows = np.concatenate(list(statistics._rows(12, 5, 50)))
+    rows = [np.repeat(np.arange(12), n.astype(int)) for n in statistics.resampled(12, 5, 50)]
     for drawn, row in zip(found.drawn, rows, strict=True):
         index = np.concatenate([np.flatnonzero(owners == protein) for protein in row])
         expected = scipy_stats.spearmanr(predicted[index], truth[index]).statistic

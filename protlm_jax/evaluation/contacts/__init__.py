@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from protlm_jax.evaluation.contacts.evaluate import evaluate, summary
 from protlm_jax.evaluation.contacts.precision import (
     RANGES,
     contact_map,
+    evaluate,
     precisions,
     read_contacts,
+    summary,
 )
 from protlm_jax.evaluation.contacts.predict import Weights, own_head, predict
 from protlm_jax.evaluation.contacts.regression import fit

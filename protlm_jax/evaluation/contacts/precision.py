@@ -7,7 +7,7 @@ the mean over proteins, beside the precision of pairs drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,73 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
+from protlm_jax.evaluation.contacts.predict import Weights, predict
+from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.arrays import read_npz
 
 # Separation |i - j| of a pair: from, and up to but not including.
 RANGES = {"short": (6, 12), "medium": (12, 24), "long": (24, 1 << 30)}
 COUNTS = ("L", "L/2", "L/5", "chance")
 """How many of the surest pairs are counted; "chance": all of them."""
+
+
+def evaluate(
+    loaded: LoadedModel,
+    sequences: Mapping[str, str],
+    contacts: Mapping[str, np.ndarray],
+    *,
+    weights: Weights | None = None,
+    seed: int = 0,
+    tokens_per_batch: int | None = None,
+) -> dict[str, Any]:
+    """P@L of a model's contacts on proteins of known structure.
+
+    Args:
+        loaded: the model.
+        sequences: id -> sequence; every residue's place must be known.
+        contacts: id -> [contacts, 2] pairs of residues that touch, counted from 0, in any order.
+        weights, tokens_per_batch: as of `predict`.
+        seed: of the bootstrap.
+
+    Returns:
+        A plain dict: "proteins", and for each of RANGES "precision" at L, L/2 and L/5 and "chance",
+        the share of its pairs that touch: means over the proteins that have such a pair, with
+        standard error and 95 % interval.
+
+    Raises:
+        ProtlmError: as `predict`; or a protein without contacts, or a contact outside of it.
+    """
+    if missing := [name for name in sequences if name not in contacts]:
+        raise ProtlmError(
+            f"no contacts are given for {missing[0]!r}: a protein without any must say so with an "
+            f"empty array"
+        )
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in RANGES}
+    predicted = predict(loaded, sequences, weights=weights, tokens_per_batch=tokens_per_batch)
+    for name, probabilities in predicted:
+        true = contact_map(contacts[name], len(probabilities), name)
+        for kind, scores in precisions(probabilities, true).items():
+            rows[kind].append(scores)
+    ranges = {}
+    for kind, found in rows.items():
+        ones = np.ones(len(found))
+        means: dict[str, Any] = {
+            count: statistics.ratio([s[count] for s in found], ones, seed=seed).to_dict()
+            for count in (COUNTS if found else ())
+        }
+        chance = means.pop("chance", None)
+        ranges[kind] = {"precision": means, "chance": chance}
+    return {"model": loaded.name, "proteins": len(sequences), "ranges": ranges}
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """The numbers as a table for the terminal."""
+    lines = [f"{result['model']}: contacts of {result['proteins']:,} proteins, precision in %"]
+    for kind, found in result["ranges"].items():
+        means = found["precision"] | ({"chance": found["chance"]} if found["chance"] else {})
+        cells = [f"{label} {statistics.written(e, 1, scale=100)}" for label, e in means.items()]
+        lines.append(f"  {kind:6} " + "  ".join(cells))
+    return "\n".join(lines)
 
 
 def precisions(probabilities: np.ndarray, true: np.ndarray) -> dict[str, dict[str, float]]:
@@ -42,13 +103,12 @@ def precisions(probabilities: np.ndarray, true: np.ndarray) -> dict[str, dict[st
         if not here.any():
             continue
         i, j = first[here], second[here]
-        surest = np.argsort(-probabilities[i, j], kind="stable")
-        hits = true[i, j][surest]
+        hits = true[i, j][np.argsort(-probabilities[i, j], kind="stable")]
+        counted = (residues, residues // 2, residues // 5, len(hits))
         scores[name] = {
-            label: float(hits[: max(1, residues // part)].mean())
-            for label, part in (("L", 1), ("L/2", 2), ("L/5", 5))
+            label: float(hits[: max(1, count)].mean())
+            for label, count in zip(COUNTS, counted, strict=True)
         }
-        scores[name]["chance"] = float(hits.mean())
     return scores
 
 
@@ -59,10 +119,9 @@ def contact_map(pairs: np.ndarray, residues: int, name: str) -> np.ndarray:
         ProtlmError: a pair lies outside of the protein.
     """
     pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
-    if pairs.size and (pairs.min() < 0 or pairs.max() >= residues):
-        outside = pairs.min() if pairs.min() < 0 else pairs.max()
+    if (outside := pairs[(pairs < 0) | (pairs >= residues)]).size:
         raise ProtlmError(
-            f"contacts of {name!r} name residue {outside}, the protein has {residues}, "
+            f"contacts of {name!r} name residue {outside[0]}, the protein has {residues}, "
             f"counted from 0: sequence and contacts are not of one structure"
         )
     true = np.zeros((residues, residues), bool)
@@ -84,16 +143,3 @@ def read_contacts(file: str | Path) -> dict[str, np.ndarray]:
                 f"pairs of whole numbers, [contacts, 2]"
             )
     return arrays
-
-
-def means(scores: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
-    """Over proteins, of what `precisions` gives of one range: "precision" -> label -> estimate,
-    and "chance"."""
-    if not scores:
-        return {"precision": {}, "chance": None}
-    found = {
-        key: statistics.ratio([s[key] for s in scores], np.ones(len(scores)), seed=seed).to_dict()
-        for key in scores[0]
-    }
-    chance = found.pop("chance")
-    return {"precision": found, "chance": chance}

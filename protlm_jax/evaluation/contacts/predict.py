@@ -25,15 +25,10 @@ from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 @dataclass(frozen=True)
 class Weights:
-    """A logistic regression over the corrected maps of all heads.
+    """A logistic regression over the corrected maps of all heads."""
 
-    Attributes:
-        kernel: [layers, heads] float32.
-        bias: the logit of a pair on which no head says anything.
-    """
-
-    kernel: np.ndarray
-    bias: float
+    kernel: np.ndarray  # [layers, heads] float32
+    bias: float  # the logit of a pair whose maps are all zero
 
 
 def own_head(loaded: LoadedModel) -> Weights:
@@ -82,8 +77,7 @@ def predict(
             turns up, a protein is longer than its position table, or its map is not finite.
     """
     weights = own_head(loaded) if weights is None else weights
-    policy = policy or loaded.policy
-    plain = normalised(sequences.items(), policy)
+    plain = normalised(sequences.items(), policy or loaded.policy)
     limit = max_residues(loaded)
     for name, sequence in plain.items():
         if limit is not None and len(sequence) > limit:
@@ -106,7 +100,12 @@ def _stream(
         return features(loaded, batch, [tokens[m] for m in batch.members], decoder=False)
 
     batches = engine.one_a_row([len(row) for row in tokens], budget)
-    for batch, found in engine.run(_probabilities, batches, inputs, _specials(loaded)):
+    for batch, found in engine.run(
+        _probabilities,
+        batches,
+        inputs,
+        _specials(loaded),
+    ):
         for row, member in enumerate(batch.members):
             name = names[member]
             inside = slice(before, before + len(sequences[name]))
@@ -120,7 +119,11 @@ def maps(loaded: LoadedModel, sequence: str) -> np.ndarray:
     tokens = loaded.vocabulary.encode(normalise(sequence, loaded.policy, record=sequence[:20]))
     engine, before = Engine(loaded), len(loaded.vocabulary.prefix_ids)
     (batch,) = engine.one_a_row([len(tokens)], None)
-    found = engine(_maps, features(loaded, batch, [tokens], decoder=False), _specials(loaded))
+    found = engine(
+        _maps,
+        features(loaded, batch, [tokens], decoder=False),
+        _specials(loaded),
+    )
     inside = slice(before, before + len(sequence))
     return np.asarray(found)[:, 0, :, inside, inside]
 
@@ -131,19 +134,19 @@ def _specials(loaded: LoadedModel) -> tuple[int, ...]:
 
 def _probabilities(model: Any, params: Any, batch: Any, specials: tuple[int, ...]) -> jax.Array:
     """[rows, length, length] float32."""
-
-    def weighed(module: Stacked) -> jax.Array:
-        return contact_logits(*_row(module, batch, specials), kernel=params["kernel"])
-
-    logits = model.apply({"params": params["model"]}, method=weighed)
+    logits = model.apply(
+        {"params": params["model"]},
+        method=lambda module: contact_logits(
+            *_row(module, batch, specials), kernel=params["kernel"]
+        ),
+    )
     return jax.nn.sigmoid(logits + params["bias"])
 
 
 def _maps(model: Any, params: Any, batch: Any, specials: tuple[int, ...]) -> jax.Array:
-    def shown(module: Stacked) -> jax.Array:
-        return corrected_maps(*_row(module, batch, specials))
-
-    return model.apply({"params": params}, method=shown)
+    return model.apply(
+        {"params": params}, method=lambda module: corrected_maps(*_row(module, batch, specials))
+    )
 
 
 def _row(

@@ -1,10 +1,10 @@
-"""Which heads know of contacts: a sparse logistic regression on a few chains of known structure.
+"""Which heads predict contacts: a sparse logistic regression on a few chains of known structure.
 
 Rao et al. 2021 ("Transformer protein language models are unsupervised structure learners",
 doi:10.1101/2020.12.15.422761): over the corrected maps of all heads and all pairs of 20 chains that
 stand at least six residues apart, minimise |w|_1 + C sum(losses), the bias free. Rao et al. take
-C = 0.15. The penalty is on unscaled maps, and how large these are differs between models: so where
-there are validation chains, C is the one of STRENGTHS that says most about them.
+C = 0.15. The penalty is on unscaled maps, whose size differs between models: where there are
+validation chains, C is the one of STRENGTHS with the least loss on them.
 
 Solved by proximal Newton steps (Lee, Sun & Saunders 2014, doi:10.1137/130921428), each a quadratic
 problem with an L1 penalty that coordinate descent solves. scikit-learn's solvers need columns of
@@ -129,8 +129,8 @@ def sparse_logistic(
     """
     count = len(y)
     scale = np.maximum(x.std(axis=0, dtype=np.float64), 1e-12)
-    # Scaled features make the problem round; the penalty on them is scaled to be on w still. The
-    # last column is the bias.
+    # Features are scaled, which makes the problem round, and the penalty with them, so that it is
+    # still on w. The last column is the bias.
     rows = np.concatenate([x / scale.astype(np.float32), np.ones((count, 1), np.float32)], axis=1)
     penalty = np.append(1.0 / (strength * count * scale), 0.0)
     w = np.zeros(rows.shape[1])

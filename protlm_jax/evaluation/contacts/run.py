@@ -82,55 +82,47 @@ def run(
     if benchmark.level != "pair":
         raise ProtlmError(f"{benchmark.title} labels no pairs of residues; choose 'contacts'")
     began = time.perf_counter()
-    train, valid, test, left_out = _fitting(loaded, benchmark)
-    train, test = subset(train, train_proteins, seed), subset(test, test_proteins, seed)
-    fitted = fit(loaded, train, valid)
-    # The control's seed is not the seed of any training run that a user is likely to make.
-    random = random_control(loaded, seed + 7919)
-    of_random = fit(random, train, valid).weights
-    ways = {"regression": (loaded, fitted.weights), "random": (random, of_random)}
-    if hasattr(loaded.model, "contacts") and CONTACT_HEAD not in loaded.missing:
-        ways["own_head"] = (loaded, own_head(loaded))
-    sequences = {p.id: p.sequence for p in test}
-    found = {
-        way: _precisions(predict(m, sequences, weights=w, tokens_per_batch=tokens_per_batch), test)
-        for way, (m, w) in ways.items()
-    }
-    found["separation"] = _precisions(((p.id, _nearness(len(p.sequence))) for p in test), test)
-    attributes = {
-        "title": f"{benchmark.title}, read from {loaded.name}",
-        "source": benchmark.source,
-        "model": loaded.name,
-        "benchmark": json.dumps(_about(benchmark)),
-        "protocol": _PROTOCOL.format(train=len(train), valid=len(valid), test=len(test)),
-        "left_out": left_out,
-        "train_proteins": len(train),
-        **_fit_attributes(fitted),
-    }
-    precision = {way: found[way] for way in TITLES if way in found}
-    data = _dataset(precision, list(sequences), fitted, seed)
-    return data.assign_attrs(attributes, seconds=round(time.perf_counter() - began, 1))
-
-
-def _fitting(
-    loaded: LoadedModel, benchmark: Benchmark
-) -> tuple[list[LabelledProtein], list[LabelledProtein], list[LabelledProtein], int]:
-    """The chains that the model takes at once, of training, validation and the test, and how many
-    of the test it does not take."""
-    (view,) = benchmark.views.values()
-    limit = max_residues(loaded)
+    limit, (view,) = max_residues(loaded), benchmark.views.values()
     train, valid, test = (
         [p for p in benchmark.splits[split]() if limit is None or len(p.sequence) <= limit]
         for split in ("train", "valid", view.split)
     )
     if not train or not test:
         raise ProtlmError(f"{loaded.name} takes {limit} residues, and no chain is as short as that")
-    return train, valid, test, len(benchmark.splits[view.split]()) - len(test)
-
-
-def _nearness(residues: int) -> np.ndarray:
-    place = np.arange(residues)
-    return -np.abs(place[:, None] - place[None, :]).astype(np.float32)
+    left_out = len(benchmark.splits[view.split]()) - len(test)
+    train, test = subset(train, train_proteins, seed), subset(test, test_proteins, seed)
+    fitted = fit(loaded, train, valid)
+    # The control's seed is not the seed of any training run that a user is likely to make.
+    random = random_control(loaded, seed + 7919)
+    ways = {"regression": (loaded, fitted.weights)}
+    if hasattr(loaded.model, "contacts") and CONTACT_HEAD not in loaded.missing:
+        ways["own_head"] = (loaded, own_head(loaded))
+    ways["random"] = (random, fit(random, train, valid).weights)
+    sequences = {p.id: p.sequence for p in test}
+    found = {
+        way: _precisions(predict(m, sequences, weights=w, tokens_per_batch=tokens_per_batch), test)
+        for way, (m, w) in ways.items()
+    }
+    places = {p.id: np.arange(len(p.sequence), dtype=np.float32) for p in test}
+    nearest = ((name, -np.abs(x[:, None] - x[None])) for name, x in places.items())
+    found["separation"] = _precisions(nearest, test)
+    about = {name: getattr(benchmark, name) for name in ("title", "licence", "source", "notes")}
+    return _dataset(found, list(sequences), fitted, seed).assign_attrs(
+        title=f"{benchmark.title}, read from {loaded.name}",
+        source=benchmark.source,
+        model=loaded.name,
+        benchmark=json.dumps(about | {"splits": counts(benchmark)}),
+        protocol=_PROTOCOL.format(train=len(train), valid=len(valid), test=len(test)),
+        left_out=left_out,
+        train_proteins=len(train),
+        strength=fitted.strength,
+        valid=json.dumps(fitted.valid),  # C -> cross-entropy on the validation chains
+        pairs=fitted.pairs,
+        contacts=fitted.contacts,
+        loss=fitted.loss,
+        bias=fitted.weights.bias,
+        seconds=round(time.perf_counter() - began, 1),
+    )
 
 
 def _precisions(
@@ -157,17 +149,15 @@ def _dataset(
 
     ours = precision["regression"]
     mean, difference = np.full((2, len(precision), len(RANGES), len(COUNTS), 4), np.nan)
-    chains = np.zeros(len(RANGES), int)
-    for r in range(len(RANGES)):
-        there = np.isfinite(ours[:, r, 0])
-        chains[r] = there.sum()
-        for p, theirs in enumerate(precision.values()) if there.any() else ():
-            for c in range(len(COUNTS)):
-                one, other, ones = ours[there, r, c], theirs[there, r, c], np.ones(chains[r])
-                mean[p, r, c] = numbers(statistics.ratio(other, ones, seed=seed).to_dict())
-                if p and COUNTS[c] != "chance":
-                    apart = statistics.paired_difference(one, other, ones, seed=seed)
-                    difference[p, r, c] = numbers(apart.to_dict())
+    chains = np.isfinite(ours[:, :, 0]).sum(axis=0)
+    for p, r, c in np.ndindex(mean.shape[:-1]):
+        if chains[r]:
+            there, ones = np.isfinite(ours[:, r, 0]), np.ones(chains[r])
+            theirs = list(precision.values())[p][there, r, c]
+            mean[p, r, c] = numbers(statistics.ratio(theirs, ones, seed=seed).to_dict())
+            if p and COUNTS[c] != "chance":
+                apart = statistics.paired_difference(ours[there, r, c], theirs, ones, seed=seed)
+                difference[p, r, c] = numbers(apart.to_dict())
     strength = np.abs(fitted.weights.kernel) * fitted.spread
     dims = ("predictor", "range", "count", "estimate")
     return xarray.Dataset(
@@ -191,28 +181,6 @@ def estimate(
     return from_numbers(data[name].sel(predictor=predictor, range=kind, count=count).values)
 
 
-def _fit_attributes(fitted: Fitted) -> dict[str, Any]:
-    """What the regression was fitted on."""
-    return {
-        "strength": fitted.strength,
-        "valid": json.dumps(fitted.valid),  # C -> cross-entropy on the validation chains
-        "pairs": fitted.pairs,
-        "contacts": fitted.contacts,
-        "loss": fitted.loss,
-        "bias": fitted.weights.bias,
-    }
-
-
-def _about(benchmark: Benchmark) -> dict[str, Any]:
-    return {
-        "title": benchmark.title,
-        "licence": benchmark.licence,
-        "source": benchmark.source,
-        "notes": benchmark.notes,
-        "splits": counts(benchmark),
-    }
-
-
 def uses(data: xarray.Dataset) -> str:
     """What the regression was fitted on, in one sentence."""
     kernel, attributes = data["kernel"].values, data.attrs
@@ -234,15 +202,14 @@ def summary(data: xarray.Dataset) -> str:
     rows = [row(TITLES[way], "mean", way, "L") for way in predictors]
     rows.append(row("any pairs", "mean", "separation", "chance"))
     rows += [row(f"minus {TITLES[way]}", "difference", way, "L") for way in predictors[1:]]
+    chains = f"{data.sizes['protein']:,} chains"
     lines = [
-        f"{attributes['model']}: {about['title']}, P@L in percent, "
-        f"{data.sizes['protein']:,} chains",
+        f"{attributes['model']}: {about['title']}, P@L in percent, {chains}",
         Table(("", *RANGES), rows).text(),
         f"{uses(data)}, C = {attributes['strength']:g}.",
     ]
-    found = data["mean"]
-    error = found.sel(estimate="standard_error")
-    if bool((found.sel(estimate="value").notnull() & error.isnull()).any()):
+    value, error = (data["mean"].sel(estimate=name) for name in ("value", "standard_error"))
+    if bool((value.notnull() & error.isnull()).any()):
         lines.append(statistics.NO_ERROR)
     if attributes["left_out"]:
         lines.append(f"{attributes['left_out']:,} test chains are longer than the model takes.")

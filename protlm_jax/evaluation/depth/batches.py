@@ -79,11 +79,8 @@ class Proteins:
     @functools.cached_property
     def most(self) -> int:
         """Asked residues of a row at most, rounded up so that few programs are compiled."""
-        asked = [
-            int(((self.hidden[i].targets >= start) & (self.hidden[i].targets < stop)).sum())
-            for i, start, stop in self.pieces
-        ]
-        return -(-max(asked) // 8) * 8
+        targets = ((self.hidden[i].targets, start, stop) for i, start, stop in self.pieces)
+        return -(-max(int(((t >= a) & (t < b)).sum()) for t, a, b in targets) // 8) * 8
 
     def batch(self, loaded: LoadedModel, index: int) -> Asked:
         """Batch `index`, of ROWS rows; those beyond the last piece are padding."""
@@ -91,7 +88,7 @@ class Proteins:
         rows, shape = list(range(len(members))), Shape(ROWS, self.length)
         batch = Batch(rows, rows, [0] * len(rows), shape)
         asked = hidden_batch(loaded, self.hidden, members, batch)
-        # A model whose answer is not read from the stream is looked at with everything in sight.
+        # A model whose answer is not read from the stream is shown every residue.
         features = {name: x for name, x in asked.features.items() if name != "hidden"}
         specials = loaded.vocabulary.num_specials
         sizes = np.array([stop - start + specials for _, start, stop in members])
@@ -118,17 +115,15 @@ def prepare(
     seed: int,
     rate: float = RATE,
 ) -> Proteins:
-    """Chooses what is hidden and cuts what is too long.
+    """Chooses what is hidden, and cuts proteins longer than a row into even pieces.
 
     Args:
-        sequences: id -> sequence; proteins longer than a row are cut into even pieces.
         length: tokens in a row, special tokens included; None takes the position table's size, or
             LONGEST where positions have no limit.
-        seed: of the choice of hidden residues.
         rate: share of each protein's standard residues, the first left out, that are hidden.
 
     Raises:
-        ProtlmError: when no protein has a residue to hide.
+        ProtlmError: no protein has a residue to hide.
     """
     read = normalised(sequences.items(), loaded.policy)
     plain = {name: hide(s, seed, rate, name=name) for name, s in read.items()}
@@ -144,3 +139,8 @@ def prepare(
         for start, stop in even_pieces(len(protein.sequence), limit)
     ]
     return Proteins(list(kept), list(kept.values()), pieces, limit + specials)
+
+
+def in_float32(loaded: LoadedModel) -> LoadedModel:
+    """The same model computing in float32: effects of late layers are small differences."""
+    return loaded if loaded.config.dtype == "float32" else loaded.with_config(dtype="float32")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -70,13 +69,10 @@ def claims(results: xarray.Dataset, control: xarray.Dataset | None = None) -> li
         control: the same of a re-initialised copy, measured on the same proteins.
     """
     found = headlines(results)
-    rows = [_number(name, WORDS[name], x) for name, x in found.items()]
+    rows = [Claim(name, WORDS[name], x.value, *_ends(x)) for name, x in found.items()]
     if "loss" in found:
-        rows.append(
-            _compared(
-                "knows", "the loss is below that of a blind guess, ln 20", found["loss"], -1, GUESS
-            )
-        )
+        words = "the loss is below that of a blind guess, ln 20"
+        rows.append(_compared("knows", words, found["loss"], -1, GUESS))
     if results.attrs["layers"] > 2:
         if "depth_score" in found:
             words = "the layers' effects have their centre in the first half"
@@ -122,20 +118,17 @@ def trends(stacks: Sequence[xarray.Dataset]) -> list[tuple[str, list[Claim]]]:
         (family and stack, claims) of each with models of different depths, controls left out.
         Models that share a depth are no trend: the first of each depth counts.
     """
+    families: dict[tuple[str, str], list[xarray.Dataset]] = {}
+    for one in stacks:
+        if not one.attrs.get("control_of"):
+            families.setdefault((one.attrs["family"], one.attrs["stack"]), []).append(one)
     found = []
-    order = sorted(stacks, key=lambda one: (one.attrs["family"], one.attrs["stack"]))
-    for (family, stack), group in groupby(
-        order, key=lambda one: (one.attrs["family"], one.attrs["stack"])
-    ):
-        models = sorted(
-            (one for one in group if not one.attrs.get("control_of")),
-            key=lambda one: int(one.attrs["layers"]),
-        )
-        first, last = models[0] if models else None, models[-1] if models else None
-        if first is None or last is None or first.attrs["layers"] == last.attrs["layers"]:
-            continue
-        ends = f"{last.attrs['layers']} layers - {first.attrs['layers']} layers"
-        found.append((f"{family}, {stack}", _differences(first, last, ends)))
+    for (family, stack), models in sorted(families.items()):
+        models.sort(key=lambda one: int(one.attrs["layers"]))
+        first, last = models[0], models[-1]
+        if first.attrs["layers"] != last.attrs["layers"]:
+            ends = f"{last.attrs['layers']} layers - {first.attrs['layers']} layers"
+            found.append((f"{family}, {stack}", _differences(first, last, ends)))
     return found
 
 
@@ -152,16 +145,15 @@ def table(rows: Sequence[Claim], control: Sequence[Claim] = ()) -> Table:
     """For terminals and pages; the numbers of a control beside, where they are the same ones."""
     theirs = {row.name: row for row in control}
     columns = ["claim", "value", "95 % interval", "threshold", "verdict"]
+    cells: list[list[Any]] = [
+        [row.claim, row.value, span(row.low, row.high), row.threshold, row.verdict or None]
+        for row in rows
+    ]
     if theirs:
         columns.insert(3, "re-initialised")
-    cells: list[list[Any]] = []
-    for row in rows:
-        line = [row.claim, row.value, span(row.low, row.high), row.threshold, row.verdict or None]
-        if theirs:
+        for row, line in zip(rows, cells, strict=True):
             other = theirs.get(row.name)
-            same = other is not None and other.claim == row.claim
-            line.insert(3, other.value if other is not None and same else None)
-        cells.append(line)
+            line.insert(3, other.value if other and other.claim == row.claim else None)
     return Table(columns, cells)
 
 
@@ -195,10 +187,6 @@ def _ends(x: Bootstrapped) -> tuple[float | None, float | None]:
     if math.isnan(low):  # the same in every draw, or defined in too few
         return (x.value, x.value) if _enough(x.drawn) else (None, None)
     return low, high
-
-
-def _number(name: str, words: str, x: Bootstrapped) -> Claim:
-    return Claim(name, words, x.value, *_ends(x))
 
 
 def _compared(name: str, words: str, x: Bootstrapped, side: int, threshold: float) -> Claim:
@@ -294,12 +282,9 @@ def _leaders(results: xarray.Dataset) -> Iterator[Claim]:
         who = " or ".join(str(labels[i]) for i in (top, *rivals[:3]))
         who += f" or {len(rivals) - 3} others" if len(rivals) > 3 else ""
         text = f"{words.format(who)}: {values[top]:.3g} nats; difference to {labels[second]}"
-        gap = Bootstrapped(
-            float(values[top] - values[second]), draws[:, top] - draws[:, second],
-            x.total.shape[-1],
-        )  # fmt: skip
-        row = _compared(name, text, gap, 1, 0.0)
-        yield replace(row, verdict=OPEN if rivals else YES)
+        apart = draws[:, top] - draws[:, second]
+        gap = Bootstrapped(float(values[top] - values[second]), apart, x.total.shape[-1])
+        yield replace(_compared(name, text, gap, 1, 0.0), verdict=OPEN if rivals else YES)
 
 
 def _blocks(results: xarray.Dataset) -> Iterator[Claim]:
@@ -322,17 +307,21 @@ def _blocks(results: xarray.Dataset) -> Iterator[Claim]:
             return
 
 
-def _halves(results: xarray.Dataset) -> Iterator[Claim]:
-    x = quantity(results, "relative_contribution")
-    if x is None or results.attrs["layers"] < 4:
-        return
+def _contrasts(results: xarray.Dataset) -> Iterator[Claim]:
+    """The second half against the first, and the last depth against the first."""
     middle = int(results.attrs["layers"]) // 2
-    there = np.flatnonzero(~np.isnan(x.mean[0]))
-    early, late = there[there < middle], there[there >= middle]
-    if len(early) and len(late):
-        words = "contribution of a layer, relative to the stream, second half - first half"
-        change = _of(x, lambda v: v[..., 0, late].mean(-1) - v[..., 0, early].mean(-1))
-        yield _changed("halves", words, change)
+    if (x := quantity(results, "relative_contribution")) is not None and middle > 1:
+        there = np.flatnonzero(~np.isnan(x.mean[0]))
+        early, late = there[there < middle], there[there >= middle]
+        if len(early) and len(late):
+            words = "contribution of a layer, relative to the stream, second half - first half"
+            change = _of(x, lambda v: v[..., 0, late].mean(-1) - v[..., 0, early].mean(-1))
+            yield _changed("halves", words, change)
+    yield from _direction(results)
+    if (x := quantity(results, "context_share")) is not None and len(x.mean) > 1:
+        depths = results["at_depth"].values
+        words = f"attribution on other tokens, depth {depths[-1]} - depth {depths[0]}"
+        yield _changed("context_share", words, _of(x, lambda v: v[..., -1] - v[..., 0]))
 
 
 def _direction(results: xarray.Dataset) -> Iterator[Claim]:
@@ -350,14 +339,6 @@ def _direction(results: xarray.Dataset) -> Iterator[Claim]:
             yield _compared("cosine", text, _of(x, nearest), sign, 0.0)
 
 
-def _context(results: xarray.Dataset) -> Iterator[Claim]:
-    x = quantity(results, "context_share")
-    if x is not None and len(x.mean) > 1:
-        depths = results["at_depth"].values
-        words = f"attribution on other tokens, depth {depths[-1]} - depth {depths[0]}"
-        yield _changed("context_share", words, _of(x, lambda v: v[..., -1] - v[..., 0]))
-
-
 def _trained_lens(results: xarray.Dataset) -> Iterator[Claim]:
     """On the proteins that the maps were not fitted to, which are fewer."""
     lens, base = (quantity(results, name) for name in ("tuned_lens_nll", "base_nll"))
@@ -371,18 +352,10 @@ def _trained_lens(results: xarray.Dataset) -> Iterator[Claim]:
     half = _of(Quantity(("depth",), total, count), lambda v: reached(GUESS - v, HALF))
     if not math.isnan(half.value) and _enough(half.drawn):
         words = f"half of the answer through a trained map, on {int(judged.sum())} other proteins"
-        yield _number("tuned_half_depth", words, half)
+        yield Claim("tuned_half_depth", words, half.value, *_ends(half))
 
 
-_FINDERS: tuple[Callable[[xarray.Dataset], Iterator[Claim]], ...] = (
-    _late_layers,
-    _leaders,
-    _blocks,
-    _halves,
-    _direction,
-    _context,
-    _trained_lens,
-)
+_FINDERS = (_late_layers, _leaders, _blocks, _contrasts, _trained_lens)
 _HEADLINES: Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "loss": ("base_nll", lambda x: x),
     "accuracy": ("base_accuracy", lambda x: x),

@@ -1,4 +1,4 @@
-"""Results as tables, and the files that `protlm depth` writes."""
+"""The files and tables of `protlm depth`."""
 
 from __future__ import annotations
 
@@ -43,21 +43,19 @@ def write(stacks: Sequence[xarray.Dataset], folder: Path) -> list[Path]:
     rows = [row for one in stacks for row in _rows(one)]
     written.append(Table.of(rows, COLUMNS).csv(folder / "depth.csv"))
     keys = ("model", "family", "control_of", "stack", "layers")
-    said = [
+    claimed = [
         {**{key: one.attrs.get(key, "") for key in keys}, "proteins": one.sizes["protein"]}
         | vars(claim)
         for one in plain
         for claim in claims.claims(one, control_of(one, plain))
     ]
-    return [*written, Table.of(said).csv(folder / "claims.csv")]
+    return [*written, Table.of(claimed).csv(folder / "claims.csv")]
 
 
 def control_of(results: xarray.Dataset, stacks: Sequence[xarray.Dataset]) -> xarray.Dataset | None:
     """The same stack of the model's re-initialised copy; None where it was not measured."""
-    wanted = (results.attrs["model"], results.attrs["stack"])
-    return next(
-        (x for x in stacks if (x.attrs.get("control_of"), x.attrs["stack"]) == wanted), None
-    )
+    mine = (results.attrs["model"], results.attrs["stack"])
+    return next((x for x in stacks if (x.attrs.get("control_of"), x.attrs["stack"]) == mine), None)
 
 
 def text(results: xarray.Dataset) -> str:
@@ -74,7 +72,7 @@ def text(results: xarray.Dataset) -> str:
 
 
 def few(proteins: int) -> str:
-    """What to know about intervals from few proteins."""
+    """The warning about intervals from few proteins."""
     if proteins == 1:
         return "only one protein: there are no intervals"
     return f"only {proteins} proteins: intervals from fewer than {claims.FEW} are mostly too narrow"
@@ -83,21 +81,19 @@ def few(proteins: int) -> str:
 def by_layer(results: xarray.Dataset) -> Table:
     """What each layer adds, and what is lost without it."""
     columns: dict[str, Any] = {"layer": range(int(results.attrs["layers"]))}
-    for title, name in (("|c|/|h|", "relative_contribution"), ("cos(c, h)", "cosine")):
-        if name in results:
-            columns[title] = results[name].sel(part="layer").values
     for title, name in (
+        ("|c|/|h|", "relative_contribution"),
+        ("cos(c, h)", "cosine"),
         ("skip: KL", "skip_kl"),
         ("skip: dNLL", "skip_delta_nll"),
         ("skip: top-1", "skip_top1_agreement"),
         ("lens NLL", "lens_nll"),
     ):
         if name in results:
-            columns[title] = results[name].values
+            x = results[name]
+            columns[title] = (x.sel(part="layer") if "part" in x.dims else x).values.tolist()
     rows = zip(*columns.values(), strict=False)  # a lens has one entry more, the model's own
-    cells = [[None if x != x else x if isinstance(x, int) else float(x) for x in row]
-             for row in rows]  # fmt: skip
-    return Table(list(columns), cells)
+    return Table(list(columns), [[None if x != x else x for x in row] for row in rows])
 
 
 def _rows(results: xarray.Dataset) -> Iterator[dict[str, Any]]:

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Asked, Proteins
-from protlm_jax.evaluation.depth.parts import NOTHING, Part
-from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
+from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.results import Quantity
-from protlm_jax.evaluation.depth.streaming import arguments, over_batches
-from protlm_jax.evaluation.depth.subject import Subject, observe
-from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.evaluation.depth.subject import Subject
+from protlm_jax.evaluation.depth.sweep import Sweep
 from protlm_jax.models.stack import LayerProgram
 
 STEPS = 16
 
 
-@functools.partial(jax.jit, static_argnames=("model", "stack", "depths", "steps"))
+def gradients(sweep: Sweep) -> dict[str, Quantity]:
+    """How much of the attribution lies on tokens that are not read: "context_share" (at_depth).
+
+    The sum over these tokens of |A_l(t)| / the sum over all. Near 1 the answer has still to be
+    fetched from the context; near 0 it lies where it is read already. The path is that of all
+    tokens, and the position set says which answers are attributed.
+    """
+
+    def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
+        shown = sweep.shown(batch)
+        found, _ = sweep.run(attribute, shown, batch.protein >= 0, depths=sweep.depths)
+        size = np.abs(found)
+        elsewhere = np.where(shown.positions.read[None], 0, size)
+        stat = Stat(elsewhere.sum(axis=-1), size.sum(axis=-1), None, ("at_depth",))
+        return {"context_share": stat}, None
+
+    return sweep.sums(measure, "gradients")[0]
+
+
 def attribute(
-    model: nn.Module,
-    params: Any,
-    features: dict[str, jax.Array],
-    true: jax.Array,
-    positions: Positions,
-    amino_acids: jax.Array,
-    real: jax.Array,
-    *,
-    stack: str,
-    depths: tuple[int, ...],
-    steps: int = STEPS,
+    subject: Subject, real: jax.Array, *, depths: tuple[int, ...], steps: int = STEPS
 ) -> tuple[jax.Array, jax.Array]:
     """Integrated gradients of the true residues' probabilities along the stream at a depth.
 
@@ -50,11 +51,9 @@ def attribute(
         steps: K, midpoints of the path.
 
     Returns:
-        Attributions [depths, B, L] and f(h) - f(b) [depths, B], both in probability.
-
-    Cost: of each depth l about 3 K (N - l) / N forwards.
+        Attributions [depths, B, L] and f(h) - f(b) [depths, B], both in probability. Cost: of each
+        depth l about 3 K (N - l) / N forwards.
     """
-    subject = observe(model, params, features, true, positions, amino_acids, stack)
     found = [_at_depth(subject, real, depth, steps) for depth in depths]
     attributions, differences = (jnp.stack(each) for each in zip(*found, strict=True))
     return attributions, differences
@@ -85,36 +84,3 @@ def _at_depth(
     shares = (jnp.arange(steps) + 0.5) / steps
     total, _ = jax.lax.scan(step, jnp.zeros_like(h), shares)
     return jnp.sum((h - base) * total / steps, axis=-1), target(h) - target(base)
-
-
-def gradients(
-    loaded: LoadedModel,
-    proteins: Proteins,
-    stack: str,
-    depths: Sequence[int],
-    positions: PositionSet = "asked",
-    *,
-    part: Part = NOTHING,
-    progress: bool = False,
-) -> dict[str, Quantity]:
-    """How much of the attribution lies on tokens that are not read: dims ("at_depth",).
-
-    The path is that of all tokens, and the position set says which answers are attributed.
-
-    Returns:
-        "context_share": sum over tokens that are not read of |A_l(t)| / sum over all. Near 1 the
-        answer has still to be fetched from the context; near 0 it lies where it is read already.
-    """
-
-    def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
-        given = arguments(loaded, batch, positions)
-        with jax.default_matmul_precision("float32"):
-            real = jnp.asarray(batch.protein >= 0)
-            found, _ = attribute(*given, real, stack=stack, depths=tuple(depths))
-        size = np.abs(np.asarray(found))
-        elsewhere = np.where(given[4].read[None], 0, size)
-        stat = Stat(elsewhere.sum(axis=-1), size.sum(axis=-1), None, ("at_depth",))
-        return {"context_share": stat}, None
-
-    title = f"{stack}, gradients"
-    return over_batches(loaded, proteins, measure, title, part=part, progress=progress)[0]

@@ -7,22 +7,21 @@ regression in closed form, is ours.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray
 
 from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
-from protlm_jax.evaluation.depth.streaming import require_finite
+from protlm_jax.evaluation.depth.subject import Subject
+from protlm_jax.evaluation.depth.sweep import Sweep, require_finite
 from protlm_jax.models.loaded import LoadedModel
 
 PENALTY = 1e-3  # ridge, as a share of the mean variance of the streams that are mapped
 Moments = dict[str, np.ndarray]
+"""Sums over points of x [I, D] and y [J, E]: "n" [], "x", "y", "xx" [I, D, D], "xy" [I, J, D, E]
+and "yy" [J], of y . y."""
 
 
 def linear_maps(
@@ -63,7 +62,7 @@ def linear_maps(
     shift: tuple[np.ndarray, np.ndarray] | None = None
     for index in range(proteins.batches):
         x, y = (
-            _finite_streams(loaded, each, index, of)
+            streams_of(loaded, each, each.batch(loaded, index), of)
             for loaded, each, of in ((first, proteins, depths), (second, others, other_depths))
         )
         shift = shift or (x.mean(axis=1), y.mean(axis=1))
@@ -77,10 +76,6 @@ def explained(fitted: Moments, held_out: Moments, penalty: float = PENALTY) -> n
     """R^2 [I, J] on one set of moments of the ridge regression fitted to another.
 
     nan where what is predicted is the same at all points.
-
-    Args:
-        fitted, held_out: "n" [], "x" [I, D], "y" [J, E], "xx" [I, D, D], "xy" [I, J, D, E] and
-            "yy" [J], sums over points of x, y, x x^T, x y^T and y . y.
     """
     pairs, others = fitted["xy"].shape[:2]
     result = np.empty((pairs, others))
@@ -106,32 +101,20 @@ def explained(fitted: Moments, held_out: Moments, penalty: float = PENALTY) -> n
     return result
 
 
-def _finite_streams(
-    loaded: LoadedModel, proteins: Proteins, index: int, depths: Sequence[int] | None
+def streams_of(
+    loaded: LoadedModel, proteins: Proteins, batch: Asked, depths: Sequence[int] | None
 ) -> np.ndarray:
-    """`streams_of` a batch, if all are finite."""
-    batch = proteins.batch(loaded, index)
-    found = streams_of(loaded, batch, depths)
-    require_finite(loaded, proteins, batch, np.isfinite(found).all())
+    """The first stack's streams at the residues of a batch, row by row: [depths, residues, D]."""
+    sweep = Sweep(loaded, proteins, loaded.model.stack_names[0])
+    streams = sweep.run(_streams, sweep.shown(batch))
+    chosen = streams if depths is None else streams[list(depths)]
+    found = chosen[:, batch.residues].astype(np.float64)
+    require_finite(loaded, proteins, batch, bool(np.isfinite(found).all()))
     return found
 
 
-def streams_of(
-    loaded: LoadedModel, batch: Asked, depths: Sequence[int] | None = None
-) -> np.ndarray:
-    """The first stack's streams at the residues of a batch, row by row: [depths, residues, D]."""
-    stack = loaded.model.stack_names[0]
-    with jax.default_matmul_precision("float32"):
-        streams = np.asarray(_streams(loaded.model, loaded.params, batch.features, stack=stack))
-    chosen = streams if depths is None else streams[list(depths)]
-    return chosen[:, batch.residues].astype(np.float64)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "stack"))
-def _streams(model: nn.Module, params: Any, features: Any, *, stack: str) -> jax.Array:
-    h, context = model.apply({"params": params}, features, method="embed")
-    out, taps = model.apply({"params": params}, h, context, method="stack")
-    return jnp.concatenate([taps[stack]["stream"], out[stack][None]])
+def _streams(subject: Subject) -> jax.Array:
+    return subject.streams
 
 
 def _add(moments: Moments, x: np.ndarray, y: np.ndarray) -> None:

@@ -1,18 +1,25 @@
-"""What can be measured, what it costs, and where it is not defined."""
+"""The registry of measurements: what each computes, what it costs, and where it is defined.
+
+To add one: a function, subject -> quantities (or sweep -> quantities), and a line in METRICS.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.depth import answers, contributions, programs, skips
+from protlm_jax.evaluation.depth import ablation, similarity, stream
+from protlm_jax.evaluation.depth.ablation import block_sizes
+from protlm_jax.evaluation.depth.gradients import gradients
 from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.subject import Subject
+from protlm_jax.evaluation.depth.sweep import depths_of
+from protlm_jax.evaluation.depth.tuned_lens import tuned_lens
 from protlm_jax.models.stacked import Stacked
-
-Needs = Literal["streams", "sum", "answer", "lens"]
 
 
 @dataclass(frozen=True)
@@ -20,48 +27,49 @@ class Metric:
     """One kind of measurement.
 
     Attributes:
-        measure: subject -> quantities; None for what `measure.measure` sees to itself.
+        measure: what computes it, by `how`.
         forwards: (layers, sublayers) -> its cost beside the base pass, in forwards of the stack,
             where the residues that are read are 15 % of all.
         needs: "streams" alone, a stream that is a "sum" (no norm behind the addition), an "answer"
             read from a stream, or the stack that `head` reads ("lens").
-        layers: the least number that it makes sense for.
-        streamed: whether it is reduced batch by batch in the compiled program; the others go
-            through the proteins on their own.
+        layers: the least number for which it is defined.
+        how: "alone", measure(subject) -> quantities of a batch; "together", measure(subject, names)
+            of all metrics with this function, as one compiled loop; "sample", measure(subject,
+            points) -> streams that are kept; "sweep", measure(sweep) over all batches.
     """
 
-    measure: Callable[[Subject], dict[str, Stat]] | None
+    measure: Callable[..., dict[str, Any]]
     forwards: Callable[[int, int], float]
-    needs: Needs = "streams"
+    needs: Literal["streams", "sum", "answer", "lens"] = "streams"
     layers: int = 1
-    streamed: bool = True
+    how: Literal["alone", "together", "sample", "sweep"] = "alone"
+
+
+def _deletions(n: int, k: int) -> float:
+    return sum((n - size) ** 2 / (2 * n) for size in block_sizes(n))
+
+
+def _reversals(n: int, k: int) -> float:
+    return sum((n * n - size * size) / (2 * n) for size in block_sizes(n))
 
 
 METRICS: dict[str, Metric] = {
-    "contributions": Metric(contributions.contributions, lambda n, k: 0.0),
-    "angles": Metric(contributions.angles, lambda n, k: 0.0),
-    "similarity": Metric(None, lambda n, k: 0.0),
-    "logit_lens": Metric(answers.logit_lens, lambda n, k: 0.1, "lens"),
-    "skips": Metric(None, lambda n, k: (n - 1) / 2),
-    "sublayer_skips": Metric(None, lambda n, k: k * (n + 1) / 2 - 1),
-    "local_effects": Metric(skips.local_effects, lambda n, k: (n - 1) / 4, "sum", layers=2),
-    "swaps": Metric(None, lambda n, k: (n + 1) / 2, "answer", layers=2),
-    "repeats": Metric(None, lambda n, k: (n + 3) / 2, "answer"),
-    "block_deletions": Metric(
-        None,
-        lambda n, k: sum((n - size) ** 2 / (2 * n) for size in programs.block_sizes(n)),
-        "answer",
-        layers=3,
+    "contributions": Metric(stream.contributions, lambda n, k: 0.0),
+    "angles": Metric(stream.angles, lambda n, k: 0.0),
+    "similarity": Metric(similarity.sample, lambda n, k: 0.0, how="sample"),
+    "logit_lens": Metric(stream.logit_lens, lambda n, k: 0.1, "lens"),
+    "skips": Metric(ablation.skips, lambda n, k: (n - 1) / 2, how="together"),
+    "sublayer_skips": Metric(ablation.skips, lambda n, k: k * (n + 1) / 2 - 1, how="together"),
+    "local_effects": Metric(ablation.local_effects, lambda n, k: (n - 1) / 4, "sum", 2),
+    "swaps": Metric(ablation.rearranged, lambda n, k: (n + 1) / 2, "answer", 2, "together"),
+    "repeats": Metric(ablation.rearranged, lambda n, k: (n + 3) / 2, "answer", 1, "together"),
+    "block_deletions": Metric(ablation.rearranged, _deletions, "answer", 3, "together"),
+    "reversals": Metric(ablation.rearranged, _reversals, "answer", 3, "together"),
+    "erasure": Metric(
+        ablation.erasure, lambda n, k: len(depths_of(n)) * 2.5, "answer", how="sweep"
     ),
-    "reversals": Metric(
-        None,
-        lambda n, k: sum((n * n - size * size) / (2 * n) for size in programs.block_sizes(n)),
-        "answer",
-        layers=3,
-    ),
-    "erasure": Metric(None, lambda n, k: len(depths_of(n)) * 2.5, "answer", streamed=False),
-    "gradients": Metric(None, lambda n, k: len(depths_of(n)) * 24.0, "answer", streamed=False),
-    "tuned_lens": Metric(None, lambda n, k: 2.0, "lens", streamed=False),
+    "gradients": Metric(gradients, lambda n, k: len(depths_of(n)) * 24.0, "answer", how="sweep"),
+    "tuned_lens": Metric(tuned_lens, lambda n, k: 2.0, "lens", how="sweep"),
 }
 DEFAULT = (
     *("contributions", "angles", "similarity", "logit_lens"),
@@ -69,16 +77,35 @@ DEFAULT = (
 )
 
 
-def depths_of(num_layers: int) -> tuple[int, ...]:
-    """The depths at which costly measurements look: at most eight, evenly spaced, 0 among them."""
-    return tuple(sorted({num_layers * i // 8 for i in range(8)}))
+def measure(
+    subject: Subject, *, metrics: tuple[str, ...], points: int = 0
+) -> tuple[dict[str, Stat], dict[str, jax.Array]]:
+    """What is measured of one batch after one base pass: quantities, and the sample of streams.
+
+    Args:
+        metrics: names that are defined on the stack, see `why_not`; those of a sweep are left out.
+        points: how many positions "similarity" takes of this batch.
+    """
+    found, sample = stream.own(subject) if subject.answers else {}, {}
+    for name in metrics:
+        if METRICS[name].how == "alone":
+            found |= METRICS[name].measure(subject)
+        elif METRICS[name].how == "sample":
+            sample = METRICS[name].measure(subject, points)
+    together: dict[Callable[..., Any], list[str]] = {}
+    for name in metrics:
+        if METRICS[name].how == "together":
+            together.setdefault(METRICS[name].measure, []).append(name)
+    for function, names in together.items():
+        found |= function(subject, names)
+    return found, sample
 
 
 def resolve(wanted: str | Iterable[str]) -> tuple[str, ...]:
     """Names of metrics: of "default", "all", or a list.
 
     Raises:
-        ProtlmError: for a name that does not exist.
+        ProtlmError: a name does not exist.
     """
     if wanted == "default":
         return DEFAULT

@@ -81,11 +81,11 @@ class Positions:
     @property
     def read(self) -> np.ndarray:
         """[B, L] bool on the host, the positions that count."""
-        target, length = np.asarray(self.target), self.source.shape[1]
+        target = np.asarray(self.target)
         if self.places is None:
             return target
         rows, columns = np.nonzero(target)
-        found = np.zeros((len(target), length), bool)
+        found = np.zeros(self.source.shape, bool)
         found[rows, np.asarray(self.places)[rows, columns]] = True
         return found
 
@@ -102,23 +102,11 @@ class Positions:
         counted = jnp.broadcast_to(self.target, values.shape)
         if defined is not None:
             counted &= jnp.broadcast_to(defined, values.shape)
-        total = self._by_protein(jnp.sum, jnp.where(counted, values, 0.0))
-        if defined is None:
-            counted = self.target
-        count = self._by_protein(jnp.sum, counted)
-        largest = self._by_protein(jnp.max, jnp.where(counted, values, 0.0)) if peak else None
+        kept = jnp.where(counted, values, 0.0)
+        total = self._by_protein(jnp.sum, kept)
+        count = self._by_protein(jnp.sum, self.target if defined is None else counted)
+        largest = self._by_protein(jnp.max, kept) if peak else None
         return Stat(total, jnp.broadcast_to(count, total.shape), largest)
-
-    def reduce_each(
-        self, values: dict[str, jax.Array], peaks: tuple[str, ...] = ()
-    ) -> dict[str, Stat]:
-        """The same of several values [B, K] at once, of which some keep the largest."""
-        all_ = self.reduce(jnp.stack([x.astype(jnp.float32) for x in values.values()]), peak=True)
-        found = {}
-        for index, name in enumerate(values):
-            one = jax.tree.map(lambda x, i=index: x[i], all_)
-            found[name] = one if name in peaks else one.replace(peak=None)
-        return found
 
     def _by_protein(self, over: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
         """[..., B, K] to [..., P], zero where a protein has no token."""
@@ -138,8 +126,7 @@ def position_set(
     """The named set of one batch; see POSITION_SETS.
 
     Args:
-        asked: [B, L] bool, residues that the model predicts; where it predicts them (a causal
-            model: one position early).
+        asked: [B, L] bool, where the model predicts residues (a causal model: one position early).
         residues: [B, L] bool, tokens that are residues.
         protein: [B, L] int32, the protein of each token; negative where there is none.
         proteins: how many proteins the batch may hold.
@@ -159,18 +146,16 @@ def position_set(
         "future": _future(protein, residues),
     }[name]
     target = target & real
-    owner = np.maximum(protein, 0)
+    owner, edited = np.maximum(protein, 0), jnp.asarray(source)
     count = int(target.sum(axis=1).max())
     most = max(1, count if most is None else most)
     if name not in FEW or most >= real.shape[1]:
-        return Positions(
-            None, jnp.asarray(target), jnp.asarray(source), jnp.asarray(owner), proteins
-        )
+        return Positions(None, jnp.asarray(target), edited, jnp.asarray(owner), proteins)
     if count > most:
         raise ValueError(f"{count} residues of a row are asked, and places for {most}")
     places = np.argsort(~target, axis=1, kind="stable")[:, :most]  # targets first, in order
     target, owner = (jnp.asarray(np.take_along_axis(x, places, axis=1)) for x in (target, owner))
-    return Positions(jnp.asarray(places, jnp.int32), target, jnp.asarray(source), owner, proteins)
+    return Positions(jnp.asarray(places, jnp.int32), target, edited, owner, proteins)
 
 
 def _future(protein: np.ndarray, residues: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

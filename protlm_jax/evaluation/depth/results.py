@@ -13,7 +13,7 @@ A similarity of all points, such as CKA, has the first alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,61 @@ import numpy as np
 import xarray
 
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.depth.quantities import attributes
 
 if TYPE_CHECKING:
     from protlm_jax.evaluation.depth.positions import Stat
 
 PARTS = ("total", "count", "peak")
 Values = tuple[tuple[str, ...], np.ndarray]  # dimensions, and values without a bootstrap
+
+_CSORDAS = "Csordás, Manning and Potts 2025, arXiv 2505.13898"
+# Of one number: units, long name, source.
+_ALONE = {
+    "relative_contribution": ("1", "norm of what is added / norm of the stream", _CSORDAS),
+    "cosine": ("1", "cosine of what is added with the stream", _CSORDAS),
+    "stream_norm": ("1", "norm of the stream", _CSORDAS),
+    "block_influence": ("1", "1 - cos(h_l, h_{l+1})", "Men et al. 2024, arXiv 2403.03853"),
+    "angular_distance": (
+        "pi rad", "angle between the streams of two depths", "Gromov et al. 2024, arXiv 2403.17887",
+    ),
+    "skip_effect": ("1", "relative change of what a later layer adds", _CSORDAS),
+    "sublayer_skip_effect": ("1", "relative change of what a later layer adds", _CSORDAS),
+    "local_effect": ("1", "relative direct change of what a later layer adds", _CSORDAS),
+    "context_share": (
+        "1", "share of the integrated gradients on tokens that are not read", _CSORDAS,
+    ),
+    "cka": ("1", "linear centred kernel alignment", "Kornblith et al. 2019, arXiv 1905.00414"),
+    "effective_rank": ("1", "exp of the entropy of the singular values", "Roy and Vetterli 2007"),
+    "intrinsic_dimension": ("1", "TwoNN dimension", "Facco et al. 2017"),
+}  # fmt: skip
+_CHANGES = {
+    "base": ("the model itself", ""),
+    "skip": ("a layer left out", _CSORDAS),
+    "sublayer_skip": ("a sublayer left out", _CSORDAS),
+    "swap": ("a layer exchanged with the next", "Lad et al. 2024, arXiv 2406.19384"),
+    "repeat": ("a layer run twice", ""),
+    "delete": ("a block of layers left out", "Gromov et al. 2024, arXiv 2403.17887"),
+    "reverse": ("a block of layers reversed", "Kapl et al. 2025, arXiv 2512.08819"),
+    "erasure": ("the stream of one residue replaced by a mean stream", _CSORDAS),
+    "lens": ("the head on the stream of a depth", _CSORDAS),
+    "tuned_lens": (
+        "the head on a trained map of a stream",
+        "Belrose et al. 2023, arXiv 2303.08112",
+    ),
+    "edit": ("under a layer program", ""),
+}
+_MEASURES = {
+    "l2": ("1", "Euclidean distance of the answers' probabilities"),
+    "kl": ("nats", "divergence of the changed answer from the model's"),
+    "kl_reverse": ("nats", "divergence of the model's answer from the changed one"),
+    "top1_agreement": ("1", "share of residues with the same first amino acid"),
+    "nll": ("nats", "loss"),
+    "delta_nll": ("nats", "rise of the loss"),
+    "accuracy": ("1", "share of residues whose first amino acid is the true one"),
+    "js": ("nats", "Jensen-Shannon divergence of the answers"),
+    "top3_overlap": ("1", "overlap of the first three amino acids"),
+    "rank_correlation": ("1", "Spearman's correlation of the 20 amino acids"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,22 +100,19 @@ class Quantity:
 
 
 class Totals:
-    """Sums of all proteins while batches come in.
-
-    Args:
-        proteins: how many there are.
-        kept: what `dataset` gave, to go on from.
-    """
+    """Sums of so many proteins while batches come in; `kept` is a `dataset` to go on from."""
 
     def __init__(self, proteins: int, kept: xarray.Dataset | None = None) -> None:
         self.proteins = proteins
-        self.quantities = {} if kept is None else dict(_quantities(kept))
+        self.quantities: dict[str, Quantity] = {}
+        for key in () if kept is None else map(str, kept.data_vars):
+            if (name := key.removesuffix("_total")) != key:
+                self.quantities[name] = quantity(kept, name)  # type: ignore[assignment,arg-type]
 
     def add(self, found: Mapping[str, Stat], owners: Sequence[int]) -> None:
-        """Adds a batch's sums to their proteins; slots beyond the owners hold nothing.
+        """Adds a batch's sums to `owners`, the index of the protein in each slot of the last axis.
 
-        Args:
-            owners: index of the protein in each slot of the last axis; one may occur twice.
+        A protein may own several slots; those beyond the owners hold nothing.
         """
         places: Any = (..., np.asarray(owners, int))
         for name, stat in found.items():
@@ -99,25 +144,15 @@ def dataset(
     labels: Mapping[str, Sequence[Any]],
     **attributes_: str | float,
 ) -> xarray.Dataset:
-    """One stack's results.
-
-    Args:
-        quantities: by name.
-        labels: of the entries of each dimension, "protein" among them; others count from 0.
-        attributes_: of the dataset.
-    """
-    sums = {name: x for name, x in quantities.items() if isinstance(x, Quantity)}
+    """One stack's results; a dimension has `labels`, "protein" always, or counts from 0."""
     totals = Totals(len(labels["protein"]))
-    totals.quantities = sums
+    totals.quantities = {n: x for n, x in quantities.items() if isinstance(x, Quantity)}
     found = totals.dataset()
     for name, x in quantities.items():
         dims, values = (x.dims, x.mean) if isinstance(x, Quantity) else x
         found[name] = (dims, values, attributes(name))
-    places = {
-        dim: list(labels[dim]) if dim in labels else np.arange(size)
-        for dim, size in zip(map(str, found.sizes), found.sizes.values(), strict=True)
-    }
-    places["protein"] = list(labels["protein"])
+    places: dict[str, Any] = {str(dim): np.arange(n) for dim, n in found.sizes.items()}
+    places |= {dim: list(labels[dim]) for dim in ("protein", *places) if dim in labels}
     return found.assign_coords(places).assign_attrs(attributes_)
 
 
@@ -237,13 +272,16 @@ def by_noise(results: xarray.Dataset) -> list[tuple[float | None, xarray.Dataset
     return [(level, results.sel(noise=level, drop=True)) for level in levels]
 
 
-def _quantities(sums: xarray.Dataset) -> Iterator[tuple[str, Quantity]]:
-    for key in map(str, sums.data_vars):
-        name = key.removesuffix("_total")
-        if name != key:
-            found = quantity(sums, name)
-            assert found is not None
-            yield name, found
+def attributes(name: str) -> dict[str, str]:
+    """Of a quantity: "units", "long_name" and "source", as far as they are known."""
+    units, words, source = _ALONE.get(name, ("", "", ""))
+    for change, (what, whose) in _CHANGES.items():
+        measure = name.removeprefix(f"{change}_")
+        if measure != name and measure in _MEASURES:
+            units, of = _MEASURES[measure]
+            words, source = f"{of}: {what}", whose
+    found = {"units": units, "long_name": words, "source": source}
+    return {key: text for key, text in found.items() if text}
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -39,6 +39,7 @@ class Subject:
         true: [B, K, 20] float32, one-hot of the amino acid that belongs to each answer.
         amino_acids: [20] int32 ids.
         pre_norm: whether a block adds to its stream and leaves it otherwise alone.
+        answers: whether the model answers from a stream.
     """
 
     run: Any
@@ -54,6 +55,7 @@ class Subject:
     true: jax.Array
     amino_acids: jax.Array
     pre_norm: bool
+    answers: bool
 
     @property
     def num_layers(self) -> int:
@@ -104,9 +106,9 @@ class Subject:
         if self.stack != self.head_stack:
             after = self.run({self.stack: final}, self.context, method="connect")[self.head_stack]
             final, _ = self.run(self.head_stack, self.start[self.head_stack], after, method="run")
-        return self.said_of(self.positions.at(final))
+        return self.answer_of(self.positions.at(final))
 
-    def said_of(self, seen: jax.Array) -> jax.Array:
+    def answer_of(self, seen: jax.Array) -> jax.Array:
         """Log-probabilities [B, K, 20] of what is read, [B, K, D], of the head's own stack."""
         logits = self.run({self.head_stack: seen}, method="head")[..., self.amino_acids]
         return jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -124,11 +126,8 @@ def observe(
     """Runs the model once, and keeps its streams and what its sublayers added (traceable).
 
     Args:
-        features: what the model is shown.
         true: [B, L] int32, the tokens as they are.
-        positions: as the answers are placed: a causal model's before the residues they are about.
-        amino_acids: [20] int32 ids.
-        stack: which of the model's stacks is measured.
+        positions: of the answers: a causal model's before the residues they are about.
     """
     run = functools.partial(model.apply, {"params": params})
     h, context = run(features, method="embed")
@@ -151,6 +150,7 @@ def observe(
         true=correct.astype(jnp.float32),
         amino_acids=amino_acids,
         pre_norm=model.config.norm_placement == "pre",
+        answers=asked.reads_stream,
     )
 
 

@@ -4,7 +4,7 @@
 
 A and b start at zero, so that it starts as the logit lens. All depths are trained as one program,
 on streams that the model gave once; each keeps the maps that were best on proteins of their own,
-and is judged on others.
+and is measured on others.
 """
 
 from __future__ import annotations
@@ -12,127 +12,114 @@ from __future__ import annotations
 import functools
 from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray
 
-from protlm_jax.evaluation.depth.answers import differences, likenesses
-from protlm_jax.evaluation.depth.batches import Proteins
-from protlm_jax.evaluation.depth.parts import NOTHING, Part
-from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
+from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
-from protlm_jax.evaluation.depth.streaming import arguments
-from protlm_jax.evaluation.depth.subject import observe
+from protlm_jax.evaluation.depth.stream import lens
+from protlm_jax.evaluation.depth.subject import Subject
+from protlm_jax.evaluation.depth.sweep import Part, Sweep
 from protlm_jax.models.loaded import LoadedModel
 
 STEPS = 300
 POINTS = 256  # in a minibatch
 LEARNING_RATE = 1e-3
-EVERY = 25  # steps between looks at the proteins that choose
+EVERY = 25  # steps between measurements on the proteins that choose
 Maps = dict[str, jax.Array]  # "A" [N, D, D], "b" [N, D]
+Points = tuple[jax.Array, jax.Array]  # streams [N, n, D], and log p [n, 20], the model's answers
 
 
-def tuned_lens(
-    loaded: LoadedModel,
-    proteins: Proteins,
-    stack: str,
-    positions: PositionSet = "asked",
-    *,
-    seed: int = 0,
-    steps: int = STEPS,
-    part: Part = NOTHING,
-    progress: bool = False,
-) -> tuple[dict[str, Quantity], Maps]:
+def tuned_lens(sweep: Sweep) -> dict[str, Quantity]:
+    """`trained_lens` without the maps: "tuned_lens_<name>" (layer) for every name of `lens`."""
+    return trained_lens(sweep)[0]
+
+
+def trained_lens(sweep: Sweep, steps: int = STEPS) -> tuple[dict[str, Quantity], Maps]:
     """Trains the maps on half of the batches, chooses on a quarter, and measures on the last one.
 
-    Args:
-        positions: where streams are read, fitted and measured.
-        part: where the training is kept, and gone on from.
-
-    Returns:
-        "tuned_lens_<name>" (depth) for every name of `logit_lens`, on the last quarter's proteins
-        alone, and the maps. Cost: two forwards, and 3 `steps` heads of each depth.
+    Cost: two forwards, and 3 `steps` heads of each depth.
 
     Raises:
         ValueError: fewer than four batches of proteins.
     """
-    if proteins.batches < 4:
+    if sweep.proteins.batches < 4:
         raise ValueError("half, a quarter and a quarter of the batches: more proteins are needed")
-    groups: list[list[Any]] = [[], [], []]
-    for index in range(proteins.batches):
-        batch = proteins.batch(loaded, index)
-        group = groups[(0, 1, 0, 2)[index % 4]]
-        group.append((batch.owners, arguments(loaded, batch, positions)))
-    fitted, choosing = (_points([given for _, given in group], stack) for group in groups[:2])
-    maps = fit(loaded, fitted, choosing, seed, steps, part=part, progress=progress)
-    totals = Totals(len(proteins.names))
-    with jax.default_matmul_precision("float32"):
-        for owners, given in groups[2]:
-            found = measured_lens(*given, maps, stack=stack)
-            totals.add(jax.device_get(found), owners)
+    groups: list[list[Asked]] = [[], [], []]
+    for index, batch in enumerate(sweep.proteins.all_batches(sweep.loaded)):
+        groups[(0, 1, 0, 2)[index % 4]].append(batch)
+    maps = fit(sweep, _points(sweep, groups[0]), _points(sweep, groups[1]), steps)
+    totals = Totals(len(sweep.proteins.names))
+    for batch in groups[2]:
+        totals.add(sweep.run(measured_lens, sweep.shown(batch), maps), batch.owners)
     return totals.quantities, maps
 
 
-def fit(
-    loaded: LoadedModel,
-    fitted: tuple[jax.Array, jax.Array],
-    choosing: tuple[jax.Array, jax.Array],
-    seed: int = 0,
-    steps: int = STEPS,
-    *,
-    part: Part = NOTHING,
-    progress: bool = False,
-) -> Maps:
-    """The maps of every depth but the last.
+def measured_lens(subject: Subject, maps: Maps) -> dict[str, Stat]:
+    """The lens with these maps on one batch."""
+    base = subject.answer_of(subject.seen[-1])
 
-    Args:
-        fitted, choosing: streams [N, n, D] and log p [n, 20], the model's own answers.
-        part: where maps and optimizer are kept between looks, and taken from.
-    """
-    from tqdm import tqdm
+    def at(one: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Stat]:
+        seen, matrix, offset = one
+        return lens(subject, base, seen + seen @ matrix.T + offset[None, None])
 
+    found = jax.lax.map(at, (subject.seen[:-1], maps["A"], maps["b"]))
+    return {f"tuned_lens_{name}": stat.named("layer") for name, stat in found.items()}
+
+
+def fit(sweep: Sweep, fitted: Points, choosing: Points, steps: int) -> Maps:
+    """The maps of every depth but the last; maps and optimizer are kept in a part of the sweep."""
     number, points, width = fitted[0].shape
     maps = {"A": jnp.zeros((number, width, width)), "b": jnp.zeros((number, width))}
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, max(steps, 1)))
-    loss = functools.partial(_losses, loaded)
+    loss = functools.partial(_losses, sweep.loaded)
     judge = jax.jit(loss)
     improve = jax.jit(functools.partial(_steps, loss, optimizer, fitted))
-    quiet = None if progress else True
+    part = sweep.part("tuned_lens")
     with jax.default_matmul_precision("float32"):
         fresh = (maps, optimizer.init(maps), maps, judge(maps, *choosing))
         done, trained = _restored(part, fresh)
-        for turn in tqdm(range(done, -(-steps // EVERY)), "tuned lens", disable=quiet):
+        for turn in sweep.bar(range(done, -(-steps // EVERY)), "tuned lens"):
             maps, state, best, lowest = trained
-            generator = np.random.default_rng([seed, turn])
+            generator = np.random.default_rng([sweep.seed, turn])
             rows = generator.integers(points, size=(EVERY, min(POINTS, points)))
             maps, state = improve(maps, state, jnp.asarray(rows))
             found = judge(maps, *choosing)
             better = found < lowest
-            best = jax.tree.map(functools.partial(_where, better), maps, best)
+            best = jax.tree.map(
+                lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old),  # noqa: B023
+                maps, best,
+            )  # fmt: skip
             trained = (maps, state, best, jnp.where(better, found, lowest))
             if part.due:
-                part.save(turn + 1, _kept(jax.device_get(jax.tree.leaves(trained))))
+                leaves = enumerate(jax.device_get(jax.tree.leaves(trained)))
+                arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in leaves}
+                axes = {n: [f"{n}_{axis}" for axis in range(x.ndim)] for n, x in arrays.items()}
+                part.save(turn + 1, xarray.Dataset({n: (axes[n], x) for n, x in arrays.items()}))
     return cast(Maps, trained[2])
 
 
 def _losses(loaded: LoadedModel, maps: Maps, streams: jax.Array, log_p: jax.Array) -> jax.Array:
     """Mean KL(p || q_l) of each depth, [N]."""
-    amino_acids = jnp.asarray(loaded.vocabulary.amino_acid_ids)
-    log_q = jax.vmap(functools.partial(_answer, loaded, amino_acids))(maps, streams)
+    amino_acids, read = jnp.asarray(loaded.vocabulary.amino_acid_ids), loaded.model.readouts[0]
+
+    def answer(one: Maps, stream: jax.Array) -> jax.Array:
+        mapped = (stream + stream @ one["A"].T + one["b"][None])[None]
+        logits = loaded.model.apply({"params": loaded.params}, {read.stack: mapped}, method="head")
+        return jax.nn.log_softmax(logits[0][:, amino_acids])
+
+    log_q = jax.vmap(answer)(maps, streams)
     return jnp.mean(jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=-1), axis=-1)
 
 
 def _steps(
-    loss: Any,
-    optimizer: optax.GradientTransformation,
-    fitted: tuple[jax.Array, jax.Array],
-    maps: Maps,
-    state: Any,
-    rows: jax.Array,
-) -> Any:
+    loss: Any, optimizer: optax.GradientTransformation, fitted: Points,
+    maps: Maps, state: Any, rows: jax.Array,
+) -> Any:  # fmt: skip
     """Maps and optimizer after a step on each minibatch `rows` [steps, points]."""
 
     def step(carry: Any, row: jax.Array) -> Any:
@@ -144,13 +131,6 @@ def _steps(
     return jax.lax.scan(step, (maps, state), rows)[0]
 
 
-def _kept(leaves: list[Any]) -> xarray.Dataset:
-    arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    return xarray.Dataset(
-        {n: ([f"{n}_{axis}" for axis in range(x.ndim)], x) for n, x in arrays.items()}
-    )
-
-
 def _restored(part: Part, fresh: Any) -> tuple[int, Any]:
     """How many turns are done and what they left, or `fresh`."""
     done, kept = part.load()
@@ -160,67 +140,17 @@ def _restored(part: Part, fresh: Any) -> tuple[int, Any]:
     return done, jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
-def _where(better: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-
-def _answer(
-    loaded: LoadedModel, amino_acids: jax.Array, maps: Maps, stream: jax.Array
-) -> jax.Array:
-    """log q [n, 20] of one depth's stream [n, D] through its map."""
-    read = loaded.model.readouts[0].stack
-    mapped = (stream + stream @ maps["A"].T + maps["b"][None])[None]
-    logits = loaded.model.apply({"params": loaded.params}, {read: mapped}, method="head")
-    return jax.nn.log_softmax(logits[0][:, amino_acids])
-
-
-def _points(batches: list[tuple[Any, ...]], stack: str) -> tuple[jax.Array, jax.Array]:
-    """Streams [N, n, D] before every layer and log p [n, 20] at the places that are read."""
+def _points(sweep: Sweep, batches: list[Asked]) -> Points:
+    """What is read of all batches."""
     streams, answers = [], []
-    for given in batches:
-        with jax.default_matmul_precision("float32"):
-            found, log_p = jax.device_get(_streams(*given, stack=stack))
-        target = np.asarray(given[4].target)
+    for batch in batches:
+        shown = sweep.shown(batch)
+        found, log_p = sweep.run(_streams, shown)
+        target = np.asarray(shown.positions.target)
         streams.append(found[:, target])
         answers.append(log_p[target])
     return jnp.asarray(np.concatenate(streams, axis=1)), jnp.asarray(np.concatenate(answers))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "stack"))
-def _streams(
-    model: nn.Module,
-    params: Any,
-    features: dict[str, jax.Array],
-    true: jax.Array,
-    positions: Positions,
-    amino_acids: jax.Array,
-    *,
-    stack: str,
-) -> tuple[jax.Array, jax.Array]:
-    subject = observe(model, params, features, true, positions, amino_acids, stack)
-    return subject.seen[:-1], subject.said_of(subject.seen[-1])
-
-
-@functools.partial(jax.jit, static_argnames=("model", "stack"))
-def measured_lens(
-    model: nn.Module,
-    params: Any,
-    features: dict[str, jax.Array],
-    true: jax.Array,
-    positions: Positions,
-    amino_acids: jax.Array,
-    maps: Maps,
-    *,
-    stack: str,
-) -> dict[str, Stat]:
-    """The lens with these maps on one batch; arguments as of `measure.measure`."""
-    subject = observe(model, params, features, true, positions, amino_acids, stack)
-    base = subject.said_of(subject.seen[-1])
-
-    def at(one: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Stat]:
-        seen, matrix, offset = one
-        other = subject.said_of(seen + seen @ matrix.T + offset[None, None])
-        return differences(subject, base, other) | likenesses(subject, base, other)
-
-    found = jax.lax.map(at, (subject.seen[:-1], maps["A"], maps["b"]))
-    return {f"tuned_lens_{name}": stat.named("layer") for name, stat in found.items()}
+def _streams(subject: Subject) -> Points:
+    return subject.seen[:-1], subject.answer_of(subject.seen[-1])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import functools
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +45,7 @@ claims.csv, what they show: each claim with its number, interval, threshold and 
 report.html; and digests.json, the digests of these files. The same command again goes on
 after a kill. A second process on one DIR is refused.
 """
+WORK = ".work"  # unfinished sums, below the output
 
 
 def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
@@ -78,108 +83,61 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
     """Measures the models that `load` reads, prints what they say and writes the results."""
+    found: list[xarray.Dataset] = []
+    for source in arguments.model:
+        for one in _measured(arguments, source, load, [x.attrs["model"] for x in found]):
+            found.append(one)
+    if arguments.output is not None:
+        print("wrote " + ", ".join(map(str, _written(arguments, found))))
+
+
+def _measured(
+    arguments: argparse.Namespace, source: str, load: Callable[[str], LoadedModel],
+    titles: Sequence[str],
+) -> Iterator[xarray.Dataset]:  # fmt: skip
+    """The stacks of a model and of its control, by levels of noise too."""
+    from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.depth import files
+    from protlm_jax.evaluation.depth.analyse import analyse
     from protlm_jax.evaluation.depth.metrics import resolve
+    from protlm_jax.evaluation.depth.results import undefined
+    from protlm_jax.models import init_params
 
     words = arguments.metrics
     metrics = resolve(words[0] if words in (["default"], ["all"]) else words)
-    found: list[xarray.Dataset] = []
-    titles: list[str] = []
-    for source in arguments.model:
-        loaded, sequences, length = _prepared(arguments, source, load)
-        name = _name(source, ["results", "noise", *titles])
-        for title, model in _with_control(name, loaded, arguments.control).items():
-            titles.append(title)
-            print(f"{title}: {len(sequences)} proteins", flush=True)
-            measure = functools.partial(
-                _measured, arguments, title, model, sequences, metrics, length
-            )
-            own = [one.assign_attrs(control_of="" if title == name else name) for one in measure()]
-            for one in own:
-                print(f"\n{files.text(one)}", flush=True)
-            found += own
-            if arguments.noise_levels:
-                found += _by_noise(arguments.noise_levels, title, model, own, measure)
-    if arguments.output is not None:
-        print("wrote " + ", ".join(map(str, _written(arguments, found, titles))))
-
-
-def _prepared(
-    arguments: argparse.Namespace, source: str, load: Callable[[str], LoadedModel]
-) -> tuple[LoadedModel, Mapping[str, str], int]:
-    """A model, the proteins to show it, and the tokens in a row."""
-    from protlm_jax.evaluation import verbs
-
     loaded, data = verbs.with_residues(load(source), arguments.rare_residues), verbs.data_of(source)
     verbs.require_answers(loaded, data)
     sequences = verbs.drawn(data, arguments.proteins, arguments.input, loaded.policy)
     verbs.say_rare(loaded)
-    return loaded, sequences, verbs.row_of(loaded, arguments.window)
-
-
-def _measured(
-    arguments: argparse.Namespace,
-    title: str,
-    loaded: LoadedModel,
-    sequences: Mapping[str, str],
-    metrics: tuple[str, ...],
-    length: int,
-    noise_levels: Sequence[float] | None = None,
-) -> list[xarray.Dataset]:
-    """A model's stacks, under its title."""
-    from protlm_jax.evaluation.depth.analyse import analyse
-
-    found = analyse(
-        loaded,
-        sequences,
-        metrics=metrics,
-        positions=arguments.positions,
-        noise_levels=noise_levels,
-        length=length,
-        progress=True,
-        folder=arguments.output and arguments.output / "partial" / title,
-    )
-    return [one.assign_attrs(model=title) for one in found.values()]
-
-
-def _by_noise(
-    levels: list[float],
-    title: str,
-    loaded: LoadedModel,
-    own: Sequence[xarray.Dataset],
-    measure: Callable[[Sequence[float]], list[xarray.Dataset]],
-) -> list[xarray.Dataset]:
-    """The same by level of noise; none where that is not defined, with the reason in `own`."""
-    import json
-
-    from protlm_jax.evaluation.depth.results import undefined
-
-    if (reason := loaded.model.readouts[0].why_no_noise) is None:
-        print(f"{title}: by level of noise", flush=True)
-        return measure(levels)
-    print(f"{title}: levels of noise are not defined, {reason}", flush=True)
-    for one in own:
-        one.attrs["undefined"] = json.dumps(undefined(one) | {"noise_levels": reason})
-    return []
-
-
-def _with_control(name: str, loaded: LoadedModel, control: bool) -> dict[str, LoadedModel]:
-    import dataclasses
-
-    from protlm_jax.models import init_params
-
+    name = _name(source, ["results", "noise", *titles])
     models = {name: loaded}
-    if control:
-        params = init_params(loaded.model, 0)
-        models[f"{name}-reinitialised"] = dataclasses.replace(
-            loaded, params=params, name=f"{loaded.name}, re-initialised"
-        )
-    return models
+    if arguments.control:
+        params, title = init_params(loaded.model, 0), f"{loaded.name}, re-initialised"
+        models[f"{name}-reinitialised"] = dataclasses.replace(loaded, params=params, name=title)
+    for title, model in models.items():
+        print(f"{title}: {len(sequences)} proteins", flush=True)
+        measure = functools.partial(
+            analyse, model, sequences, metrics=metrics, positions=arguments.positions,
+            length=verbs.row_of(loaded, arguments.window), progress=True,
+            folder=arguments.output and arguments.output / WORK / title,
+        )  # fmt: skip
+        about = {"model": title, "control_of": "" if title == name else name}
+        own = [one.assign_attrs(about) for one in measure().values()]
+        for one in own:
+            print(f"\n{files.text(one)}", flush=True)
+        levels = []
+        if arguments.noise_levels and (reason := model.model.readouts[0].why_no_noise) is None:
+            print(f"{title}: by level of noise", flush=True)
+            levels = list(measure(noise_levels=arguments.noise_levels).values())
+        elif arguments.noise_levels:
+            print(f"{title}: levels of noise are not defined, {reason}", flush=True)
+            for one in own:
+                one.attrs["undefined"] = json.dumps(undefined(one) | {"noise_levels": reason})
+        yield from own
+        yield from (one.assign_attrs(model=title) for one in levels)
 
 
-def _written(
-    arguments: argparse.Namespace, found: list[xarray.Dataset], titles: Sequence[str]
-) -> list[Path]:
+def _written(arguments: argparse.Namespace, found: list[xarray.Dataset]) -> list[Path]:
     """The files of a study: results, tables, the report, and the digests of all of them."""
     from protlm_jax import report
     from protlm_jax.evaluation.depth import files
@@ -187,44 +145,34 @@ def _written(
 
     folder = arguments.output
     written, page = files.write(found, folder), folder / "report.html"
+    seconds = {x.attrs["model"]: x.attrs["seconds"] for x in found}
     trained = list(dict.fromkeys(x.attrs["model"] for x in found if not x.attrs.get("control_of")))
     about = {
         "title": f"{trained[0]}, layer by layer" if len(trained) == 1 else "Models, layer by layer",
-        "models": list(titles),
+        "models": list(seconds),
         "input": str(arguments.input or "proteins held out of training"),
         "metrics": arguments.metrics,
         "positions": found[0].attrs["positions"],
-        "seconds": sum({x.attrs["model"]: x.attrs["seconds"] for x in found}.values()),
+        "seconds": sum(seconds.values()),
     }
     seal(folder, only=written)
-    _clear(folder / "partial", titles)
+    for title in seconds:
+        shutil.rmtree(folder / WORK / title, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds something else
+        (folder / WORK).rmdir()
     report.write(page, {"depth": found, "run": about})
     return [*written, page, folder / SEAL]
 
 
-def _clear(partial: Path, titles: Sequence[str]) -> None:
-    """Removes the sums that were kept in case of a kill."""
-    import contextlib
-    import shutil
-
-    for title in titles:
-        shutil.rmtree(partial / title, ignore_errors=True)
-    with contextlib.suppress(OSError):  # something else is in it
-        partial.rmdir()
-
-
 def _name(source: str, taken: Sequence[str]) -> str:
-    """A file's name for a model: the last part of where it lies."""
+    """A file's name for a model: the last part of its path."""
     base = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).resolve().name) or "model"
     names = [base, *(f"{base}-{i}" for i in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and at most 1")

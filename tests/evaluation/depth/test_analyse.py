@@ -9,9 +9,9 @@ from zoo import kinds_first
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.batches import prepare
-from protlm_jax.evaluation.depth.measure import measure
 from protlm_jax.evaluation.depth.results import undefined
 from protlm_jax.evaluation.depth.scores import centre, per_layer_effect, reached
+from protlm_jax.evaluation.depth.sweep import compiled
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
@@ -23,11 +23,11 @@ def proteins(number: int, length: int, seed: int = 0) -> dict[str, str]:
 @pytest.mark.parametrize("family", kinds_first())
 def test_every_stack_is_measured_with_one_compilation(family: str, small_model) -> None:
     loaded = small_model(family)
-    before = measure._cache_size()
+    before = compiled._cache_size()
     result = analyse(loaded, proteins(20, 21))  # three batches
-    assert measure._cache_size() - before == len(loaded.model.stack_names)
+    assert compiled._cache_size() - before == len(loaded.model.stack_names)
     analyse(loaded, proteins(9, 21, seed=1))  # other proteins, the same program
-    assert measure._cache_size() - before == len(loaded.model.stack_names)
+    assert compiled._cache_size() - before == len(loaded.model.stack_names)
 
     assert set(result) == set(loaded.model.stack_names)
     specials = loaded.vocabulary.num_specials

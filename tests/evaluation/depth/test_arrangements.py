@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 import zoo
-from depth_rows import asked
+from depth_rows import asked, measure_batch
 
-from protlm_jax.evaluation.depth.analyse import analyse, measure_batch
-from protlm_jax.evaluation.depth.answers import differences
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.stream import differences
 from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.models.stack import LayerProgram

@@ -11,11 +11,11 @@ import pytest
 import zoo
 
 from protlm_jax import models
+from protlm_jax.evaluation.depth.ablation import erase
 from protlm_jax.evaluation.depth.batches import prepare
-from protlm_jax.evaluation.depth.erasure import erase
 from protlm_jax.evaluation.depth.gradients import attribute
-from protlm_jax.evaluation.depth.measure import measure
-from protlm_jax.evaluation.depth.metrics import DEFAULT, METRICS, forwards, why_not
+from protlm_jax.evaluation.depth.metrics import DEFAULT, METRICS, forwards, measure, why_not
+from protlm_jax.evaluation.depth.sweep import Sweep, compiled
 from protlm_jax.evaluation.depth.tuned_lens import measured_lens
 from protlm_jax.models.loaded import LoadedModel
 
@@ -47,17 +47,14 @@ def encoder_alone() -> LoadedModel:
 
 def found(loaded: LoadedModel, stack: str, metrics: tuple[str, ...]) -> set[str]:
     """Names of what these metrics give, by tracing alone."""
-    batch = prepare(loaded, {"P": "MKTAYIAKQRQISFVKSHFSRQ"}, None, 0).batch(loaded, 0)
-    arguments: Any = (
-        *(loaded.params, batch.features, jnp.asarray(batch.true)),
-        *(batch.positions("asked", loaded.model.readouts[0]), jnp.zeros(20, jnp.int32)),
-    )
+    proteins = prepare(loaded, {"P": "MKTAYIAKQRQISFVKSHFSRQ"}, None, 0)
+    batch, sweep = proteins.batch(loaded, 0), Sweep(loaded, proteins, stack)
 
     def shapes(function: Any, *more: Any, **fixed: Any) -> Any:
-        bound = functools.partial(function, loaded.model, stack=stack, **fixed)
-        return jax.eval_shape(bound, *arguments, *more)
+        bound = functools.partial(compiled, function, tuple(fixed.items()), loaded.model, stack)
+        return jax.eval_shape(bound, loaded.params, sweep.shown(batch), more)
 
-    streamed = tuple(name for name in metrics if METRICS[name].streamed)
+    streamed = tuple(name for name in metrics if METRICS[name].how != "sweep")
     quantities, sample = shapes(measure, metrics=streamed, points=4)
     names, c = {*quantities, *sample}, loaded.config
     if "erasure" in metrics:

@@ -10,6 +10,7 @@ from zoo import loaded
 from protlm_jax.evaluation.depth import tuned_lens as lens
 from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.linear_maps import PENALTY, _add, explained, linear_maps
+from protlm_jax.evaluation.depth.sweep import Sweep
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
@@ -67,16 +68,17 @@ def test_a_tuned_lens_is_nearer_to_the_answer_than_the_logit_lens(
 ) -> None:
     model = loaded("bert")
     made = prepare(model, proteins(96, 41), None, seed=0)
-    found, maps = lens.tuned_lens(model, made, "encoder", steps=100)
+    sweep = Sweep(model, made, "encoder")
+    found, maps = lens.trained_lens(sweep, steps=100)
     used: set[bytes] = set()
     points = lens._points
 
-    def recorded(batches: list, stack: str) -> tuple:
-        used.update(row.tobytes() for batch in batches for row in np.asarray(batch[3]))
-        return points(batches, stack)
+    def recorded(sweep: Sweep, batches: list) -> tuple:
+        used.update(row.tobytes() for batch in batches for row in batch.true)
+        return points(sweep, batches)
 
     monkeypatch.setattr(lens, "_points", recorded)
-    untrained, zero = lens.tuned_lens(model, made, "encoder", steps=0)
+    untrained, zero = lens.trained_lens(sweep, steps=0)
     assert not np.asarray(zero["A"]).any() and np.asarray(maps["A"]).any()
     trained, start = (x["tuned_lens_kl_reverse"].mean for x in (found, untrained))
     assert trained.shape == (2,) and (trained < 0.9 * start).all()

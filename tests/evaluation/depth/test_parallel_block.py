@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
+from depth_rows import measure_batch
 from progen2_reference import Blocks, torch
 
-from protlm_jax.evaluation.depth.analyse import measure_batch
 from protlm_jax.evaluation.depth.batches import Asked
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 

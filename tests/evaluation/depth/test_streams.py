@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from depth_reference import arguments, cases, length, measured, reference
+from depth_reference import cases, length, measured, reference, run
 
 from protlm_jax.evaluation.depth.tuned_lens import measured_lens
 
@@ -99,7 +99,7 @@ def test_the_tuned_lens_is_the_head_behind_its_map(family: str, stack: str, asse
         "b": rng.normal(size=(ref.number, 16)).astype(np.float32),
     }
     seen = ref.run()
-    found = measured_lens(*arguments(ref), maps, stack=stack)
+    found = run(ref, measured_lens, maps)
     lens = [
         ref.head(h + h @ a.T + b) for h, a, b in zip(seen.streams, *maps.values(), strict=False)
     ]

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import zoo
 from depth_reference import REAL, measured, reference, torch
-from depth_rows import asked
-
-from protlm_jax.evaluation.depth.analyse import measure_batch
+from depth_rows import asked, measure_batch
 
 METRICS = ("contributions", "angles", "logit_lens", "skips", "local_effects")
 

@@ -12,12 +12,13 @@ import xarray
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.depth import parts, verb
+from protlm_jax.evaluation.depth import sweep, verb
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.metrics import METRICS, resolve
 from protlm_jax.evaluation.depth.results import interval, quantity, separate, undefined
 from protlm_jax.evaluation.results import read
 from protlm_jax.storage.digests import Damaged, verify
+from protlm_jax.storage.json_files import read_json
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 METRIC = "contributions"
@@ -76,28 +77,28 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
     metrics: list[str], number: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches, and of the tuned lens turns of its training, that are kept are not done again."""
-    monkeypatch.setattr(parts, "EVERY", 0.0)
+    monkeypatch.setattr(sweep, "PART_SECONDS", 0.0)
     model, sequences = loaded("bert"), random_proteins(number)
     wanted = {"metrics": metrics, "folder": tmp_path}
     whole = analyse(model, sequences, **wanted)["encoder"]
     for file in tmp_path.iterdir():
         file.unlink()
-    save = parts.Part.save
-    mine = "encoder.nc" if len(metrics) > 1 else f"encoder-{metrics[0]}.nc"
+    save = sweep.Part.save
+    mine = "encoder.json" if len(metrics) > 1 else f"encoder-{metrics[0]}.json"
 
     def cut(self, done, arrays) -> None:
         save(self, done, arrays)
-        if done == 2 and self.file.name == mine:
+        if done == 2 and self.note.name == mine:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts.Part, "save", cut)
+    monkeypatch.setattr(sweep.Part, "save", cut)
     with pytest.raises(KeyboardInterrupt):
         analyse(model, sequences, **wanted)
     seen: list[int] = []
     monkeypatch.setattr(
-        parts.Part,
+        sweep.Part,
         "save",
-        lambda self, done, _: seen.append(done) if self.file.name == mine else None,
+        lambda self, done, _: seen.append(done) if self.note.name == mine else None,
     )
     again = analyse(model, sequences, **wanted)["encoder"]
     assert seen == list(range(3, steps + 1)), "what was kept was taken over"
@@ -110,7 +111,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
 def test_what_is_kept_is_checked_and_removed_at_the_end(
     fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(parts, "EVERY", 0.0)
+    monkeypatch.setattr(sweep, "PART_SECONDS", 0.0)
     out = tmp_path / "out"
     words = ("--model", "bert", "--input", str(fasta), "--output", str(out), "--metrics", METRIC)
     written = verb._written
@@ -121,22 +122,24 @@ def test_what_is_kept_is_checked_and_removed_at_the_end(
     monkeypatch.setattr(verb, "_written", killed)
     with pytest.raises(KeyboardInterrupt):
         run(*words)
-    kept = out / "partial" / "bert" / "encoder.nc"
+    kept = out / ".work" / "bert" / "encoder-3.nc"
+    note = kept.with_name("encoder.json")
+    settings = read_json(note)["settings"]
     content, rng = kept.read_bytes(), np.random.default_rng(0)
     for at in (3, 40, *rng.integers(len(content), size=30)):
         kept.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         caplog.clear()
-        assert parts.Part(kept).load()[0] == 0, at
-        assert "encoder.nc" in caplog.text and "measured from the beginning" in caplog.text
+        assert sweep.Part(note, settings).load()[0] == 0, at
+        assert "encoder is damaged: it is measured from the beginning" in caplog.text
     kept.write_bytes(content)
     edited = fasta.read_text().replace("A", "G")
     steps: list[int] = []
-    save = parts.Part.save
-    monkeypatch.setattr(parts.Part, "save", lambda s, n, a: steps.append(n) or save(s, n, a))
+    save = sweep.Part.save
+    monkeypatch.setattr(sweep.Part, "save", lambda s, n, a: steps.append(n) or save(s, n, a))
     monkeypatch.setattr(verb, "_written", written)
     run(*words)
     assert steps == [], "what was kept was taken over"
-    assert not (out / "partial").exists()
+    assert not (out / ".work").exists()
     verify(out)
     names = {p.name for p in out.iterdir()}
     assert names == {
