@@ -30,22 +30,13 @@ NO_ERROR = "No ± where one protein, or proteins that are all alike, give no err
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its error bar.
+    """A number with its error bar; where there is none, the three numbers of it are None."""
 
-    Attributes:
-        value: the statistic on all proteins.
-        standard_error: standard deviation over the bootstrap draws; None where there is no error
-            bar, and so are the next two.
-        low: 2.5 % quantile over the draws, or the value where that is lower.
-        high: 97.5 % quantile over the draws, or the value where that is higher.
-        proteins: how many proteins count (those with a denominator above zero).
-    """
-
-    value: float
-    standard_error: float | None
-    low: float | None
-    high: float | None
-    proteins: int
+    value: float  # on all proteins
+    standard_error: float | None  # standard deviation over the bootstrap draws
+    low: float | None  # 2.5 % quantile over the draws, or the value where that is lower
+    high: float | None  # 97.5 % quantile over the draws, or the value where that is higher
+    proteins: int  # how many count: those with a denominator above zero
 
     def to_dict(self) -> dict[str, float | int | None]:
         return asdict(self)
@@ -107,17 +98,11 @@ def paired_difference(
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """A statistic and what it is on each draw; two of the same proteins and seed are paired.
+    """A statistic and what it is on each draw; two of the same proteins and seed are paired."""
 
-    Attributes:
-        value: on all proteins.
-        drawn: [draws]; nan where a draw does not define it.
-        proteins: how many count.
-    """
-
-    value: float
-    drawn: np.ndarray
-    proteins: int
+    value: float  # on all proteins
+    drawn: np.ndarray  # [draws]; nan where a draw does not define it
+    proteins: int  # how many count
 
     def minus(self, other: Bootstrapped) -> Bootstrapped:
         """The paired difference."""

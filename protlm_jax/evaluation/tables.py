@@ -14,15 +14,10 @@ from protlm_jax.storage.files import write_atomically
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns.
-
-    Attributes:
-        columns: their titles.
-        rows: of text, numbers, or None for a cell without a value; each as long as `columns`.
-    """
+    """Rows of cells under named columns."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]  # text, numbers, or None for a cell without a value
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:

@@ -34,24 +34,15 @@ _TOLERANCE = 1e-7
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the regression found.
-
-    Attributes:
-        weights: of the heads.
-        strength: C.
-        spread: [layers, heads] standard deviation of each head's corrected map over the pairs.
-        pairs, contacts: how many pairs it was fitted on, and how many of them touch.
-        loss: mean cross-entropy on them, nats.
-        valid: C -> the same on the validation chains; empty without.
-    """
+    """What the regression found."""
 
     weights: Weights
-    strength: float
-    spread: np.ndarray
-    pairs: int
-    contacts: int
-    loss: float
-    valid: dict[float, float]
+    strength: float  # C
+    spread: np.ndarray  # [layers, heads] standard deviation of each head's map over the pairs
+    pairs: int  # that it was fitted on
+    contacts: int  # pairs that touch
+    loss: float  # mean cross-entropy on the pairs, nats
+    valid: dict[float, float]  # C -> the same on the validation chains; empty without
 
 
 def fit(

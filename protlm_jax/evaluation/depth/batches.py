@@ -24,25 +24,15 @@ ROWS = 8
 
 
 class Asked(NamedTuple):
-    """A batch, and what is asked of it.
+    """A batch, and what is asked of it."""
 
-    Attributes:
-        features: what the model is shown.
-        true: [B, L] int32, the tokens as they are.
-        hidden: [B, L] bool, whose residue is asked.
-        residues: [B, L] bool, tokens that are amino acids.
-        protein: [B, L] int32, which of `owners` a token belongs to; -1 for padding.
-        owners: index of each protein of the batch among all proteins that are measured.
-        most: how many residues of a row are asked at most, in every batch; None counts these.
-    """
-
-    features: dict[str, Any]
-    true: np.ndarray
-    hidden: np.ndarray
-    residues: np.ndarray
-    protein: np.ndarray
-    owners: Sequence[int]
-    most: int | None = None
+    features: dict[str, Any]  # what the model is shown
+    true: np.ndarray  # [B, L] int32, the tokens as they are
+    hidden: np.ndarray  # [B, L] bool, whose residue is asked
+    residues: np.ndarray  # [B, L] bool, tokens that are amino acids
+    protein: np.ndarray  # [B, L] int32, which of `owners` a token belongs to; -1 for padding
+    owners: Sequence[int]  # index of each protein of the batch among all that are measured
+    most: int | None = None  # asked residues of a row at most, in every batch; None: of this one
 
     def positions(self, name: PositionSet, readout: Readout, slots: int = ROWS) -> Positions:
         """The named position set, placed where the model answers."""
@@ -54,18 +44,12 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Proteins:
-    """Proteins with their hidden residues, cut to what one row holds.
+    """Proteins with their hidden residues, cut to what one row holds."""
 
-    Attributes:
-        names: of the proteins that have a residue to hide, in their order.
-        pieces: (protein, first residue, residue after the last) of each row to come.
-        length: tokens in a row.
-    """
-
-    names: list[str]
+    names: list[str]  # of the proteins that have a residue to hide, in their order
     hidden: list[HiddenProtein]
-    pieces: list[tuple[int, int, int]]
-    length: int
+    pieces: list[tuple[int, int, int]]  # of each row: protein, first residue, that after the last
+    length: int  # tokens in a row
 
     def fitting(self, loaded: LoadedModel, before: LoadedModel) -> Proteins:
         """The same pieces and hidden residues for another model."""

@@ -42,23 +42,15 @@ TREND = ("depth_score", "small_share", "exit_depth", "late_contribution")
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: of the number; the same for every model.
-        claim: in words.
-        value, low, high: the number and its 95 % interval; None where there is none.
-        threshold: what it is compared with, or None.
-        verdict: whether the claim holds: "yes", "no", "undecided", or "" without a threshold.
-    """
-
-    name: str
-    claim: str
+    name: str  # of the number; the same for every model
+    claim: str  # in words
     value: float
-    low: float | None
+    low: float | None  # ends of the 95 % interval, where there is one
     high: float | None
-    threshold: float | None = None
-    verdict: str = ""
+    threshold: float | None = None  # what the number is compared with
+    verdict: str = ""  # YES, NO, OPEN, or of a change higher, lower, the same
 
 
 def claims(results: xarray.Dataset, control: xarray.Dataset | None = None) -> list[Claim]:
@@ -89,12 +81,7 @@ def claims(results: xarray.Dataset, control: xarray.Dataset | None = None) -> li
 
 
 def headlines(results: xarray.Dataset, seed: int = 0) -> dict[str, Bootstrapped]:
-    """The numbers that sum up a stack, as far as they were measured and are defined; see WORDS.
-
-    Args:
-        results: of one stack.
-        seed: of the draws of proteins.
-    """
+    """The numbers that sum up a stack, as far as they were measured and are defined; see WORDS."""
     found = {}
     for name, (source, of) in _HEADLINES.items():
         x = quantity(results, source)
@@ -208,14 +195,10 @@ def _changed(name: str, words: str, difference: Bootstrapped) -> Claim:
 
 
 def tail(draws: np.ndarray, below: float) -> int:
-    """How many of the last entries are all below a bound, with 97.5 % confidence for the run.
+    """How many of the last entries of draws [draws, entries] are all below a bound, at 97.5 %.
 
     The bound holds for the largest of the run, draw by draw: not for each entry on its own, which
-    would be wrong more often the longer the run.
-
-    Args:
-        draws: [draws, entries]; an entry that has nan ends the run.
-        below: the bound.
+    would be wrong more often the longer the run. An entry that has nan ends the run.
     """
     largest = np.maximum.accumulate(draws[:, ::-1], axis=1)
     failed = np.flatnonzero(~(np.quantile(largest, statistics.QUANTILES[1], axis=0) < below))
@@ -223,12 +206,9 @@ def tail(draws: np.ndarray, below: float) -> int:
 
 
 def leader(values: np.ndarray, draws: np.ndarray) -> tuple[int, list[int]]:
-    """The entry with the largest value, and those that cannot be told from it, largest first.
+    """The entry with the largest value, and those not significantly smaller, largest first.
 
-    Args:
-        values: [entries].
-        draws: [draws, entries]; an entry is told apart when the 2.5 % quantile of the paired
-            difference is above 0.
+    By draws [draws, entries]: the 2.5 % quantile of the paired difference is not above 0.
     """
     order = [int(i) for i in np.argsort(-values, kind="stable") if not math.isnan(values[i])]
     top = order[0]

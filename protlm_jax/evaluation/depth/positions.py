@@ -30,18 +30,11 @@ FEW = ("asked", "context")  # sets that read a small part of each row
 
 @flax.struct.dataclass
 class Stat:
-    """A quantity at many positions, reduced to what each protein adds to it.
+    """A quantity at many positions, reduced to what each protein adds to it: [*dims, P] float32."""
 
-    Attributes:
-        total: [*dims, P] float32, sum over the protein's positions.
-        count: [*dims, P] float32, positions at which it is defined.
-        peak: [*dims, P] float32, the largest value; None where a largest one says nothing.
-        dims: names of the leading axes, without that of proteins.
-    """
-
-    total: jax.Array
-    count: jax.Array
-    peak: jax.Array | None = None
+    total: jax.Array  # sum over the protein's positions
+    count: jax.Array  # positions at which it is defined
+    peak: jax.Array | None = None  # the largest value, where that has a meaning
     dims: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
     def named(self, *dims: str) -> Stat:
@@ -50,22 +43,15 @@ class Stat:
 
 @flax.struct.dataclass
 class Positions:
-    """A position set of one batch.
+    """A position set of one batch."""
 
-    Attributes:
-        places: [B, K] int32, the positions of each row at which anything is read, in order: what
-            is not read need not be computed. None reads at all of them, K = L.
-        target: [B, K] bool, which of those places count.
-        source: [B, L] bool, where layers are edited.
-        protein: [B, K] int32, which of the batch's proteins a place belongs to.
-        proteins: P, how many there may be.
-    """
-
+    # [B, K] int32, the positions of each row at which anything is read, in order: what is not read
+    # need not be computed. None reads at all of them, K = L.
     places: jax.Array | None
-    target: jax.Array
-    source: jax.Array
-    protein: jax.Array
-    proteins: int = flax.struct.field(pytree_node=False)
+    target: jax.Array  # [B, K] bool, which of those places count
+    source: jax.Array  # [B, L] bool, where layers are edited
+    protein: jax.Array  # [B, K] int32, which of the batch's proteins a place belongs to
+    proteins: int = flax.struct.field(pytree_node=False)  # P, how many there may be
 
     def edit(self, clean: jax.Array, edited: jax.Array) -> jax.Array:
         """The edited stream [B, L, D] at the source positions, the clean one elsewhere."""
@@ -92,12 +78,9 @@ class Positions:
     def reduce(
         self, values: jax.Array, defined: jax.Array | None = None, peak: bool = False
     ) -> Stat:
-        """Sums [..., B, K] over the target places of each protein; padding never counts.
+        """Sums values [..., B, K] over the target places of each protein, where `defined`.
 
-        Args:
-            values: any number of leading axes; where they are not defined they may be anything.
-            defined: places that count, of the values' shape; None counts every target.
-            peak: keep the largest value too, of values that are not negative.
+        `peak` keeps the largest value too, of values that are not negative.
         """
         counted = jnp.broadcast_to(self.target, values.shape)
         if defined is not None:

@@ -80,15 +80,9 @@ _MEASURES = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """What each protein adds to a mean over positions.
+    """What each protein adds to a mean over positions: arrays [*shape, proteins] float64."""
 
-    Attributes:
-        dims: names of the axes before that of proteins.
-        total, count: [*shape, proteins] float64.
-        peak: the same; None where the largest value says nothing.
-    """
-
-    dims: tuple[str, ...]
+    dims: tuple[str, ...]  # names of the axes before that of proteins
     total: np.ndarray
     count: np.ndarray
     peak: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""One number from a curve over layers: where the work is done, and where the answer is there."""
+"""One number from a curve over layers: where the work is done, and where the answer is reached."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ GUESS = math.log(20)  # nats: the loss of a blind guess among the amino acids
 
 
 def per_layer_effect(skip_map: np.ndarray) -> np.ndarray:
-    """Mean effect of each layer on later ones: e_s = sum_m E[s, m] / max(N - 1 - s, 1).
+    """Mean effect of each layer on later ones: e_s = sum_m E[s, m] / max(N - 1 - s, 1), [..., N].
 
-    Args:
-        skip_map: [..., skipped, affected]; what is not above the diagonal does not count.
-
-    Returns:
-        [..., N]; zero for the last layer, which has no later one.
+    Of a map [..., skipped, affected], of which only what is above the diagonal counts.
     """
     number = skip_map.shape[-1]
     later = np.maximum(number - 1 - np.arange(number), 1)
@@ -29,13 +25,8 @@ def centre(effect: np.ndarray) -> np.ndarray:
 
         D / (N - 1),   D = sum_l l e_l / sum_l e_l
 
-    Args:
-        effect: [..., N], not negative: `per_layer_effect`, or the effect of each skip on the
-            answer.
-
-    Returns:
-        [...]: 0 if only the first layer mattered, 1 if only the last. nan where no layer has an
-        effect, one is not known, or there is one layer.
+    [...] of effects [..., N], not negative, on later layers or on the answer: 0 if only the first
+    layer mattered, 1 if only the last; nan where no layer has an effect, or one is nan.
     """
     layers = np.arange(effect.shape[-1])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -47,7 +38,7 @@ def reached(quality: np.ndarray, enough: float = ENOUGH) -> np.ndarray:
 
     Args:
         quality: [..., N + 1] by depth, of which more is better and 0 is worthless: accuracy, or
-            what the loss is below that of a guess, GUESS - nll.
+            the loss of a guess minus the lens's, GUESS - nll.
         enough: share of the last.
 
     Returns:

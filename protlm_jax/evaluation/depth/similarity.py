@@ -1,7 +1,7 @@
 """How alike the streams of two depths are, and how many directions they use (M16).
 
-On a sample of positions, drawn evenly from the batches: what is estimated here does not need more
-than some thousand points. Plain NumPy over arrays [points, width] in float64.
+On a sample of positions, drawn evenly from the batches, since some thousand points are enough for
+these estimates. NumPy over arrays [points, width], in float64.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ DISCARDED = 0.1  # share of the largest ratios that TwoNN leaves out, as its aut
 
 
 def sample(subject: Subject, points: int) -> dict[str, jax.Array]:
-    """Streams of the first target places: "streams" [N + 1, points, D] and "real" [points] bool.
-
-    Cost: the forward itself.
-    """
+    """Streams of the first target places: "streams" [N + 1, points, D] and "real" [points] bool."""
     target = subject.positions.target.reshape(-1)
     (places,) = jnp.nonzero(target, size=points, fill_value=-1)
     flat = subject.seen.reshape(subject.num_layers + 1, target.size, -1)
     return {"streams": flat[:, places].astype(jnp.float32), "real": places >= 0}
+
+
+def similarities(streams: np.ndarray) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Name -> (dims, values) of all measures, of streams [depths, points, width]."""
+    return {
+        "cka": (("depth", "other_depth"), linear_cka(streams)),
+        "effective_rank": (("depth",), np.array([effective_rank(x) for x in streams])),
+        "intrinsic_dimension": (("depth",), np.array([intrinsic_dimension(x) for x in streams])),
+    }
 
 
 def linear_cka(streams: np.ndarray) -> np.ndarray:
@@ -31,17 +37,10 @@ def linear_cka(streams: np.ndarray) -> np.ndarray:
 
         CKA(X, Y) = ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F),   columns centred
 
-    Args:
-        streams: [depths, points, width].
-
-    Returns:
-        [depths, depths] in [0, 1]; nan where a stream is the same at all points. It is not
-        corrected for few points: with fewer than some times the width, unlike streams look alike.
+    [depths, depths] in [0, 1]; nan where a stream is the same at all points. It is not corrected
+    for few points: with fewer than some times the width, unlike streams look alike.
     """
-    grams = []
-    for x in streams:
-        centred = _centred(x)
-        grams.append((centred @ centred.T).ravel())
+    grams = [(x @ x.T).ravel() for x in map(_centred, streams)]
     products = np.array([[a @ b for b in grams] for a in grams])
     size = np.sqrt(np.diag(products))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,11 +50,7 @@ def linear_cka(streams: np.ndarray) -> np.ndarray:
 def effective_rank(x: np.ndarray) -> float:
     """exp of the entropy of the normalised singular values (Roy and Vetterli 2007), in dimensions.
 
-    Args:
-        x: [points, width], centred here.
-
-    Returns:
-        Between 1 and the smaller of the two sizes; nan where all points are the same.
+    Between 1 and the smaller of the two sizes; nan where all points are the same.
     """
     singular = np.linalg.svd(_centred(x), compute_uv=False)
     if not singular.sum():
@@ -77,13 +72,7 @@ def intrinsic_dimension(x: np.ndarray) -> float:
 
     log mu is exponential with rate d: the slope through the origin of -log(1 - F(mu)) on log mu,
     F being the empirical distribution, without the tenth of largest ratios. Points that coincide
-    with another are left out.
-
-    Args:
-        x: [points, width].
-
-    Returns:
-        The dimension; nan with fewer than three points that differ.
+    with another are left out; nan with fewer than three points that differ.
     """
     x = np.unique(x.astype(np.float64), axis=0)
     if len(x) < 3:
@@ -98,16 +87,3 @@ def intrinsic_dimension(x: np.ndarray) -> float:
     kept = log_mu[: max(1, int(len(log_mu) * (1 - DISCARDED)))]
     survival = -np.log(1 - np.arange(1, len(kept) + 1) / (len(log_mu) + 1))
     return float((kept @ survival) / (kept @ kept)) if kept.any() else float("nan")
-
-
-def similarities(streams: np.ndarray) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """All of it: name -> (dims, values).
-
-    Args:
-        streams: [depths, points, width].
-    """
-    return {
-        "cka": (("depth", "other_depth"), linear_cka(streams)),
-        "effective_rank": (("depth",), np.array([effective_rank(x) for x in streams])),
-        "intrinsic_dimension": (("depth",), np.array([intrinsic_dimension(x) for x in streams])),
-    }

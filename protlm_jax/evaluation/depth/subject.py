@@ -23,39 +23,22 @@ TINY = 1e-6  # smallest norm that is divided by, as in Csordás et al. 2025
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A stack of a model with a batch in it, as measurements see it while they are traced.
+    """A stack of a model with a batch in it, as measurements see it while they are traced."""
 
-    Attributes:
-        run: the model's `apply`, with its parameters: run(*inputs, method="stack").
-        stack: which of the model's stacks is measured.
-        head_stack: the stack whose stream `head` reads.
-        streams: [N + 1, B, L, D], before each layer and after the last, before any final norm.
-        seen: [N + 1, B, K, D], of them what is read.
-        taps: by name of the sublayer what each added, [N, B, L, D], and "<name>_onto".
-        start: the streams before each stack's first block.
-        context: of every stack, with what flows from one stack to another.
-        asking: the attention of the places that are read; None where it is not known of them alone.
-        positions: where layers are edited and effects read.
-        true: [B, K, 20] float32, one-hot of the amino acid that belongs to each answer.
-        amino_acids: [20] int32 ids.
-        pre_norm: whether a block adds to its stream and leaves it otherwise alone.
-        answers: whether the model answers from a stream.
-    """
-
-    run: Any
-    stack: str
-    head_stack: str
-    streams: jax.Array
-    seen: jax.Array
-    taps: dict[str, jax.Array]
-    start: dict[str, jax.Array]
-    context: dict[str, BlockContext]
-    asking: AttentionContext | None
-    positions: Positions
-    true: jax.Array
-    amino_acids: jax.Array
-    pre_norm: bool
-    answers: bool
+    run: Any  # the model's `apply`, with its parameters: run(*inputs, method="stack")
+    stack: str  # which of the model's stacks is measured
+    head_stack: str  # the stack whose stream `head` reads
+    streams: jax.Array  # [N + 1, B, L, D], before each layer and after the last; no final norm
+    seen: jax.Array  # [N + 1, B, K, D], of them what is read
+    taps: dict[str, jax.Array]  # sublayer -> what it added, [N, B, L, D]; and "<name>_onto"
+    start: dict[str, jax.Array]  # the streams before each stack's first block
+    context: dict[str, BlockContext]  # of every stack, with what flows from one to another
+    asking: AttentionContext | None  # of the places that are read, where it is known of them alone
+    positions: Positions  # where layers are edited and effects read
+    true: jax.Array  # [B, K, 20] float32, one-hot of the amino acid that belongs to each answer
+    amino_acids: jax.Array  # [20] int32 ids
+    pre_norm: bool  # whether a block adds to its stream and leaves it otherwise alone
+    answers: bool  # whether the model answers from a stream
 
     @property
     def num_layers(self) -> int:

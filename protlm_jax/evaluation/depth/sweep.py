@@ -30,34 +30,26 @@ PART_SECONDS = 30.0  # between two savings of unfinished sums
 
 
 class Shown(NamedTuple):
-    """What `observe` takes of a batch: features, true [B, L], positions, ids of amino acids."""
+    """What `observe` takes of a batch."""
 
     features: dict[str, Any]
-    true: Any
+    true: Any  # [B, L] int32
     positions: Positions
-    amino_acids: Any
+    amino_acids: Any  # [20] int32 ids
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One stack of a model, the proteins that it is shown, and where it is edited and read.
-
-    Attributes:
-        positions: a name of `positions.POSITION_SETS`.
-        seed: of what is fitted.
-        folder: of unfinished sums; None keeps none.
-        settings: JSON of all that decides the sums.
-        progress: whether a bar is drawn on a terminal.
-    """
+    """One stack of a model, the proteins that it is shown, and where it is edited and read."""
 
     loaded: LoadedModel
     proteins: Proteins
     stack: str
-    positions: PositionSet = "asked"
-    seed: int = 0
-    folder: Path | None = None
-    settings: Any = None
-    progress: bool = False
+    positions: PositionSet = "asked"  # a name of `positions.POSITION_SETS`
+    seed: int = 0  # of what is fitted
+    folder: Path | None = None  # of unfinished sums; None keeps none
+    settings: Any = None  # JSON of all that decides the sums
+    progress: bool = False  # whether a bar is drawn on a terminal
 
     @functools.cached_property
     def shape(self) -> tuple[int, tuple[str, ...]]:
@@ -187,9 +179,7 @@ def require_finite(
 ) -> None:
     """Raises NotFinite for the first protein of a batch whose measurements are not finite.
 
-    Args:
-        finite: whether what is not known by protein is.
-        found: what is known by protein.
+    `finite` says it of what is not known by protein; `found` is known by protein.
     """
     count = len(batch.owners)
     slots: Any = np.zeros(count, bool)

@@ -1,8 +1,9 @@
-"""What makes numbers of depth wrong without a word; see also `test_zero_stream` (<mask> as zeros),
-`test_parallel_block`, and `test_skips` and `test_streams` over ESM-C (its division)."""
+"""What makes numbers of depth wrong silently: zeros for <mask>, padding, norms, few proteins."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,14 @@ import pytest
 import zoo
 from depth_reference import REAL, measured, reference, torch
 from depth_rows import asked, measure_batch
+from zoo import loaded
+
+from protlm_jax import report
+from protlm_jax.evaluation.depth import files
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.claims import claims, headlines
+from protlm_jax.evaluation.depth.results import Quantity, interval
+from protlm_jax.evaluation.depth.subject import TINY
 
 METRICS = ("contributions", "angles", "logit_lens", "skips", "local_effects")
 
@@ -69,3 +78,75 @@ def test_a_divided_sublayer_is_measured_as_it_is_added() -> None:
         ratio = np.linalg.norm(added, axis=-1) / np.linalg.norm(onto, axis=-1)
         expected = (ratio * batch.hidden[None]).sum(-1)
         np.testing.assert_allclose(whole.total[part, :, :2], expected, rtol=1e-4)
+
+
+PROTEINS = {"a": "MKTAYIAKQRQISFV", "b": "QLEERLGLIEVQ"}
+
+
+def test_layers_before_which_the_stream_is_zero_say_nothing(small_model) -> None:
+    """The published clamp of 1e-6 would make of them a mean of about a million."""
+    measured = analyse(small_model("esm2"), PROTEINS)["encoder"]
+    for key in ("relative_contribution", "cosine"):
+        for part in ("layer", "attention"):
+            first, second = measured[key].sel(part=part).values
+            assert np.isnan(first) and abs(second) < 100, (key, part)
+        # The MLP is added to what attention has put there.
+        assert (abs(measured[key].sel(part="mlp")) < 100).all()
+    assert measured["stream_norm"][0] == 0 < measured["stream_norm"][1]
+    assert files.by_layer(measured).cells()[0][:3] == ["0", "-", "-"]
+
+
+def test_other_positions_count_beside_them() -> None:
+    """Of all residues together, <mask> and visible, the mean at layer 0 is of the visible ones."""
+    found = analyse(zoo.loaded("esm2"), PROTEINS, metrics=["contributions"], positions="all")
+    measured = found["encoder"]
+    residues, masked = sum(map(len, PROTEINS.values())), 2 + 2
+    sums = measured["relative_contribution_count"].sum("protein")
+    counts = {part: sums.sel(part=part).values.tolist() for part in sums["part"].values}
+    assert counts["layer"] == counts["attention"] == [residues - masked, residues]
+    assert counts["mlp"] == [residues, residues]
+    assert measured["relative_contribution"][0, 0] < 1 / TINY**0.5
+
+
+def test_without_token_dropout_every_position_counts() -> None:
+    loaded = zoo.loaded("esm2")
+    plain = dataclasses.replace(
+        loaded.model, config=loaded.config.replace(token_dropout=False), parent=None
+    )
+    found = analyse(dataclasses.replace(loaded, model=plain), PROTEINS)["encoder"]
+    assert found["relative_contribution"].notnull().all()
+
+
+SEQUENCE = "MKTAYIAKQRQISFVKSHF"
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("names", ["p", "pq"])
+def test_values_come_without_intervals(names: str, tmp_path: Path) -> None:
+    (found,) = analyse(loaded("bert"), dict.fromkeys(names, SEQUENCE)).values()
+    heads = headlines(found)
+    for head in heads.values():
+        assert np.isfinite(head.value) and np.isnan(head.interval()).all()
+    assert {"loss", "depth_score", "late_contribution"} <= set(heads)
+    twin = found.assign_attrs(control_of=found.attrs["model"], model="twin")
+    for claim in claims(found, twin):
+        assert claim.verdict in ("", "undecided") and claim.low is None, claim
+    text = files.text(found)
+    assert ("only one protein: there are no intervals" in text) == (names == "p")
+    assert "nan" not in text
+    page = report.render({"depth": [found, twin]})
+    assert ">nan" not in page and "nan " not in page
+    files.write([found, twin], tmp_path)
+    for name in ("depth.csv", "claims.csv"):
+        assert ",nan" not in (tmp_path / name).read_text()
+
+
+def test_an_interval_needs_proteins_that_differ() -> None:
+    def low(totals: list[float], counts: list[float]) -> float:
+        return float(interval(Quantity((), np.array(totals), np.array(counts)))[0])
+
+    assert np.isfinite(low([1.0, 3.0], [2.0, 2.0]))
+    assert np.isnan(low([1.0], [2.0]))  # one protein
+    assert np.isnan(low([1.0, 0.0], [2.0, 0.0]))  # one that counts
+    assert np.isnan(low([1.0, 1.0 + 1e-9], [2.0, 2.0]))  # two copies of one
+    assert np.isnan(low([2.0, 5.0], [2.0, 5.0]))  # 1 in every draw
