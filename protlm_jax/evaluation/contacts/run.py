@@ -13,7 +13,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.contacts.precision import COUNTS, RANGES, contact_map, precisions
-from protlm_jax.evaluation.contacts.predict import own_head, predict
+from protlm_jax.evaluation.contacts.predict import Weights, own_head, predict
 from protlm_jax.evaluation.contacts.regression import Fitted, fit
 from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
@@ -94,20 +94,13 @@ def run(
     fitted = fit(loaded, train, valid)
     # The control's seed is not the seed of any training run that a user is likely to make.
     random = random_control(loaded, seed + 7919)
-    ways = {"regression": (loaded, fitted.weights)}
+    models = {"regression": (loaded, fitted.weights)}
     if hasattr(loaded.model, "contacts") and CONTACT_HEAD not in loaded.missing:
-        ways["own_head"] = (loaded, own_head(loaded))
-    ways["random"] = (random, fit(random, train, valid).weights)
-    sequences = {p.id: p.sequence for p in test}
-    found = {
-        way: _precisions(predict(m, sequences, weights=w, tokens_per_batch=tokens_per_batch), test)
-        for way, (m, w) in ways.items()
-    }
-    places = {p.id: np.arange(len(p.sequence), dtype=np.float32) for p in test}
-    nearest = ((name, -np.abs(x[:, None] - x[None])) for name, x in places.items())
-    found["separation"] = _precisions(nearest, test)
+        models["own_head"] = (loaded, own_head(loaded))
+    models["random"] = (random, fit(random, train, valid).weights)
+    found = _all_precisions(models, test, tokens_per_batch)
     about = {name: getattr(benchmark, name) for name in ("title", "licence", "source", "notes")}
-    return _dataset(found, list(sequences), fitted, seed).assign_attrs(
+    return _dataset(found, [p.id for p in test], fitted, seed).assign_attrs(
         title=f"{benchmark.title}, read from {loaded.name}",
         source=benchmark.source,
         model=loaded.name,
@@ -125,21 +118,28 @@ def run(
     )
 
 
-def _precisions(
-    predicted: Iterable[tuple[str, np.ndarray]], proteins: Sequence[LabelledProtein]
-) -> np.ndarray:
-    """[proteins, ranges, counts], in the order of the proteins."""
-    pairs = {p.id: p.labels["contact"] for p in proteins}
-    found = {
-        name: precisions(probabilities, contact_map(pairs[name], len(probabilities), name))
-        for name, probabilities in predicted
+def _all_precisions(
+    models: Mapping[str, tuple[LoadedModel, Weights]],
+    proteins: Sequence[LabelledProtein],
+    tokens_per_batch: int | None,
+) -> dict[str, np.ndarray]:
+    """By predictor [proteins, ranges, counts], of models and of the pairs nearest in sequence."""
+    sequences = {p.id: p.sequence for p in proteins}
+    predicted: dict[str, Iterable[tuple[str, np.ndarray]]] = {
+        name: predict(model, sequences, weights=weights, tokens_per_batch=tokens_per_batch)
+        for name, (model, weights) in models.items()
     }
-    return np.array(
-        [
-            [[found[p.id].get(kind, {}).get(count, np.nan) for count in COUNTS] for kind in RANGES]
-            for p in proteins
-        ]
-    )
+    places = {p.id: np.arange(len(p.sequence), dtype=np.float32) for p in proteins}
+    predicted["separation"] = ((n, -np.abs(x[:, None] - x[None])) for n, x in places.items())
+    pairs = {p.id: p.labels["contact"] for p in proteins}
+    result = {}
+    for predictor, maps in predicted.items():
+        found = {n: precisions(x, contact_map(pairs[n], len(x), n)) for n, x in maps}
+        result[predictor] = np.array(
+            [[[found[name].get(kind, {}).get(count, np.nan) for count in COUNTS]
+              for kind in RANGES] for name in sequences]
+        )  # fmt: skip
+    return result
 
 
 def _dataset(

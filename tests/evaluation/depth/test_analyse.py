@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
@@ -20,12 +19,9 @@ from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.results import undefined
 from protlm_jax.evaluation.depth.scores import centre, per_layer_effect, reached
-from protlm_jax.evaluation.depth.stream import differences
-from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.evaluation.depth.sweep import compiled
 from protlm_jax.evaluation.noise import by_noise_level
 from protlm_jax.huggingface import export, import_model, load_model
-from protlm_jax.models.stack import LayerProgram
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 
@@ -225,29 +221,3 @@ def test_a_run_folder_and_its_export_give_the_same_numbers(tmp_path: Path) -> No
         for source in sources
     ]
     xarray.testing.assert_equal(found[0]["encoder"], found[1]["encoder"])
-
-
-def test_a_silenced_sublayer_of_a_parallel_block_is_a_gate_of_zero() -> None:
-    """ProGen2's MLP never sees what attention adds; the whole model is run under the program."""
-    family = "progen2"
-    model, batch = zoo.loaded(family), asked(family, [[1], [2]])
-    found = measure_batch(model, batch, "encoder", ("sublayer_skips", "local_effects"))[0]
-    positions = batch.positions("asked", model.model.readouts[0])
-    arguments = (
-        *(model.model, model.params, batch.features, jnp.asarray(batch.true), positions),
-        *(jnp.asarray(model.vocabulary.amino_acid_ids), "encoder"),
-    )
-
-    @jax.jit
-    def under(program: LayerProgram) -> Any:
-        subject = observe(*arguments)
-        final = subject.execute(subject.streams[0], program)
-        return differences(subject, subject.answer(subject.streams[-1]), subject.answer(final))
-
-    for sublayer in range(2):
-        for layer in range(2):
-            expected = under(LayerProgram.full(2).ablate(layer, sublayer))
-            for name, stat in expected.items():
-                total = found[f"sublayer_skip_{name}"].total[sublayer, layer]
-                np.testing.assert_allclose(total, stat.total, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert found["local_effect"].total[0, 1].sum() > 0

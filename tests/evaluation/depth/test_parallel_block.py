@@ -13,7 +13,7 @@ from progen2_reference import Blocks, torch
 from protlm_jax.evaluation.depth.batches import Asked
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 
-METRICS = ("contributions", "logit_lens", "skips", "sublayer_skips", "local_effects", "swaps")
+METRICS = ("contributions", "skips", "sublayer_skips", "local_effects")
 LENGTHS = np.array([12, 7, 9])
 REAL = np.arange(12)[None] < LENGTHS[:, None]
 RNG = np.random.default_rng(5)
@@ -93,14 +93,6 @@ def test_both_sublayers_are_measured_against_the_stream_before_the_block(measure
                 ratio = x.norm(dim=-1) / row.streams[layer].norm(dim=-1)
                 ratios.append(float(ratio[row.target].sum()))
             same(found["relative_contribution"], (part, layer), ratios, f"part {part}")
-
-
-def test_the_lens_and_swaps_answer_as_the_blocks_do(measured) -> None:
-    found, rows = measured
-    for depth in range(3):
-        same(found["lens_kl"], depth, [row.kl(row.streams[depth]) for row in rows], "lens")
-    swapped = [row.kl(row.after(row.streams[0], [1, 0])[1]) for row in rows]
-    same(found["swap_kl"], 0, swapped, "swap")
 
 
 def test_what_is_left_out_is_missed_as_the_blocks_miss_it(measured) -> None:
