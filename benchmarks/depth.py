@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax import models
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.evaluation.depth.metrics import DEFAULT, forwards, measure, why_not
 from protlm_jax.evaluation.depth.sweep import Shown, compiled
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
@@ -90,7 +90,7 @@ def main() -> None:
     print(f"{jax.default_backend()}, {arguments}, compilations {compiled._cache_size()}")
 
 
-def prepare(family: str, shape: str, layers: int) -> tuple[Any, Any, Asked, jax.Array]:
+def prepare(family: str, shape: str, layers: int) -> tuple[Any, Any, DepthBatch, jax.Array]:
     """A model with random weights, and a batch of random residues, 15 % of them hidden."""
     width, heads, rows, length = SHAPES[shape]
     sizes = {
@@ -113,11 +113,11 @@ def prepare(family: str, shape: str, layers: int) -> tuple[Any, Any, Asked, jax.
         "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
     }
     protein = np.tile(np.arange(rows, dtype=np.int32)[:, None], (1, length)) % 8
-    asked = Asked(features, true, hidden, everywhere > 0, protein, list(range(rows)))
+    asked = DepthBatch(features, true, hidden, everywhere > 0, protein, list(range(rows)))
     return model, models.init_params(model, 0), asked, jnp.asarray(amino_acids)
 
 
-def hooked(model: Any, params: Any, batch: Asked, layers: int) -> dict[str, Callable[[], Any]]:
+def hooked(model: Any, params: Any, batch: DepthBatch, layers: int) -> dict[str, Callable[[], Any]]:
     """The same skip map with hooks: effects on later layers, on the answer, mean and largest."""
     import torch
     import transformers

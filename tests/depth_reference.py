@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from protlm_jax import models
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.evaluation.depth.metrics import measure
 from protlm_jax.evaluation.depth.positions import PositionSet
 from protlm_jax.evaluation.depth.sweep import Sweep
@@ -344,7 +344,7 @@ def run(
 ) -> Any:  # fmt: skip
     """A function of a subject on the same batch."""
     protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
-    batch = Asked(ref.features, ref.true, HIDDEN, REAL, protein, [0, 1, 2])
+    batch = DepthBatch(ref.features, ref.true, HIDDEN, REAL, protein, [0, 1, 2])
     sweep: Any = Sweep(loaded or ref.loaded, None, ref.stack, positions)  # type: ignore[arg-type]
     return sweep.run(function, sweep.shown(batch), *arrays, **fixed)
 

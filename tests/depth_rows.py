@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zoo
 
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.evaluation.depth.metrics import measure
 from protlm_jax.evaluation.depth.positions import PositionSet
 from protlm_jax.evaluation.depth.sweep import Sweep
@@ -16,7 +16,7 @@ from protlm_jax.models.loaded import LoadedModel
 
 def measure_batch(
     loaded: LoadedModel,
-    batch: Asked,
+    batch: DepthBatch,
     stack: str,
     metrics: tuple[str, ...],
     positions: PositionSet = "asked",
@@ -27,7 +27,7 @@ def measure_batch(
     return sweep.run(measure, sweep.shown(batch), metrics=metrics, points=points)
 
 
-def asked(family: str, rows: list[list[int]]) -> Asked:
+def asked(family: str, rows: list[list[int]]) -> DepthBatch:
     """Rows of packed proteins, every third residue of each asked; owners are all the members."""
     vocabulary = zoo.ZOO[family].vocabulary
     made = [zoo.row(family, members) for members in rows]
@@ -39,4 +39,4 @@ def asked(family: str, rows: list[list[int]]) -> Asked:
     shown = np.where(hidden, vocabulary.mask_id, true) if vocabulary.mask_id else true
     features = {**batch, "input_tokens": shown.astype(np.int32)}
     owners = [member for members in rows for member in members]
-    return Asked(features, true, hidden, segments > 0, protein, owners)
+    return DepthBatch(features, true, hidden, segments > 0, protein, owners)

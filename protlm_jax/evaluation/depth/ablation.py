@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.results import Quantity
 from protlm_jax.evaluation.depth.stream import differences
@@ -246,7 +246,7 @@ def erasure(sweep: Sweep) -> dict[str, Quantity]:
         means, count = means + np.asarray(sums, np.float64), count + int(batch.residues.sum())
     means = (means / count).astype(np.float32)
 
-    def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
+    def measure(batch: DepthBatch) -> tuple[dict[str, Stat], None]:
         shown = sweep.shown(batch)
         eligible = batch.residues & ~batch.hidden & np.asarray(shown.positions.source)
         erased = _spaced(eligible, RESIDUES)

@@ -15,7 +15,7 @@ import xarray
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import similarity
 from protlm_jax.evaluation.depth.ablation import block_sizes
-from protlm_jax.evaluation.depth.batches import Asked, in_float32, prepare
+from protlm_jax.evaluation.depth.batches import DepthBatch, in_float32, prepare
 from protlm_jax.evaluation.depth.metrics import METRICS, forwards, measure, resolve, why_not
 from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import dataset, with_rises
@@ -144,7 +144,7 @@ def measure_stack(sweep: Sweep, names: Sequence[str]) -> xarray.Dataset:
     by_batch = tuple(name for name in defined if METRICS[name].how != "sweep")
     points = 1 << (-(-POINTS // proteins.batches) - 1).bit_length()  # few shapes to compile for
 
-    def measured(batch: Asked) -> tuple[dict[str, Stat], np.ndarray | None]:
+    def measured(batch: DepthBatch) -> tuple[dict[str, Stat], np.ndarray | None]:
         found, sample = sweep.run(measure, sweep.shown(batch), metrics=by_batch, points=points)
         return found, sample["streams"][:, sample["real"]] if sample else None
 

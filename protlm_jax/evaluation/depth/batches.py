@@ -23,7 +23,7 @@ LONGEST = 256
 ROWS = 8
 
 
-class Asked(NamedTuple):
+class DepthBatch(NamedTuple):
     """A batch, and what is asked of it."""
 
     features: dict[str, Any]  # what the model is shown
@@ -62,11 +62,11 @@ class Proteins:
 
     @functools.cached_property
     def most(self) -> int:
-        """Asked residues of a row at most, rounded up so that few programs are compiled."""
+        """DepthBatch residues of a row at most, rounded up so that few programs are compiled."""
         targets = ((self.hidden[i].targets, start, stop) for i, start, stop in self.pieces)
         return -(-max(int(((t >= a) & (t < b)).sum()) for t, a, b in targets) // 8) * 8
 
-    def batch(self, loaded: LoadedModel, index: int) -> Asked:
+    def batch(self, loaded: LoadedModel, index: int) -> DepthBatch:
         """Batch `index`, of ROWS rows; those beyond the last piece are padding."""
         members = self.pieces[index * ROWS : (index + 1) * ROWS]
         rows, shape = list(range(len(members))), Shape(ROWS, self.length)
@@ -78,7 +78,7 @@ class Proteins:
         sizes = np.array([stop - start + specials for _, start, stop in members])
         sizes = np.pad(sizes, (0, ROWS - len(members)))
         real = np.arange(self.length)[None] < sizes[:, None]
-        return Asked(
+        return DepthBatch(
             features,
             asked.true,
             asked.hidden,
@@ -88,7 +88,7 @@ class Proteins:
             self.most,
         )
 
-    def all_batches(self, loaded: LoadedModel) -> Iterator[Asked]:
+    def all_batches(self, loaded: LoadedModel) -> Iterator[DepthBatch]:
         return (self.batch(loaded, index) for index in range(self.batches))
 
 

@@ -71,12 +71,8 @@ def claims(results: xarray.Dataset, control: xarray.Dataset | None = None) -> li
             rows.append(_compared("early_centre", words, found["depth_score"], -1, HALF))
         rows += [row for finder in _FINDERS for row in finder(results)]
     if control is not None:
-        theirs = headlines(control)
-        for name in TREND:
-            if name in found and name in theirs:
-                words = f"{name.replace('_', ' ')}, this model - its re-initialised copy"
-                difference = found[name].minus(theirs[name])
-                rows.append(_changed(f"control_{name}", words, difference))
+        ends = "this model - its re-initialised copy"
+        rows += _differences(headlines(control), found, ends, "control_")
     return rows
 
 
@@ -115,7 +111,7 @@ def trends(stacks: Sequence[xarray.Dataset]) -> list[tuple[str, list[Claim]]]:
         first, last = models[0], models[-1]
         if first.attrs["layers"] != last.attrs["layers"]:
             ends = f"{last.attrs['layers']} layers - {first.attrs['layers']} layers"
-            found.append((f"{family}, {stack}", _differences(first, last, ends)))
+            found.append((f"{family}, {stack}", _between(first, last, ends)))
     return found
 
 
@@ -125,7 +121,7 @@ def noise_claims(results: xarray.Dataset) -> list[Claim]:
     (low, first), (high, last) = levels[0], levels[-1]
     if low is None or low == high:
         return []
-    return _differences(first, last, f"{high:g} hidden - {low:g} hidden")
+    return _between(first, last, f"{high:g} hidden - {low:g} hidden")
 
 
 def table(rows: Sequence[Claim], control: Sequence[Claim] = ()) -> Table:
@@ -149,20 +145,26 @@ def span(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
-def _differences(first: xarray.Dataset, last: xarray.Dataset, ends: str) -> list[Claim]:
-    """Of the TREND numbers, the last minus the first; paired on the same proteins."""
-    same = first["protein"].values.tolist() == last["protein"].values.tolist()
-    before, after = headlines(first), headlines(last, seed=0 if same else 1)
-    rows = []
-    for name in TREND:
-        if name in before and name in after:
-            if not same:  # draws of other proteins are independent, whatever their number
-                after[name] = Bootstrapped(
-                    after[name].value, after[name].drawn, before[name].proteins
-                )
-            words = f"{name.replace('_', ' ')}, {ends}"
-            rows.append(_changed(name, words, after[name].minus(before[name])))
-    return rows
+def _between(first: xarray.Dataset, last: xarray.Dataset, ends: str) -> list[Claim]:
+    """`_differences` of two datasets, paired if they have the same proteins."""
+    if first["protein"].values.tolist() == last["protein"].values.tolist():
+        return _differences(headlines(first), headlines(last), ends)
+    # Draws of other proteins are independent, whatever the number of these.
+    other, number = headlines(last, seed=1), first.sizes["protein"]
+    after = {name: replace(head, proteins=number) for name, head in other.items()}
+    return _differences(headlines(first), after, ends)
+
+
+def _differences(
+    before: Mapping[str, Bootstrapped], after: Mapping[str, Bootstrapped], ends: str,
+    prefix: str = "",
+) -> list[Claim]:  # fmt: skip
+    """Of the TREND numbers, after - before."""
+    return [
+        _changed(f"{prefix}{n}", f"{n.replace('_', ' ')}, {ends}", after[n].minus(before[n]))
+        for n in TREND
+        if n in before and n in after
+    ]
 
 
 def _enough(draws: np.ndarray) -> bool:

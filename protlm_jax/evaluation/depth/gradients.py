@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.results import Quantity
 from protlm_jax.evaluation.depth.subject import Subject
@@ -24,7 +24,7 @@ def gradients(sweep: Sweep) -> dict[str, Quantity]:
     tokens, and the position set says which answers are attributed.
     """
 
-    def measure(batch: Asked) -> tuple[dict[str, Stat], None]:
+    def measure(batch: DepthBatch) -> tuple[dict[str, Stat], None]:
         shown = sweep.shown(batch)
         found, _ = sweep.run(attribute, shown, batch.protein >= 0, depths=sweep.depths)
         size = np.abs(found)

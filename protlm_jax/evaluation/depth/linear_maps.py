@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import xarray
 
-from protlm_jax.evaluation.depth.batches import Asked, Proteins, prepare
+from protlm_jax.evaluation.depth.batches import DepthBatch, Proteins, prepare
 from protlm_jax.evaluation.depth.subject import Subject
 from protlm_jax.evaluation.depth.sweep import Sweep, require_finite
 from protlm_jax.models.loaded import LoadedModel
@@ -102,7 +102,7 @@ def explained(fitted: Moments, held_out: Moments, penalty: float = PENALTY) -> n
 
 
 def streams_of(
-    loaded: LoadedModel, proteins: Proteins, batch: Asked, depths: Sequence[int] | None
+    loaded: LoadedModel, proteins: Proteins, batch: DepthBatch, depths: Sequence[int] | None
 ) -> np.ndarray:
     """The first stack's streams at the residues of a batch, row by row: [depths, residues, D]."""
     sweep = Sweep(loaded, proteins, loaded.model.stack_names[0])

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 
-from protlm_jax.evaluation.depth.batches import ROWS, Asked, Proteins
+from protlm_jax.evaluation.depth.batches import ROWS, DepthBatch, Proteins
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
 from protlm_jax.evaluation.depth.subject import observe
@@ -61,7 +61,7 @@ class Sweep:
     def depths(self) -> tuple[int, ...]:
         return depths_of(self.shape[0])
 
-    def shown(self, batch: Asked) -> Shown:
+    def shown(self, batch: DepthBatch) -> Shown:
         """A batch as compiled measurements take it."""
         slots = max(ROWS, len(batch.owners))
         where = batch.positions(self.positions, self.loaded.model.readouts[0], slots)
@@ -78,7 +78,7 @@ class Sweep:
             )
 
     def sums(
-        self, measure: Callable[[Asked], tuple[dict[str, Stat], np.ndarray | None]],
+        self, measure: Callable[[DepthBatch], tuple[dict[str, Stat], np.ndarray | None]],
         what: str = "", *settings: Any,
     ) -> tuple[dict[str, Quantity], list[np.ndarray]]:  # fmt: skip
         """Sums over all batches; those that an earlier call kept are taken over.
@@ -173,7 +173,7 @@ def compiled(
 def require_finite(
     loaded: LoadedModel,
     proteins: Proteins,
-    batch: Asked,
+    batch: DepthBatch,
     finite: bool,
     found: Mapping[str, Stat] = MappingProxyType({}),
 ) -> None:

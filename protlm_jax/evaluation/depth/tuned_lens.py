@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import xarray
 
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.evaluation.depth.positions import Stat
 from protlm_jax.evaluation.depth.results import Quantity, Totals
 from protlm_jax.evaluation.depth.stream import lens
@@ -49,7 +49,7 @@ def trained_lens(sweep: Sweep, steps: int = STEPS) -> tuple[dict[str, Quantity],
     """
     if sweep.proteins.batches < 4:
         raise ValueError("half, a quarter and a quarter of the batches: more proteins are needed")
-    groups: list[list[Asked]] = [[], [], []]
+    groups: list[list[DepthBatch]] = [[], [], []]
     for index, batch in enumerate(sweep.proteins.all_batches(sweep.loaded)):
         groups[(0, 1, 0, 2)[index % 4]].append(batch)
     maps = fit(sweep, _points(sweep, groups[0]), _points(sweep, groups[1]), steps)
@@ -140,7 +140,7 @@ def _restored(part: Part, fresh: Any) -> tuple[int, Any]:
     return done, jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
-def _points(sweep: Sweep, batches: list[Asked]) -> Points:
+def _points(sweep: Sweep, batches: list[DepthBatch]) -> Points:
     """What is read of all batches."""
     streams, answers = [], []
     for batch in batches:

@@ -10,7 +10,7 @@ import zoo
 from depth_rows import measure_batch
 from progen2_reference import Blocks, torch
 
-from protlm_jax.evaluation.depth.batches import Asked
+from protlm_jax.evaluation.depth.batches import DepthBatch
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 
 METRICS = ("contributions", "skips", "sublayer_skips", "local_effects")
@@ -65,7 +65,7 @@ def measured() -> tuple[Any, list[Row]]:
         "positions": np.tile(np.arange(12, dtype=np.int32), (3, 1)),
     }
     protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
-    batch = Asked(features, true, asked, REAL, protein, [0, 1, 2])
+    batch = DepthBatch(features, true, asked, REAL, protein, [0, 1, 2])
     found, _ = measure_batch(loaded, batch, "encoder", METRICS)
     state = {
         name: torch.tensor(x).double() for name, x in tensors(EXCHANGES["progen2"], loaded.params)
