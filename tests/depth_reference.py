@@ -11,15 +11,15 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import depth_rows
 import jax
 import numpy as np
 import pytest
+from depth_rows import measure_batch
 
 from protlm_jax import models
 from protlm_jax.evaluation.depth.batches import DepthBatch
-from protlm_jax.evaluation.depth.metrics import measure
 from protlm_jax.evaluation.depth.positions import PositionSet
-from protlm_jax.evaluation.depth.sweep import Sweep
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.families.esm2 import esm2_config
@@ -122,6 +122,8 @@ class Reference:
             self.features |= {"encoder_input_tokens": shown, "decoder_input_tokens": self.shifted}
         self.number = self.config.num_decoder_layers if stack == "decoder" else 3
         self.shown = shown
+        protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
+        self.batch = DepthBatch(self.features, self.true, HIDDEN, REAL, protein, [0, 1, 2])
 
     @functools.cached_property
     def network(self) -> Any:
@@ -331,22 +333,13 @@ def measured(
     loaded: LoadedModel | None = None,
 ) -> Any:
     """Our measurements of the same batch: name -> Stat, and the sample of streams."""
-    found, sample = run(
-        reference(family, stack), measure, positions=positions, loaded=loaded, metrics=metrics,
-        points=16,
-    )  # fmt: skip
-    return found | sample
+    ref = reference(family, stack)
+    return measure_batch(loaded or ref.loaded, ref.batch, stack, metrics, positions)
 
 
-def run(
-    ref: Reference, function: Any, *arrays: Any, positions: PositionSet = "asked",
-    loaded: LoadedModel | None = None, **fixed: Any,
-) -> Any:  # fmt: skip
+def run(ref: Reference, function: Any, *arrays: Any, **fixed: Any) -> Any:
     """A function of a subject on the same batch."""
-    protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
-    batch = DepthBatch(ref.features, ref.true, HIDDEN, REAL, protein, [0, 1, 2])
-    sweep: Any = Sweep(loaded or ref.loaded, None, ref.stack, positions)  # type: ignore[arg-type]
-    return sweep.run(function, sweep.shown(batch), *arrays, **fixed)
+    return depth_rows.run(ref.loaded, ref.batch, ref.stack, function, *arrays, **fixed)
 
 
 def length(x: np.ndarray) -> np.ndarray:

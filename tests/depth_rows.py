@@ -1,4 +1,4 @@
-"""Batches for depth measurements, written out by hand from the zoo's rows."""
+"""Proteins and batches for depth measurements, and functions run on them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ from protlm_jax.evaluation.depth.metrics import measure
 from protlm_jax.evaluation.depth.positions import PositionSet
 from protlm_jax.evaluation.depth.sweep import Sweep
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import AMINO_ACIDS
+
+
+def proteins(number: int, length: int = 21, seed: int = 0) -> dict[str, str]:
+    rng = np.random.default_rng(seed)
+    return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
+
+
+def run(
+    loaded: LoadedModel, batch: DepthBatch, stack: str, function: Any, *arrays: Any,
+    positions: PositionSet = "asked", **fixed: Any,
+) -> Any:  # fmt: skip
+    """A function of a subject on one batch."""
+    sweep: Any = Sweep(loaded, None, stack, positions)  # type: ignore[arg-type]
+    return sweep.run(function, sweep.shown(batch), *arrays, **fixed)
 
 
 def measure_batch(
-    loaded: LoadedModel,
-    batch: DepthBatch,
-    stack: str,
-    metrics: tuple[str, ...],
+    loaded: LoadedModel, batch: DepthBatch, stack: str, metrics: tuple[str, ...],
     positions: PositionSet = "asked",
-    points: int = 0,
-) -> Any:
+) -> dict[str, Any]:  # fmt: skip
     """What is measured of one batch: name -> Stat, and the sample of streams."""
-    sweep: Any = Sweep(loaded, None, stack, positions)  # type: ignore[arg-type]
-    return sweep.run(measure, sweep.shown(batch), metrics=metrics, points=points)
+    found, sample = run(
+        loaded, batch, stack, measure, positions=positions, metrics=metrics, points=16
+    )
+    return {**found, **sample}
 
 
 def asked(family: str, rows: list[list[int]]) -> DepthBatch:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray
 import zoo
-from depth_rows import asked, measure_batch
+from depth_rows import asked, measure_batch, proteins
 from zoo import kinds_first
 
 from protlm_jax.errors import ProtlmError
@@ -23,11 +23,6 @@ from protlm_jax.evaluation.depth.sweep import compiled
 from protlm_jax.evaluation.noise import by_noise_level
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.vocabularies import AMINO_ACIDS
-
-
-def proteins(number: int, length: int, seed: int = 0) -> dict[str, str]:
-    rng = np.random.default_rng(seed)
-    return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
 
 
 @pytest.mark.parametrize("family", kinds_first())
@@ -174,7 +169,7 @@ METRICS = ("contributions", "skips")
 
 
 def measured(family: str, batch: Any) -> dict[str, Any]:
-    return measure_batch(zoo.loaded(family), batch, "encoder", METRICS)[0]
+    return measure_batch(zoo.loaded(family), batch, "encoder", METRICS)
 
 
 def test_a_packed_protein_counts_as_if_it_were_alone() -> None:
@@ -208,7 +203,7 @@ def test_rows_and_parameters_over_several_devices_are_measured_as_on_one() -> No
     model = zoo.loaded("bert")
     parted = dataclasses.replace(model, params=jax.tree.map(split, model.params))
     one = measured("bert", batch)
-    many = measure_batch(parted, spread, "encoder", METRICS)[0]
+    many = measure_batch(parted, spread, "encoder", METRICS)
     for name, stat in one.items():
         np.testing.assert_allclose(many[name].total, stat.total, rtol=1e-4, atol=1e-5, err_msg=name)
 

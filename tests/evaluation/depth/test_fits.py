@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from depth_rows import proteins
 from sklearn.linear_model import Ridge
 from zoo import loaded
 
@@ -11,12 +12,6 @@ from protlm_jax.evaluation.depth import tuned_lens as lens
 from protlm_jax.evaluation.depth.batches import prepare
 from protlm_jax.evaluation.depth.linear_maps import PENALTY, _add, explained, linear_maps
 from protlm_jax.evaluation.depth.sweep import Sweep
-from protlm_jax.vocabularies import AMINO_ACIDS
-
-
-def proteins(number: int, length: int = 21) -> dict[str, str]:
-    rng = np.random.default_rng(0)
-    return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), length)) for i in range(number)}
 
 
 def test_the_map_is_the_ridge_regression_of_scikit_learn() -> None:

@@ -66,7 +66,7 @@ def measured() -> tuple[Any, list[Row]]:
     }
     protein = np.where(REAL, np.arange(3)[:, None], -1).astype(np.int32)
     batch = DepthBatch(features, true, asked, REAL, protein, [0, 1, 2])
-    found, _ = measure_batch(loaded, batch, "encoder", METRICS)
+    found = measure_batch(loaded, batch, "encoder", METRICS)
     state = {
         name: torch.tensor(x).double() for name, x in tensors(EXCHANGES["progen2"], loaded.params)
     }

@@ -53,7 +53,7 @@ def test_what_stands_in_padding_counts_nowhere(positions: Any) -> None:
     filled[pads] = np.random.default_rng(0).choice(model.vocabulary.amino_acid_ids, pads.sum())
     dirty = batch._replace(features={**batch.features, "input_tokens": filled})
     clean, other = (
-        measure_batch(model, one, "encoder", METRICS, positions)[0] for one in (batch, dirty)
+        measure_batch(model, one, "encoder", METRICS, positions) for one in (batch, dirty)
     )
     for name, stat in clean.items():
         for field in ("total", "count", "peak"):
@@ -67,7 +67,7 @@ def test_a_divided_sublayer_is_measured_as_it_is_added() -> None:
     batch = asked("esmc", [[1], [2]])
     model = zoo.loaded("esmc")
     assert model.config.residual_divisor == pytest.approx((2 / 36) ** 0.5)
-    whole = measure_batch(model, batch, "encoder", ("contributions",))[0]["relative_contribution"]
+    whole = measure_batch(model, batch, "encoder", ("contributions",))["relative_contribution"]
     h, context = model.model.apply({"params": model.params}, batch.features, method="embed")
     out, taps = model.model.apply({"params": model.params}, h, context, method="stack")
     streams = np.concatenate([taps["encoder"]["stream"], out["encoder"][None]])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
+from depth_rows import proteins
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
@@ -19,20 +20,14 @@ from protlm_jax.evaluation.depth.results import interval, quantity, separate, un
 from protlm_jax.evaluation.results import read
 from protlm_jax.storage.digests import Damaged, verify
 from protlm_jax.storage.json_files import read_json
-from protlm_jax.vocabularies import AMINO_ACIDS
 
 METRIC = "contributions"
-
-
-def random_proteins(number: int) -> dict[str, str]:
-    rng = np.random.default_rng(0)
-    return {f"p{i}": "".join(rng.choice(list(AMINO_ACIDS), 21)) for i in range(number)}
 
 
 @pytest.fixture
 def fasta(tmp_path: Path) -> Path:
     path = tmp_path / "proteins.fasta"
-    path.write_text("".join(f">{name}\n{s}\n" for name, s in random_proteins(20).items()))
+    path.write_text("".join(f">{name}\n{s}\n" for name, s in proteins(20).items()))
     return path
 
 
@@ -78,7 +73,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
 ) -> None:
     """Batches, and of the tuned lens turns of its training, that are kept are not done again."""
     monkeypatch.setattr(sweep, "PART_SECONDS", 0.0)
-    model, sequences = loaded("bert"), random_proteins(number)
+    model, sequences = loaded("bert"), proteins(number)
     wanted = {"metrics": metrics, "folder": tmp_path}
     whole = analyse(model, sequences, **wanted)["encoder"]
     for file in tmp_path.iterdir():
@@ -202,7 +197,7 @@ def test_levels_of_noise_are_a_dimension_of_the_files(fasta: Path, tmp_path: Pat
 
 
 def test_the_bootstrap_draws_proteins() -> None:
-    found = analyse(loaded("bert"), random_proteins(20), metrics=[METRIC])["encoder"]
+    found = analyse(loaded("bert"), proteins(20), metrics=[METRIC])["encoder"]
     x = quantity(found, "stream_norm")
     low, high = interval(x)
     error = (x.total / x.count).std(axis=-1) / 20**0.5  # proteins have three asked residues each
