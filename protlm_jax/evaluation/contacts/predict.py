@@ -20,7 +20,7 @@ from protlm_jax.models.contacts import contact_logits, corrected_maps, pairs_of
 from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.stacked import Stacked
-from protlm_jax.vocabularies import ResiduePolicy, normalise
+from protlm_jax.vocabularies import normalise
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,14 @@ def predict(
     *,
     weights: Weights | None = None,
     tokens_per_batch: int | None = None,
-    policy: ResiduePolicy | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The probability that two residues of a protein touch.
 
     Args:
         loaded: the model; of an encoder-decoder the encoder is read.
-        sequences: id -> sequence, spaced or not; read under `policy`.
+        sequences: id -> sequence, spaced or not; read under the model's policy.
         weights: of its heads; None takes the model's own contact head (ESM-2).
         tokens_per_batch: budget of one batch; None suits the device.
-        policy: what to do with rare residues and lower case; None: as the model has it.
 
     Yields:
         (id, [residues, residues] float32, symmetric), proteins of one length together, longest
@@ -77,7 +75,7 @@ def predict(
             turns up, a protein is longer than its position table, or its map is not finite.
     """
     weights = own_head(loaded) if weights is None else weights
-    plain = normalised(sequences.items(), policy or loaded.policy)
+    plain = normalised(sequences.items(), loaded.policy)
     limit = max_residues(loaded)
     for name, sequence in plain.items():
         if limit is not None and len(sequence) > limit:
@@ -100,12 +98,7 @@ def _stream(
         return features(loaded, batch, [tokens[m] for m in batch.members], decoder=False)
 
     batches = engine.one_a_row([len(row) for row in tokens], budget)
-    for batch, found in engine.run(
-        _probabilities,
-        batches,
-        inputs,
-        _specials(loaded),
-    ):
+    for batch, found in engine.run(_probabilities, batches, inputs, _specials(loaded)):
         for row, member in enumerate(batch.members):
             name = names[member]
             inside = slice(before, before + len(sequences[name]))
@@ -119,11 +112,7 @@ def maps(loaded: LoadedModel, sequence: str) -> np.ndarray:
     tokens = loaded.vocabulary.encode(normalise(sequence, loaded.policy, record=sequence[:20]))
     engine, before = Engine(loaded), len(loaded.vocabulary.prefix_ids)
     (batch,) = engine.one_a_row([len(tokens)], None)
-    found = engine(
-        _maps,
-        features(loaded, batch, [tokens], decoder=False),
-        _specials(loaded),
-    )
+    found = engine(_maps, features(loaded, batch, [tokens], decoder=False), _specials(loaded))
     inside = slice(before, before + len(sequence))
     return np.asarray(found)[:, 0, :, inside, inside]
 

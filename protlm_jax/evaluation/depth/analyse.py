@@ -95,16 +95,7 @@ def analyse(
         sweep = Sweep(loaded, proteins, "", positions, seed, place, settings, progress)
         stacks = {one: dataclasses.replace(sweep, stack=one) for one in loaded.model.stack_names}
         at_levels.append({name: measure_stack(one, names) for name, one in stacks.items()})
-    found = at_levels[0]
-    if noise_levels is not None:
-        dim = xarray.DataArray(list(levels), dims="noise", name="noise")
-        found = {
-            stack: xarray.concat(
-                [one[stack] for one in at_levels], dim, data_vars="all", coords="minimal",
-                compat="equals", join="exact", combine_attrs="override",
-            )
-            for stack in found
-        }  # fmt: skip
+    found = at_levels[0] if noise_levels is None else _by_level(at_levels, levels)
     tokens = sum(stop - start for _, start, stop in proteins.pieces)
     tokens += len(proteins.pieces) * loaded.vocabulary.num_specials
     shared = {
@@ -116,6 +107,19 @@ def analyse(
         "positions": f"{READ[loaded.model.readouts[0].kind]}; {POSITION_SETS[positions]}",
     }
     return {stack: one.assign_attrs(shared) for stack, one in found.items()}
+
+
+def _by_level(
+    found: Sequence[Mapping[str, xarray.Dataset]], levels: Sequence[float]
+) -> dict[str, xarray.Dataset]:
+    noise = xarray.DataArray(list(levels), dims="noise", name="noise")
+    return {
+        stack: xarray.concat(
+            [one[stack] for one in found], noise, data_vars="all", coords="minimal",
+            compat="equals", join="exact", combine_attrs="override",
+        )
+        for stack in found[0]
+    }  # fmt: skip
 
 
 def checked_levels(loaded: LoadedModel, levels: Sequence[float]) -> tuple[float, ...]:

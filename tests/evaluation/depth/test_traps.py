@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import zoo
 from depth_reference import REAL, measured, reference, torch
-from depth_rows import asked, measure_batch
+from depth_rows import asked, measure_batch, run
 from zoo import loaded
 
 from protlm_jax import report
@@ -18,7 +19,9 @@ from protlm_jax.evaluation.depth import files
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.claims import claims, headlines
 from protlm_jax.evaluation.depth.results import Quantity, interval
-from protlm_jax.evaluation.depth.subject import TINY
+from protlm_jax.evaluation.depth.stream import differences
+from protlm_jax.evaluation.depth.subject import TINY, Subject
+from protlm_jax.models.stack import LayerProgram
 
 METRICS = ("contributions", "angles", "logit_lens", "skips", "local_effects")
 
@@ -150,3 +153,26 @@ def test_an_interval_needs_proteins_that_differ() -> None:
     assert np.isnan(low([1.0, 0.0], [2.0, 0.0]))  # one that counts
     assert np.isnan(low([1.0, 1.0 + 1e-9], [2.0, 2.0]))  # two copies of one
     assert np.isnan(low([2.0, 5.0], [2.0, 5.0]))  # 1 in every draw
+
+
+def test_both_sublayers_of_a_parallel_block_read_the_stream_before_it() -> None:
+    """ProGen2's MLP never sees what attention adds: leaving either out is a gate of zero."""
+    model, batch = zoo.loaded("progen2"), asked("progen2", [[1], [2]])
+    metrics = ("contributions", "sublayer_skips", "local_effects")
+    found = measure_batch(model, batch, "encoder", metrics)
+
+    def under(subject: Subject, program: LayerProgram) -> Any:
+        final = subject.execute(subject.streams[0], program)
+        differ = differences(subject, subject.answer(subject.streams[-1]), subject.answer(final))
+        return differ, subject.taps, subject.streams
+
+    for sublayer, layer in itertools.product(range(2), range(2)):
+        program = LayerProgram.full(2).ablate(layer, sublayer)
+        expected, taps, streams = run(model, batch, "encoder", under, program)
+        for name, stat in expected.items():
+            total = found[f"sublayer_skip_{name}"].total[sublayer, layer]
+            np.testing.assert_allclose(total, stat.total, rtol=1e-4, atol=1e-5, err_msg=name)
+    for name in ("attention", "mlp"):
+        np.testing.assert_array_equal(taps[f"{name}_onto"], streams[:-1])
+    np.testing.assert_allclose(taps["attention"] + taps["mlp"], np.diff(streams, axis=0), atol=1e-5)
+    assert found["local_effect"].total[0, 1].sum() > 0
