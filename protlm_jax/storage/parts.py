@@ -11,6 +11,7 @@ sizes and digests. The note is written last: a part without a note, or changed s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 FILES = "files"
+_DAMAGE = (ProtlmError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -57,11 +59,12 @@ def finish(note: Path, files: Iterable[Path] = (), **about: Any) -> dict[str, An
     Raises:
         ProtlmError: the disk does not take the note.
     """
-    before = _listed(note) if note.exists() else {}
-    entries = entries_of(note.parent, only=files)
-    about[FILES] = entries
+    before: set[str] = set()
+    with contextlib.suppress(*_DAMAGE):
+        before = set(_read(note)[FILES])
+    about[FILES] = entries_of(note.parent, only=files)
     write_json(note, about, indent=None)
-    for name in before.keys() - entries.keys():
+    for name in before - about[FILES].keys():
         (note.parent / name).unlink(missing_ok=True)
     return about
 
@@ -74,10 +77,10 @@ def finished(note: Path, *, remedy: str = "it is made again") -> dict[str, Any] 
     if not note.exists():
         return None
     try:
-        about = read_json(note)
+        about = _read(note)
         verify_entries(note.parent, about[FILES], what=note.name)
         return about
-    except (ProtlmError, LookupError, TypeError, AttributeError):
+    except _DAMAGE:
         log.warning("%s is damaged: %s", note.with_suffix(""), remedy)
         return None
 
@@ -93,9 +96,8 @@ def differences(made: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-def _listed(note: Path) -> dict[str, Any]:
-    try:
-        listed = read_json(note)[FILES]
-        return {name: None for name in listed if name == Path(name).name}
-    except (ProtlmError, LookupError, TypeError):
-        return {}
+def _read(note: Path) -> dict[str, Any]:
+    about = read_json(note)
+    if any(name != Path(name).name for name in about[FILES]):
+        raise ValueError(f"{note} names files of other folders")
+    return about

@@ -30,7 +30,9 @@ def test_a_part_is_there_once_its_note_is_and_while_nothing_has_changed(
     assert finished(note)["steps"] == 2 and not file.exists()
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"files": 3}', '{"files": {"a": 1}}', "{"])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"files": 3}', '{"files": {"a": 1}}', '{"files": {"../a": null}}', "{"]
+)
 def test_a_note_that_is_none_is_a_part_to_be_made(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     assert finished(tmp_path / "a.json") is None
