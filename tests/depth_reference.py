@@ -61,6 +61,27 @@ BLOCKS = {
     "esmc": "esmc.layers",
     "gpt2": "transformer.h",
 }
+# Of each sublayer the module whose output is added, and one that is given the stream.
+_BERT = {
+    "attention": ("attention.output.dense", "attention.output"),
+    "mlp": ("output.dense", "output"),
+}
+_T5 = {"attention": ("layer.0.SelfAttention.o", "layer.0")}
+PARTS: dict[str, dict[str, tuple[str, str]]] = {
+    "bert": _BERT,
+    "esm2": _BERT,
+    "esmc": {
+        "attention": ("self_attn.o_proj", "input_layernorm"),
+        "mlp": ("mlp.down_proj", "post_attention_layernorm"),
+    },
+    "gpt2": {"attention": ("attn.c_proj", "ln_1"), "mlp": ("mlp.c_proj", "ln_2")},
+    "t5 encoder": {**_T5, "mlp": ("layer.1.DenseReluDense.wo", "layer.1")},
+    "t5 decoder": {
+        **_T5,
+        "cross_attention": ("layer.1.EncDecAttention.o", "layer.1"),
+        "mlp": ("layer.2.DenseReluDense.wo", "layer.2"),
+    },
+}
 LENGTHS = np.array([10, 6, 8])
 REAL = np.arange(10)[None] < LENGTHS[:, None]
 HIDDEN = REAL & (np.random.default_rng(1).random(REAL.shape) < 0.4)
@@ -161,34 +182,10 @@ class Reference:
     def blocks(self, network: Any) -> Any:
         return network.get_submodule(BLOCKS.get(self.family, f"{self.stack}.block"))
 
-    def parts(self, block: Any) -> dict[str, tuple[Any, Callable[..., Any]]]:
+    def parts(self, block: Any) -> dict[str, tuple[Any, Any]]:
         """Of each sublayer the module whose output is added, and one that is given the stream."""
-        if self.family == "gpt2":
-            return {
-                "attention": (block.attn.c_proj, block.ln_1),
-                "mlp": (block.mlp.c_proj, block.ln_2),
-            }
-        if self.family == "esmc":
-            return {
-                "attention": (block.self_attn.o_proj, block.input_layernorm),
-                "mlp": (block.mlp.down_proj, block.post_attention_layernorm),
-            }
-        if self.family != "t5":
-            return {
-                "attention": (block.attention.output.dense, block.attention.output),
-                "mlp": (block.output.dense, block.output),
-            }
-        names = (
-            ("attention", "mlp")
-            if self.stack == "encoder"
-            else ("attention", "cross_attention", "mlp")
-        )
-        ends = {
-            "attention": lambda x: x.SelfAttention.o,
-            "cross_attention": lambda x: x.EncDecAttention.o,
-            "mlp": lambda x: x.DenseReluDense.wo,
-        }
-        return {n: (ends[n](x), x) for n, x in zip(names, block.layer, strict=True)}
+        paths = PARTS.get(self.family) or PARTS[f"t5 {self.stack}"]
+        return {n: tuple(map(block.get_submodule, each)) for n, each in paths.items()}
 
     def run(self, edits: list[Edit] | None = None, order: tuple[int, ...] | None = None) -> Pass:
         """One pass, with some outputs changed: of a "layer", of a sublayer, or the "stream" itself.
@@ -235,14 +232,10 @@ class Reference:
         n, h = self.network, torch.as_tensor(stream)
         if self.family == "bert":
             return self.over_residues(n.cls(h))
-        if self.family == "esm2":
-            return self.over_residues(n.lm_head(n.esm.encoder.emb_layer_norm_after(h)))
-        if self.family == "esmc":
-            return self.over_residues(n.lm_head(n.esmc.norm(h)))
-        if self.family == "gpt2":
-            return self.over_residues(n.lm_head(n.transformer.ln_f(h)))
-        h = n.decoder.final_layer_norm(h)
-        if n.config.scale_decoder_outputs:
+        norms = {"esm2": "esm.encoder.emb_layer_norm_after", "esmc": "esmc.norm",
+                 "gpt2": "transformer.ln_f", "t5": "decoder.final_layer_norm"}  # fmt: skip
+        h = n.get_submodule(norms[self.family])(h)
+        if self.family == "t5" and n.config.scale_decoder_outputs:
             h = h * n.model_dim**-0.5
         return self.over_residues(n.lm_head(h))
 
