@@ -25,7 +25,7 @@ POSITION_SETS: dict[str, str] = {
     "future": "layers are edited before a cut in the middle of each protein, the first token left "
     "alone, and effects are read from the cut on (Csordás et al. 2025)",
 }
-FEW = ("asked", "context")  # sets that read a small part of each row
+SPARSE = ("asked", "context")  # sets that read a small part of each row
 
 
 @flax.struct.dataclass
@@ -132,7 +132,7 @@ def position_set(
     owner, edited = np.maximum(protein, 0), jnp.asarray(source)
     count = int(target.sum(axis=1).max())
     most = max(1, count if most is None else most)
-    if name not in FEW or most >= real.shape[1]:
+    if name not in SPARSE or most >= real.shape[1]:
         return Positions(None, jnp.asarray(target), edited, jnp.asarray(owner), proteins)
     if count > most:
         raise ValueError(f"{count} residues of a row are asked, and places for {most}")

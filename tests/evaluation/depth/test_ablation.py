@@ -22,7 +22,7 @@ from depth_reference import (
 
 from protlm_jax.evaluation.depth.ablation import erase
 from protlm_jax.evaluation.depth.gradients import attribute
-from protlm_jax.evaluation.depth.positions import FEW
+from protlm_jax.evaluation.depth.positions import SPARSE
 
 SKIPS = ("skips", "sublayer_skips")
 MIDDLE = LENGTHS[:, None] // 2
@@ -72,7 +72,7 @@ def test_skipping_changes_later_layers_and_the_answer(family: str, stack: str) -
     ref = reference(family, stack)
     both_programs = family in ("esm2", "gpt2")  # of few places and of all; sets know no families
     for positions, (source, target) in sets(ref).items():
-        if positions not in FEW and not both_programs:
+        if positions not in SPARSE and not both_programs:
             continue
         found = measured(family, stack, SKIPS, positions)
         total, peak, answers = effects(ref, source, target, skipped, "layer")
