@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,13 @@ def test_numbers_of_a_chart_stand_below_it(results: dict[str, Any]) -> None:
 def test_without_the_packages_for_charts_the_numbers_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "protlm_jax.report.document", None)
-    with pytest.raises(ProtlmError, match=r"numbers are written.*'protlm-jax\[report\]'"):
+    def missing(results: object) -> str:
+        raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2")
+
+    monkeypatch.setattr(report, "render", missing)
+    with pytest.raises(
+        ProtlmError, match=r"numbers are written.* jinja2 is missing.*'protlm-jax\[report\]'"
+    ):
         report.write(tmp_path / "report.html", {})
 
 
