@@ -60,7 +60,7 @@ def render(results: Mapping[str, Any]) -> str:
         found["probe"] = ProbeResult(found["probe"].get("dataset", found["probe"]))
     run, lines, scored = found.get("run", {}), found.get("training", []), found.get("heldout", {})
     entropy = scored.get("entropy_of_training_frequencies")
-    drawers: dict[str, Callable[[Any], str]] = {
+    drawers: dict[str, Callable[[Any], page.Piece]] = {
         "training": lambda lines: sections.training(lines, entropy),
         "heldout": sections.heldout,
         "probe": probe.probe,

@@ -134,9 +134,9 @@ def points(stack: xarray.Dataset, key: str, label: str = "") -> list[dict[str, A
     rows = []
     for entry in records(stack, key):
         words = (label, *(_entry(dim, entry[dim]) for dim in before))
-        row = {"series": ", ".join(filter(None, words)) or name(key), "x": float(entry[last])}
-        ends = {end: entry[end] for end in ("low", "high") if end in entry}
-        rows.append({**row, "y": entry["value"], **ends})
+        series = ", ".join(filter(None, words)) or name(key)
+        row = {"series": series, "x": float(entry[last]), "y": entry["value"]}
+        rows.append(row | {end: entry[end] for end in ("low", "high") if end in entry})
     return rows
 
 
