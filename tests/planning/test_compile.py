@@ -9,7 +9,7 @@ import pytest
 
 from protlm_jax.config.files import load_config
 from protlm_jax.errors import ProtlmError
-from protlm_jax.planning.compile import abstract_batch, asked_for, plan, plan_recipe, suggest
+from protlm_jax.planning.compile import abstract_batch, plan, plan_recipe, required_bytes, suggest
 from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble
@@ -113,13 +113,13 @@ def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
         ("Allocation (size=17179869184) would exceed memory (size=100)", 2**34),
     ],
 )
-def test_what_the_compiler_asked_for(message: str, expected: float) -> None:
-    assert asked_for(f"RESOURCE_EXHAUSTED: {message}") == expected
+def test_what_the_compiler_required_bytes(message: str, expected: float) -> None:
+    assert required_bytes(f"RESOURCE_EXHAUSTED: {message}") == expected
 
 
 def test_another_failure_of_the_compiler_is_one_line() -> None:
     with pytest.raises(ProtlmError, match="cannot compile this step: INTERNAL: Mosaic failed"):
-        asked_for("INTERNAL: Mosaic failed")
+        required_bytes("INTERNAL: Mosaic failed")
 
 
 @pytest.mark.parametrize("given", ["data.prepared=mine", "phases.length512.data.fasta=mine.fa"])

@@ -102,7 +102,7 @@ def test_what_is_far_too_large_is_not_compiled(monkeypatch: pytest.MonkeyPatch) 
     tried = search.search(Phase("", CONFIG, Path()), pod(hbm=1), 9, lines.append)
     assert len(tried) == 1 and lines[0].startswith("0 settings may fit")
     assert search.report(tried).endswith(
-        "nothing that was tried fits; try a larger pod, or more settings"
+        "none of these settings fits; try a larger pod, or more settings"
     )
 
 
