@@ -1,7 +1,6 @@
 """TPU pods by name: their devices, described by the TPU compiler without any TPU.
 
-A name is a generation and the shape of its grid of chips: `v3:16x16` is the pod called v3-512,
-`v3:16x32` v3-1024.
+A name is a generation and a grid of chips: `v3:16x16` is v3-512, `v3:16x32` v3-1024.
 """
 
 from __future__ import annotations
@@ -42,16 +41,11 @@ class Topology:
 
     @property
     def generation(self) -> str:
-        """Such as "v3"."""
         return self.name.split()[-1].partition(":")[0]
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-    """Describes a pod, `slices` times.
-
-    Raises:
-        ProtlmError: libtpu is not installed, or there is no such pod.
-    """
+    """`slices` pods; ProtlmError where libtpu is not installed or there is no such pod."""
     generation, _, grid = name.partition(":")
     if generation not in GENERATIONS or not all(
         size.isdecimal() and int(size) for size in grid.split("x")

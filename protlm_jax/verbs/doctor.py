@@ -11,10 +11,8 @@ import importlib.util
 import platform
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -103,7 +101,9 @@ def faults(name: str, devices: str) -> dict[str, str]:
     `devices` is what `seen_devices` returns.
     """
     use = USES[name]
-    found = dict.fromkeys(_unmet(_own_requirements(use.extras.split(","))), use.install)
+    found = {} if _version("protlm-jax") else {"protlm-jax is not installed": "pip install -e ."}
+    for extra in use.extras.split(","):
+        found |= dict.fromkeys(_unmet(_requirements("protlm-jax", extra)), use.install)
     found |= dict.fromkeys(_unmet(_requirements("jax")), "pip install -U jax")
     for group in _RIVALS:
         if len(there := [rival for rival in group if _version(rival)]) > 1:
@@ -146,31 +146,14 @@ def seen_devices() -> str:
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
-def _own_requirements(extras: Iterable[str]) -> list[Requirement]:
-    """What our metadata requires: always, and with each of the extras."""
-    try:
-        lines = metadata.requires("protlm-jax") or []
-    except metadata.PackageNotFoundError:  # run from its sources
-        text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-        project = tomllib.loads(text)["project"]
-        lines = list(project["dependencies"])
-        for name, several in project["optional-dependencies"].items():
-            lines += [f'{line}; extra == "{name}"' for line in several]
-    return list(dict.fromkeys(r for extra in ("", *extras) for r in _with_extra(lines, extra)))
-
-
 def _requirements(name: str, extra: str = "") -> list[Requirement]:
-    """What an installed distribution requires; nothing where it is not installed."""
-    try:
-        return _with_extra(metadata.requires(name) or [], extra)
-    except metadata.PackageNotFoundError:
-        return []
-
-
-def _with_extra(lines: Iterable[str], extra: str) -> list[Requirement]:
+    """What an installed distribution requires, with one of its extras; else nothing."""
     from packaging.requirements import Requirement
 
-    parsed = map(Requirement, lines)
+    try:
+        parsed = map(Requirement, metadata.requires(name) or [])
+    except metadata.PackageNotFoundError:
+        return []
     return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
