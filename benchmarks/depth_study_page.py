@@ -12,7 +12,7 @@ import numpy as np
 
 from protlm_jax.evaluation.tables import Table
 from protlm_jax.report.charts import curves, heat_maps, intervals
-from protlm_jax.report.page import caption, heading, page, picture, section, table
+from protlm_jax.report.page import caption, document, heading, picture, section, table
 from protlm_jax.report.picture import Picture
 from protlm_jax.storage.files import write_atomically
 
@@ -67,7 +67,7 @@ def html(results: Results, figures: Mapping[str, tuple[str, Picture]]) -> str:
     parts.append(section("Layer by layer", caption(words), *drawn))
     counts = results["proteins"]
     lead = f"{counts['test']:,} test proteins, {counts['depth']:,} for the depth"
-    return page("A study of depth", lead, [], parts)
+    return document("A study of depth", lead, [], parts)
 
 
 def pictures(results: Results) -> dict[str, tuple[str, Picture]]:

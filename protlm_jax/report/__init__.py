@@ -78,4 +78,4 @@ def render(results: Mapping[str, Any]) -> str:
     figures += depth.first_numbers(found["depth"]) if "depth" in found else []
     title = run.get("title") or run.get("command") or "Protein language model"
     parts = [draw(found[key]) for key, draw in drawers.items() if key in found]
-    return page.page(str(title), ", ".join(lead), figures, parts)
+    return page.document(str(title), ", ".join(lead), figures, parts)

@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING
 
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.contacts.run import estimate, uses
+from protlm_jax.report import page
 from protlm_jax.report.charts import bars, intervals
-from protlm_jax.report.page import (
-    Piece,
-    around,
-    caption,
-    claims,
-    difference,
-    folded,
-    heading,
-    picture,
-    section,
-    table,
-    unfolds,
-)
+from protlm_jax.report.page import Piece
 
 if TYPE_CHECKING:
     import xarray
@@ -49,13 +38,17 @@ def contacts(data: xarray.Dataset) -> Piece:
         for kind in ranges for count in ("L", "L/2", "L/5")
     ]  # fmt: skip
     gaps = [
-        difference(f"{kind} range: regression minus {_NAMES[way]}, points", found, 100)
+        page.difference(f"{kind} range: regression minus {_NAMES[way]}, points", found, 100)
         for kind in ranges
         for way in predictors[1:]
         if (found := estimate(data, "difference", way, kind, "L"))
     ]
     dots = [
-        {"label": f"{kind} range, {_RANGES[kind]}", "series": _NAMES[way], **around(found, 100)}
+        {
+            "label": f"{kind} range, {_RANGES[kind]}",
+            "series": _NAMES[way],
+            **page.around(found, 100),
+        }
         for way in predictors
         for kind in ranges
         if (found := estimate(data, "mean", way, kind, "L"))
@@ -65,24 +58,24 @@ def contacts(data: xarray.Dataset) -> Piece:
     left = attributes["left_out"]
     omitted = f" {left:,} test chains are longer than the model takes." if left else ""
     axis = "percent true of the L most probable pairs, ± one standard error"
-    return section(
+    return page.section(
         about["title"],
-        claims(gaps),
-        picture(intervals(dots, x=axis)),
-        table(("percent true", *(_NAMES[way] for way in predictors), "any pairs"), rows, "views"),
-        caption(
+        page.claims(gaps),
+        page.picture(intervals(dots, x=axis)),
+        page.table(("percent true", *map(_NAMES.get, predictors), "any pairs"), rows, "views"),
+        page.caption(
             "Share of the L, L/2 and L/5 most probable pairs of a range that are in contact, L "
             f"being the residues of a chain: mean over {data.sizes['protein']:,} chains, ± one "
             f"standard error. Claims are on the L most probable, paired over chains.{omitted}"
         ),
-        heading("Where the contacts are read"),
-        picture(bars(weights, x="block", y="share of weight")),
-        caption(
+        page.heading("Where the contacts are read"),
+        page.picture(bars(weights, x="block", y="share of weight")),
+        page.caption(
             f"{uses(data)}, {attributes['contacts']:,} of them contacts. Bars: what each block's "
             "heads add to its answer, by size of weight and spread."
         ),
-        unfolds("Notes on the data", *map(caption, about["notes"])),
-        unfolds("Licences and sources", caption(about["licence"]),
-                caption(f"Cite: {about['source']}")),
-        folded("How it was measured", attributes["protocol"]),
+        page.unfolds("Notes on the data", *map(page.caption, about["notes"])),
+        page.unfolds("Licences and sources", page.caption(about["licence"]),
+                page.caption(f"Cite: {about['source']}")),
+        page.folded("How it was measured", attributes["protocol"]),
     )  # fmt: skip

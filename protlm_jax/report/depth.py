@@ -11,20 +11,10 @@ from protlm_jax.evaluation.depth.claims import claims as claimed
 from protlm_jax.evaluation.depth.files import control_of, few
 from protlm_jax.evaluation.depth.results import by_noise, undefined
 from protlm_jax.evaluation.statistics import Bootstrapped
+from protlm_jax.report import page
 from protlm_jax.report.charts import curves, heat_maps
 from protlm_jax.report.depth_panels import CONTROL, PANELS, cells, noise_panels, panels, points
-from protlm_jax.report.page import (
-    Piece,
-    caption,
-    claims,
-    folded,
-    heading,
-    name,
-    picture,
-    section,
-    table,
-    unfolds,
-)
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import PALETTE, Row, number
 
 _NOTE = (
@@ -60,7 +50,7 @@ def depth(stacks: Iterable[xarray.Dataset]) -> Piece:
         models.setdefault(one.attrs["model"], []).append(one)
     parts = [_trend(where, rows, plain) for where, rows in trends(plain)]
     if len(models) > 1:
-        parts.append(section("Models side by side", *_side_by_side(plain)))
+        parts.append(page.section("Models side by side", *_side_by_side(plain)))
     for title, own in models.items():
         shown = "What each layer does" if len(models) == 1 else title
         parts.append(_model(shown, own, found, fold=len(models) > 2))
@@ -84,23 +74,28 @@ def _trained(stacks: Iterable[xarray.Dataset]) -> list[xarray.Dataset]:
 def _model(title: str, own: Stacks, found: Stacks, fold: bool) -> Piece:
     """All stacks of a model, one after the other."""
     proteins = own[0].sizes["protein"]
-    parts = [caption(f"Measured on {proteins:,} proteins; {own[0].attrs['positions']}. {_NOTE}")]
+    parts = [
+        page.caption(f"Measured on {proteins:,} proteins; {own[0].attrs['positions']}. {_NOTE}")
+    ]
     if proteins < FEW:
-        parts.append(caption(f"{few(proteins).capitalize()}."))
+        parts.append(page.caption(f"{few(proteins).capitalize()}."))
     for one in own:
         if len(own) > 1:
-            parts.append(heading(f"The {name(one.attrs['stack'])}"))
+            parts.append(page.heading(f"The {name(one.attrs['stack'])}"))
         twin = control_of(one, found)
-        parts.append(claims(claimed(one, twin), claimed(twin) if twin is not None else ()))
+        parts.append(page.claims(claimed(one, twin), claimed(twin) if twin is not None else ()))
         charts = panels(one, twin)
         for other in found:
             same = all(other.attrs[key] == one.attrs[key] for key in ("model", "stack"))
             if same and "noise" in other.dims:
                 charts += _by_noise(other)
-        parts += [unfolds(f"Charts of {title}", *charts)] if fold else charts
+        parts += [page.unfolds(f"Charts of {title}", *charts)] if fold else charts
         if reasons := undefined(one):
             rows = [(name(metric), reason) for metric, reason in reasons.items()]
-            parts += [heading("Not defined here"), table(("measurement", "why"), rows, kind="text")]
+            parts += [
+                page.heading("Not defined here"),
+                page.table(("measurement", "why"), rows, kind="text"),
+            ]
     about = own[0].attrs
     passes = ", ".join(f"{x.attrs['forwards']:.4g} of the {x.attrs['stack']}" for x in own)
     method = (
@@ -110,7 +105,7 @@ def _model(title: str, own: Stacks, found: Stacks, fold: bool) -> Piece:
         "changes:\ndepth.csv, and arrays with a sum for each protein in results.nc, beside this "
         "page."
     )
-    return section(title, *parts, folded("How it was measured", method))
+    return page.section(title, *parts, page.folded("How it was measured", method))
 
 
 def _by_noise(measured: xarray.Dataset) -> list[Piece]:
@@ -122,10 +117,10 @@ def _by_noise(measured: xarray.Dataset) -> list[Piece]:
         for level, each in heads.items()
     ]
     return [
-        heading("With more or fewer residues hidden"),
-        claims(noise_claims(measured)),
-        table(("hidden", *map(WORDS.get, keys)), rows, kind="views") if keys else Piece(""),
-        caption(
+        page.heading("With more or fewer residues hidden"),
+        page.claims(noise_claims(measured)),
+        page.table(("hidden", *map(WORDS.get, keys)), rows, kind="views") if keys else Piece(""),
+        page.caption(
             "Embeddings that are scaled by the share that is hidden (ESM-2, DPLM) change sizes "
             "relative to the stream by that alone."
         ),
@@ -158,7 +153,7 @@ def _trend(where: str, rows: Sequence[Claim], stacks: Stacks) -> Piece:
     dots.sort(key=lambda dot: (dot["series"], dot["x"]))
     chart = curves(dots, x="layers", y="share, or norm / stream", whole=True, whiskers=True)
     title = f"Trend across depth: {where}"
-    return section(title, claims(rows), picture(chart), caption(_TREND_NOTE))
+    return page.section(title, page.claims(rows), page.picture(chart), page.caption(_TREND_NOTE))
 
 
 def _side_by_side(stacks: Stacks) -> Iterator[Piece]:
@@ -169,7 +164,7 @@ def _side_by_side(stacks: Stacks) -> Iterator[Piece]:
         title if models.count(title) == 1 else f"{title}, {one.attrs['stack']}": one
         for title, one in zip(models, trained, strict=True)
     }
-    yield caption(_SIDE_NOTE)
+    yield page.caption(_SIDE_NOTE)
     sides = {key: panel for panel in PANELS for key in panel.quantities if key in _SIDES}
     for key, panel in sides.items():
         rows: list[Row] = []
@@ -183,14 +178,14 @@ def _side_by_side(stacks: Stacks) -> Iterator[Piece]:
         if len(colours) > 1:
             title = ": ".join(filter(None, (panel.title, panel.quantities[key])))
             chart = curves(rows, x="relative depth", y=panel.unit, colours=colours)
-            yield heading(title) + picture(chart, label=title)
+            yield page.heading(title) + page.picture(chart, label=title)
     maps = {
         label: cells(one, "skip_effect")[""]
         for label, one in labelled.items() if "skip_effect" in one
     }  # fmt: skip
     if len(maps) > 1:
         chart = heat_maps(maps, row="layer left out", column="later layer")
-        yield heading("Who builds on whom") + picture(chart, label="Who builds on whom")
+        yield page.heading("Who builds on whom") + page.picture(chart, label="Who builds on whom")
 
 
 def _relative(measured: xarray.Dataset, key: str, series: str, dashed: bool) -> list[Row]:

@@ -18,8 +18,9 @@ import xarray
 from protlm_jax.evaluation.depth.claims import span
 from protlm_jax.evaluation.depth.results import names, records
 from protlm_jax.evaluation.tables import Table
+from protlm_jax.report import page
 from protlm_jax.report.charts import curves, heat_maps
-from protlm_jax.report.page import Piece, caption, heading, name, picture, table
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import PALETTE, Picture, Row, distinct, number, steps
 
 CONTROL = "re-initialised"
@@ -159,10 +160,14 @@ def _panel(panel: Panel, stack: xarray.Dataset, control: xarray.Dataset | None) 
     if len(dims) > 1 and dims[-1] in _COLUMNS and dims[-2] in _AXES:
         chart = _maps(stack, control, keys[0])
     elif dims and dims[-1] in (*_AXES, *_SCALES):
-        chart = picture(_curves(panel, stack, control, keys), label=panel.title)
+        chart = page.picture(_curves(panel, stack, control, keys), label=panel.title)
     else:
         chart = _table(stack, keys[0])
-    return heading(panel.title) + chart + caption(panel.words) if chart.strip() else Piece("")
+    return (
+        page.heading(panel.title) + chart + page.caption(panel.words)
+        if chart.strip()
+        else Piece("")
+    )
 
 
 def _curves(
@@ -202,7 +207,7 @@ def _maps(stack: xarray.Dataset, control: xarray.Dataset | None, key: str) -> Pi
     row, column = map(str, stack[key].dims[-2:])
     if not any(cell["value"] for some in maps.values() for cell in some):
         return Piece("")
-    return picture(heat_maps(maps, row=_AXES[row], column=_COLUMNS[column]), label=name(key))
+    return page.picture(heat_maps(maps, row=_AXES[row], column=_COLUMNS[column]), label=name(key))
 
 
 def _table(stack: xarray.Dataset, key: str) -> Piece:
@@ -215,7 +220,7 @@ def _table(stack: xarray.Dataset, key: str) -> Piece:
     ]
     made = Table([*map(name, dims), "value", "95 % interval"], rows)
     more = "The other values are in the tables beside this page." * (len(found) > _MOST_ROWS)
-    return table(made.columns, made.cells()) + caption(more)
+    return page.table(made.columns, made.cells()) + page.caption(more)
 
 
 def _entry(dim: str, label: Any) -> str:

@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from protlm_jax.evaluation import statistics
+from protlm_jax.report import page
 from protlm_jax.report.charts import scatters
-from protlm_jax.report.page import (
-    Piece,
-    caption,
-    claims,
-    difference,
-    folded,
-    heading,
-    name,
-    picture,
-    section,
-    table,
-    unfolds,
-)
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import Picture
 
 Results = Mapping[str, Any]
@@ -38,7 +27,7 @@ def _proteins(result: Results) -> Piece:
     shown, number = len(result["ids"]), result.get("of", len(result["ids"]))
     which = f"{shown:,} proteins" if shown == number else f"{shown:,} of {number:,} proteins"
     gaps = [
-        difference(
+        page.difference(
             f"{found['neighbours']} nearest neighbours of the same "
             f"{'fifth of ' if result['colours'][title]['ordered'] else ''}{name(title)}, this "
             "model minus random weights, points", found["difference"], 100,
@@ -46,7 +35,7 @@ def _proteins(result: Results) -> Piece:
         for title, found in result["neighbours"].items()
     ]  # fmt: skip
     coloured = [
-        (heading(f"Coloured by {name(title)}"), picture(_coloured(result, colour)))
+        (page.heading(f"Coloured by {name(title)}"), page.picture(_coloured(result, colour)))
         for title, colour in result["colours"].items()
     ]
     rows = [
@@ -55,10 +44,10 @@ def _proteins(result: Results) -> Piece:
         for title, found in result["neighbours"].items()
     ]  # fmt: skip
     header = ("neighbours alike, %", name("model"), name("random"), "difference", "by chance")
-    return section(
+    return page.section(
         "Maps of proteins",
-        claims(gaps),
-        caption(
+        page.claims(gaps),
+        page.caption(
             f"{which} of {result.get('set', 'the input')}, each the mean over its residues at "
             f"layer {result['layer']} of {result['num_layers']}. Axes have no meaning of their "
             "own, and t-SNE and UMAP can draw clusters where there are none: read the percentages "
@@ -66,10 +55,12 @@ def _proteins(result: Results) -> Piece:
             f"class in the legend to see it alone. {result.get('left_out', '')}".strip()
         ),
         *(coloured[0] if coloured else ()),
-        unfolds("The same in other colours", *(part for pair in coloured[1:] for part in pair)),
-        heading("Neighbours of one class"),
-        table((*header, "proteins"), rows, kind="views"),
-        folded("How they were made", result["protocol"]),
+        page.unfolds(
+            "The same in other colours", *(part for pair in coloured[1:] for part in pair)
+        ),
+        page.heading("Neighbours of one class"),
+        page.table((*header, "proteins"), rows, kind="views"),
+        page.folded("How they were made", result["protocol"]),
     )
 
 
@@ -100,16 +91,17 @@ def _residues(result: Results) -> Piece:
     ]
     header = ("property", name("model"), name("random"), "unit")
     sources = "; ".join(f"{title}: {about['source']}" for title, about in properties.items())
-    return section(
+    return page.section(
         "Map of the residues",
-        table(header, rows, kind="views"),
-        caption("Correlation of distance with difference in the property, over 190 pairs; p: how "
-                f"often residues under other names would correlate as much. From: {sources}."),
+        page.table(header, rows, kind="views"),
+        page.caption("Correlation of distance with difference in the property, over 190 pairs; p: "
+                     "how often residues under other names would correlate as much. From: "
+                     f"{sources}."),
         _by_property(result, first),
-        caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0); "
+        page.caption(f"{_METHODS[first]} of the 20 residues as they enter the model (layer 0); "
                 "letters near each other may overlap."),
-        *(unfolds(f"The same by {_METHODS[m]}", _by_property(result, m)) for m in others),
-        folded("How it was made", result["protocol"]),
+        *(page.unfolds(f"The same by {_METHODS[m]}", _by_property(result, m)) for m in others),
+        page.folded("How it was made", result["protocol"]),
     )  # fmt: skip
 
 
@@ -125,7 +117,7 @@ def _by_property(result: Results, method: str) -> Piece:
                 result["residues"], about["groups"], places[kind], strict=True
             )
         ]
-        drawn.append(picture(scatters(rows, classes, ordered=True, size=270)))
+        drawn.append(page.picture(scatters(rows, classes, ordered=True, size=270)))
     return Piece("").join(drawn)
 
 

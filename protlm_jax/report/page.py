@@ -51,7 +51,7 @@ unfolds: Callable[..., Piece] = _BLOCKS.unfolds
 folded: Callable[[str, str], Piece] = _BLOCKS.folded
 
 
-def page(
+def document(
     title: str, lead: str, figures: Sequence[tuple[str, str]], sections: Sequence[Piece]
 ) -> str:
     """The whole document; with charts it holds the library that draws them (Vega, 0.9 MB)."""

@@ -14,21 +14,9 @@ import numpy as np
 from protlm_jax.evaluation.depth.claims import Claim
 from protlm_jax.evaluation.probes.results import ProbeResult
 from protlm_jax.evaluation.probes.results import table as scores
+from protlm_jax.report import page
 from protlm_jax.report.charts import confusion, curves, intervals
-from protlm_jax.report.page import (
-    Piece,
-    around,
-    caption,
-    claims,
-    difference,
-    folded,
-    heading,
-    name,
-    picture,
-    section,
-    table,
-    unfolds,
-)
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import Picture, number
 
 if TYPE_CHECKING:
@@ -47,7 +35,7 @@ def probe(result: ProbeResult) -> Piece:
         preferred = preferred_head(result, target)
         parts += _target(result, preferred, target)
         parts += [
-            unfolds(f"{_upper(name(target))} with the {name(head)}",
+            page.unfolds(f"{name(target)} with the {name(head)}",
                     *_numbers(result, head, target))
             for head in result.heads if head != preferred
         ]  # fmt: skip
@@ -57,18 +45,18 @@ def probe(result: ProbeResult) -> Piece:
         f"({', '.join(f'{n:,} {name(target)}' for target, n in counts['labelled'].items())})"
         for split, counts in about["splits"].items()
     ]
-    return section(
+    return page.section(
         about["title"],
-        claims(gaps),
+        page.claims(gaps),
         *parts,
         _published(result),
-        caption(f"Labels: {'; '.join(labelled)}."),
-        unfolds("Notes on the data", *map(caption, notes)),
-        unfolds("Every score", _every_score(result.data)),
-        unfolds("Training of the heads", _training(result)),
-        unfolds("Licences and sources", caption(about["licence"]),
-                caption(f"Cite: {about['source']}")),
-        folded("How it was measured", _how(result)),
+        page.caption(f"Labels: {'; '.join(labelled)}."),
+        page.unfolds("Notes on the data", *map(page.caption, notes)),
+        page.unfolds("Every score", _every_score(result.data)),
+        page.unfolds("Training of the heads", _training(result)),
+        page.unfolds("Licences and sources", page.caption(about["licence"]),
+                page.caption(f"Cite: {about['source']}")),
+        page.folded("How it was measured", _how(result)),
     )  # fmt: skip
 
 
@@ -115,36 +103,36 @@ def _gaps(result: ProbeResult, target: str) -> Iterator[Claim]:
                 f"{name(target)}, {name(head)}, {_title(result, view)}: this model minus "
                 f"{name(control)}, the strongest control{unit}"
             )
-            yield difference(words, found[control], _scale(result, target))
+            yield page.difference(words, found[control], _scale(result, target))
 
 
 def _target(result: ProbeResult, head: str, target: str) -> list[Piece]:
     """Pictures and tables of one target with one head."""
-    views, title = result.views(head, target), _upper(name(target))
+    views, title = result.views(head, target), name(target)
     parts = [
-        heading(f"{title}, {name(head)}"),
-        picture(_dots(result, head, views, target)),
+        page.heading(f"{title}, {name(head)}"),
+        page.picture(_dots(result, head, views, target)),
         *_numbers(result, head, target),
     ]
-    charts = [picture(_layers(result, head, v, target), _title(result, v)) for v in views]
+    charts = [page.picture(_layers(result, head, v, target), _title(result, v)) for v in views]
     if result.data.sizes["layer"] > 1 and charts:
         parts += [
-            heading(f"{title} by layer"),
+            page.heading(f"{title} by layer"),
             charts[0],
-            caption(
+            page.caption(
                 "Each layer through a head of its own, ± one standard error over proteins; layer 0 "
                 "is before the first block. Rings mark the layers that validation chose, which "
                 "alone count above; the others describe. Dashed: inputs without layers."
             ),
-            unfolds("By layer on the other test sets", *charts[1:]),
+            page.unfolds("By layer on the other test sets", *charts[1:]),
         ]
     mistakes = _mistakes(result, head, views, target)
     if mistakes:
         parts += [
-            heading(f"{title}, what is mistaken for what"),
+            page.heading(f"{title}, what is mistaken for what"),
             mistakes[0],
-            caption("Percent of each row: true class by predicted class."),
-            unfolds("The control and the other test sets", *mistakes[1:]),
+            page.caption("Percent of each row: true class by predicted class."),
+            page.unfolds("The control and the other test sets", *mistakes[1:]),
         ]
     return parts
 
@@ -155,7 +143,7 @@ def _numbers(result: ProbeResult, head: str, target: str) -> list[Piece]:
     unit = f"{result.benchmark['level']}s"
     rows = [
         (_title(result, v), *(_cell(result, head, kind, v, target) for kind in kinds),
-         *_sizes(result, v, target))
+         *(f"{n:,}" for n in dict.fromkeys(result.counts(v, target))))
         for v in views
     ]  # fmt: skip
     gaps = [
@@ -169,11 +157,11 @@ def _numbers(result: ProbeResult, head: str, target: str) -> list[Piece]:
     measure = "Percent right" if result.is_classes(target) else "Rank correlation"
     columns = dict.fromkeys((unit, "proteins"))
     return [
-        table(("test set", *map(name, kinds), *columns), rows, kind="views"),
-        caption(f"{measure} of all labelled {unit} of a set, ± one standard error over proteins; "
-                f"from layer {chosen} of {result.data.attrs['num_layers']}."),
-        table(("this model minus", *map(name, kinds[1:])), gaps, kind="views"),
-        caption("Differences are paired: both on the same proteins, in the same draws."),
+        page.table(("test set", *map(name, kinds), *columns), rows, kind="views"),
+        page.caption(f"{measure} of all labelled {unit} of a set, ± one standard error over "
+                     f"proteins; from layer {chosen} of {result.data.attrs['num_layers']}."),
+        page.table(("this model minus", *map(name, kinds[1:])), gaps, kind="views"),
+        page.caption("Differences are paired: both on the same proteins, in the same draws."),
     ]  # fmt: skip
 
 
@@ -184,7 +172,7 @@ def _dots(result: ProbeResult, head: str, views: Sequence[str], target: str) -> 
         {
             "label": f"{_title(result, v)}, {result.counts(v, target)[1]:,} proteins",
             "series": name(kind),
-            **around(found, _scale(result, target)),
+            **page.around(found, _scale(result, target)),
         }
         for kind in kinds
         for v in views
@@ -207,7 +195,7 @@ def _layers(result: ProbeResult, head: str, view: str, target: str) -> Picture:
             points = [(layer, level) for layer in (min(layers), max(layers))]
         for layer, found in points:
             if found:
-                near = around(found, _scale(result, target))
+                near = page.around(found, _scale(result, target))
                 rows.append({
                     "series": name(kind), "x": layer, "y": near.pop("value"), **near,
                     "dashed": flat, "chosen": not flat and layer == chosen,
@@ -226,8 +214,8 @@ def _mistakes(result: ProbeResult, head: str, views: Sequence[str], target: str)
             counts = counts[: len(classes), : len(classes)]
             if np.isfinite(counts).all():
                 n = f"{result.counts(view, target)[0]:,} {result.benchmark['level']}s"
-                label = f"{_upper(name(kind))}: {_title(result, view)}, {n}"
-                drawn.append(picture(confusion(counts.tolist(), classes), label))
+                label = f"{name(kind)}: {_title(result, view)}, {n}"
+                drawn.append(page.picture(confusion(counts.tolist(), classes), label))
     return drawn
 
 
@@ -250,15 +238,15 @@ def _published(result: ProbeResult) -> Piece:
             lines.append((peer, *(number(numbers.get((peer, view))) for view in views)))
         sources |= dict.fromkeys(row["source"] for row in known)
         header = ("", *(_title(result, v) for v in views))
-        parts += [heading(f"{_upper(name(target))} beside the literature"),
-                  table(header, lines, kind="views", strong=(ours,))]  # fmt: skip
+        parts += [page.heading(f"{name(target)} beside the literature"),
+                  page.table(header, lines, kind="views", strong=(ours,))]  # fmt: skip
     missing = dict.fromkeys(row["source"] for row in paper if row["percent"] is None)
     trained = result.benchmark["splits"]["train"]["proteins"]
     words = [
         f"Published: {'; '.join(sources)}. Theirs were trained on all training proteins, the head "
         f"of this model on {trained:,}: the rows are alike where head and number are."
     ] * bool(sources)
-    return Piece("").join([*parts, *map(caption, (*words, *missing))])
+    return Piece("").join([*parts, *map(page.caption, (*words, *missing))])
 
 
 def _every_score(data: xarray.Dataset) -> Piece:
@@ -269,7 +257,7 @@ def _every_score(data: xarray.Dataset) -> Piece:
     columns = list(map(name, made.columns))
     for row in (columns, *rows):
         del row[keep]
-    return table(columns, rows, kind="views")
+    return page.table(columns, rows, kind="views")
 
 
 def _how(result: ProbeResult) -> str:
@@ -301,25 +289,15 @@ def _training(result: ProbeResult) -> Piece:
             layer = number(result.layer(head, kind))
             rows.append((name(head), name(kind), layer, scores or "-", epochs, seconds))
     header = ("head", "input", "layer", "validation, by seed", "best epoch, all heads", "seconds")
-    return table(header, rows, kind="views")
+    return page.table(header, rows, kind="views")
 
 
 def _title(result: ProbeResult, view: str) -> str:
     return str(result.benchmark["views"][view]["title"])
 
 
-def _upper(text: str) -> str:
-    """With a capital first letter; the others as they are."""
-    return text[:1].upper() + text[1:]
-
-
 def _cell(result: ProbeResult, head: str, kind: str, view: str, target: str) -> str:
     return result.written(result.score(head, kind, view, target), target)
-
-
-def _sizes(result: ProbeResult, view: str, target: str) -> tuple[str, ...]:
-    n, proteins = result.counts(view, target)
-    return (f"{n:,}", f"{proteins:,}") if n != proteins else (f"{n:,}",)
 
 
 def _range(values: np.ndarray, scale: float, digits: int = 3) -> str:

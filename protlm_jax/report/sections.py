@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from protlm_jax.evaluation import statistics
+from protlm_jax.report import page
 from protlm_jax.report.charts import curves, intervals
-from protlm_jax.report.page import Piece, caption, folded, heading, name, picture, section, table
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import number, steps
 
 Results = Mapping[str, Any]
@@ -25,8 +26,8 @@ def training(lines: Sequence[Results], entropy: float | None) -> Piece:
     ]
     references = {"training frequencies": entropy} if entropy else {}
     parts = [
-        picture(curves(rows, x="step", y="nats per hidden residue", references=references)),
-        caption(
+        page.picture(curves(rows, x="step", y="nats per hidden residue", references=references)),
+        page.caption(
             "Cross-entropy at residues that the model is shown as mask; lower is better. The "
             "dashed line is the loss of predicting training frequencies."
         ),
@@ -44,12 +45,12 @@ def training(lines: Sequence[Results], entropy: float | None) -> Piece:
         colours = {f"layer {layer}": hue for layer, hue in enumerate(steps(layers))}
         chart = curves(rows, x="step", y="gradient norm", colours=colours)
         parts += [
-            heading(f"Gradient norm by layer, {stack}"),
-            picture(chart),
-            caption("Gradient norm per layer; diverging curves mean that layers learn at different "
-                    "times. Blue is the first layer, orange the last."),
+            page.heading(f"Gradient norm by layer, {stack}"),
+            page.picture(chart),
+            page.caption("Gradient norm per layer; diverging curves mean that layers learn at "
+                         "different times. Blue is the first layer, orange the last."),
         ]  # fmt: skip
-    return section("Training", *parts)
+    return page.section("Training", *parts)
 
 
 def heldout(result: Results) -> Piece:
@@ -65,20 +66,20 @@ def heldout(result: Results) -> Piece:
         for key, e in result["model_minus"].items()
     ]
     accuracy = statistics.written(result["model"]["accuracy"], 1, scale=100)
-    return section(
+    return page.section(
         "Held-out proteins",
-        caption(
+        page.caption(
             f"Scored on {result['targets']:,} hidden residues of {result['proteins']:,} proteins "
             f"that were not trained on. Perplexity {result['model']['perplexity']:.2f} (20 would "
             f"be a blind guess); the right residue comes first in {accuracy} %."
         ),
-        picture(intervals(rows, x="nats per residue, 95 % interval over proteins")),
-        table(("difference in nats", "± standard error", "95 % interval"), differences),
-        caption(
+        page.picture(intervals(rows, x="nats per residue, 95 % interval over proteins")),
+        page.table(("difference in nats", "± standard error", "95 % interval"), differences),
+        page.caption(
             "This model minus each baseline: below zero the model predicts better, on the "
             "same residues of the same proteins (paired bootstrap)."
         ),
-        folded("How it was measured", str(result.get("protocol", ""))),
+        page.folded("How it was measured", str(result.get("protocol", ""))),
     )
 
 
@@ -93,9 +94,11 @@ def first_numbers(result: Results) -> list[tuple[str, str]]:
 
 def export(result: Results) -> Piece:
     """What was checked after loading the exported folder back."""
-    return section(
+    return page.section(
         "Export",
-        caption("The exported folder, loaded back by another library and compared with this one."),
+        page.caption(
+            "The exported folder, loaded back by another library and compared with this one."
+        ),
         _listed(result, "what", omit=("summary",)),
     )
 
@@ -103,16 +106,16 @@ def export(result: Results) -> Piece:
 def run(result: Results) -> Piece:
     """Command, machine, versions, timings; the configuration folded away."""
     config = result.get("config")
-    return section(
+    return page.section(
         "What was run",
         _listed(result, "", omit=("config", "title")),
-        folded("Configuration", json.dumps(config, indent=2, default=str)) if config else "",
+        page.folded("Configuration", json.dumps(config, indent=2, default=str)) if config else "",
     )
 
 
 def _listed(result: Results, title: str, omit: Sequence[str]) -> Piece:
     rows = [(name(key), _plain(value)) for key, value in result.items() if key not in omit]
-    return table((title, ""), rows, kind="text")
+    return page.table((title, ""), rows, kind="text")
 
 
 def _plain(value: Any) -> str:
