@@ -91,12 +91,9 @@ def test_the_best_that_fits_comes_first(monkeypatch: pytest.MonkeyPatch) -> None
     assert failed and all(done.failure == "INTERNAL: it broke" for done in failed)
 
 
-def test_no_more_is_compiled_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_and_none_far_too_large_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, lines, tried = found(monkeypatch, most=3, available=150)
     assert len(asked) == len(tried) == 3 and lines[-1].startswith("3/3: data ")
-
-
-def test_what_is_far_too_large_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, lines = Compiler(0), []
     monkeypatch.setattr(search, "plan", compiler)
     tried = search.search(Phase("", CONFIG, Path()), pod(hbm=1), 9, lines.append)

@@ -60,7 +60,7 @@ def test_a_verb_that_is_told_to_end_says_one_line(
 
 @pytest.fixture
 def told_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """Name of a module that gets SIGTERM while it is imported, and says when it is complete."""
+    """Name of a module that gets SIGTERM while it is imported."""
     lines = (
         "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
     )
