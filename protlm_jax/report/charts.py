@@ -45,7 +45,6 @@ def curves(
     whole: bool = False,
     whiskers: bool = False,
     colours: Mapping[str, str] | None = None,
-    height: int = 230,
 ) -> Picture:
     """Lines over x, through the mean of the rows that share an x, with intervals and dots.
 
@@ -95,7 +94,7 @@ def curves(
         "opacity": shown,
     }  # fmt: skip
     lines: Spec = {"layer": layers, "encoding": shared}
-    chart = {"width": "container", "height": height, "layer": [lines, *_lines(references or {})]}
+    chart = {"width": "container", "height": 230, "layer": [lines, *_lines(references or {})]}
     return Picture(chart, points, {"series": "series", place: x, "y": y} | ends(points))
 
 
@@ -139,17 +138,12 @@ def intervals(rows: Sequence[Row], *, x: str, colours: Mapping[str, str] | None 
     return Picture(chart, points, {"label": "", **series, "value": x} | ends(points))
 
 
-def bars(rows: Sequence[Row], *, x: str, y: str, height: int = 190) -> Picture:
-    """Bars that start at 0.
-
-    Args:
-        rows: "label" and "value".
-        x, y: titles of the axes.
-    """
+def bars(rows: Sequence[Row], *, x: str, y: str) -> Picture:
+    """Bars from 0; rows have "label" and "value", `x` and `y` are titles of the axes."""
     found = finite(rows, "value")
     chart = {
         "width": "container",
-        "height": height,
+        "height": 190,
         "mark": {"type": "bar", "color": "var(--c0)"},
         "encoding": {
             "x": {"field": "label", "type": "nominal", "sort": distinct(found, "label"),

@@ -65,13 +65,12 @@ def first_numbers(result: ProbeResult) -> list[tuple[str, str]]:
     target = next(iter(result.benchmark["targets"]))
     unit = f"{name(target)} points" if result.is_classes(target) else f"{name(target)}, Spearman"
     found = []
-    for head in result.heads:
-        views = result.views(head, target)
-        if "random" in result.inputs(head) and views:
-            gap = result.minus(head, "random", views[0], target)
-            words = f"{unit} over random weights, {name(head)}, {_title(result, views[0])}"
-            if gap is not None:
-                found.append((result.written(gap, target, "+").partition(" ")[0], words))
+    for head in (head for head in result.heads if "random" in result.inputs(head)):
+        for view in result.views(head, target)[:1]:
+            if gap := result.minus(head, "random", view, target):
+                value = result.written(gap, target, "+").partition(" ")[0]
+                words = f"{unit} over random weights, {name(head)}, {_title(result, view)}"
+                found.append((value, words))
     return found
 
 
