@@ -1,10 +1,10 @@
 """FLOPs and HBM bytes of one execution of an instruction of a compiled program (HLO).
 
-(`compiled.cost_analysis()` counts the body of a loop once.) FLOPs are those of products (dot, and
-convolution, which the TPU compiler makes of products), a multiply-add counted as two, without the
-zeros that a convolution puts between or around its inputs. Bytes are what an
-instruction outside of fusions reads and writes in HBM: all operands and results, but only the slice
-where an array is sliced or updated in place, and nothing that lives on the chip.
+FLOPs are those of products (dot, and convolution, which the TPU compiler makes of products), a
+multiply-add counted as two, without the zeros that a convolution puts between or around its inputs.
+Bytes are what an instruction outside of fusions reads and writes in HBM: all operands and results,
+but only the slice where an array is sliced or updated in place. `compiled.cost_analysis()` does not
+serve: it counts the body of a loop once.
 """
 
 from __future__ import annotations
@@ -31,20 +31,12 @@ _PASSES = {"highest": 6, "high": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one execution on one device.
+    """Of one execution on one device."""
 
-    Attributes:
-        flops: of products.
-        passed: flops times passes of the matrix unit, which multiplies in bfloat16: three with
-            Precision.HIGH, six with HIGHEST.
-        bytes: through HBM.
-        cycles: as the TPU compiler estimates them; 0 where it does not.
-    """
-
-    flops: int
-    passed: int
-    bytes: int
-    cycles: int
+    flops: int  # of products
+    passed: int  # flops times passes of the matrix unit: 3 with Precision.HIGH, 6 with HIGHEST
+    bytes: int  # through HBM
+    cycles: int  # as the TPU compiler estimates them; 0 where it does not
 
 
 def cost(program: Program, where: str, instruction: Instruction) -> Cost:
@@ -187,11 +179,8 @@ def pairs(
 ) -> int:
     """How many (output place, kernel place) pairs meet an input along one dimension.
 
-    Args:
-        size, kernel, out: sizes of input, kernel and output.
-        stride: of the kernel over the input.
-        padding: zeros before the input.
-        spread, kernel_spread: distance of neighbours in the input and in the kernel.
+    `size`, `kernel` and `out` are those of input, kernel and output; `padding` zeros precede the
+    input; `spread` and `kernel_spread` are distances of neighbours in input and kernel.
     """
     first = np.arange(out)[:, None] * stride - padding
     places = first + np.arange(kernel)[None] * kernel_spread

@@ -31,23 +31,14 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One line of a computation."""
 
-    Attributes:
-        name: unique in the program.
-        results: several where it makes a tuple.
-        operation: such as "fusion".
-        operands: names of the instructions whose results it reads.
-        attributes: the rest of the line.
-        root: whether its result is that of the computation.
-    """
-
-    name: str
-    results: tuple[Array, ...]
-    operation: str
-    operands: tuple[str, ...]
-    attributes: str
-    root: bool
+    name: str  # unique in the program
+    results: tuple[Array, ...]  # several where it makes a tuple
+    operation: str  # such as "fusion"
+    operands: tuple[str, ...]  # names of the instructions whose results it reads
+    attributes: str  # the rest of the line
+    root: bool  # whether its result is that of the computation
 
     @property
     def bytes(self) -> int:

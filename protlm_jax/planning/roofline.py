@@ -25,20 +25,14 @@ Seconds = Mapping[str, float]  # by resource
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What running a computation once takes on one device.
+    """What running a computation once takes on one device."""
 
-    Attributes:
-        flops: of products.
-        bytes: through HBM.
-        alone: seconds by resource (RESOURCES), each at its published rate.
-        booked: seconds one after the other, by what binds each instruction (SPENT). "vector":
-            where the compiler expects more than twice the time of any resource, the vector unit or
-            an unfavourable data layout.
-    """
-
-    flops: int = 0
-    bytes: int = 0
+    flops: int = 0  # of products
+    bytes: int = 0  # through HBM
+    # Seconds by resource (RESOURCES), each at its published rate.
     alone: Seconds = dataclasses.field(default_factory=dict)
+    # Seconds one after the other, by what binds each instruction (SPENT). "vector": where the
+    # compiler expects more than twice the time of any resource, the vector unit or a bad layout.
     booked: Seconds = dataclasses.field(default_factory=dict)
 
     @property

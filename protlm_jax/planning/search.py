@@ -109,13 +109,8 @@ def search(
 ) -> list[Tried]:
     """Compiles at most `most` settings of a phase: its own, then those with the best estimates.
 
-    `report_line` gets a line after each.
-
-    Returns:
-        All that were compiled, the fastest that fits first.
-
-    Raises:
-        ProtlmError: the rows or the mesh do not divide over the pod.
+    Returns them, the fastest that fits first; `report_line` gets a line after each. ProtlmError:
+    the rows or the mesh do not divide over the pod.
     """
     config = phase.config
     parts = assemble(config, topology.devices)

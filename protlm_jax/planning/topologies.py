@@ -25,19 +25,12 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A pod, or several.
+    """A pod, or several."""
 
-    Attributes:
-        name: such as "v3:16x16", or "2 x v3:16x16" of two slices.
-        devices: descriptions of its JAX devices, for which a program can be compiled.
-        hbm: bytes of one device.
-        slices: pods joined by the data center's network.
-    """
-
-    name: str
-    devices: list[Any]
-    hbm: int
-    slices: int = 1
+    name: str  # such as "v3:16x16", or "2 x v3:16x16" of two slices
+    devices: list[Any]  # descriptions of JAX devices, for which a program can be compiled
+    hbm: int  # bytes of one device
+    slices: int = 1  # pods joined by the data center's network
 
     @property
     def generation(self) -> str:
