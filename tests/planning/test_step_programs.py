@@ -1,4 +1,4 @@
-"""The train step's program for a TPU: what it must not do, and that its counts are the recorded ones.
+"""The train step's program for a TPU: what it must not do, and its recorded counts.
 
 A refactoring that changes no program changes no count in step_programs.json. After a change of
 programs, record them again; the difference is then in the commit for review:

@@ -1,4 +1,4 @@
-"""Pods by name, and what is said where there is none."""
+"""Pods by name, and the errors where there is none."""
 
 from __future__ import annotations
 
