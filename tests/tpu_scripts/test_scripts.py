@@ -169,25 +169,36 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     cloud.kill_sessions()
 
 
-def test_from_nothing_to_a_run(cloud):
-    cloud("create")
+POD = {"PROTLM_TYPE": "v3-16"}
+
+
+@pytest.mark.parametrize(("hosts", "settings"), [(1, {}), (2, POD)])
+def test_from_nothing_to_a_run(cloud, hosts, settings):
+    cloud("create", **settings)
     create = next(c for c in cloud.calls() if "create" in c and "--help" not in c)
-    assert {"--spot", "--autocheckpoint-enabled", "--accelerator-type=v3-8"} <= set(create)
+    kind = settings.get("PROTLM_TYPE", "v3-8")
+    assert {"--spot", "--autocheckpoint-enabled", f"--accelerator-type={kind}"} <= set(create)
     assert "--version=tpu-ubuntu2204-base" in create
-    assert "installed on 1 worker" in cloud("install")
-    output = cloud("launch", "run-1", *AWKWARD)
+    (cloud.fake / "ssh_failures").write_text("2")
+    assert f"installed on {hosts} worker" in cloud("install", **settings)
+    output = cloud("launch", "run-1", *AWKWARD, **settings)
     assert "step 1" in output and "ended run-1 0" in output
-    (call,) = cloud.trained()
-    assert call["argv"][0] == "train" and call["argv"][1].endswith("/runs/run-1")
-    assert call["argv"][2:] == list(AWKWARD)
+    calls = cloud.trained()
+    assert len(calls) == hosts
+    for call in calls:
+        assert call["argv"][0] == "train" and call["argv"][1].endswith("/runs/run-1")
+        assert call["argv"][2:] == ["--distributed"] * (hosts > 1) + list(AWKWARD)
     kept = cloud.fake / "bucket" / "b"
     assert (kept / "runs/run-1/checkpoints/1/state").exists()
-    assert (kept / "runs/run-1.list").read_text() == "./checkpoints/1\n"
-    assert "step 1" in next((kept / "logs/run-1").iterdir()).read_text()
-    assert "worker 0: ended run-1 0" in cloud("status")
-    assert "step 1" in cloud("logs")
-    cloud("delete", "--yes")
-    assert "NONE" in cloud("status")
+    logs = list((kept / "logs/run-1").iterdir())
+    assert len(logs) == hosts and "step 1" in logs[0].read_text()
+    if hosts == 1:  # several write into the bucket itself
+        assert (kept / "runs/run-1.list").read_text() == "./checkpoints/1\n"
+    for worker, line in enumerate(cloud("status", **settings).splitlines()[1:]):
+        assert line == f"worker {worker}: ended run-1 0"
+    assert "step 1" in cloud("logs", str(hosts - 1), **settings)
+    cloud("delete", "--yes", **settings)
+    assert "NONE" in cloud("status", **settings)
 
 
 @pytest.mark.parametrize(
@@ -202,27 +213,6 @@ def test_ssh_is_tried_again_and_the_worker_named(cloud, failures, code, message)
     (cloud.fake / "ssh_failures").write_text(failures)
     assert message in cloud("launch", "run", "--config", "c", code=code)
     assert len(cloud.trained()) == (code == 0)
-
-
-POD = {"PROTLM_TYPE": "v3-16"}
-
-
-def test_a_pod_from_nothing_to_a_run(cloud):
-    cloud("create", **POD)
-    (cloud.fake / "ssh_failures").write_text("2")
-    assert "installed on 2 worker" in cloud("install", **POD)
-    assert "ended run-1 0" in cloud("launch", "run-1", *AWKWARD, **POD)
-    calls = cloud.trained()
-    assert len(calls) == 2
-    for call in calls:
-        assert call["argv"][1].endswith("/buckets/b/runs/run-1")
-        assert call["argv"][2:] == ["--distributed", *AWKWARD]
-    kept = cloud.fake / "bucket" / "b"
-    assert (kept / "runs/run-1/checkpoints/1/state").exists()
-    assert len(list((kept / "logs/run-1").iterdir())) == 2
-    for worker, line in enumerate(cloud("status", **POD).splitlines()[1:]):
-        assert line == f"worker {worker}: ended run-1 0"
-    assert "step 1" in cloud("logs", "1", **POD)
 
 
 def test_a_pod_goes_on_after_preemption_and_stops_when_one_host_fails(cloud):
