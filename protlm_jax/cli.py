@@ -142,7 +142,7 @@ def _verbs() -> dict[str, Verb]:
         "import": ("turn a Hugging Face folder into a run folder", _add_import, _import),
         "quickstart": ("train, evaluate, probe, look inside, export, report",
                        _add_quickstart, _quickstart),
-        "doctor": ("see whether what a use of the package needs is installed",
+        "doctor": ("see whether what a feature needs is installed",
                    doctor.add_arguments, doctor.run),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Whether this machine has what a use of the package needs: packages, versions, devices.
+"""Whether this machine has what a feature needs: packages, versions, devices.
 
 Requirements are read from the package's own metadata. What no metadata has is listed here: packages
 that overwrite each other, and those that are installed from git.
@@ -35,7 +35,7 @@ _INSTALL_T5X = (
 )
 
 
-class Use(NamedTuple):
+class Feature(NamedTuple):
     """What it is for, extras of our metadata, modules to import, and the platform JAX must see."""
 
     what: str
@@ -48,62 +48,61 @@ class Use(NamedTuple):
         """The command that installs what is missing."""
         if "t5x" in self.extras:
             return _INSTALL_T5X
-        return (
-            f"pip install 'protlm-jax[{self.extras}]'" if self.extras else "pip install protlm-jax"
-        )
+        package = f"'protlm-jax[{self.extras}]'" if self.extras else "protlm-jax"
+        return f"pip install {package}"
 
 
-USES = {
-    "train": Use("pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)),
-    "data": Use("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_tasks",)),
-    "embed": Use("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
-    "probe": Use("probes and maps of embeddings", "probe", ("sklearn", "umap")),
-    "report": Use("pages of charts", "report", ("jinja2", "vl_convert")),
-    "hf": Use("PyTorch and transformers", "hf", ("torch", "transformers")),
-    "beam": Use("prepare releases on many machines", "beam", ("apache_beam",)),
-    "plan": Use("compile for a TPU pod without it", "plan"),
-    "t5x": Use("T5X drives our models", "data,t5x", ("t5x.train",)),
-    "gpu": Use("run on NVIDIA GPUs", "cuda", platform="gpu"),
-    "tpu": Use("run on TPUs", "tpu", platform="tpu"),
+FEATURES = {
+    "train": Feature("pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)),
+    "data": Feature("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_tasks",)),
+    "embed": Feature("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
+    "probe": Feature("probes and maps of embeddings", "probe", ("sklearn", "umap")),
+    "report": Feature("pages of charts", "report", ("jinja2", "vl_convert")),
+    "hf": Feature("PyTorch and transformers", "hf", ("torch", "transformers")),
+    "beam": Feature("prepare releases on many machines", "beam", ("apache_beam",)),
+    "plan": Feature("compile for a TPU pod without it", "plan"),
+    "t5x": Feature("T5X drives our models", "data,t5x", ("t5x.train",)),
+    "gpu": Feature("run on NVIDIA GPUs", "cuda", platform="gpu"),
+    "tpu": Feature("run on TPUs", "tpu", platform="tpu"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the verb."""
     parser.add_argument(
-        "--for", dest="use", choices=tuple(USES),
-        help="check this use alone, and import what it imports; exit code 1 when it does not work",
+        "--for", dest="feature", choices=tuple(FEATURES),
+        help="check this feature alone, importing its modules; exit code 1 when it does not work",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is installed and what each use lacks; 1 when the one asked for does not work."""
+    """Prints what is installed and what each feature lacks; 1: that of --for does not work."""
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(", ".join(f"{name} {version}" for name in _SHOWN if (version := _version(name))))
     devices = seen_devices()
     print(f"devices: {devices or 'JAX sees none'}")
     broken = False
-    for name in [arguments.use] if arguments.use else USES:
+    for name in [arguments.feature] if arguments.feature else FEATURES:
         found = faults(name, devices)
-        if arguments.use and not found:
+        if arguments.feature and not found:
             found = import_faults(name)
         broken |= bool(found)
-        print(f"{name:6} {'no' if found else 'ok':3} {USES[name].what}")
+        print(f"{name:6} {'no' if found else 'ok':3} {FEATURES[name].what}")
         for remedy in dict.fromkeys(found.values()):
             wrong = "; ".join(what for what in found if found[what] == remedy)
             print(f"{'':7}{wrong}\n{'':9}remedy: {remedy}")
-    return int(broken and arguments.use is not None)
+    return int(broken and arguments.feature is not None)
 
 
 def faults(name: str, devices: str) -> dict[str, str]:
-    """What a use of USES lacks -> the command that installs it; imports nothing.
+    """What a feature lacks -> the command that installs it; imports nothing.
 
     `devices` is what `seen_devices` returns.
     """
-    use = USES[name]
+    feature = FEATURES[name]
     found = {} if _version("protlm-jax") else {"protlm-jax is not installed": "pip install -e ."}
-    for extra in use.extras.split(","):
-        found |= dict.fromkeys(_unmet(_requirements("protlm-jax", extra)), use.install)
+    for extra in feature.extras.split(","):
+        found |= dict.fromkeys(_unmet(_requirements("protlm-jax", extra)), feature.install)
     found |= dict.fromkeys(_unmet(_requirements("jax")), "pip install -U jax")
     for group in _RIVALS:
         if len(there := [rival for rival in group if _version(rival)]) > 1:
@@ -113,16 +112,16 @@ def faults(name: str, devices: str) -> dict[str, str]:
             found[what] = f"pip uninstall -y {' '.join(there)} && pip install {group[0]}"
     if name == "t5x":
         missing = (source for source in _FROM_GIT if importlib.util.find_spec(source) is None)
-        found |= {f"{source} is missing": use.install for source in missing}
-    if use.platform and use.platform not in devices and not found:
-        what = f"JAX sees no {use.platform}: is it there, and in no other process?"
-        found[what] = use.install
+        found |= {f"{source} is missing": feature.install for source in missing}
+    if feature.platform and feature.platform not in devices and not found:
+        what = f"JAX sees no {feature.platform}: is it there, and in no other process?"
+        found[what] = feature.install
     return found
 
 
 def import_faults(name: str) -> dict[str, str]:
-    """What stops the modules of a use from being imported, in a process of its own -> a command."""
-    for module in USES[name].imports:
+    """Errors of importing a feature's modules, in a new process -> a command."""
+    for module in FEATURES[name].imports:
         done = subprocess.run(
             [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False
         )

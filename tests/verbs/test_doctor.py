@@ -20,8 +20,8 @@ def installed(site: Path, name: str, version: str) -> None:
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
-def faults(use: str) -> dict[str, str]:
-    return doctor.faults(use, "1 x cpu (cpu)")
+def faults(feature: str) -> dict[str, str]:
+    return doctor.faults(feature, "1 x cpu (cpu)")
 
 
 def test_rivals_and_old_and_missing_packages(
@@ -67,7 +67,7 @@ def test_t5x_is_named_with_the_command_that_installs_it(
     text = capsys.readouterr().out
     assert "t5x    no " in text and "t5x is missing; airio is missing; jestimator" in text
     assert text.count("remedy: ") == 1 and "--no-deps -r requirements/t5x.txt" in text
-    assert main(["doctor"]) == 0  # no use in particular was asked for
+    assert main(["doctor"]) == 0  # no feature in particular
 
 
 def test_an_import_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_an_import_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert remedy.startswith("pip uninstall -y jestimator; pip install")
 
 
-def test_the_exit_code_is_that_of_the_use(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_is_that_of_the_feature(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--for", "tpu"]) == 1
     assert "JAX sees no tpu" in capsys.readouterr().out
     assert main(["doctor", "--for", "train"]) == 0
