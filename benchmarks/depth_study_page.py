@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.evaluation.tables import Table
-from protlm_jax.report.charts import curves, intervals
-from protlm_jax.report.grids import heat_maps
-from protlm_jax.report.page import caption, heading, page, picture, section, table
+from protlm_jax.report.charts import curves, heat_maps, intervals
+from protlm_jax.report.page import caption, document, heading, picture, section, table
 from protlm_jax.report.picture import Picture
 from protlm_jax.storage.files import write_atomically
 
@@ -68,7 +67,7 @@ def html(results: Results, figures: Mapping[str, tuple[str, Picture]]) -> str:
     parts.append(section("Layer by layer", caption(words), *drawn))
     counts = results["proteins"]
     lead = f"{counts['test']:,} test proteins, {counts['depth']:,} for the depth"
-    return page("A study of depth", lead, [], parts)
+    return document("A study of depth", lead, [], parts)
 
 
 def pictures(results: Results) -> dict[str, tuple[str, Picture]]:
@@ -81,7 +80,7 @@ def pictures(results: Results) -> dict[str, tuple[str, Picture]]:
         ("relative_contribution", "contributions", "Size of what a layer adds", "norm / stream"),
     ):
         rows = [row for arm, one in results["arms"].items() for row in _curve(arm, one, key)]
-        found[name] = (title, curves(rows, x="relative depth", y=unit))
+        found[name] = (title, curves(rows, x="relative depth", y=unit, whiskers=True))
     models = {name: list(arm["seeds"].values()) for name, arm in results["arms"].items()}
     models |= {name: [one] for name, one in results["outside"].items()}
     for name, seeds in models.items():
@@ -162,7 +161,7 @@ def _curve(name: str, arm: Results, key: str) -> list[dict[str, Any]]:
     places = np.linspace(0, 1, values.shape[1])[there]
     mean, sd = values[:, there].mean(axis=0), values[:, there].std(axis=0, ddof=1)
     points = zip(places.tolist(), mean.tolist(), sd.tolist(), strict=True)
-    return [{"series": name, "x": x, "y": y, "error": error} for x, y, error in points]
+    return [{"series": name, "x": x, "y": y, "low": y - e, "high": y + e} for x, y, e in points]
 
 
 def _map(matrix: np.ndarray, title: str) -> tuple[str, Picture]:

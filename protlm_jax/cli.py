@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from protlm_jax import __version__
 from protlm_jax.config.folders import latest_step, newest_run
@@ -18,10 +18,11 @@ from protlm_jax.process.sigterm import end, ends_at_sigterm, told_to_end
 from protlm_jax.verbs.arguments import add_rare_residues, add_window, output_owned, positive
 
 if TYPE_CHECKING:
+    from protlm_jax.models.loaded import LoadedModel
     from protlm_jax.training.distributed import Hosts
 
 Run = Callable[[argparse.Namespace], int | None]
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verb = tuple[str, Callable[[argparse.ArgumentParser], None], Run]
 
 CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
 
@@ -50,8 +51,11 @@ typical use:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb. Returns 0 only when everything asked for was done, 3 when some records of the
-    input could not be used, and 75 when it was told to end (SIGTERM)."""
+    """Runs one verb and returns the exit code.
+
+    0: everything asked for was done; 1: an error that the user can fix; 3: some records of the
+    input could not be used; 75: SIGTERM ended it; 130: interrupted.
+    """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [text.removeprefix("--config.") for text in rest if text.startswith("--config.")]
@@ -91,28 +95,65 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"protlm_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (
-        *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_predict),
-        *(_add_depth, _add_embed, _add_score, _add_export, _add_import, _add_quickstart),
-        _add_doctor,
-    ):
-        add(verbs)
+    for name, (text, add_arguments, run) in _verbs().items():
+        verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        verb.set_defaults(run=run)
+        add_arguments(verb)
     return parser
 
 
-def _add_prepare(verbs: Verbs) -> None:
+def _verbs() -> dict[str, Verb]:
+    """Name -> what it does, its arguments, and the function that runs it."""
     from protlm_jax.data.prepare import verb as prepare
+    from protlm_jax.evaluation import score_verb as score
+    from protlm_jax.evaluation.depth import verb as depth
+    from protlm_jax.evaluation.embedding import verb as embed
+    from protlm_jax.evaluation.probes import verb as probe
+    from protlm_jax.planning import verb as plan
+    from protlm_jax.verbs import doctor
 
-    verb = _verb(
-        verbs, prepare.run, "prepare", "turn release files into data to train on, of any size"
-    )
-    prepare.add_arguments(verb)
+    def reader(
+        text: str,
+        add: Callable[[argparse.ArgumentParser, str], None],
+        run: Callable[[argparse.Namespace, Callable[[str], LoadedModel]], int | None],
+    ) -> Verb:
+        """A verb that reads a model."""
+        return text, lambda verb: add(verb, MODEL_HELP), lambda given: run(given, _load)
+
+    return {
+        "prepare": ("turn release files into data to train on, of any size",
+                    prepare.add_arguments, prepare.run),
+        "train": ("pretrain a model, or go on where the run in the folder stopped",
+                  _add_train, _train),
+        "plan": ("say if training fits a TPU pod, and how fast it is there",
+                 plan.add_arguments, _plan),
+        "evaluate": ("score held-out proteins at residues shown as <mask>",
+                     _add_evaluate, _evaluate),
+        "probe": reader("see what heads read from frozen embeddings, with controls",
+                        probe.add_probe_arguments, probe.run_probe),
+        "predict": reader("apply a probe's heads to new proteins",
+                          probe.add_predict_arguments, probe.run_predict),
+        "depth": reader("measure what each layer contributes", depth.add_arguments, depth.run),
+        "embed": reader("turn proteins into vectors, of each residue or of the whole",
+                        embed.add_arguments, embed.run),
+        "score": reader("how likely the model finds proteins, or variants of one",
+                        score.add_arguments, score.run),
+        "export": ("write a folder that transformers loads, or T5X", _add_export, _export),
+        "import": ("turn a Hugging Face folder into a run folder", _add_import, _import),
+        "quickstart": ("train, evaluate, probe, look inside, export, report",
+                       _add_quickstart, _quickstart),
+        "doctor": ("see whether what a feature needs is installed",
+                   doctor.add_arguments, doctor.run),
+    }  # fmt: skip
 
 
-def _add_train(verbs: Verbs) -> None:
-    verb = _verb(
-        verbs, _train, "train", "pretrain a model, or go on where the run in the folder stopped"
-    )
+def _load(path: str) -> LoadedModel:
+    from protlm_jax.huggingface import load_model
+
+    return load_model(path)
+
+
+def _add_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--config", required=True, help="path:variant, e.g. configs/tiny.py:bert")
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     verb.add_argument(
@@ -132,18 +173,9 @@ def _add_train(verbs: Verbs) -> None:
     )
 
 
-def _add_plan(verbs: Verbs) -> None:
-    from protlm_jax.planning import verb as plan
-
-    verb = _verb(verbs, _plan, "plan", "say if training fits a TPU pod, and how fast it is there")
-    plan.add_arguments(verb)
-
-
-def _add_evaluate(verbs: Verbs) -> None:
-    verb = _verb(
-        verbs, _evaluate, "evaluate", "score held-out proteins at residues shown as <mask>"
-    )
-    _takes_model(verb)
+def _add_evaluate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", required=True, help=MODEL_HELP)
+    verb.add_argument("--output", type=Path, help="write the result as JSON here")
     verb.add_argument(
         "--fasta", type=Path, help="proteins to score; default: the held-out split of the run"
     )
@@ -151,50 +183,7 @@ def _add_evaluate(verbs: Verbs) -> None:
     add_window(verb)
 
 
-def _add_probe(verbs: Verbs) -> None:
-    from protlm_jax.evaluation.probes import verb as probe
-
-    verb = _verb(
-        verbs, _probe, "probe", "see what heads read from frozen embeddings, with controls"
-    )
-    probe.add_probe_arguments(verb, MODEL_HELP)
-
-
-def _add_predict(verbs: Verbs) -> None:
-    from protlm_jax.evaluation.probes import verb as probe
-
-    verb = _verb(verbs, _predict, "predict", "apply a probe's heads to new proteins")
-    probe.add_predict_arguments(verb, MODEL_HELP)
-
-
-def _add_depth(verbs: Verbs) -> None:
-    from protlm_jax.evaluation.depth import verb as depth
-
-    verb = _verb(verbs, _depth, "depth", "measure what each layer contributes")
-    depth.add_arguments(verb, MODEL_HELP)
-
-
-def _add_embed(verbs: Verbs) -> None:
-    from protlm_jax.evaluation.embedding import verb as embed
-
-    verb = _verb(
-        verbs,
-        _embed,
-        "embed",
-        "turn proteins into vectors, of each residue or of the whole",
-    )
-    embed.add_arguments(verb, MODEL_HELP)
-
-
-def _add_score(verbs: Verbs) -> None:
-    from protlm_jax.evaluation import score_verb
-
-    verb = _verb(verbs, _score, "score", "how likely the model finds proteins, or variants of one")
-    score_verb.add_arguments(verb, MODEL_HELP)
-
-
-def _add_export(verbs: Verbs) -> None:
-    verb = _verb(verbs, _export, "export", "write a folder that transformers loads, or T5X")
+def _add_export(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help=MODEL_HELP)
     verb.add_argument("--output", required=True, type=Path, help="folder to create")
     verb.add_argument(
@@ -204,36 +193,14 @@ def _add_export(verbs: Verbs) -> None:
     add_rare_residues(verb)
 
 
-def _add_import(verbs: Verbs) -> None:
-    verb = _verb(verbs, _import, "import", "turn a Hugging Face folder into a run folder")
+def _add_import(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help="a Hugging Face folder")
     verb.add_argument("--output", required=True, type=Path, help="folder to create")
 
 
-def _add_quickstart(verbs: Verbs) -> None:
-    verb = _verb(
-        verbs, _quickstart, "quickstart", "train, evaluate, probe, look inside, export, report"
-    )
+def _add_quickstart(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("variant", nargs="?", choices=("bert", "t5"), default="bert")
     verb.add_argument("--output", type=Path, help="default: runs/quickstart-VARIANT")
-
-
-def _add_doctor(verbs: Verbs) -> None:
-    from protlm_jax.verbs import doctor
-
-    verb = _verb(verbs, doctor.run, "doctor", "see whether what a road needs is installed")
-    doctor.add_arguments(verb)
-
-
-def _verb(verbs: Verbs, run: Run, name: str, text: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    verb.set_defaults(run=run)
-    return verb
-
-
-def _takes_model(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--model", required=True, help=MODEL_HELP)
-    verb.add_argument("--output", type=Path, help="write the result as JSON here")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -258,12 +225,12 @@ def _hosts(arguments: argparse.Namespace) -> Hosts | None:
     """Where this process stands among others; None where it is alone."""
     from protlm_jax.training.distributed import Hosts
 
-    said = (arguments.coordinator, arguments.hosts, arguments.host)
-    if all(word is None for word in said):
+    given = (arguments.coordinator, arguments.hosts, arguments.host)
+    if all(value is None for value in given):
         return Hosts() if arguments.distributed else None
-    if None in said:
+    if None in given:
         raise ProtlmError("--coordinator, --hosts and --host belong together: give all three")
-    return Hosts(*said)
+    return Hosts(*given)
 
 
 def _plan(arguments: argparse.Namespace) -> int | None:
@@ -287,41 +254,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length)
     _finish(found, arguments.output)
     verbs.say_rare(loaded)
-
-
-def _probe(arguments: argparse.Namespace) -> None:
-    from protlm_jax.evaluation.probes import verb
-    from protlm_jax.huggingface import load_model
-
-    verb.run_probe(arguments, load_model)
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    from protlm_jax.evaluation.probes import verb
-    from protlm_jax.huggingface import load_model
-
-    return verb.run_predict(arguments, load_model)
-
-
-def _depth(arguments: argparse.Namespace) -> None:
-    from protlm_jax.evaluation.depth import verb
-    from protlm_jax.huggingface import load_model
-
-    verb.run(arguments, load_model)
-
-
-def _embed(arguments: argparse.Namespace) -> int:
-    from protlm_jax.evaluation.embedding import verb
-    from protlm_jax.huggingface import load_model
-
-    return verb.run(arguments, load_model)
-
-
-def _score(arguments: argparse.Namespace) -> int:
-    from protlm_jax.evaluation import score_verb
-    from protlm_jax.huggingface import load_model
-
-    return score_verb.run(arguments, load_model)
 
 
 def _export(arguments: argparse.Namespace) -> None:

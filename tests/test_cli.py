@@ -12,19 +12,6 @@ from protlm_jax import cli, huggingface
 from protlm_jax.errors import ProtlmError
 
 HEAVY = ("jax", "flax", "tensorflow", "seqio", "torch", "transformers", "numpy", "ml_collections")
-VERBS = (
-    "prepare",
-    "train",
-    "evaluate",
-    "probe",
-    "predict",
-    "depth",
-    "score",
-    "export",
-    "import",
-    "quickstart",
-    "doctor",
-)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +37,7 @@ def test_help_names_every_verb(capsys) -> None:
         cli.main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"\n    {verb}" in text for verb in VERBS)
+    assert all(f"\n    {verb}" in text for verb in cli._verbs())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +75,7 @@ def test_unknown_arguments_end_with_code_2(arguments: list[str], message: str, c
         ),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_code_1(
+def test_an_error_of_the_user_is_one_line_and_code_1(
     arguments: list[str], message: str, tmp_path, capfd
 ) -> None:
     assert cli.main(["train", "--workdir", str(tmp_path / "run"), *arguments]) == 1
@@ -127,7 +114,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path) -> Non
 
 
 def test_faults_of_the_program_are_not_hidden(monkeypatch, tmp_path) -> None:
-    """Only what the user can mend loses its traceback."""
+    """Errors that the user cannot fix keep their traceback."""
 
     def broken(path: str) -> types.NoReturn:
         raise RuntimeError("a bug")

@@ -1,8 +1,4 @@
-"""Small real data that ships with the package; sources and licences are in LICENCES.md.
-
-`path("pretraining")` is a FASTA file for `data/fasta.py`; the two secondary-structure files are
-read by `secondary_structure`, all that is labelled by `evaluation/probe_data`.
-"""
+"""Small real data that ships with the package; sources and licences are in LICENCES.md."""
 
 from __future__ import annotations
 
@@ -30,11 +26,7 @@ SPLITS = (*_NETSURFP, "cb513", "ts115", "casp12", "casp13", "casp14")
 
 
 def path(name: str) -> Path:
-    """Where the bundled file called `name` (a key of `FILES`) lies.
-
-    Raises:
-      ProtlmError: there is no such name, or the installation has lost the file.
-    """
+    """The file of a key of `FILES`; ProtlmError where the installation has lost it."""
     if name not in FILES:
         raise ProtlmError(f"no bundled data {name!r}; there is {', '.join(FILES)}")
     file = Path(str(resources.files(__name__) / FILES[name]))
@@ -44,11 +36,7 @@ def path(name: str) -> Path:
 
 
 def json_lines(name: str) -> Iterator[dict[str, Any]]:
-    """The objects of a bundled file, one on each line.
-
-    Raises:
-      ProtlmError: the file is missing or damaged.
-    """
+    """The objects of a bundled file, one on each line; ProtlmError where it is damaged."""
     file = path(name)
     for number, line in text_lines(str(file)):
         yield parse_json(line, f"{file}, line {number}", remedy="install protlm-jax again")
@@ -83,11 +71,11 @@ def secondary_structure(*splits: str) -> Iterator[LabelledChain]:
     NEW364 test set; `cb513`, `ts115` and `casp12` the test sets of the ProtTrans paper; `casp13`
     and `casp14` newer ones.
     """
-    unknown = set(splits) - set(SPLITS)
-    if unknown:
+    if unknown := set(splits) - set(SPLITS):
         raise ProtlmError(f"no secondary-structure split {unknown}; there is {', '.join(SPLITS)}")
-    first = {"secondary_structure"} if set(splits) & set(_NETSURFP) else set()
-    second = {"secondary_structure_tests"} if set(splits) - set(_NETSURFP) else set()
-    for name in sorted(first | second):
+    files = {
+        "secondary_structure" if s in _NETSURFP else "secondary_structure_tests" for s in splits
+    }
+    for name in sorted(files):
         chains = (LabelledChain(**fields) for fields in json_lines(name))
         yield from (chain for chain in chains if chain.split in splits)

@@ -1,12 +1,12 @@
-"""Collectives of a compiled program: kinds, sizes, and the mesh axes along which they go.
+"""Collectives of a compiled program: kinds, sizes, and the mesh axes along which they run.
 
-A program's text (HLO) writes the groups of devices in several ways:
+The text of a program (HLO) has groups of devices in several forms:
 
 replica_groups={{0,1},{2,3}}                          written out
 replica_groups=[2,4]<=[4,2]T(1,0)                     0..7 as [4, 2], transposed, as 2 groups
 replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}
                                                       0..7 as [2, 4], transposed: a mesh; along a
-source_target_pairs={{0,1},{1,0}}                     who sends to whom
+source_target_pairs={{0,1},{1,0}}                     sender and receiver
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Exchange:
 
 
 def kind_of(instruction: Instruction, computation: str) -> str | None:
-    """The kind of the collective that starts here, one of KINDS; None for all else."""
+    """The kind of the collective that starts here, one of KINDS; None for other instructions."""
     if instruction.operation == "send":  # between slices, after each has reduced within itself
         kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"') or ""
         kind = kind.lower().replace("_", "-").replace("one-to-one", "collective-permute")
@@ -83,11 +83,11 @@ def exchanges(program: Program) -> Iterator[Exchange]:
 
 def collectives(text: str) -> dict[str, Collective]:
     """Collectives by kind of `compiled.as_text()`; kinds that do not occur are left out."""
-    return _by_kind(exchanges(read(text)))
+    return _by_kind(list(exchanges(read(text))))
 
 
 def collectives_by_axis(text: str, mesh: Mapping[str, int]) -> dict[str, dict[str, Collective]]:
-    """Collectives by the mesh axes along which they go ("data, fsdp"), then by kind.
+    """Collectives by the mesh axes along which they run ("data, fsdp"), then by kind.
 
     Args:
         text: `compiled.as_text()`, for the devices of the mesh in its order.
@@ -100,18 +100,16 @@ def collectives_by_axis(text: str, mesh: Mapping[str, int]) -> dict[str, dict[st
     return {axes: _by_kind(found[axes]) for axes in sorted(found)}
 
 
-def _by_kind(all_: Iterable[Exchange]) -> dict[str, Collective]:
-    found: dict[str, list[Exchange]] = defaultdict(list)
-    for exchange in all_:
-        found[exchange.kind].append(exchange)
+def _by_kind(exchanges: Sequence[Exchange]) -> dict[str, Collective]:
+    found = {kind: [one for one in exchanges if one.kind == kind] for kind in KINDS}
     return {
         kind: Collective(
-            count=sum(one.times for one in found[kind]),
-            bytes=sum(one.times * one.bytes for one in found[kind]),
-            largest=max(one.bytes for one in found[kind]),
+            count=sum(one.times for one in some),
+            bytes=sum(one.times * one.bytes for one in some),
+            largest=max(one.bytes for one in some),
         )
-        for kind in KINDS
-        if kind in found
+        for kind, some in found.items()
+        if some
     }
 
 
@@ -125,7 +123,7 @@ def groups_of(instruction: Instruction, mesh: tuple[int, ...]) -> np.ndarray:
     """[groups, devices] int: places in the mesh's flat order; source-target pairs are groups of 2.
 
     Raises:
-        ValueError: for groups written in an unknown way.
+        ValueError: the groups have an unknown form.
     """
     text, devices = instruction.attributes, math.prod(mesh)
     if "_xla_megascale_transfer_type" in text:  # the slices are the mesh's first axis
@@ -139,7 +137,7 @@ def groups_of(instruction: Instruction, mesh: tuple[int, ...]) -> np.ndarray:
         return np.array([numbers(group) for group in re.findall(r"\{([\d,]*)\}", match[1])])
     if match or "replica_groups" not in text:  # empty: all devices
         return np.arange(devices)[None]
-    raise ValueError(f"groups of {instruction.name} are written in an unknown way: {text[:200]}")
+    raise ValueError(f"the groups of {instruction.name} have an unknown form: {text[:200]}")
 
 
 def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> str:
@@ -151,18 +149,16 @@ def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> str:
 
 def _of_mesh(match: re.Match[str], devices: int) -> np.ndarray:
     axes, source, order, along = match.groups()
-    names = re.findall(r"'(\w+)'=(\d+)", axes)
-    sizes = {name: int(size) for name, size in names}
-    ids = _transposed(numbers(source) if source else (devices,), order)
+    parts = {name: (before, size) for name, before, size in _PART.findall(along)}
     # An axis of which a part is used becomes three: before the part, the part, and after it.
     shape: list[int] = []
     used: list[int] = []
-    parts = {name: (before, size) for name, before, size in _PART.findall(along)}
-    for name, size in sizes.items():
-        before, part = map(int, parts[name]) if parts.get(name, ("", ""))[0] else (1, size)
+    for name, size in re.findall(r"'(\w+)'=(\d+)", axes):
+        before, part = map(int, parts[name]) if parts.get(name, ("", ""))[0] else (1, int(size))
         used += [len(shape) + 1] if name in parts else []
-        shape += [before, part, size // before // part]
-    ids = np.moveaxis(ids.reshape(shape), used, range(-len(used), 0))
+        shape += [before, part, int(size) // before // part]
+    ids = _transposed(numbers(source) if source else (devices,), order).reshape(shape)
+    ids = np.moveaxis(ids, used, range(-len(used), 0))
     return ids.reshape(-1, math.prod(ids.shape[len(ids.shape) - len(used) :]))
 
 

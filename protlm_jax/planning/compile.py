@@ -1,7 +1,6 @@
-"""Compiles the train step of a run for a pod, and measures it.
+"""Compiles the train step of a run (`protlm_jax.training.assembly`) for a pod, and measures it.
 
-It is the step that the loop runs (`protlm_jax.training.assembly`), for devices that are described
-and not there. Nothing is allocated: state and batch are shapes.
+Devices are descriptions, state and batch are shapes: nothing is allocated.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.hardware import CHIPS
 from protlm_jax.training.state import bytes_on_device
 
-# A plan reads no proteins, so that a recipe that wants a corpus can be planned without it.
+# A plan reads no proteins: a recipe can be planned without its corpus.
 UNREAD = "data.fasta=unread.fasta"
 _CORPUS = re.compile(r"(.*\.)?data\.(fasta|prepared)=")
 NOWHERE = Path("/nonexistent")  # no run has begun there
@@ -51,72 +50,45 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one phase of a run takes on a pod. Bytes are per device; None: the step does not fit.
+    """What one phase of a run takes on a pod; bytes are per device, None where it does not fit."""
 
-    Attributes:
-        phase: its name; "" where there is one run.
-        mesh: devices per axis.
-        rows, length, accumulate: of the batch; it is computed in `accumulate` parts.
-        state_bytes: parameters, moments and memory, as they are split.
-        peak_bytes: the most in use at once; where it does not fit, the least the compiler asks for.
-        fits: whether the compiler could place it.
-        suggestion: what to change, where it does not fit.
-        collectives: of a step, by kind.
-        unsplit: shapes of activations that each device holds for all rows; empty in a good plan.
-        whole: in words, what a mesh axis does not divide, and which parameters have it.
-        chosen: why the mesh is this one, where the config says "auto"; otherwise "".
-        model_flops: of one step on all devices: three forward passes, nothing computed again.
-        compile_seconds: on the machine that planned.
-        executed_flops: of one step on all devices as compiled, recomputation included.
-        hbm_bytes: read and written by one device in a step.
-        collectives_by_axis: by mesh axes ("fsdp", "data, fsdp"), then by kind.
-        seconds: lower bounds of a step by resource at its published rate: "compute", "hbm", "ici"
-            (between chips), "dcn" (between slices).
-        roofline_mfu: MFU if a step took only the longest of them.
-        step_seconds: of one step; see `protlm_jax.planning.roofline`.
-        spent: how they divide, by what binds each instruction; "vector" is the vector unit.
-        binds: what takes most of them.
-        mfu, hfu: model FLOPs and executed FLOPs of a step over what the peak would do in it.
-        tokens_per_second: of all devices.
-        host_tokens_per_second: that each host has to read, prepare and send.
-        days: for all steps of the phase.
-        attention: what computes it and, where that is no fused kernel, why.
-    """
-
-    phase: str
+    phase: str  # "" where there is one run
     topology: str
-    mesh: dict[str, int]
-    rows: int
+    mesh: dict[str, int]  # devices per axis
+    rows: int  # of the batch, which is computed in `accumulate` parts
     length: int
     accumulate: int
     dtype: str
     remat: str
     parameters: int
-    state_bytes: int
-    peak_bytes: int
+    state_bytes: int  # parameters, moments and memory, as they are split
+    peak_bytes: int  # the most in use at once; where it does not fit, what the compiler asks for
     available_bytes: int
-    fits: bool
-    suggestion: str
-    collectives: dict[str, Collective]
-    unsplit: list[str]
-    whole: list[str]
-    chosen: str
-    model_flops: int
-    compile_seconds: float
-    executed_flops: int | None = None
-    hbm_bytes: int | None = None
+    fits: bool  # whether the compiler could place it
+    suggestion: str  # what to change, where it does not fit
+    collectives: dict[str, Collective]  # of a step, by kind
+    unsplit: list[str]  # shapes of activations that each device holds for all rows
+    whole: list[str]  # in words, parameters with an axis that the mesh does not divide
+    chosen: str  # why the mesh is this one, where the config says "auto"
+    model_flops: int  # of one step on all devices: three forward passes, nothing computed again
+    compile_seconds: float  # on the machine that planned
+    executed_flops: int | None = None  # of one step on all devices, recomputation included
+    hbm_bytes: int | None = None  # read and written by one device in a step
+    # By mesh axes ("fsdp", "data, fsdp"), then by kind.
     collectives_by_axis: dict[str, dict[str, Collective]] | None = None
+    # Lower bounds of a step by resource ("compute", "hbm", "ici" between chips, "dcn" between
+    # slices) at its published rate, and MFU if a step took only the longest of them.
     seconds: dict[str, float] | None = None
     roofline_mfu: float | None = None
-    step_seconds: float | None = None
-    spent: dict[str, float] | None = None
-    binds: str | None = None
-    mfu: float | None = None
-    hfu: float | None = None
-    tokens_per_second: float | None = None
-    host_tokens_per_second: float | None = None
-    days: float | None = None
-    attention: str = ""
+    step_seconds: float | None = None  # see `protlm_jax.planning.roofline`
+    spent: dict[str, float] | None = None  # by what binds each instruction; "vector": vector unit
+    binds: str | None = None  # what takes most of them
+    mfu: float | None = None  # model FLOPs of a step over what the peak would do in it
+    hfu: float | None = None  # the same of executed FLOPs
+    tokens_per_second: float | None = None  # of all devices
+    host_tokens_per_second: float | None = None  # that each host has to read, prepare and send
+    days: float | None = None  # for all steps of the phase
+    attention: str = ""  # what computes it and, where that is no fused kernel, why
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -129,11 +101,7 @@ def plan_recipe(
     only: str | None = None,
     architecture_of: ArchitectureOf | None = None,
 ) -> list[Plan]:
-    """Plans every phase of a recipe, or the one named `only`.
-
-    Raises:
-        ProtlmError: as `phases_of` and `plan`.
-    """
+    """Plans every phase of a recipe, or the one named `only`; raises as `phases_of` and `plan`."""
     phases = phases_of(spec, overrides, only, architecture_of)
     return [plan(phase.config, topology, phase.name) for phase in phases]
 
@@ -169,21 +137,17 @@ def plan(config: RunConfig, topology: Topology, phase: str = "") -> Plan:
     lowered = parts.update.lower(parts.abstract, abstract_batch(config))
     train, length = config.train, config.data.length
     state = bytes_on_device(parts.abstract, parts.layout)
-    queries = parts.objective.queries(length)
+    flops = training_flops_per_token(config.model, length, parts.objective.queries(length))
     batch: dict[str, Any] = {
-        "rows": train.batch_size,
-        "length": length,
-        "accumulate": train.accumulate,
-    }
+        "rows": train.batch_size, "length": length, "accumulate": train.accumulate,
+    }  # fmt: skip
     measured = measure(
         lowered,
         topology,
         parts.mesh,
         lambda: suggest(config, parts, state, topology.hbm),
         steps=train.steps,
-        model_flops=training_flops_per_token(config.model, length, queries)
-        * train.batch_size
-        * length,
+        model_flops=flops * train.batch_size * length,
         **batch,
     )
     if parts.rows.spec[0] is None:  # rows are not split at all
@@ -218,7 +182,7 @@ def measure(
     steps: int,
     model_flops: int,
 ) -> dict[str, Any]:
-    """Compiles a lowered train step: the fields of a Plan that the program tells.
+    """Compiles a lowered train step: the fields of a Plan that depend on the program.
 
     `suggestion` is called where it does not fit.
     """
@@ -226,7 +190,7 @@ def measure(
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        peak = asked_for(str(error))
+        peak = required_bytes(str(error))
         return {**found, "peak_bytes": peak, "fits": False, "suggestion": suggestion()}
     text, memory = compiled.as_text(), compiled.memory_analysis()
     return {
@@ -284,11 +248,11 @@ def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
 
 
-def asked_for(message: str) -> int:
-    """How many bytes the compiler wanted, from its message.
+def required_bytes(message: str) -> int:
+    """How many bytes the program needs, from the message of the compiler.
 
     Raises:
-        ProtlmError: the message is of something else than memory.
+        ProtlmError: the failure is not one of memory.
     """
     amount = re.search(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])\b", message)
     size = re.search(r"\(size=(\d+)\)", message)  # of one array that is too large by itself
@@ -300,7 +264,7 @@ def asked_for(message: str) -> int:
 
 
 def suggest(config: RunConfig, parts: Parts, state: int, available: int) -> str:
-    """What to change first where it does not fit: what costs the least speed.
+    """The change that costs the least speed, where a step does not fit.
 
     `state` and `available` are bytes of the state on one device, and of the device.
     """

@@ -1,10 +1,10 @@
 """FLOPs and HBM bytes of one execution of an instruction of a compiled program (HLO).
 
-`compiled.cost_analysis()` counts the body of a loop once, so it cannot serve. FLOPs are those of
-products (dot, and convolution, which the TPU compiler makes of products), a multiply-add counted as
-two; zeros that a convolution puts between or around its inputs do not count. Bytes are what an
-instruction outside of fusions reads and writes in HBM: all operands and results, but only the slice
-where an array is sliced or updated in place, and nothing that lives on the chip.
+FLOPs are those of products (dot, and convolution, which the TPU compiler makes of products), a
+multiply-add counted as two, without the zeros that a convolution puts between or around its inputs.
+Bytes are what an instruction outside of fusions reads and writes in HBM: all operands and results,
+but only the slice where an array is sliced or updated in place. `compiled.cost_analysis()` does not
+serve: it counts the body of a loop once.
 """
 
 from __future__ import annotations
@@ -31,20 +31,12 @@ _PASSES = {"highest": 6, "high": 3}
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one execution on one device.
+    """Of one execution on one device."""
 
-    Attributes:
-        flops: of products.
-        passed: flops times passes of the matrix unit, which multiplies in bfloat16: three with
-            Precision.HIGH, six with HIGHEST.
-        bytes: through HBM.
-        cycles: as the TPU compiler estimates them; 0 where it does not.
-    """
-
-    flops: int
-    passed: int
-    bytes: int
-    cycles: int
+    flops: int  # of products
+    passed: int  # flops times passes of the matrix unit: 3 with Precision.HIGH, 6 with HIGHEST
+    bytes: int  # through HBM
+    cycles: int  # as the TPU compiler estimates them; 0 where it does not
 
 
 def cost(program: Program, where: str, instruction: Instruction) -> Cost:
@@ -55,7 +47,9 @@ def cost(program: Program, where: str, instruction: Instruction) -> Cost:
     products = [(instruction, where)] if instruction.operation not in _FREE else []
     if instruction.operation == "fusion" or instruction.operation.startswith("async"):
         products = [(i, n) for name in instruction.called for _, n, i in program.executed(name)]
-    counted = [(flops(i, program.computations[n]), _passes(i)) for i, n in products]
+    counted = [(flops(i, program.computations[n]),
+                _PASSES.get(i.attribute(r"operand_precision=\{(\w+)") or "", 1))
+               for i, n in products]  # fmt: skip
     return Cost(
         flops=sum(count for count, _ in counted),
         passed=sum(count * passes for count, passes in counted),
@@ -65,7 +59,7 @@ def cost(program: Program, where: str, instruction: Instruction) -> Cost:
 
 
 def flops(instruction: Instruction, computation: Computation) -> int:
-    """FLOPs of a product whose operands stand in `computation`; 0 for all else."""
+    """FLOPs of a product with operands in `computation`; 0 for other instructions."""
     if instruction.operation == "custom-call":
         return _kernel(instruction, computation)
     if instruction.operation not in ("dot", "convolution"):
@@ -86,10 +80,6 @@ def _kernel(instruction: Instruction, computation: Computation) -> int:
     arrays = [array for name in instruction.operands for array in computation[name].results[:1]]
     query, key = [a.shape for a in arrays if len(a.shape) > 2 and a.dtype in ("bf16", "f32")][:2]
     return 2 * products[0] * math.prod(query) * key[-2]
-
-
-def _passes(instruction: Instruction) -> int:
-    return _PASSES.get(instruction.attribute(r"operand_precision=\{(\w+)") or "", 1)
 
 
 def traffic(program: Program, where: str, instruction: Instruction) -> int:
@@ -189,11 +179,8 @@ def pairs(
 ) -> int:
     """How many (output place, kernel place) pairs meet an input along one dimension.
 
-    Args:
-        size, kernel, out: sizes of input, kernel and output.
-        stride: of the kernel over the input.
-        padding: zeros before the input.
-        spread, kernel_spread: distance of neighbours in the input and in the kernel.
+    `size`, `kernel` and `out` are those of input, kernel and output; `padding` zeros precede the
+    input; `spread` and `kernel_spread` are distances of neighbours in input and kernel.
     """
     first = np.arange(out)[:, None] * stride - padding
     places = first + np.arange(kernel)[None] * kernel_spread

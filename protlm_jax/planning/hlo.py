@@ -8,8 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 
-BITS = {"pred": 8, "bf16": 16}  # f32, s32, u8, ... carry theirs in the name
-
+_BITS = {"pred": 8, "bf16": 16}  # f32, s32, u8, ... have theirs in the name
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 _ARRAY = re.compile(r"\b(pred|bf16|[cfsu]\d+)(?:e\d+\w*)?\[([\d,]*)\](\{[^}]*\})?")
 _NAMED = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = ")
@@ -27,38 +26,26 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        bits = BITS.get(self.dtype) or int(self.dtype[1:])
-        return math.prod(self.shape) * bits // 8
+        return math.prod(self.shape) * (_BITS.get(self.dtype) or int(self.dtype[1:])) // 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One line of a computation."""
 
-    Attributes:
-        name: unique in the program.
-        results: several where it makes a tuple.
-        operation: such as "fusion".
-        operands: names of the instructions whose results it reads.
-        attributes: the rest of the line.
-        root: whether its result is that of the computation.
-    """
-
-    name: str
-    results: tuple[Array, ...]
-    operation: str
-    operands: tuple[str, ...]
-    attributes: str
-    root: bool
+    name: str  # unique in the program
+    results: tuple[Array, ...]  # several where it makes a tuple
+    operation: str  # such as "fusion"
+    operands: tuple[str, ...]  # names of the instructions whose results it reads
+    attributes: str  # the rest of the line
+    root: bool  # whether its result is that of the computation
 
     @property
     def bytes(self) -> int:
-        """Of all results."""
         return sum(array.bytes for array in self.results)
 
     @property
     def off_chip_bytes(self) -> int:
-        """Of the results in HBM."""
         return sum(array.bytes for array in self.results if array.off_chip)
 
     @property
@@ -84,17 +71,18 @@ class Program:
     entry: str
 
     def loop(self, instruction: Instruction) -> tuple[str, int]:
-        """The body of a loop and how often it runs.
-
-        The condition of a scan compares the counter with a constant.
-        """
+        """The body of a loop and how often it runs: a scan's condition has the number."""
         condition = instruction.attribute(r"condition=%?([\w.-]+)")
         body = instruction.attribute(r"body=%?([\w.-]+)")
         assert condition and body, instruction
         if known := instruction.attribute(r'known_trip_count":\{"n":"(\d+)"'):
             return body, int(known)
-        lines = self.computations[condition].values()
-        limits = [int(i.attributes) for i in lines if _is_integer(i)]
+        limits = [
+            int(line.attributes)
+            for line in self.computations[condition].values()
+            if line.operation == "constant" and line.attributes.isdecimal()
+            and [(array.dtype, array.shape) for array in line.results] == [("s32", ())]
+        ]  # fmt: skip
         return body, max(limits, default=1)
 
     def executed(self, name: str, times: int = 1) -> Iterator[tuple[int, str, Instruction]]:
@@ -107,12 +95,6 @@ class Program:
             else:
                 for called in instruction.called:
                     yield from self.executed(called, times)
-
-
-def _is_integer(instruction: Instruction) -> bool:
-    if instruction.operation != "constant" or not instruction.attributes.isdecimal():
-        return False
-    return [(array.dtype, array.shape) for array in instruction.results] == [("s32", ())]
 
 
 @functools.lru_cache(maxsize=1)
@@ -140,15 +122,18 @@ def _instruction(line: str) -> Instruction | None:
         return None
     close = _closing(line, operation.end() - 1)
     inside, rest = line[operation.end() : close - 1], line[close:].lstrip(", ")
-    constant = operation[1] in ("constant", "parameter")
     results = tuple(
         # S(1) in a layout is memory on the chip.
         Array(dtype, numbers(shape), not re.search(r"S\([1-9]", layout))
         for dtype, shape, layout in _ARRAY.findall(line[begin:end])
     )
-    operands = () if constant else tuple(_names(inside))
-    attributes = inside if constant else rest
-    return Instruction(named[2], results, operation[1], operands, attributes, named[1] is not None)
+    root = named[1] is not None
+    if operation[1] in ("constant", "parameter"):  # in the place of operands stands a value
+        return Instruction(named[2], results, operation[1], (), inside, root)
+    # A type may stand before the name of an operand.
+    plain = re.sub(r"/\*.*?\*/|\{[^}]*\}|\[[^]]*\]|\([^()]*\)", "", inside)
+    operands = tuple(words[-1].lstrip("%") for part in plain.split(",") if (words := part.split()))
+    return Instruction(named[2], results, operation[1], operands, rest, root)
 
 
 def _closing(line: str, begin: int) -> int:
@@ -161,14 +146,6 @@ def _closing(line: str, begin: int) -> int:
     return len(line)
 
 
-def _names(operands: str) -> Iterator[str]:
-    """Names of operands; a type may stand before each."""
-    plain = re.sub(r"/\*.*?\*/|\{[^}]*\}|\[[^]]*\]|\([^()]*\)", "", operands)
-    for operand in plain.split(","):
-        if words := operand.split():
-            yield words[-1].lstrip("%")
-
-
 def numbers(text: str) -> tuple[int, ...]:
-    """Of "2,4"."""
+    """Such as (2, 4) of "2,4"."""
     return tuple(int(number) for number in text.split(",") if number)

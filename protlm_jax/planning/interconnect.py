@@ -22,19 +22,12 @@ _RECEIVED = {"all-gather": 1.0, "reduce-scatter": 1.0, "all-reduce": 2.0, "all-t
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """Where the devices of a mesh are.
-
-    Attributes:
-        chip: figures of their generation.
-        coords: [devices, axes] int, the place of each device's chip in its slice.
-        slices: [devices] int, the slice of each.
-        hosts: [devices] int, the host of each.
-    """
+    """The places of the devices of a mesh, in its order."""
 
     chip: Chip
-    coords: np.ndarray
-    slices: np.ndarray
-    hosts: np.ndarray
+    coords: np.ndarray  # [devices, axes] int, the place of each device's chip in its slice
+    slices: np.ndarray  # [devices] int, the slice of each
+    hosts: np.ndarray  # [devices] int, the host of each
 
     @classmethod
     def of(cls, chip: Chip, devices: list[Any]) -> Network:

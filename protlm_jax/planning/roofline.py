@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 from protlm_jax.planning.collectives import groups_of, kind_of, payload
 from protlm_jax.planning.costs import cost
@@ -19,25 +20,19 @@ from protlm_jax.planning.interconnect import Network
 
 RESOURCES = ("compute", "hbm", "ici", "dcn")
 SPENT = (*RESOURCES, "vector")
-Seconds = dict[str, float]  # by resource
+Seconds = Mapping[str, float]  # by resource
 
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What running a computation once takes on one device.
+    """What running a computation once takes on one device."""
 
-    Attributes:
-        flops: of products.
-        bytes: through HBM.
-        alone: seconds by resource (RESOURCES), each at its published rate.
-        booked: seconds one after the other, by what binds each instruction (SPENT). "vector":
-            where the compiler expects more than twice the time of any resource, the vector unit or
-            an unfavourable data layout.
-    """
-
-    flops: int = 0
-    bytes: int = 0
+    flops: int = 0  # of products
+    bytes: int = 0  # through HBM
+    # Seconds by resource (RESOURCES), each at its published rate.
     alone: Seconds = dataclasses.field(default_factory=dict)
+    # Seconds one after the other, by what binds each instruction (SPENT). "vector": where the
+    # compiler expects more than twice the time of any resource, the vector unit or a bad layout.
     booked: Seconds = dataclasses.field(default_factory=dict)
 
     @property
@@ -46,21 +41,21 @@ class Spent:
 
     def plus(self, other: Spent, times: int = 1) -> Spent:
         """Followed by the other, so many times."""
+
+        def added(one: Seconds, more: Seconds) -> Seconds:
+            return {k: one.get(k, 0.0) + more.get(k, 0.0) * times for k in {**one, **more}}
+
         return Spent(
             self.flops + other.flops * times,
             self.bytes + other.bytes * times,
-            _added(self.alone, other.alone, times),
-            _added(self.booked, other.booked, times),
+            added(self.alone, other.alone),
+            added(self.booked, other.booked),
         )
-
-
-def _added(one: Seconds, other: Seconds, times: int = 1) -> Seconds:
-    return {name: one.get(name, 0.0) + other.get(name, 0.0) * times for name in one | other}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Walk:
-    """A program compiled for the devices of a network; `mesh` has the sizes of the mesh's axes."""
+    """A program compiled for the devices of a network; `mesh` has the sizes of its axes."""
 
     program: Program
     network: Network
@@ -92,7 +87,7 @@ class Walk:
                 ends[_rendezvous(instruction)] = busy[resource], resource
                 more = dataclasses.replace(more, booked={})
             elif operation in ("recv", "send-done"):
-                continue  # what was sent is awaited where it arrives
+                continue  # the receiver waits
             elif operation.endswith("-done"):
                 started = _rendezvous(instructions[instruction.operands[0]])
                 end, resource = ends.get(started, (0.0, "hbm"))
@@ -107,7 +102,7 @@ class Walk:
         if instruction.operation == "while":
             body, runs = self.program.loop(instruction)
             return Spent().plus(self.computation(body), runs)
-        branches = [self.computation(name) for name in instruction.called]
+        branches = map(self.computation, instruction.called)
         return max(branches, key=lambda spent: spent.seconds, default=Spent())
 
     def _own(self, where: str, instruction: Instruction) -> Spent:
@@ -126,7 +121,7 @@ class Walk:
 
     def _communication(self, where: str, instruction: Instruction) -> Seconds:
         """Seconds of the collectives that an instruction is or contains, "ici" and "dcn"."""
-        total: Seconds = {"ici": 0.0, "dcn": 0.0}
+        total = {"ici": 0.0, "dcn": 0.0}
         inside = [(where, instruction)]
         for called in instruction.called if kind_of(instruction, where) is None else ():
             inside += [(n, i) for _, n, i in self.program.executed(called)]
@@ -135,7 +130,8 @@ class Walk:
                 groups = groups_of(one, self.mesh)
                 scattered = one.operation.startswith("reduce-scatter")
                 size = payload(one) * (groups.shape[1] if scattered else 1)  # of the whole array
-                total = _added(total, self.network.seconds(kind, size, groups))
+                for network, seconds in self.network.seconds(kind, size, groups).items():
+                    total[network] += seconds
         return total
 
 

@@ -1,8 +1,8 @@
 """Finds the mesh, accumulation and rematerialisation that make a step fastest on a pod.
 
-A rule of thumb orders the settings first: those that are far too large for the memory are left out,
-the others are compiled in the order of their estimated time. For the recipes on the pods of their
-papers the rule finds memory within a third, mostly too little; its time only gives an order.
+An estimate orders the settings: those that are far too large for the memory are left out, the
+others are compiled in the order of their estimated time. For recipes on the pods of their papers
+the estimate of memory is within a third, mostly too low; that of time only gives an order.
 """
 
 from __future__ import annotations
@@ -74,38 +74,43 @@ class Tried:
 
     @property
     def fits(self) -> bool:
-        """The compiler may place more than there is; that does not fit."""
+        """False also where the compiler places more than there is."""
         made = self.plan
         return made is not None and made.fits and made.peak_bytes <= made.available_bytes
 
     @property
     def seconds(self) -> float:
-        """Predicted, of a step; infinite where it does not fit."""
+        """Predicted for a step; infinite where it does not fit."""
         known = self.plan.step_seconds if self.fits and self.plan is not None else None
         return math.inf if known is None else known
 
     def to_dict(self, phase: str) -> dict[str, Any]:
-        return {
-            "overrides": self.setting.overrides(phase),
-            "plan": self.plan.to_dict() if self.plan else None,
-            "failure": self.failure,
-        }
+        plan = self.plan and self.plan.to_dict()
+        overrides = self.setting.overrides(phase)
+        return {"overrides": overrides, "plan": plan, "failure": self.failure}
+
+    def __str__(self) -> str:
+        s, made = self.setting, self.plan
+        text = (
+            f"data {s.data} x fsdp {s.fsdp} x tensor {s.tensor}, accumulate {s.accumulate}, "
+            f"remat {s.remat}: "
+        )
+        if made is None:
+            return f"{text}the compiler failed: {self.failure}"
+        memory = f"{gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
+        if not self.fits:
+            return f"{text}does not fit: {memory}"
+        speed = f"MFU {made.mfu or 0:.1%}, bound by {made.binds}"
+        return f"{text}{self.seconds:.3g} s a step, {speed}; {memory}"
 
 
-def search(phase: Phase, topology: Topology, most: int, say: Callable[[str], None]) -> list[Tried]:
-    """Compiles the most promising settings of a phase, its own first, at most `most`.
+def search(
+    phase: Phase, topology: Topology, most: int, report_line: Callable[[str], None]
+) -> list[Tried]:
+    """Compiles at most `most` settings of a phase: its own, then those with the best estimates.
 
-    Args:
-        phase: of a recipe.
-        topology: the pod.
-        most: how many programs may be compiled.
-        say: takes a line after each.
-
-    Returns:
-        All that were compiled, the fastest that fits first.
-
-    Raises:
-        ProtlmError: rows, or a mesh, that do not go with the pod.
+    Returns them, the fastest that fits first; `report_line` gets a line after each. ProtlmError:
+    the rows or the mesh do not divide over the pod.
     """
     config = phase.config
     parts = assemble(config, topology.devices)
@@ -113,50 +118,45 @@ def search(phase: Phase, topology: Topology, most: int, say: Callable[[str], Non
     sizes = mesh["data"], mesh["fsdp"], mesh["tensor"]
     own = Setting(*sizes, config.train.accumulate, config.model.remat)
     waiting = _promising(config, parts, topology)
-    say(f"{len(waiting)} settings may fit; at most {most} are compiled, the likely fastest first")
+    report_line(
+        f"{len(waiting)} settings may fit; at most {most} are compiled, the best estimates first"
+    )
     tried: list[Tried] = []
-    for setting in itertools.chain([own], (s for s in waiting if s != own)):
+    for setting in (own, *(s for s in waiting if s != own)):
         if len(tried) == most:
             break
-        if any(_settles(done, setting) for done in tried):
+        if any(_excludes(done, setting) for done in tried):
             continue
         try:
             made, failure = plan(setting.applied(config), topology, phase.name), ""
-        except jax.errors.JaxRuntimeError as error:  # the search goes on with the other settings
+        except jax.errors.JaxRuntimeError as error:  # the search continues with other settings
             made, failure = None, str(error).strip().splitlines()[0][:200]
         tried.append(Tried(setting, made, failure))
-        say(f"{len(tried)}/{most}: {_line(tried[-1])}")
+        report_line(f"{len(tried)}/{most}: {tried[-1]}")
     return sorted(tried, key=lambda done: (not done.fits, done.seconds))
 
 
 def report(tried: list[Tried], phase: str = "") -> str:
     """The fastest settings, and the options that give the first."""
-    lines = [f"phase {phase}:"] if phase else []
-    lines += [_line(done) for done in tried[:SHOWN]]
     best = f"best: {tried[0].setting.overrides(phase)}"
-    none = "nothing that was tried fits; try a larger pod, or more settings"
-    return "\n".join([*lines, best if tried[0].fits else none])
+    none = "none of these settings fits; try a larger pod, or more settings"
+    title = [f"phase {phase}:"] if phase else []
+    return "\n".join([*title, *map(str, tried[:SHOWN]), best if tried[0].fits else none])
 
 
 def settings(config: RunConfig, devices: int, slices: int) -> Iterator[Setting]:
     """All settings that the rows of a batch and the devices of a slice allow."""
     rows, model = config.train.batch_size, config.model
-    for tensor in _powers(min(devices, MOST_TENSOR)):
-        if devices % tensor or model.num_heads % tensor or model.d_ff % tensor:
-            continue
-        replicas = devices // tensor
-        if rows % (replicas * slices):
+    powers = [2**i for i in range(devices.bit_length())]
+    for tensor in (size for size in powers if size <= min(devices, MOST_TENSOR)):
+        replicas, rest = divmod(devices, tensor)
+        if rest or model.num_heads % tensor or model.d_ff % tensor or rows % (replicas * slices):
             continue
         each = rows // (replicas * slices)
         parts = [count for count in range(1, each + 1) if each % count == 0]
-        for fsdp in _powers(replicas):
+        for fsdp, accumulate, remat in itertools.product(powers, parts, REMATS):
             if replicas % fsdp == 0 and model.d_model % fsdp == 0:
-                for accumulate, remat in itertools.product(parts, REMATS):
-                    yield Setting(replicas // fsdp, fsdp, tensor, accumulate, remat)
-
-
-def _powers(most: int) -> list[int]:
-    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+                yield Setting(replicas // fsdp, fsdp, tensor, accumulate, remat)
 
 
 def _promising(config: RunConfig, parts: Parts, topology: Topology) -> list[Setting]:
@@ -188,10 +188,8 @@ def activation_bytes(config: RunConfig, setting: Setting, slices: int) -> int:
     model, tensor = config.model, setting.tensor
     layers = model.num_layers + model.num_decoder_layers
     inner, hidden, width = (
-        model.num_heads * model.head_dim // tensor,
-        model.d_ff // tensor,
-        model.d_model,
-    )
+        model.num_heads * model.head_dim // tensor, model.d_ff // tensor, model.d_model,
+    )  # fmt: skip
     products = 3 * inner + 2 * width + hidden * (2 if model.gated_mlp else 1)
     scores = max(model.num_heads // tensor, 1) * (config.data.length + model.memory_length)
     if model.positions == "relative_xl":  # of each distance, and of each key, forward and shifted
@@ -226,11 +224,11 @@ def relative_time(config: RunConfig, setting: Setting, parameters: int, slices: 
     return tokens * flops / setting.tensor + sent * FLOPS_PER_BYTE_SENT
 
 
-def _settles(done: Tried, setting: Setting) -> bool:
-    """Whether what was compiled already shows that another setting is not worth it.
+def _excludes(done: Tried, setting: Setting) -> bool:
+    """Whether a compiled setting shows that another does not fit, or is slower.
 
-    What takes no less memory than what did not fit does not fit either; and on the same mesh, more
-    parts, or more recomputed, than in what fits only costs time.
+    A setting that takes no less memory than one that does not fit does not fit either; on the same
+    mesh, more parts or more recomputation than in a setting that fits only cost time.
     """
     known = done.setting
     if known.tensor != setting.tensor:
@@ -241,19 +239,3 @@ def _settles(done: Tried, setting: Setting) -> bool:
         return done.plan is not None and no_more and other <= remat
     more = other >= remat and setting.accumulate >= known.accumulate
     return known.fsdp == setting.fsdp and more
-
-
-def _line(done: Tried) -> str:
-    setting, made = done.setting, done.plan
-    what = (
-        f"data {setting.data} x fsdp {setting.fsdp} x tensor {setting.tensor}, "
-        f"accumulate {setting.accumulate}, remat {setting.remat}: "
-    )
-    if made is None:
-        return f"{what}the compiler failed: {done.failure}"
-    memory = f"{gigabytes(made.peak_bytes)} of {gigabytes(made.available_bytes)}"
-    if not done.fits:
-        return f"{what}does not fit: {memory}"
-    if made.step_seconds is not None and made.mfu is not None:
-        what += f"{made.step_seconds:.3g} s a step, MFU {made.mfu:.1%}, bound by {made.binds}; "
-    return f"{what}{memory}"

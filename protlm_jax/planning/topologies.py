@@ -1,7 +1,6 @@
 """TPU pods by name: their devices, described by the TPU compiler without any TPU.
 
-A name is a generation and the shape of its grid of chips: `v3:16x16` is the pod called v3-512,
-`v3:16x32` v3-1024.
+A name is a generation and a grid of chips: `v3:16x16` is v3-512, `v3:16x32` v3-1024.
 """
 
 from __future__ import annotations
@@ -26,32 +25,20 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A pod, or several.
+    """A pod, or several."""
 
-    Attributes:
-        name: such as "v3:16x16", or "2 x v3:16x16" of two slices.
-        devices: descriptions of its JAX devices, for which a program can be compiled.
-        hbm: bytes of one device.
-        slices: pods joined by the data center's network.
-    """
-
-    name: str
-    devices: list[Any]
-    hbm: int
-    slices: int = 1
+    name: str  # such as "v3:16x16", or "2 x v3:16x16" of two slices
+    devices: list[Any]  # descriptions of JAX devices, for which a program can be compiled
+    hbm: int  # bytes of one device
+    slices: int = 1  # pods joined by the data center's network
 
     @property
     def generation(self) -> str:
-        """Such as "v3"."""
         return self.name.split()[-1].partition(":")[0]
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-    """Describes a pod, `slices` times.
-
-    Raises:
-        ProtlmError: libtpu is not installed, or there is no such pod.
-    """
+    """`slices` pods; ProtlmError where libtpu is not installed or there is no such pod."""
     generation, _, grid = name.partition(":")
     if generation not in GENERATIONS or not all(
         size.isdecimal() and int(size) for size in grid.split("x")

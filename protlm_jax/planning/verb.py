@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     recipe = verb.add_mutually_exclusive_group(required=True)
     recipe.add_argument("--config", help="path:variant; all its phases are planned")
     recipe.add_argument("--gin_file", action="append", help="a recipe of T5X; may be repeated")
-    verb.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE", help="and in it")
+    verb.add_argument(
+        "--gin", action="append", default=[], metavar="NAME=VALUE",
+        help="override a parameter of --gin_file",
+    )  # fmt: skip
     verb.add_argument("--topology", required=True, help="v3:16x16 is v3-512, v3:16x32 is v3-1024")
     verb.add_argument(
         "--num_slices", type=positive, default=1, metavar="N",
-        help="so many of these pods, joined by the network of the data center",
+        help="number of these pods, joined by the network of the data center (default 1)",
     )  # fmt: skip
     verb.add_argument("--phase", help="plan this phase of a recipe alone")
     verb.add_argument(
@@ -34,8 +38,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.epilog = (
         "Compiles the very step that train runs, for each phase of the config. Fields are "
         "overridden as in train; a corpus is not needed. Takes one to three minutes per phase and "
-        "pip install 'protlm-jax[plan]'. The exit code is 0 when the plan was made, also where it "
-        "says that a phase does not fit: that is an answer, and what to change stands below it."
+        "pip install 'protlm-jax[plan]'. The exit code is 0 when the plan was made, also for a "
+        "phase that does not fit: what to change is printed below the table."
     )
 
 
@@ -61,12 +65,10 @@ def _search(
     from protlm_jax.planning.compile import phases_of
     from protlm_jax.planning.search import report, search
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
+    report_line = functools.partial(print, file=sys.stderr, flush=True)
     summary, found = [], []
     for phase in phases_of(arguments.config, arguments.overrides, arguments.phase, architecture_of):
-        tried = search(phase, pod, arguments.search, say)
+        tried = search(phase, pod, arguments.search, report_line)
         summary.append(report(tried, phase.name))
         settings = [done.to_dict(phase.name) for done in tried]
         found.append({"phase": phase.name, "settings": settings})

@@ -1,4 +1,4 @@
-"""Which machine this is, as far as it has to be said before JAX starts."""
+"""Settings of the machine that must be made before JAX starts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ GOOGLE = "0x1ae0"  # the PCI vendor of TPU chips
 
 
 def expect_no_tpu() -> None:
-    """Where there is no TPU chip, keeps an installed libtpu from looking for one.
+    """Stops an installed libtpu from looking for a TPU where there is none; call it before JAX.
 
-    `pip install 'protlm-jax[plan]'` brings libtpu to machines without a TPU. JAX then loads it at
-    each start, and it prints errors about a pod that it does not find, and locks a file so that two
-    processes get in each other's way. To be called before JAX's first use; environment variables
-    that are set already stay.
+    JAX loads libtpu (of `protlm-jax[plan]`) at each start; without a TPU it prints errors, and
+    locks a file that other processes need. Environment variables that are set already stay.
     """
     vendors = (file.read_text().strip() for file in PCI_DEVICES.glob("*/vendor"))
     if GOOGLE in vendors:

@@ -1,10 +1,10 @@
-"""SIGTERM ends a command with one line and exit code 75, whatever it is doing.
+"""SIGTERM ends a command with one line and exit code 75.
 
-The handler raises `Stopped` in the main thread. Native code, as a compiler's, delays it until it
-returns. An import delays it, too: where an exception interrupts the initialisation of a native
-module (jaxlib, TensorFlow), the process crashes. A second thread hears of the signal at once, and
-ends the process after some seconds, or at another SIGTERM. Neither happens while somebody else
-handles the signal, as training does from its first update on: then there is a state to save.
+The handler raises `Stopped` in the main thread. Native code, such as a compiler, delays the handler
+until it returns; during an import it is delayed, too, because an exception in the initialisation of
+a native module (jaxlib, TensorFlow) crashes the process. A second thread receives the signal at
+once, and ends the process after some seconds, or at another SIGTERM. Neither happens while another
+handler is installed, as that of training from its first update on, which saves the state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GRACE = 5.0  # seconds from the signal to the end; TPU VMs and SLURM give 30
 
 
 def told_to_end(step: int | None) -> str:
-    """What a run says that is told to end when `step` is saved, or nothing."""
+    """The last line of a run that SIGTERM ends with `step` saved, or nothing."""
     if step is None:
         return "told to end; nothing was trained yet: the same command starts it"
     return f"told to end; step {step} is saved: the same command goes on from there"
@@ -35,11 +35,7 @@ def told_to_end(step: int | None) -> str:
 
 @contextlib.contextmanager
 def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, SIGTERM ends it with `Stopped`; none of it outside the main thread.
-
-    Args:
-        describe: gives the line for the user.
-    """
+    """While the block runs, SIGTERM ends it with `Stopped(describe())`; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -51,7 +47,7 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if watch.told:  # native code makes an error of its own of it
+        if watch.received:  # native code replaces the exception by its own
             raise Stopped(describe()) from error
         raise
     finally:
@@ -64,16 +60,13 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
 
 
 def end(code: int, line: str, stderr: int = 2) -> NoReturn:
-    """Ends the process at once, with a line for the user.
+    """Ends the process at once, with a line for the user; from any thread.
 
-    Not through Python's own end, which waits for threads of libraries (JAX starts one of a minute
-    as it looks for devices), and which crashes where XLA still computes.
+    Python's own exit waits for threads of libraries (JAX starts one of a minute when it looks for
+    devices), and crashes while XLA computes.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _end(code, line, stderr)
-
-
-def _end(code: int, line: str, stderr: int) -> NoReturn:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.write(stderr, line.encode(errors="backslashreplace") + b"\n")
     flushing = threading.Thread(target=sys.stdout.flush, daemon=True)  # a pipe may be full
     flushing.start()
@@ -85,7 +78,7 @@ class _Watch:
     """Ends the process where the main thread does not, unless SIGTERM has another handler."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
-        self.describe, self.told, self.ended = describe, False, False
+        self.describe, self.received, self.ended = describe, False, False
         self.shown: Callable[[Any], object] = sys.__unraisablehook__
         self._ours, self.signals = socket.socketpair()
         self.signals.setblocking(False)
@@ -94,9 +87,8 @@ class _Watch:
         self._thread.start()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
-        self.told = True
-        if self.ended:  # all was done, or an error is under way
+        self.received = True
+        if self.ended:  # the block is done, or raises an error
             return
         if _importing(frame):
             self._again()
@@ -104,14 +96,14 @@ class _Watch:
             raise Stopped(self.describe())
 
     def unraisable(self, event: Any) -> None:
-        """Where Python cannot raise, as in the garbage collector, the signal comes again."""
+        """Where Python cannot raise, as in the garbage collector, the signal is sent again."""
         if event.exc_type is Stopped:
             self._again()
         else:
             self.shown(event)
 
     def _again(self) -> None:
-        """Makes the signal come again a moment later."""
+        """Sends the signal again a moment later."""
         with contextlib.suppress(OSError):
             self.signals.send(_AGAIN)
 
@@ -122,7 +114,7 @@ class _Watch:
         os.close(self._stderr)
 
     def _run(self) -> None:
-        heard, deadline = 0, None
+        count, deadline = 0, None
         while True:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.01)
             self._ours.settimeout(left)
@@ -132,21 +124,21 @@ class _Watch:
                     return
             except TimeoutError:
                 numbers = b""
-            heard += numbers.count(signal.SIGTERM)
-            if _AGAIN in numbers:  # for whoever handles it by then
-                heard -= 1
+            count += numbers.count(signal.SIGTERM)
+            if _AGAIN in numbers:  # for the handler that is installed by then
+                count -= 1
                 time.sleep(0.05)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             if signal.getsignal(signal.SIGTERM) != self.stop:
-                heard, deadline = 0, None
-            elif heard >= 2 or (deadline is not None and time.monotonic() >= deadline):
-                _end(Stopped.EXIT_CODE, self.describe(), self._stderr)
-            elif heard and deadline is None:
+                count, deadline = 0, None
+            elif count >= 2 or (deadline is not None and time.monotonic() >= deadline):
+                end(Stopped.EXIT_CODE, self.describe(), self._stderr)
+            elif count and deadline is None:
                 deadline = time.monotonic() + GRACE
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether the code of a frame runs because some module is being imported."""
+    """Whether the code of a frame runs because a module is being imported."""
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None

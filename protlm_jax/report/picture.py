@@ -1,8 +1,6 @@
-"""A chart and its numbers, and what all charts share.
+"""A chart in Vega-Lite (https://vega.github.io/vega-lite) with its numbers, and shared channels.
 
-Charts are written in Vega-Lite (https://vega.github.io/vega-lite), as dictionaries. Colours are
-variables of the page's style sheet (`--c0` ... `--c3`, `--k0` ... `--k9`, `--s0` ... `--s4`,
-`--ink`, `--soft`, `--line`): one drawing serves light, dark and print.
+Colours are variables of the page's style sheet: one drawing serves light, dark and print.
 """
 
 from __future__ import annotations
@@ -24,8 +22,8 @@ Row = Mapping[str, Any]
 Spec = dict[str, Any]
 
 STYLE = (files("protlm_jax.report") / "page.css").read_text(encoding="utf-8")
-PALETTE = [f"var(--c{i})" for i in range(4)] + [f"var(--k{i})" for i in range(10)]
 CLASSES = [f"var(--k{i})" for i in range(10)]
+PALETTE = [f"var(--c{i})" for i in range(4)] + CLASSES
 
 CONFIG: Spec = {
     "background": "transparent",
@@ -47,7 +45,7 @@ CONFIG: Spec = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart and the numbers that it draws; a notebook whose cell ends in one shows it.
+    """A chart and the numbers that it draws; notebooks display one as SVG.
 
     Attributes:
         chart: in Vega-Lite, without its data.
@@ -75,9 +73,9 @@ class Picture:
         return Markup(json.dumps(self.spec, separators=(",", ":")).replace("<", "\\u003c"))
 
     def cells(self) -> list[list[str]]:
-        """The numbers as text, a list for each row."""
-        rows = self.listed or self.rows
-        return [[written(row.get(field)) for field in self.table] for row in rows]
+        """The numbers as text, to four digits, a list for each row."""
+        found = [[row.get(field) for field in self.table] for row in self.listed or self.rows]
+        return [[v if isinstance(v, str) else number(v, 4) for v in row] for row in found]
 
     def save(self, path: Path) -> None:
         """Writes an SVG file in the colours of light pages, whole or not at all.
@@ -100,15 +98,10 @@ class Picture:
 
 
 def number(value: object, digits: int = 3) -> str:
-    """A short decimal; a dash for what is no finite number."""
+    """A short decimal; "-" for everything but a finite number."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "-"
     return f"{value:.{digits}g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
-def written(value: object) -> str:
-    """A cell of a table: text as it is, numbers to four digits."""
-    return value if isinstance(value, str) else number(value, 4)
 
 
 def steps(count: int) -> list[str]:
@@ -122,26 +115,27 @@ def has(rows: Sequence[Row], field: str) -> bool:
 
 
 def finite(rows: Sequence[Row], *fields: str) -> list[dict[str, Any]]:
-    """The rows whose fields are finite numbers; what is not finite elsewhere becomes None."""
+    """The rows whose fields are finite numbers; other numbers that are not finite become None."""
 
     def clean(value: Any) -> Any:
-        if hasattr(value, "item"):  # NumPy's
-            value = value.item()
+        value = value.item() if hasattr(value, "item") else value  # NumPy's
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     cleaned = [{key: clean(value) for key, value in row.items()} for row in rows]
     return [row for row in cleaned if all(row.get(field) is not None for field in fields)]
 
 
-def ordered(rows: Sequence[Row], field: str) -> list[Any]:
-    """The values of a field, each once, as they come."""
+def distinct(rows: Sequence[Row], field: str) -> list[Any]:
+    """The values of a field, each once, in order of appearance."""
     return list(dict.fromkeys(row[field] for row in rows))
 
 
-def hued(field: str, names: Sequence[str], colours: Sequence[str], legend: Any = None) -> Spec:
-    """The colour channel: one colour a name, in their order."""
-    hues = list(colours) or PALETTE
-    scale = {"domain": list(names), "range": [hues[i % len(hues)] for i in range(len(names))]}
+def colour(
+    field: str, values: Sequence[str], colours: Mapping[str, str], legend: Any = None
+) -> Spec:
+    """The colour channel; values without a colour take those of PALETTE, in order."""
+    hues = [colours.get(name, PALETTE[i % len(PALETTE)]) for i, name in enumerate(values)]
+    scale = {"domain": list(values), "range": hues}
     return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
 
 
@@ -152,7 +146,7 @@ def legend_switch(field: str = "series", faint: float = 0.08) -> tuple[Spec, Spe
 
 
 def tooltip(about: Mapping[str, str], value: str, title: str, rows: Sequence[Row]) -> list[Spec]:
-    """What a pointer is told: what the mark is, its value, and what goes with it."""
+    """The fields that a mark shows under the pointer: what it is, its value and its interval."""
     found: list[Spec] = [{"field": field, "title": name or field} for field, name in about.items()]
     found.append({"field": value, "type": "quantitative", "title": title, "format": ".4g"})
     return found + [

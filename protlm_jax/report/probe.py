@@ -1,108 +1,166 @@
-"""The probe part of the report: one sentence, then what it rests on.
+"""The section on a probe: claims, then what they rest on.
 
-Pictures show the head that does best on validation; everything else is folded.
+Pictures show the head with the best validation score; the other heads are folded away.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protlm_jax.evaluation.probes.results import METRICS, ProbeResult
-from protlm_jax.report.charts import curves, intervals
-from protlm_jax.report.grids import confusion
-from protlm_jax.report.page import (
-    Piece,
-    caption,
-    folded,
-    heading,
-    headline,
-    picture,
-    section,
-    table,
-    unfolds,
-)
+from protlm_jax.evaluation.depth.claims import Claim
+from protlm_jax.evaluation.probes.results import ProbeResult
+from protlm_jax.evaluation.probes.results import table as scores
+from protlm_jax.report import page
+from protlm_jax.report.charts import confusion, curves, intervals
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import Picture, number
-from protlm_jax.report.sections import around, name
-from protlm_jax.report.verdict import headline as verdict
-from protlm_jax.report.verdict import preferred_head, title
 
-_HUES = {
-    "model": "var(--c0)",
-    "random": "var(--c1)",
-    "one_hot": "var(--c2)",
-    "composition": "var(--c2)",
-    "blosum62": "var(--c3)",
-    "majority": "var(--soft)",
-}
+if TYPE_CHECKING:
+    import xarray
+
+_HUES = {"model": "c0", "random": "c1", "one_hot": "c2", "composition": "c2", "blosum62": "c3",
+         "majority": "soft"}  # fmt: skip
+_COLOURS = {name(kind): f"var(--{hue})" for kind, hue in _HUES.items()}
 
 
 def probe(result: ProbeResult) -> Piece:
     """All heads of one benchmark."""
-    benchmark, parts = result.benchmark, [headline(verdict(result))]
-    for target in benchmark["targets"]:
+    about, parts = result.benchmark, []
+    gaps = [gap for target in about["targets"] for gap in _gaps(result, target)]
+    for target in about["targets"]:
         preferred = preferred_head(result, target)
         parts += _target(result, preferred, target)
         parts += [
-            unfolds(f"{upper(name(target))} with the {name(head)}", *_numbers(result, head, target))
-            for head in result.heads
-            if head != preferred
-        ]
-    parts += [_published(result), caption(_counted(result)), _protocol(result)]
-    return section(benchmark["title"], *parts)
+            page.unfolds(f"{name(target)} with the {name(head)}",
+                    *_numbers(result, head, target))
+            for head in result.heads if head != preferred
+        ]  # fmt: skip
+    notes = [*about["notes"], *(v["note"] for v in about["views"].values() if v["note"])]
+    labelled = [
+        f"{name(split)} {counts['proteins']:,} proteins "
+        f"({', '.join(f'{n:,} {name(target)}' for target, n in counts['labelled'].items())})"
+        for split, counts in about["splits"].items()
+    ]
+    return page.section(
+        about["title"],
+        page.claims(gaps),
+        *parts,
+        _published(result),
+        page.caption(f"Labels: {'; '.join(labelled)}."),
+        page.unfolds("Notes on the data", *map(page.caption, notes)),
+        page.unfolds("Every score", _every_score(result.data)),
+        page.unfolds("Training of the heads", _training(result)),
+        page.unfolds("Licences and sources", page.caption(about["licence"]),
+                page.caption(f"Cite: {about['source']}")),
+        page.folded("How it was measured", _how(result)),
+    )  # fmt: skip
+
+
+def first_numbers(result: ProbeResult) -> list[tuple[str, str]]:
+    """Each head's difference from random weights, on the first target and test set, with words."""
+    target = next(iter(result.benchmark["targets"]))
+    unit = f"{name(target)} points" if result.is_classes(target) else f"{name(target)}, Spearman"
+    found = []
+    for head in (head for head in result.heads if "random" in result.inputs(head)):
+        for view in result.views(head, target)[:1]:
+            if gap := result.minus(head, "random", view, target):
+                value = result.written(gap, target, "+").partition(" ")[0]
+                words = f"{unit} over random weights, {name(head)}, {_title(result, view)}"
+                found.append((value, words))
+    return found
+
+
+def preferred_head(result: ProbeResult, target: str) -> str:
+    """The head with the highest mean validation score, at the layer chosen there."""
+
+    def on_validation(head: str) -> float:
+        layer = result.layer(head, "model")
+        scores = result.array("valid", head=head, input="model", layer=layer, target=target)
+        known = scores[np.isfinite(scores)]
+        return float(known.mean()) if known.size else -math.inf
+
+    return max(result.heads, key=on_validation)
+
+
+def _gaps(result: ProbeResult, target: str) -> Iterator[Claim]:
+    """On each test set, the preferred head's paired difference from the strongest control."""
+    head = preferred_head(result, target)
+    unit = ", points" if result.is_classes(target) else ""
+    for view in result.views(head, target):
+        found = {
+            control: gap
+            for control in result.inputs(head)[1:]
+            if (gap := result.minus(head, control, view, target))
+        }
+        if found:
+            control = min(found, key=lambda key: float(found[key]["value"]))
+            words = (
+                f"{name(target)}, {name(head)}, {_title(result, view)}: this model minus "
+                f"{name(control)}, the strongest control{unit}"
+            )
+            yield page.difference(words, found[control], _scale(result, target))
 
 
 def _target(result: ProbeResult, head: str, target: str) -> list[Piece]:
     """Pictures and tables of one target with one head."""
-    views = result.views(head, target)
+    views, title = result.views(head, target), name(target)
     parts = [
-        heading(f"{upper(name(target))}, {name(head)}"),
-        picture(_dots(result, head, views, target)),
+        page.heading(f"{title}, {name(head)}"),
+        page.picture(_dots(result, head, views, target)),
         *_numbers(result, head, target),
     ]
-    charts = [picture(_layers(result, head, v, target), title(result, v)) for v in views]
+    charts = [page.picture(_layers(result, head, v, target), _title(result, v)) for v in views]
     if result.data.sizes["layer"] > 1 and charts:
         parts += [
-            heading(f"{upper(name(target))} by layer"),
+            page.heading(f"{title} by layer"),
             charts[0],
-            caption(
+            page.caption(
                 "Each layer through a head of its own, ± one standard error over proteins; layer 0 "
                 "is before the first block. Rings mark the layers that validation chose, which "
                 "alone count above; the others describe. Dashed: inputs without layers."
             ),
-            unfolds("By layer on the other test sets", *charts[1:]),
+            page.unfolds("By layer on the other test sets", *charts[1:]),
         ]
-    return parts + _mistakes(result, head, views, target)
+    mistakes = _mistakes(result, head, views, target)
+    if mistakes:
+        parts += [
+            page.heading(f"{title}, what is mistaken for what"),
+            mistakes[0],
+            page.caption("Percent of each row: true class by predicted class."),
+            page.unfolds("The control and the other test sets", *mistakes[1:]),
+        ]
+    return parts
 
 
 def _numbers(result: ProbeResult, head: str, target: str) -> list[Piece]:
-    """The scores as a table, and what the model is above its controls."""
+    """The scores as a table, and the differences of the model from its controls."""
     views, kinds = result.views(head, target), result.inputs(head, target)
     unit = f"{result.benchmark['level']}s"
     rows = [
-        (title(result, v), *(_cell(result, head, kind, v, target) for kind in kinds),
-         *_sizes(result, v, target))
+        (_title(result, v), *(_cell(result, head, kind, v, target) for kind in kinds),
+         *(f"{n:,}" for n in dict.fromkeys(result.counts(v, target))))
         for v in views
     ]  # fmt: skip
     gaps = [
-        (title(result, v), *(result.written(result.minus(head, kind, v, target), target, "+")
-                             for kind in kinds[1:]))
+        (_title(result, v), *(result.written(result.minus(head, kind, v, target), target, "+")
+                              for kind in kinds[1:]))
         for v in views
     ]  # fmt: skip
     chosen = ", ".join(
         f"{result.layer(head, kind)} ({name(kind)})" for kind in kinds if result.has_layers(kind)
     )
     measure = "Percent right" if result.is_classes(target) else "Rank correlation"
-    columns = (unit, "proteins") if unit != "proteins" else (unit,)
+    columns = dict.fromkeys((unit, "proteins"))
     return [
-        table(("test set", *map(name, kinds), *columns), rows, kind="views"),
-        caption(f"{measure} of all labelled {unit} of a set, ± one standard error over proteins; "
-                f"from layer {chosen} of {result.data.attrs['num_layers']}."),
-        table(("this model minus", *map(name, kinds[1:])), gaps, kind="views"),
-        caption("Differences are paired: both on the same proteins, in the same draws."),
+        page.table(("test set", *map(name, kinds), *columns), rows, kind="views"),
+        page.caption(f"{measure} of all labelled {unit} of a set, ± one standard error over "
+                     f"proteins; from layer {chosen} of {result.data.attrs['num_layers']}."),
+        page.table(("this model minus", *map(name, kinds[1:])), gaps, kind="views"),
+        page.caption("Differences are paired: both on the same proteins, in the same draws."),
     ]  # fmt: skip
 
 
@@ -111,59 +169,53 @@ def _dots(result: ProbeResult, head: str, views: Sequence[str], target: str) -> 
     kinds = result.inputs(head, target)
     rows = [
         {
-            "label": f"{title(result, v)}, {result.counts(v, target)[1]:,} proteins",
+            "label": f"{_title(result, v)}, {result.counts(v, target)[1]:,} proteins",
             "series": name(kind),
-            **around(found, _scale(result, target)),
+            **page.around(found, _scale(result, target)),
         }
         for kind in kinds
         for v in views
         if (found := result.score(head, kind, v, target))
     ]
-    return intervals(rows, x=_measure(result, target), colours=[_HUES[kind] for kind in kinds])
+    return intervals(rows, x=_measure(result, target), colours=_COLOURS)
 
 
 def _layers(result: ProbeResult, head: str, view: str, target: str) -> Picture:
     """Score by layer on one test set; inputs without layers as level lines."""
-    scale, layers = _scale(result, target), result.data["layer"].values.tolist()
-    rows: list[dict[str, Any]] = []
+    layers = result.data["layer"].values.tolist()
     kinds = [k for k in result.inputs(head) if result.score(head, k, view, target)]
+    rows: list[dict[str, Any]] = []
     for kind in kinds:
         points = result.by_layer(head, kind, view, target)
-        flat = len(points) == 1
+        flat, chosen = len(points) == 1, result.layer(head, kind)
         if flat:
-            points = [(x, points[0][1]) for x in (min(layers), max(layers))]
+            score = points[0][1]
+            level = score and {**score, "standard_error": None}
+            points = [(layer, level) for layer in (min(layers), max(layers))]
         for layer, found in points:
             if found:
-                error = None if flat else found["standard_error"]
+                near = page.around(found, _scale(result, target))
                 rows.append({
-                    "series": name(kind), "x": layer, "y": scale * found["value"],
-                    "error": None if error is None else scale * error,
-                    "dashed": flat, "chosen": not flat and layer == result.layer(head, kind),
+                    "series": name(kind), "x": layer, "y": near.pop("value"), **near,
+                    "dashed": flat, "chosen": not flat and layer == chosen,
                 })  # fmt: skip
-    colours = [_HUES[kind] for kind in kinds]
-    return curves(rows, x="layer", y=_measure(result, target), whole=True, colours=colours)
+    y = _measure(result, target)
+    return curves(rows, x="layer", y=y, whole=True, whiskers=True, colours=_COLOURS)
 
 
 def _mistakes(result: ProbeResult, head: str, views: Sequence[str], target: str) -> list[Piece]:
-    """The confusion matrix of the first test set, the control's and the other sets' folded."""
+    """Confusion matrices of the model and its copy on each test set."""
     classes = result.benchmark["targets"][target]["classes"]
     drawn = []
-    for view in views if "confusion" in result.data else ():
-        for kind in [k for k in result.inputs(head, target) if result.has_layers(k)]:
+    for view in views if classes and "confusion" in result.data else ():
+        for kind in filter(result.has_layers, result.inputs(head, target)):
             counts = result.array("confusion", head=head, input=kind, view=view, target=target)
             counts = counts[: len(classes), : len(classes)]
             if np.isfinite(counts).all():
                 n = f"{result.counts(view, target)[0]:,} {result.benchmark['level']}s"
-                label = f"{upper(name(kind))}: {title(result, view)}, {n}"
-                drawn.append(picture(confusion(counts.tolist(), classes), label))
-    if not drawn or not classes:
-        return []
-    return [
-        heading(f"{upper(name(target))}, what is mistaken for what"),
-        drawn[0],
-        caption("Percent of each row: true class by predicted class."),
-        unfolds("The control and the other test sets", *drawn[1:]),
-    ]
+                label = f"{name(kind)}: {_title(result, view)}, {n}"
+                drawn.append(page.picture(confusion(counts.tolist(), classes), label))
+    return drawn
 
 
 def _published(result: ProbeResult) -> Piece:
@@ -172,82 +224,52 @@ def _published(result: ProbeResult) -> Piece:
     sources: dict[str, None] = {}
     paper = result.benchmark["paper"]
     for target in result.benchmark["targets"]:
-        ours = [r for r in paper if r["target"] == target and r["percent"] is not None]
-        known = [head for head in ("cnn", "fnn") if head in result.heads]  # the paper's heads
-        head = known[0] if known else preferred_head(result, target)
-        views = [v for v in result.views(head, target) if v in {row["view"] for row in ours}]
+        known = [row for row in paper if row["target"] == target and row["percent"] is not None]
+        of_paper = [head for head in ("cnn", "fnn") if head in result.heads]
+        head = of_paper[0] if of_paper else preferred_head(result, target)
+        views = [v for v in result.views(head, target) if v in {row["view"] for row in known}]
         if not views:
             continue
-        numbers = {(row["model"], row["view"]): row["percent"] for row in ours}
-        ours_is = f"{name('model')}, {name(head)}"
-        lines = [(ours_is, *(_cell(result, head, "model", v, target) for v in views))]
-        for peer in dict.fromkeys(row["model"] for row in ours):
+        numbers = {(row["model"], row["view"]): row["percent"] for row in known}
+        ours = f"{name('model')}, {name(head)}"
+        lines = [(ours, *(_cell(result, head, "model", v, target) for v in views))]
+        for peer in dict.fromkeys(row["model"] for row in known):
             lines.append((peer, *(number(numbers.get((peer, view))) for view in views)))
-        sources |= dict.fromkeys(row["source"] for row in ours)
-        parts += [heading(f"{upper(name(target))} beside the literature")]
-        header = ("", *(title(result, v) for v in views))
-        parts.append(table(header, lines, kind="views", strong=(ours_is,)))
+        sources |= dict.fromkeys(row["source"] for row in known)
+        header = ("", *(_title(result, v) for v in views))
+        parts += [page.heading(f"{name(target)} beside the literature"),
+                  page.table(header, lines, kind="views", strong=(ours,))]  # fmt: skip
     missing = dict.fromkeys(row["source"] for row in paper if row["percent"] is None)
     trained = result.benchmark["splits"]["train"]["proteins"]
     words = [
         f"Published: {'; '.join(sources)}. Theirs were trained on all training proteins, the head "
         f"of this model on {trained:,}: the rows are alike where head and number are."
     ] * bool(sources)
-    return Piece("").join([*parts, *map(caption, (*words, *missing))])
+    return Piece("").join([*parts, *map(page.caption, (*words, *missing))])
 
 
-def _counted(result: ProbeResult) -> str:
-    """How many proteins and labels each split has."""
-    words = []
-    for split, counts in result.benchmark["splits"].items():
-        labels = ", ".join(f"{n:,} {name(target)}" for target, n in counts["labelled"].items())
-        words.append(f"{name(split)} {counts['proteins']:,} proteins ({labels})")
-    return f"Labels: {'; '.join(words)}."
+def _every_score(data: xarray.Dataset) -> Piece:
+    """The rows of scores.csv at the layers that validation chose."""
+    made = scores(data)
+    keep = made.columns.index("chosen")
+    rows = [list(map(name, row)) for row in made.cells() if row[keep] == "True"]
+    columns = list(map(name, made.columns))
+    for row in (columns, *rows):
+        del row[keep]
+    return page.table(columns, rows, kind="views")
 
 
-def _protocol(result: ProbeResult) -> Piece:
-    """Everything that a reader may want to check, folded away."""
-    about, attrs = result.benchmark, result.data.attrs
-    notes = [*about["notes"], *(v["note"] for v in about["views"].values() if v["note"])]
+def _how(result: ProbeResult) -> str:
+    """The protocol, seconds, compilations, and passes through the model by input and split."""
+    attrs, data = result.data.attrs, result.data
     passes = [
-        f"{name(kind)} ({', '.join(f'{name(s)} {number(n, 4)}' for s, n in found.items())})"
-        for kind in result.data["input"].values.tolist()
-        if result.has_layers(kind)
-        for found in (dict(zip(result.data["split"].values.tolist(),
-                               result.array("passes", input=kind), strict=True)),)
+        f"{name(kind)}, {name(split)} {number(float(n), 4)}"
+        for kind in data["input"].values.tolist() if result.has_layers(kind)
+        for split, n in zip(data["split"].values.tolist(), result.array("passes", input=kind),
+                            strict=True)
     ]  # fmt: skip
     cost = f"Cost: {number(attrs['seconds'], 4)} s, {attrs['compilations']} compilations; passes "
-    return (
-        unfolds("Notes on the data", *map(caption, notes))
-        + unfolds("Every score", _every_score(result))
-        + unfolds("Training of the heads", _training(result))
-        + unfolds("Licences and sources", caption(about["licence"]),
-                  caption(f"Cite: {about['source']}"))
-        + folded("How it was measured", f"{attrs['protocol']}\n{cost}{'; '.join(passes)}.")
-    )  # fmt: skip
-
-
-def _every_score(result: ProbeResult) -> Piece:
-    rows = []
-    for head in result.heads:
-        for kind in result.inputs(head):
-            for view in result.benchmark["views"]:
-                for target in result.benchmark["targets"]:
-                    place = (head, kind, view, target)
-                    if not result.counts(view, target)[0]:
-                        continue
-                    found = {m: result.score(*place, m) for m in METRICS[2:]}
-                    seeds = result.array("by_seed", head=head, input=kind, view=view, target=target)
-                    rows.append((
-                        name(head), name(kind), title(result, view), name(target),
-                        _cell(result, *place), _cell(result, *place, "per_protein"),
-                        _range(seeds, _scale(result, target)),
-                        ", ".join(f"{name(m)} {number(of['value'])}" for m, of in found.items()
-                                  if of),
-                        *_sizes(result, view, target),
-                    ))  # fmt: skip
-    header = ("head", "input", "test set", "target", "pooled", "mean of proteins", "by seed")
-    return table((*header, "also", "n", "proteins"), rows, kind="views")
+    return f"{attrs['protocol']}\n{cost}{'; '.join(passes)}."
 
 
 def _training(result: ProbeResult) -> Piece:
@@ -266,30 +288,22 @@ def _training(result: ProbeResult) -> Piece:
             layer = number(result.layer(head, kind))
             rows.append((name(head), name(kind), layer, scores or "-", epochs, seconds))
     header = ("head", "input", "layer", "validation, by seed", "best epoch, all heads", "seconds")
-    return table(header, rows, kind="views")
+    return page.table(header, rows, kind="views")
 
 
-def upper(text: str) -> str:
-    """With a capital first letter; the others as they are."""
-    return text[:1].upper() + text[1:]
+def _title(result: ProbeResult, view: str) -> str:
+    return str(result.benchmark["views"][view]["title"])
 
 
-def _cell(
-    result: ProbeResult, head: str, kind: str, view: str, target: str, metric: str = "pooled"
-) -> str:
-    return result.written(result.score(head, kind, view, target, metric), target)
-
-
-def _sizes(result: ProbeResult, view: str, target: str) -> tuple[str, ...]:
-    n, proteins = result.counts(view, target)
-    return (f"{n:,}", f"{proteins:,}") if n != proteins else (f"{n:,}",)
+def _cell(result: ProbeResult, head: str, kind: str, view: str, target: str) -> str:
+    return result.written(result.score(head, kind, view, target), target)
 
 
 def _range(values: np.ndarray, scale: float, digits: int = 3) -> str:
-    known = [scale * float(v) for v in values.ravel() if math.isfinite(v)]
-    if not known:
+    known = scale * values[np.isfinite(values)]
+    if not known.size:
         return "-"
-    low, high = (number(v, digits) for v in (min(known), max(known)))
+    low, high = (number(float(v), digits) for v in (known.min(), known.max()))
     return low if low == high else f"{low} to {high}"
 
 

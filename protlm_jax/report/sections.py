@@ -1,4 +1,4 @@
-"""Each part of the report: results in, HTML out, with one sentence on what each number means."""
+"""The sections on training, held-out proteins, the export, and the run."""
 
 from __future__ import annotations
 
@@ -7,60 +7,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from protlm_jax.evaluation import statistics
+from protlm_jax.report import page
 from protlm_jax.report.charts import curves, intervals
-from protlm_jax.report.page import Piece, caption, folded, heading, picture, section, table
+from protlm_jax.report.page import Piece, name
 from protlm_jax.report.picture import number, steps
 
 Results = Mapping[str, Any]
-
-NAMES = {
-    "model": "this model",
-    "random": "random initialisation",
-    "one_hot": "one-hot residues",
-    "blosum62": "BLOSUM62 rows",
-    "training_frequencies": "training frequencies",
-    "own_composition": "own composition",
-    "own_composition_best_smoothing": "smoothed composition",
-    "composition": "amino-acid composition",
-    "majority": "commonest class",
-    "linear": "linear head",
-    "cnn": "CNN head",
-    "fnn": "FNN head",
-    "light_attention": "Light Attention head",
-    "q3": "Q3",
-    "q8": "Q8",
-    "gb1": "GB1",
-    "mcc": "MCC",
-    "mae": "MAE",
-    "cb513": "CB513",
-    "ts115": "TS115",
-    "casp12": "CASP12",
-    "new364": "NEW364",
-}
-
-
-def name(key: str) -> str:
-    return NAMES.get(key, key.replace("_", " "))
+_LOSSES = {"hidden/nll": "training batches", "heldout/nll": "held-out batches"}
 
 
 def training(lines: Sequence[Results], entropy: float | None) -> Piece:
     """Loss at hidden residues and gradient norms per layer, from the lines of metrics.jsonl."""
-    losses = {"hidden/nll": "training batches", "heldout/nll": "held-out batches"}
     rows = [
         {"series": label, "x": line["step"], "y": line[key]}
-        for key, label in losses.items()
+        for key, label in _LOSSES.items()
         for line in lines
         if isinstance(line.get(key), int | float)
     ]
     references = {"training frequencies": entropy} if entropy else {}
     parts = [
-        picture(curves(rows, x="step", y="nats per hidden residue", references=references)),
-        caption(
+        page.picture(curves(rows, x="step", y="nats per hidden residue", references=references)),
+        page.caption(
             "Cross-entropy at residues that the model is shown as mask; lower is better. The "
             "dashed line is the loss of predicting training frequencies."
         ),
     ]
-    for key in sorted({k for line in lines for k, v in line.items() if _per_layer(k, v)}):
+    keys = {key for line in lines for key, value in line.items() if isinstance(value, list)}
+    for key in sorted(k for k in keys if k.startswith("layers/") and k.endswith("/grad_norm")):
         stack = key.removeprefix("layers/").removesuffix("/grad_norm")
         found = [(line["step"], line[key]) for line in lines if key in line]
         layers = len(found[0][1])
@@ -69,23 +42,21 @@ def training(lines: Sequence[Results], entropy: float | None) -> Piece:
             for layer in range(layers)
             for step, norms in found
         ]
-        chart = curves(rows, x="step", y="gradient norm", colours=steps(layers))
-        parts += [heading(f"Gradient norm by layer, {stack}"), picture(chart)]
-        parts.append(
-            caption("Gradient norm per layer; diverging curves mean that layers learn at different "
-                    "times. Blue is the first layer, orange the last.")
-        )  # fmt: skip
-    return section("Training", *parts)
+        colours = {f"layer {layer}": hue for layer, hue in enumerate(steps(layers))}
+        chart = curves(rows, x="step", y="gradient norm", colours=colours)
+        parts += [
+            page.heading(f"Gradient norm by layer, {stack}"),
+            page.picture(chart),
+            page.caption("Gradient norm per layer; diverging curves mean that layers learn at "
+                         "different times. Blue is the first layer, orange the last."),
+        ]  # fmt: skip
+    return page.section("Training", *parts)
 
 
 def heldout(result: Results) -> Piece:
     """The loss on held-out proteins beside its baselines."""
-    systems = [("model", result["model"]["nll"])]
-    systems += [(key, base["nll"]) for key, base in result["baselines"].items()]
-    rows = [
-        {"label": name(key), "value": e["value"], "low": e["low"], "high": e["high"]}
-        for key, e in systems
-    ]
+    systems = {"model": result["model"], **result["baselines"]}
+    rows = [{"label": name(key), **one["nll"]} for key, one in systems.items()]
     differences = [
         (
             f"minus {name(key)}",
@@ -95,55 +66,56 @@ def heldout(result: Results) -> Piece:
         for key, e in result["model_minus"].items()
     ]
     accuracy = statistics.written(result["model"]["accuracy"], 1, scale=100)
-    return section(
+    return page.section(
         "Held-out proteins",
-        caption(
+        page.caption(
             f"Scored on {result['targets']:,} hidden residues of {result['proteins']:,} proteins "
             f"that were not trained on. Perplexity {result['model']['perplexity']:.2f} (20 would "
             f"be a blind guess); the right residue comes first in {accuracy} %."
         ),
-        picture(intervals(rows, x="nats per residue, 95 % interval over proteins")),
-        table(("difference in nats", "± standard error", "95 % interval"), differences),
-        caption(
+        page.picture(intervals(rows, x="nats per residue, 95 % interval over proteins")),
+        page.table(("difference in nats", "± standard error", "95 % interval"), differences),
+        page.caption(
             "This model minus each baseline: below zero the model predicts better, on the "
             "same residues of the same proteins (paired bootstrap)."
         ),
-        folded("How it was measured", str(result.get("protocol", ""))),
+        page.folded("How it was measured", str(result.get("protocol", ""))),
     )
+
+
+def first_numbers(result: Results) -> list[tuple[str, str]]:
+    """The loss on held-out proteins and its difference from their own composition, with words."""
+    gap = result["model_minus"]["own_composition"]["value"]
+    return [
+        (f"{result['model']['nll']['value']:.3f}", "nats per hidden residue"),
+        (f"{gap:+.3f}", "nats against the protein's own composition"),
+    ]
 
 
 def export(result: Results) -> Piece:
     """What was checked after loading the exported folder back."""
-    rows = [(name(key), _plain(value)) for key, value in result.items() if key != "summary"]
-    return section(
+    return page.section(
         "Export",
-        caption("The exported folder, loaded back by another library and compared with this one."),
-        table(("what", ""), rows, kind="text"),
+        page.caption(
+            "The exported folder, loaded back by another library and compared with this one."
+        ),
+        _listed(result, "what", omit=("summary",)),
     )
 
 
 def run(result: Results) -> Piece:
     """Command, machine, versions, timings; the configuration folded away."""
-    shown = {k: v for k, v in result.items() if k not in ("config", "title")}
-    rows = [(name(key), _plain(value)) for key, value in shown.items()]
     config = result.get("config")
-    return section(
+    return page.section(
         "What was run",
-        table(("", ""), rows, kind="text"),
-        folded("Configuration", json.dumps(config, indent=2, default=str)) if config else "",
+        _listed(result, "", omit=("config", "title")),
+        page.folded("Configuration", json.dumps(config, indent=2, default=str)) if config else "",
     )
 
 
-def around(estimate: Results, scale: float = 1.0) -> dict[str, float | None]:
-    """An estimate as "value", with one standard error to each side as "low" and "high"."""
-    value, error = scale * estimate["value"], estimate["standard_error"]
-    if error is None:
-        return {"value": value, "low": None, "high": None}
-    return {"value": value, "low": value - scale * error, "high": value + scale * error}
-
-
-def _per_layer(key: str, value: Any) -> bool:
-    return key.startswith("layers/") and key.endswith("/grad_norm") and isinstance(value, list)
+def _listed(result: Results, title: str, omit: Sequence[str]) -> Piece:
+    rows = [(name(key), _plain(value)) for key, value in result.items() if key not in omit]
+    return page.table((title, ""), rows, kind="text")
 
 
 def _plain(value: Any) -> str:

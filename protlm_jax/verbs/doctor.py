@@ -1,23 +1,19 @@
-"""Whether this machine has what a road needs, before a pod is rented for it.
+"""Whether this machine has what a feature needs: packages, versions, devices.
 
-What must be installed is read from our own metadata; what no metadata says, such as which packages
-break each other, stands here.
+Requirements are read from the package's own metadata. What no metadata has is listed here: packages
+that overwrite each other, and those that are installed from git.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import platform
-import re
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -27,124 +23,117 @@ _SHOWN = (
     *("seqio", "tensorflow", "tensorflow-text", "tensorflow-datasets", "apache-beam"),
     *("torch", "transformers", "t5x", "airio", "jestimator"),
 )
-
 # Distributions that write into one folder: of two, the one that was installed last wins.
 _RIVALS = (
     ("tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu"),
     ("tensorflow-datasets", "tfds-nightly"),
 )
+_FROM_GIT = ("t5x", "airio", "jestimator")  # on no package index, or outdated there
+_INSTALL_T5X = (
+    "pip uninstall -y jestimator; pip install -r requirements/core.txt -r requirements/data.txt && "
+    "pip install --no-deps -r requirements/t5x.txt"
+)
 
-_SOURCES = ("t5x", "airio", "jestimator")  # from git: they are on no package index, or stale there
-_T5X = "pip install --no-deps -r requirements/t5x.txt"
 
-
-@dataclasses.dataclass(frozen=True)
-class Road:
-    """Something one may want to do.
-
-    Attributes:
-        what: in words.
-        extras: of our metadata, comma-separated; "" for what everybody needs.
-        imports: modules that must import.
-        platform: of the device that JAX must see; "" for any.
-    """
+class Feature(NamedTuple):
+    """What it is for, extras of our metadata, modules to import, and the platform JAX must see."""
 
     what: str
     extras: str = ""
     imports: tuple[str, ...] = ()
     platform: str = ""
 
+    @property
+    def install(self) -> str:
+        """The command that installs what is missing."""
+        if "t5x" in self.extras:
+            return _INSTALL_T5X
+        package = f"'protlm-jax[{self.extras}]'" if self.extras else "protlm-jax"
+        return f"pip install {package}"
 
-ROADS = {
-    "train": Road("pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)),
-    "data": Road("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_tasks",)),
-    "embed": Road("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
-    "probe": Road("probes and maps of embeddings", "probe", ("sklearn", "umap")),
-    "report": Road("pages of charts", "report", ("jinja2", "vl_convert")),
-    "hf": Road("PyTorch and transformers", "hf", ("torch", "transformers")),
-    "beam": Road("prepare releases on many machines", "beam", ("apache_beam",)),
-    "plan": Road("compile for a TPU pod without it", "plan"),
-    "t5x": Road("T5X drives our models", "data,t5x", ("t5x.train",)),
-    "gpu": Road("run on NVIDIA GPUs", "cuda", platform="gpu"),
-    "tpu": Road("run on TPUs", "tpu", platform="tpu"),
+
+FEATURES = {
+    "train": Feature("pretrain from tokens, load, analyse", "", ("protlm_jax.training.loop",)),
+    "data": Feature("read sequences with SeqIO", "data", ("protlm_jax.data.seqio_tasks",)),
+    "embed": Feature("write embeddings as HDF5 or Parquet", "embed", ("h5py", "pyarrow")),
+    "probe": Feature("probes and maps of embeddings", "probe", ("sklearn", "umap")),
+    "report": Feature("pages of charts", "report", ("jinja2", "vl_convert")),
+    "hf": Feature("PyTorch and transformers", "hf", ("torch", "transformers")),
+    "beam": Feature("prepare releases on many machines", "beam", ("apache_beam",)),
+    "plan": Feature("compile for a TPU pod without it", "plan"),
+    "t5x": Feature("T5X drives our models", "data,t5x", ("t5x.train",)),
+    "gpu": Feature("run on NVIDIA GPUs", "cuda", platform="gpu"),
+    "tpu": Feature("run on TPUs", "tpu", platform="tpu"),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What is wrong, and the one command that mends it."""
-
-    what: str
-    mend: str
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's arguments."""
+    """Adds the arguments of the verb."""
     parser.add_argument(
-        "--for", dest="road", choices=tuple(ROADS),
-        help="look at one road closely, importing what it imports; exit code 1 when it is broken",
+        "--for", dest="feature", choices=tuple(FEATURES),
+        help="check this feature alone, importing its modules; exit code 1 when it does not work",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is installed and what each road lacks; 1 when the road asked for is broken."""
+    """Prints what is installed and what each feature lacks; 1: that of --for does not work."""
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(", ".join(f"{name} {version}" for name in _SHOWN if (version := _version(name))))
     devices = seen_devices()
     print(f"devices: {devices or 'JAX sees none'}")
-    roads = [arguments.road] if arguments.road else list(ROADS)
     broken = False
-    for name in roads:
-        findings = examine(name, devices)
-        if arguments.road and not findings:
-            findings = imported(name)
-        broken |= bool(findings)
-        print(f"{name:6} {'no' if findings else 'ok':3} {ROADS[name].what}")
-        for mend in dict.fromkeys(finding.mend for finding in findings):
-            wrong = "; ".join(finding.what for finding in findings if finding.mend == mend)
-            print(f"{'':7}{wrong}\n{'':9}mend: {mend}")
-    return int(broken and arguments.road is not None)
+    for name in [arguments.feature] if arguments.feature else FEATURES:
+        found = faults(name, devices)
+        if arguments.feature and not found:
+            found = import_faults(name)
+        broken |= bool(found)
+        print(f"{name:6} {'no' if found else 'ok':3} {FEATURES[name].what}")
+        for remedy in dict.fromkeys(found.values()):
+            wrong = "; ".join(what for what in found if found[what] == remedy)
+            print(f"{'':7}{wrong}\n{'':9}remedy: {remedy}")
+    return int(broken and arguments.feature is not None)
 
 
-def examine(name: str, devices: str) -> list[Finding]:
-    """What a road lacks, without importing anything.
+def faults(name: str, devices: str) -> dict[str, str]:
+    """What a feature lacks -> the command that installs it; imports nothing.
 
-    Args:
-        name: of ROADS.
-        devices: of `seen_devices`.
+    `devices` is what `seen_devices` returns.
     """
-    road = ROADS[name]
-    install = (
-        f"pip install 'protlm-jax[{road.extras}]'" if road.extras else "pip install protlm-jax"
-    )
+    feature = FEATURES[name]
+    found = {} if _version("protlm-jax") else {"protlm-jax is not installed": "pip install -e ."}
+    for extra in feature.extras.split(","):
+        found |= dict.fromkeys(_unmet(_requirements("protlm-jax", extra)), feature.install)
+    found |= dict.fromkeys(_unmet(_requirements("jax")), "pip install -U jax")
+    for group in _RIVALS:
+        if len(there := [rival for rival in group if _version(rival)]) > 1:
+            what = (
+                f"{' and '.join(there)} write into one folder: each overwrites files of the other"
+            )
+            found[what] = f"pip uninstall -y {' '.join(there)} && pip install {group[0]}"
     if name == "t5x":
-        install = f"pip install -r requirements/core.txt -r requirements/data.txt && {_T5X}"
-    findings = [Finding(what, install) for what in _unmet(_required(road.extras.split(",")))]
-    findings += [Finding(what, "pip install -U jax") for what in _unmet(_requires("jax"))]
-    findings += _rivals()
-    if name == "t5x":
-        findings += _t5x(install)
-    if road.platform and road.platform not in devices and not findings:
-        findings.append(
-            Finding(f"JAX sees no {road.platform}: is it there, and in no other process?", install)
-        )
-    return findings
+        missing = (source for source in _FROM_GIT if importlib.util.find_spec(source) is None)
+        found |= {f"{source} is missing": feature.install for source in missing}
+    if feature.platform and feature.platform not in devices and not found:
+        what = f"JAX sees no {feature.platform}: is it there, and in no other process?"
+        found[what] = feature.install
+    return found
 
 
-def imported(name: str) -> list[Finding]:
-    """What stops the modules of a road from being imported, found by a process that tries."""
-    for module in ROADS[name].imports:
+def import_faults(name: str) -> dict[str, str]:
+    """Errors of importing a feature's modules, in a new process -> a command."""
+    for module in FEATURES[name].imports:
         done = subprocess.run(
             [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["it died"])[-1]
-            return [Finding(f"import {module}: {said}", f'python -c "import {module}"  # see why')]
-    return []
+            last = (done.stderr.strip().splitlines() or ["the process was killed"])[-1]
+            shown = f'python -c "import {module}"  # shows where'
+            return {f"import {module}: {last}": _INSTALL_T5X if name == "t5x" else shown}
+    return {}
 
 
 def seen_devices() -> str:
-    """What JAX runs on, as "8 x TPU v3 (tpu)"; "" where it finds nothing or is not there."""
+    """What JAX runs on, as "8 x TPU v3 (tpu)"; "" where it finds nothing or is not installed."""
     if importlib.util.find_spec("jax") is None:
         return ""
     import jax
@@ -156,90 +145,33 @@ def seen_devices() -> str:
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
-def _required(extras: list[str]) -> list[Requirement]:
-    """What our metadata asks for: always, and with each of the extras."""
-    try:
-        lines = metadata.requires("protlm-jax") or []
-    except metadata.PackageNotFoundError:  # run from its sources
-        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())[
-            "project"
-        ]
-        lines = list(project["dependencies"])
-        for name, several in project["optional-dependencies"].items():
-            lines += [f'{line}; extra == "{name}"' for line in several]
-    found = {str(r): r for extra in ["", *extras] for r in _with_extra(lines, extra)}
-    return list(found.values())
-
-
-def _requires(name: str, extra: str = "") -> list[Requirement]:
-    """What an installed distribution asks for; nothing where it is not installed."""
-    try:
-        return _with_extra(metadata.requires(name) or [], extra)
-    except metadata.PackageNotFoundError:
-        return []
-
-
-def _with_extra(lines: list[str], extra: str) -> list[Requirement]:
+def _requirements(name: str, extra: str = "") -> list[Requirement]:
+    """What an installed distribution requires, with one of its extras; else nothing."""
     from packaging.requirements import Requirement
 
-    parsed = map(Requirement, lines)
+    try:
+        parsed = map(Requirement, metadata.requires(name) or [])
+    except metadata.PackageNotFoundError:
+        return []
     return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": extra})]
 
 
-def _unmet(requirements: list[Requirement]) -> Iterator[str]:
-    """What of it is missing or of another version, in words."""
+def _unmet(requirements: Iterable[Requirement]) -> Iterator[str]:
+    """Requirements that are missing or of another version, in words."""
     for requirement in requirements:
-        version = _distribution(requirement.name)
-        if version is None:
+        version = _version(requirement.name)
+        if not version:
             yield f"{requirement.name} is missing"
         elif not requirement.specifier.contains(version, prereleases=True):
             yield f"{requirement.name} is {version}, {requirement.specifier} is needed"
         for extra in requirement.extras if version else ():
-            plain = set(map(str, _requires(requirement.name)))
-            more = [r for r in _requires(requirement.name, extra) if str(r) not in plain]
-            yield from _unmet(more)
-
-
-def _rivals() -> Iterator[Finding]:
-    for group in _RIVALS:
-        there = [name for name in group if _distribution(name)]
-        if len(there) > 1:
-            names = " ".join(there)
-            yield Finding(
-                f"{' and '.join(there)} write into one folder: files of one stand in the other",
-                f"pip uninstall -y {names} && pip install {group[0]}",
-            )
-
-
-def _t5x(install: str) -> Iterator[Finding]:
-    for name in _SOURCES:
-        if importlib.util.find_spec(name) is None:
-            yield Finding(f"{name} is missing", install)
-    amos = _source_of("jestimator", "amos.py")
-    if re.search(r"jax\.experimental\.pjit import .*PartitionSpec", amos):
-        yield Finding(
-            "jestimator is the one of the package index, of 2022: T5X imports it, and it fails",
-            f"pip uninstall -y jestimator && {_T5X}",
-        )
-
-
-def _source_of(package: str, file: str) -> str:
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    files = [Path(folder) / file for folder in folders or ()]
-    return next((path.read_text() for path in files if path.exists()), "")
+            always = _requirements(requirement.name)
+            yield from _unmet(r for r in _requirements(requirement.name, extra) if r not in always)
 
 
 def _version(name: str) -> str:
-    """As shown: a distribution's version, or where a package lies that was not installed."""
-    if version := _distribution(name):
-        return version
-    spec = importlib.util.find_spec(name.replace("-", "_"))
-    return f"at {next(iter(spec.submodule_search_locations or ()), '?')}" if spec else ""
-
-
-def _distribution(name: str) -> str | None:
+    """The version of an installed distribution; "" where there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
+        return ""

@@ -1,7 +1,7 @@
-"""The whole way through the house in ten minutes: train, look, export, report.
+"""All stages in ten minutes: train, evaluate, probe, measure depth, export, report.
 
-Every stage is the function behind a verb of the command line, and leaves its result on disk; a
-second call goes on where the first one stopped.
+Every stage is the function behind a verb of the command line and writes its result to disk; a
+second call continues where the first one stopped.
 """
 
 from __future__ import annotations
@@ -39,17 +39,14 @@ DATASETS = ("probe", "depth")  # stages whose numbers are a file of results
 
 
 def quickstart(variant: str, output: Path) -> Path:
-    """Pretrains a small model on real proteins and reports what became of it.
+    """Pretrains a small model on real proteins, measures it, and returns the report's path.
 
     Args:
         variant: "bert" or "t5", of configs/tiny.py.
-        output: folder of everything: run/, huggingface/, results and report.html.
-
-    Returns:
-        The report.
+        output: folder of run/, huggingface/, results/ and report.html.
 
     Raises:
-        ProtlmError: from any stage; what earlier stages made stays.
+        ProtlmError: from any stage; the results of earlier stages stay.
     """
     with owned(output, inside=True):
         return _all_stages(variant, output)
@@ -69,24 +66,16 @@ def _all_stages(variant: str, output: Path) -> Path:
         print(f"nothing to do: {page} is complete; delete {output} to start anew")
         return page
     loaded = load_model(run)
+    data, folder = config.data, output / "huggingface"
     stages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-        "heldout": (
-            "scoring held-out proteins",
-            lambda: verbs.evaluate(loaded, config.data),
-        ),
-        "probe": (
-            "predicting secondary structure from the frozen embeddings",
-            lambda: verbs.probe(loaded, config.data, PROBE_PROTEINS),
-        ),
-        "depth": (
-            "measuring what each layer contributes",
-            lambda: verbs.depth(loaded, config.data, DEPTH_PROTEINS),
-        ),
-        "export": (
-            "exporting to Hugging Face format and loading it back",
-            lambda: _exported(loaded, run, output / "huggingface", config.data),
-        ),
-    }
+        "heldout": ("scoring held-out proteins", lambda: verbs.evaluate(loaded, data)),
+        "probe": ("predicting secondary structure from the frozen embeddings",
+                  lambda: verbs.probe(loaded, data, PROBE_PROTEINS)),
+        "depth": ("measuring what each layer contributes",
+                  lambda: verbs.depth(loaded, data, DEPTH_PROTEINS)),
+        "export": ("exporting to Hugging Face format and loading it back",
+                   lambda: _exported(loaded, run, folder, data)),
+    }  # fmt: skip
     collected: dict[str, Any] = {}
     for number, (name, (what, stage)) in enumerate(stages.items(), start=2):
         _say(f"{number}/6 {what}")
@@ -104,7 +93,7 @@ def _all_stages(variant: str, output: Path) -> Path:
 
 
 def _exported(loaded: LoadedModel, run: Path, folder: Path, data: DataConfig) -> dict[str, Any]:
-    """Exports, and lets transformers answer for some held-out proteins that fit one row."""
+    """Exports, and compares logits with transformers on held-out proteins that fit one row."""
     export(loaded, folder, **provenance(run))
     heldout = {record.id: record.sequence for record in heldout_records(data)}
     longest = data.length - loaded.vocabulary.num_specials
@@ -117,17 +106,14 @@ def _exported(loaded: LoadedModel, run: Path, folder: Path, data: DataConfig) ->
 
 
 def _a_device_for_each_core(batch_size: int) -> None:
-    """Lets each CPU core train on rows of its own; without effect where there is an accelerator.
-
-    A tenth faster on two cores than one device whose operations are split over threads.
-    """
+    """Trains on one JAX device per CPU core, which is a tenth faster than one for all cores."""
     cores = os.cpu_count() or 1
     devices = max(n for n in range(1, cores + 1) if batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", devices)
 
 
 def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stage's result, made now or in an earlier call; its "dataset" is a file beside it."""
+    """A stage's result, made now or in an earlier call; its "dataset" is a file beside it."""
     array_file = file.with_suffix(".nc")
     if file.exists():
         try:

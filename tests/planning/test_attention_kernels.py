@@ -14,7 +14,6 @@ from protlm_jax.config.files import load_config
 from protlm_jax.models.attention import Attention
 from protlm_jax.models.attention_choice import choose_backend
 from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.models.attention_fused import splash_attention
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.stack import UNROLL_UP_TO
 from protlm_jax.planning.compile import abstract_batch
@@ -71,24 +70,6 @@ def test_every_generation_compiles_what_is_chosen_for_it(name: str, expected: st
     # A device has half of the rows and one of the two heads.
     scores = re.findall(rf"(?:f32|bf16)\[{ROWS // 2},1,{LENGTH},{LENGTH}\]", text)
     assert bool(scores) == (expected == "xla")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("length", [512, 1024, 2048])
-def test_a_v3_compiles_the_kernel_at_the_sizes_of_the_recipes(head_dim: int, length: int) -> None:
-    mesh = partitioning.make_mesh({"data": 1}, topology("v3:2x2").devices[:1])
-    shape = jax.ShapeDtypeStruct((1, length, 2, head_dim), jnp.bfloat16)
-    segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
-
-    def loss(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-        context = AttentionContext(segments, segments)
-        return jnp.sum(splash_attention(q, k, v, context, lambda x: x).astype(jnp.float32))
-
-    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), in_shardings=partitioning.replicated(mesh))
-    with partitioning.on_mesh(mesh):
-        compiled = step.lower(shape, shape, shape, segments).compile()
-    assert kernels(compiled.as_text()) == KERNELS
 
 
 def test_a_causal_train_step_has_the_kernels_too_and_each_of_them_once() -> None:

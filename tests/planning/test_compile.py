@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 
 from protlm_jax.config.files import load_config
 from protlm_jax.errors import ProtlmError
-from protlm_jax.planning.compile import abstract_batch, asked_for, plan, plan_recipe, suggest
+from protlm_jax.planning.compile import (
+    Plan,
+    abstract_batch,
+    plan,
+    plan_recipe,
+    required_bytes,
+    suggest,
+)
 from protlm_jax.planning.table import table
 from protlm_jax.planning.topologies import topology
 from protlm_jax.training.assembly import assemble
@@ -84,13 +92,13 @@ def test_a_small_model_is_planned_for_eight_cores() -> None:
         and set(by_axis) <= {"data", "fsdp", "data, fsdp"}
         and "all-gather" in by_axis["fsdp"]
     )
-    for kind, said in made.collectives.items():
-        assert said.bytes == sum(kinds[kind].bytes for kinds in by_axis.values() if kind in kinds)
+    for kind, one in made.collectives.items():
+        assert one.bytes == sum(kinds[kind].bytes for kinds in by_axis.values() if kind in kinds)
 
 
 @pytest.mark.libtpu
 @compiles
-def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
+def test_a_plan_that_does_not_fit_has_a_suggestion() -> None:
     """A table of positions that takes more than a core has, split or not."""
     config = load_config(
         "configs/tiny.py:bert",
@@ -105,6 +113,21 @@ def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
     assert "not known" in table([made])
 
 
+def test_notes_stand_below_the_table_for_each_phase() -> None:
+    fields = {field.name: 0 for field in dataclasses.fields(Plan)}
+    shape = {"topology": "v3:2x2", "mesh": {"data": 8}, "accumulate": 1, "step_seconds": None}
+    texts = dict.fromkeys(("phase", "suggestion", "attention", "chosen"), "")
+    plain = Plan(**{**fields, **shape, **texts, "whole": [], "unsplit": []})
+    whole = ["vocab of 30 does not divide over tensor = 4: whole on each device in head/bias"]
+    noted = {"phase": "bfd", "chosen": "mesh: data 8", "whole": whole, "unsplit": ["f32[8,16,4]"]}
+    after = table([dataclasses.replace(plain, **noted)]).splitlines()
+    assert after[len(table([plain]).splitlines()) :] == [
+        "phase bfd: mesh: data 8",
+        f"phase bfd: {whole[0]}",
+        "phase bfd: every device holds all rows of f32[8,16,4]",
+    ]
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -113,13 +136,13 @@ def test_what_does_not_fit_is_an_answer_with_a_suggestion() -> None:
         ("Allocation (size=17179869184) would exceed memory (size=100)", 2**34),
     ],
 )
-def test_what_the_compiler_asked_for(message: str, expected: float) -> None:
-    assert asked_for(f"RESOURCE_EXHAUSTED: {message}") == expected
+def test_what_the_compiler_required_bytes(message: str, expected: float) -> None:
+    assert required_bytes(f"RESOURCE_EXHAUSTED: {message}") == expected
 
 
 def test_another_failure_of_the_compiler_is_one_line() -> None:
     with pytest.raises(ProtlmError, match="cannot compile this step: INTERNAL: Mosaic failed"):
-        asked_for("INTERNAL: Mosaic failed")
+        required_bytes("INTERNAL: Mosaic failed")
 
 
 @pytest.mark.parametrize("given", ["data.prepared=mine", "phases.length512.data.fasta=mine.fa"])

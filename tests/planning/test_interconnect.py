@@ -19,30 +19,25 @@ def grid(rows: int, columns: int, cores: int = 1, slices: int = 1) -> Network:
     return Network(CHIP, places[:, 1:3], places[:, 0], places[:, 0] * rows + places[:, 1])
 
 
-def test_a_ring_is_used_in_both_directions_and_a_line_in_one() -> None:
-    along = np.arange(8)[None]
-    ring = grid(1, 8).seconds("all-gather", SIZE, along)
-    assert ring == {"ici": pytest.approx(7 / 8 * SIZE / 2e11), "dcn": 0.0}
-    half = grid(1, 8).seconds("all-gather", SIZE, along[:, :4])
-    assert half["ici"] == pytest.approx(3 / 4 * SIZE / 1e11)
-    assert grid(1, 8).seconds("all-reduce", SIZE, along)["ici"] == 2 * ring["ici"]
+@pytest.mark.parametrize(
+    ("network", "kind", "groups", "seconds"),
+    [
+        (grid(1, 8), "all-gather", [range(8)], 7 / 8 * SIZE / 2e11),  # a ring: both directions
+        (grid(1, 8), "all-gather", [range(4)], 3 / 4 * SIZE / 1e11),  # a line: one
+        (grid(1, 8), "all-reduce", [range(8)], 2 * 7 / 8 * SIZE / 2e11),
+        (grid(8, 8), "reduce-scatter", [range(64)], 63 / 64 * SIZE / 4e11),  # two axes
+        # Interleaved groups share the links.
+        (grid(1, 8), "all-gather", [range(0, 8, 2), range(1, 8, 2)], 3 / 4 * SIZE / 1e11),
+    ],
+)
+def test_a_group_uses_the_links_of_the_axes_along_which_it_extends(
+    network: Network, kind: str, groups: list[range], seconds: float
+) -> None:
+    found = network.seconds(kind, SIZE, np.array(groups))
+    assert found == {"ici": pytest.approx(seconds), "dcn": 0.0}
 
 
-def test_two_axes_have_twice_the_links() -> None:
-    everyone = np.arange(64)[None]
-    assert grid(8, 8).seconds("reduce-scatter", SIZE, everyone)["ici"] == pytest.approx(
-        63 / 64 * SIZE / 4e11
-    )
-
-
-def test_groups_between_each_other_share_links() -> None:
-    every_second = np.array([[0, 2, 4, 6], [1, 3, 5, 7]])
-    assert grid(1, 8).seconds("all-gather", SIZE, every_second)["ici"] == pytest.approx(
-        3 / 4 * SIZE / 1e11
-    )
-
-
-def test_cores_of_a_chip_share_its_links_unless_they_want_the_same() -> None:
+def test_cores_of_a_chip_share_its_links_unless_they_are_in_one_group() -> None:
     network = grid(1, 8, cores=2)
     assert network.per_chip == 2
     together = network.seconds("all-gather", SIZE, np.arange(16)[None])["ici"]

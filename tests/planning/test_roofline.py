@@ -7,7 +7,7 @@ import pytest
 
 from protlm_jax.planning.hlo import read
 from protlm_jax.planning.interconnect import Network
-from protlm_jax.planning.roofline import Walk
+from protlm_jax.planning.roofline import Spent, Walk
 from protlm_jax.training.hardware import CHIPS, Chip
 
 CHIP = Chip(peak=1e12, clock=1e9, hbm=1e11, link=1e9, ring=8)
@@ -36,33 +36,31 @@ ENTRY %main (w: f32[1000,1000]) -> f32[1000000] {
 """
 
 
-def walked() -> Walk:
+def walked(text: str) -> Spent:
     line = np.stack([np.zeros(8, int), np.arange(8)], axis=1)
     network = Network(CHIP, line, np.zeros(8, int), np.zeros(8, int))
-    return Walk(read(TEXT), network, (8, 1, 1))
+    return Walk(read(text), network, (8, 1, 1)).all()
+
+
+REDUCED = 2 * 7 / 8 * 4e6 / 2e9
 
 
 def test_a_program_takes_what_its_instructions_take_one_after_the_other() -> None:
-    took = walked().all()
+    took = walked(TEXT)
     assert took.flops == 30 * 2 * 10**9
     assert took.alone["compute"] == pytest.approx(30 * 2e-3)
-    reduced = 2 * 7 / 8 * 4e6 / 2e9
-    gathered = 7 / 8 * 32e3 / 2e9
-    assert took.alone["ici"] == pytest.approx(30 * gathered + reduced)
-    # The gathering is over before the product is, and nothing is left of it to wait for.
-    assert took.booked["compute"] == pytest.approx(30 * 2e-3)
-    assert took.booked["vector"] == pytest.approx(30 * 5e-3)
-    assert took.booked["ici"] == pytest.approx(reduced)
-    assert took.seconds == pytest.approx(30 * 7e-3 + reduced)
+    assert took.alone["ici"] == pytest.approx(30 * 7 / 8 * 32e3 / 2e9 + REDUCED)
+    # The gathering ends before the product: nothing is left to wait for.
+    expected = {"compute": 30 * 2e-3, "vector": 30 * 5e-3, "ici": REDUCED}
+    for resource, seconds in expected.items():
+        assert took.booked[resource] == pytest.approx(seconds)
+    assert took.seconds == pytest.approx(sum(expected.values()))
 
 
-def test_what_is_awaited_before_it_is_over_costs_the_rest() -> None:
-    slow = TEXT.replace("f32[8000]", "f32[8000000]")
-    walk = walked()
-    took = Walk(read(slow), walk.network, walk.mesh).all()
+def test_a_collective_that_outlasts_the_product_costs_the_rest() -> None:
+    took = walked(TEXT.replace("f32[8000]", "f32[8000000]"))
     gathered = 7 / 8 * 32e6 / 2e9
-    reduced = 2 * 7 / 8 * 4e6 / 2e9
-    assert took.booked["ici"] == pytest.approx(30 * (gathered - 2e-3) + reduced, rel=1e-3)
+    assert took.booked["ici"] == pytest.approx(30 * (gathered - 2e-3) + REDUCED, rel=1e-3)
 
 
 BETWEEN = """\
@@ -77,7 +75,7 @@ ENTRY %main (w: f32[1000,1000]) -> f32[1000] {
 """
 
 
-def test_slices_are_spoken_to_beside_what_is_computed() -> None:
+def test_exchanges_between_slices_overlap_products() -> None:
     sent = (
         '_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"'
     )

@@ -1,4 +1,4 @@
-"""A search over settings: what it leaves out, what it compiles first, and what it says."""
+"""A search over settings: what it leaves out, what it compiles first, and its report."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def a_plan(config: RunConfig, peak: int, seconds: float, available: int = 100) -
 
 
 class Compiler:
-    """Stands for the compiler: memory and time by formulas, and what it was asked for."""
+    """Stands for the compiler: memory and time by formulas, and the settings it was given."""
 
     def __init__(self, available: int) -> None:
         self.available = available
-        self.asked: list[tuple[Any, ...]] = []
+        self.given: list[tuple[Any, ...]] = []
 
     def __call__(self, config: RunConfig, topology: Topology, phase: str) -> Plan:
         mesh, parts, remat = config.mesh, config.train.accumulate, config.model.remat
-        self.asked.append((mesh.fsdp, mesh.tensor, parts, remat))
+        self.given.append((mesh.fsdp, mesh.tensor, parts, remat))
         if mesh.tensor == 2 and remat == "none":
             raise jax.errors.JaxRuntimeError("INTERNAL: it broke\nhere")
         memory = {"none": 320, "minimal": 160, "full": 80}[remat] // parts + 80 // mesh.fsdp
@@ -54,7 +54,7 @@ def found(monkeypatch: pytest.MonkeyPatch, most: int, available: int) -> tuple[A
     compiler, lines = Compiler(available), []
     monkeypatch.setattr(search, "plan", compiler)
     tried = search.search(Phase("", CONFIG, Path()), pod(), most, lines.append)
-    return compiler.asked, lines, tried
+    return compiler.given, lines, tried
 
 
 def test_all_settings_are_those_that_rows_heads_and_devices_allow() -> None:
@@ -74,7 +74,7 @@ def test_all_settings_are_those_that_rows_heads_and_devices_allow() -> None:
 
 def test_the_best_that_fits_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brute force over the same formulas knows which it is."""
-    asked, lines, tried = found(monkeypatch, most=100, available=150)
+    given, lines, tried = found(monkeypatch, most=100, available=150)
     compiler = Compiler(150)
     best = min(
         plan.step_seconds
@@ -84,29 +84,26 @@ def test_the_best_that_fits_comes_first(monkeypatch: pytest.MonkeyPatch) -> None
     )
     assert tried[0].seconds == best
     assert [done.seconds for done in tried] == sorted(done.seconds for done in tried)
-    assert len(lines) == 1 + len(tried) and len(asked) == len(set(asked)) == len(tried)
-    assert len(tried) < 0.7 * len(compiler.asked), "the rest is settled by what was tried before"
-    assert asked[0] == (1, 1, 1, "none"), "the config's own"
+    assert len(lines) == 1 + len(tried) and len(given) == len(set(given)) == len(tried)
+    assert len(tried) < 0.7 * len(compiler.given), "the rest is excluded by what was tried before"
+    assert given[0] == (1, 1, 1, "none"), "the config's own"
     failed = [done for done in tried if done.failure]
     assert failed and all(done.failure == "INTERNAL: it broke" for done in failed)
 
 
-def test_no_more_is_compiled_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, lines, tried = found(monkeypatch, most=3, available=150)
-    assert len(asked) == len(tried) == 3 and lines[-1].startswith("3/3: data ")
-
-
-def test_what_is_far_too_large_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_and_none_far_too_large_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, lines, tried = found(monkeypatch, most=3, available=150)
+    assert len(given) == len(tried) == 3 and lines[-1].startswith("3/3: data ")
     compiler, lines = Compiler(0), []
     monkeypatch.setattr(search, "plan", compiler)
     tried = search.search(Phase("", CONFIG, Path()), pod(hbm=1), 9, lines.append)
     assert len(tried) == 1 and lines[0].startswith("0 settings may fit")
     assert search.report(tried).endswith(
-        "nothing that was tried fits; try a larger pod, or more settings"
+        "none of these settings fits; try a larger pod, or more settings"
     )
 
 
-def test_a_report_says_how_to_ask_for_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_gives_the_options_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = found(monkeypatch, most=100, available=150)[2]
     lines = search.report(tried, "length512").splitlines()
     assert lines[0] == "phase length512:" and len(lines) == 2 + search.SHOWN
@@ -114,8 +111,8 @@ def test_a_report_says_how_to_ask_for_the_best(monkeypatch: pytest.MonkeyPatch) 
     overrides = lines[-1].removeprefix("best: ").split()
     assert all(text.startswith("--config.phases.length512.") for text in overrides)
     plain = [text.removeprefix("--config.") for text in setting.overrides().split()]
-    given = ["train.batch_size=32", "model.num_heads=2"]
-    again = load_config("configs/tiny.py:bert", [*given, *plain])
+    own = ["train.batch_size=32", "model.num_heads=2"]
+    again = load_config("configs/tiny.py:bert", [*own, *plain])
     assert again == dataclasses.replace(
         setting.applied(CONFIG), mesh=dataclasses.replace(again.mesh, data=-1)
     )

@@ -40,7 +40,7 @@ except errors.Stopped as stopped:
 
 
 @main_thread
-def test_a_verb_that_is_told_to_end_says_one_line(
+def test_sigterm_ends_a_verb_with_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def told(path: str) -> types.NoReturn:
@@ -59,32 +59,32 @@ def test_a_verb_that_is_told_to_end_says_one_line(
 
 
 @pytest.fixture
-def told_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """Name of a module that gets SIGTERM while it is imported, and says when it is complete."""
+def signal_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Name of a module that gets SIGTERM while it is imported."""
     lines = (
         "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
     )
-    (tmp_path / "told_module.py").write_text(lines)
+    (tmp_path / "signal_module.py").write_text(lines)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "told_module"
-    sys.modules.pop("told_module", None)
+    yield "signal_module"
+    sys.modules.pop("signal_module", None)
 
 
 @main_thread
-def test_an_import_is_not_interrupted(told_while_imported: str) -> None:
+def test_an_import_is_not_interrupted(signal_while_imported: str) -> None:
     """Native modules that are being initialised crash."""
     done = False
     with pytest.raises(Stopped), ends_at_sigterm(str):
-        done = importlib.import_module(told_while_imported).done
+        done = importlib.import_module(signal_while_imported).done
         time.sleep(60)
     assert done
 
 
 @main_thread
-def test_who_handles_the_signal_after_an_import_hears_of_it(told_while_imported: str) -> None:
+def test_a_handler_set_after_an_import_gets_the_signal(signal_while_imported: str) -> None:
     heard = []
     with ends_at_sigterm(str):
-        importlib.import_module(told_while_imported)
+        importlib.import_module(signal_while_imported)
         signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
         until = time.monotonic() + 60
         while not heard and time.monotonic() < until:
@@ -93,15 +93,15 @@ def test_who_handles_the_signal_after_an_import_hears_of_it(told_while_imported:
 
 
 @main_thread
-def test_a_block_that_ends_with_an_import_is_done(told_while_imported: str) -> None:
+def test_a_block_that_ends_with_an_import_is_done(signal_while_imported: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with ends_at_sigterm(str):
-        importlib.import_module(told_while_imported)
+        importlib.import_module(signal_while_imported)
     assert signal.getsignal(signal.SIGTERM) is before  # which would have ended this process
 
 
 @main_thread
-def test_the_line_of_a_run_says_what_is_saved(
+def test_the_line_of_a_run_names_the_saved_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def told(*_: object) -> types.NoReturn:
@@ -133,7 +133,7 @@ def test_nothing_happens_outside_the_main_thread() -> None:
 
 @pytest.mark.parametrize(("grace", "signals"), [("0.2", 1), ("60", 2)])
 def test_native_code_is_not_waited_for(grace: str, signals: int) -> None:
-    """After some seconds, or at once when told a second time."""
+    """After some seconds, or at once at a second signal."""
     command = [sys.executable, "-c", NATIVE, grace]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -143,8 +143,8 @@ def test_native_code_is_not_waited_for(grace: str, signals: int) -> None:
         for _ in range(signals):
             process.send_signal(signal.SIGTERM)
             time.sleep(0.2)
-        said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (Stopped.EXIT_CODE, ("", "told to end\n"))
+        output = process.communicate(timeout=60)
+    assert (process.returncode, output) == (Stopped.EXIT_CODE, ("", "told to end\n"))
 
 
 # A library's thread that outlives the command, and a computation.
@@ -174,7 +174,7 @@ def test_what_still_runs_does_not_delay_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_told_to_end_in_its_first_seconds(tmp_path: Path) -> None:
+def test_sigterm_in_the_first_seconds_of_a_run(tmp_path: Path) -> None:
     """While it imports, reads, compiles; from the moment at which Python runs its first lines."""
     mask = 1 << signal.SIGTERM - 1
     for number, delay in enumerate((0.0, 0.3, 0.7, 2.0)):
@@ -187,6 +187,6 @@ def test_a_run_is_told_to_end_in_its_first_seconds(tmp_path: Path) -> None:
             time.sleep(0.01)
         time.sleep(delay)
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=60)[1]
-        assert process.returncode == Stopped.EXIT_CODE, said
-        assert said.splitlines()[-1].startswith("told to end; "), said
+        error = process.communicate(timeout=60)[1]
+        assert process.returncode == Stopped.EXIT_CODE, error
+        assert error.splitlines()[-1].startswith("told to end; "), error

@@ -91,13 +91,9 @@ def about() -> dict[str, Any]:
     counts = {"proteins": 2500, "residues": 600000, "labelled": {"q3": 590000, "q8": 400000}}
     paper = {"model": "ProtBert", "target": "q3", "source": "A paper, 2021"}
     benchmark = {
-        "name": "secondary_structure",
-        "title": "Secondary structure",
-        "level": "residue",
+        "name": "secondary_structure", "title": "Secondary structure", "level": "residue",
         "targets": {t: {"kind": "classes", "classes": c} for t, c in CLASSES.items()},
-        "licence": "CC BY 4.0",
-        "source": "Somebody 2019",
-        "notes": ["One rule for all sets."],
+        "licence": "CC BY 4.0", "source": "Somebody 2019", "notes": ["One rule for all sets."],
         "splits": {"train": counts, "valid": counts},
         "views": {
             "ts115": {"title": "TS115", "note": ""},
@@ -107,7 +103,7 @@ def about() -> dict[str, Any]:
             {**paper, "view": "ts115", "percent": 83.0},
             {**paper, "view": "casp12", "percent": None, "source": "Another protocol: no number."},
         ],
-    }
+    }  # fmt: skip
     return {"benchmark": json.dumps(benchmark), "num_layers": 6, "protocol": "Frozen features.",
             "seconds": 80.0, "compilations": 4, "title": "Secondary structure"}  # fmt: skip
 
@@ -116,54 +112,29 @@ def about() -> dict[str, Any]:
 def mapped() -> dict[str, Any]:
     """Twelve proteins in three places, and the residues."""
     points = np.random.default_rng(0).normal(size=(20, 2)).round(3).tolist()
-    both = {"model": points[:12], "random": points[8:]}
-    residues = {"model": points, "random": points[::-1]}
-    share = {**estimate(0.5, 0.01), "proteins": 11}
+    both, residues = (
+        {"model": points[:12], "random": points[8:]}, {"model": points, "random": points[::-1]},
+    )  # fmt: skip
     explained = {"model": [0.3, 0.1], "random": [0.5, 0.2]}
-    colour = {
-        "classes": ["Nucleus", "Cytoplasm", "Peroxisome"],
-        "counts": [5, 4, 2],
-        "values": [0] * 5 + [1] * 4 + [2, 2, -1],
-        "ordered": False,
+    colour = {"classes": ["Nucleus", "Cytoplasm", "Peroxisome"], "counts": [5, 4, 2],
+              "values": [0] * 5 + [1] * 4 + [2, 2, -1], "ordered": False}  # fmt: skip
+    shares = {"model": estimate(0.5, 0.01), "random": estimate(0.3, 0.01),
+              "difference": estimate(0.2, 0.01), "chance": 0.25, "neighbours": 10}  # fmt: skip
+    agreement = {
+        "model": {"correlation": 0.5, "p": 0.001},
+        "random": {"correlation": 0.1, "p": 0.2},
     }
-    charge = {
-        "values": [0.0] * 20,
-        "unit": "charges",
-        "source": "a table",
-        "classes": ["negative", "neutral", "positive"],
-        "groups": [1] * 16 + [0, 0, 2, 2],
-        "agreement": {
-            "model": {"correlation": 0.5, "p": 0.001},
-            "random": {"correlation": 0.1, "p": 0.2},
-        },
-    }
-    return {
-        "proteins": {
-            "layer": 6,
-            "num_layers": 6,
-            "ids": [f"p{i}" for i in range(12)],
-            "of": 2768,
-            "set": "DeepLoc",
-            "colours": {"location": colour},
-            "methods": {"pca": both, "tsne": both, "umap": both},
-            "explained": explained,
-            "neighbours": {
-                "location": {
-                    "model": share,
-                    "random": estimate(0.3, 0.01),
-                    "difference": estimate(0.2, 0.01),
-                    "chance": 0.25,
-                    "neighbours": 10,
-                }
-            },
-            "left_out": "",
-            "protocol": "Means over residues.",
-        },
-        "residues": {
-            "residues": "ACDEFGHIKLMNPQRSTVWY",
-            "methods": {"pca": residues, "tsne": residues},
-            "explained": explained,
-            "properties": {"charge": charge},
-            "protocol": "Layer 0.",
-        },
-    }
+    charge = {"unit": "charges", "source": "a table", "agreement": agreement,
+              "classes": ["negative", "neutral", "positive"],
+              "groups": [1] * 16 + [0, 0, 2, 2]}  # fmt: skip
+    proteins = {
+        "layer": 6, "num_layers": 6, "ids": [f"p{i}" for i in range(12)], "of": 2768,
+        "set": "DeepLoc", "colours": {"location": colour}, "explained": explained,
+        "methods": dict.fromkeys(("pca", "tsne", "umap"), both),
+        "neighbours": {"location": shares}, "left_out": "", "protocol": "Means over residues.",
+    }  # fmt: skip
+    map_of_residues = {
+        "residues": "ACDEFGHIKLMNPQRSTVWY", "methods": dict.fromkeys(("pca", "tsne"), residues),
+        "explained": explained, "properties": {"charge": charge}, "protocol": "Layer 0.",
+    }  # fmt: skip
+    return {"proteins": proteins, "residues": map_of_residues}

@@ -18,8 +18,7 @@ from protlm_jax import report
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
 )
-# Put behind the page's own script: draws all charts, does what a reader would, and writes down
-# what came of it.
+# Follows the page's own script: draws all charts, clicks the switches, and reports what it sees.
 PROBE = """<script>
 const seen = {};
 const opacities = figure => [...figure.querySelectorAll(".mark-rect path")]

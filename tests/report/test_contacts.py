@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import xarray
-from report_pages import rows, specs
+from report_pages import rows, specs, words
 
 from protlm_jax.evaluation.contacts.precision import COUNTS, RANGES
 from protlm_jax.evaluation.probes.results import ESTIMATE
@@ -44,12 +44,12 @@ def result() -> xarray.Dataset:
     )  # fmt: skip
 
 
-def test_headline_compares_with_the_strongest_control(result: xarray.Dataset) -> None:
-    text = contacts(result).replace("\u00a0", " ")
-    assert (
-        "Of the L most probable long-range pairs, 30.0 ± 1.0 % are contacts (any pairs: 2.5 %), "
-        "20.0 points above the strongest control, nearest pairs first (20 standard errors)."
-    ) in text
+def test_claims_compare_the_regression_with_each_control(result: xarray.Dataset) -> None:
+    result["difference"].loc[{"estimate": "low"}] = -0.01
+    result["difference"].loc[{"range": "long", "estimate": "low"}] = 0.19
+    text = " ".join(words(contacts(result)).split())
+    assert "long range: regression minus nearest pairs first, points 20 19 to 100 0 higher" in text
+    assert "short range: regression minus nearest pairs first, points 20 -1 to 100 0 und" in text
     assert "3 test chains are longer" in text and "30 of 120 heads" in text
 
 
@@ -63,4 +63,4 @@ def test_all_ranges_and_predictors_are_drawn(result: xarray.Dataset) -> None:
 def test_a_range_without_pairs_is_left_out(result: xarray.Dataset) -> None:
     result["mean"].loc[{"range": "long"}] = np.nan
     text = contacts(result)
-    assert "medium-range pairs" in text and "long, L" not in text
+    assert "medium, L" in text and "long, L" not in text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report_pages import rows, specs, words
 
-from protlm_jax.report.grids import scatters
+from protlm_jax.report.charts import scatters
 from protlm_jax.report.maps import maps
 
 
@@ -18,19 +18,15 @@ def test_each_part_is_optional(mapped: dict[str, Any]) -> None:
     assert "Map of the residues" not in maps({"proteins": mapped["proteins"]})
 
 
-def test_numbers_come_before_the_pictures(mapped: dict[str, Any]) -> None:
-    text = words(maps(mapped))
-    said = "50.0 ± 1.0 % share its location (random weights 30.0 ± 1.0 %, chance 25 %). Beside"
-    assert text.index(said) < text.index("Coloured by")
-    assert (
-        "standard errors: more in location." in text and "12 of 2,768 proteins of DeepLoc" in text
+def test_claims_and_correlations_come_before_the_pictures(mapped: dict[str, Any]) -> None:
+    text = " ".join(words(maps(mapped)).split())
+    claim = (
+        "10 nearest neighbours of the same location, this model minus random weights, points 20 "
+        "18 to 22 0 higher"
     )
-    assert "residues go with charge (+0.50, p 0.001); with random weights, with none" in text
-
-
-def test_as_many_neighbours_is_not_more(mapped: dict[str, Any]) -> None:
-    mapped["proteins"]["neighbours"]["location"]["difference"] |= {"value": 0.01}
-    assert "two standard errors: as many in location." in maps(mapped).replace("\u00a0", " ")
+    assert text.index(claim) < text.index("Coloured by")
+    assert "12 of 2,768 proteins of DeepLoc" in text
+    assert "charge +0.50 (p 0.001) +0.10 (p 0.2) charges" in text
 
 
 def test_every_map_has_every_protein(mapped: dict[str, Any]) -> None:

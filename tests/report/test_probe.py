@@ -1,4 +1,4 @@
-"""What is said of a probe follows from its numbers, and its pictures show them."""
+"""The claims on a probe follow from its numbers, and its pictures show them."""
 
 from __future__ import annotations
 
@@ -7,41 +7,39 @@ import json
 import numpy as np
 import pytest
 import xarray
-from report_pages import part, rows, specs
+from report_pages import part, rows, specs, words
 
 from protlm_jax.evaluation.probes.results import ProbeResult
-from protlm_jax.report import verdict
-from protlm_jax.report.probe import probe
+from protlm_jax.report.probe import first_numbers, preferred_head, probe
 
 
-def test_headline_names_head_layer_control_and_errors(probed: xarray.Dataset) -> None:
-    assert verdict.headline(ProbeResult(probed)) == (
-        "With the CNN head, Q3 is right for 73.0 ± 0.4\u00a0% of the residues of TS115, read from "
-        "layer 4 of 6 (chosen on validation): 8.0 points above BLOSUM62 rows, the strongest "
-        "control (16 standard errors). Counted in standard errors, this model leads the strongest "
-        "control on TS115 (16), and cannot be told from it on CASP12 (1.3)."
-    )
+def claimed(data: xarray.Dataset) -> list[str]:
+    """The rows of the table of claims."""
+    text = words(probe(ProbeResult(data)).split("<tbody>", 1)[1].split("</tbody>")[0])
+    return [" ".join(row.split()) for row in text.split("Q") if row.strip()]
 
 
-def test_headline_says_when_a_control_wins(probed: xarray.Dataset) -> None:
+def test_claims_compare_the_preferred_head_with_the_strongest_control(
+    probed: xarray.Dataset,
+) -> None:
+    gap = "3, CNN head, {}: this model minus {}, the strongest control, points {}"
+    assert claimed(probed)[:2] == [
+        gap.format("TS115", "BLOSUM62 rows", "8 7 to 9 0 higher"),
+        gap.format("CASP12", "BLOSUM62 rows", "8 -4 to 20 0 undecided"),
+    ]
     probed["difference"].loc["cnn", "one_hot", "ts115", "q3"] = [-0.031, 0.01, -0.05, -0.01]
-    text = verdict.headline(ProbeResult(probed))
-    assert "3.1 points below one-hot residues, the strongest control (3.1 standard errors)" in text
-    assert "trails the strongest control on TS115 (3.1), and cannot be told from it on" in text
+    probed["difference"].loc["cnn", "one_hot", "casp12", "q3"] = [-0.031, *[np.nan] * 3]
+    assert claimed(probed)[:2] == [
+        gap.format("TS115", "one-hot residues", "-3.1 -5 to -1 0 lower"),
+        gap.format("CASP12", "one-hot residues", "-3.1 - 0 undecided"),
+    ]
 
 
 def test_validation_decides_which_head_is_shown(probed: xarray.Dataset) -> None:
-    assert verdict.preferred_head(ProbeResult(probed), "q3") == "cnn"
+    assert preferred_head(ProbeResult(probed), "q3") == "cnn"
     probed["valid"].loc["linear", "model", 4, "q3"] = [0.9, np.nan, 0.9]
     probed["score"].loc["linear", "model", :, "q3", "pooled", "value"] = 0.1  # does not count
-    assert verdict.preferred_head(ProbeResult(probed), "q3") == "linear"
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "apart"), [(0.2, 0.1, 2.0), (-1.0, 0.0, None), (-1.0, None, None)]
-)
-def test_errors_apart(value: float, error: float | None, apart: float | None) -> None:
-    assert verdict.errors_apart({"value": value, "standard_error": error}) == apart
+    assert preferred_head(ProbeResult(probed), "q3") == "linear"
 
 
 def test_numbers_are_correlations(probed: xarray.Dataset) -> None:
@@ -50,10 +48,9 @@ def test_numbers_are_correlations(probed: xarray.Dataset) -> None:
     probed.attrs["benchmark"] = json.dumps(about)
     probed["confusion"].loc[:, :, :, "q3"] = np.nan
     result = ProbeResult(probed)
-    assert "Q3 of TS115 has a rank correlation of 0.730 ± 0.004" in verdict.headline(result)
-    assert "0.080 above BLOSUM62 rows" in verdict.headline(result)
+    assert claimed(probed)[0].endswith("the strongest control 0.08 0.07 to 0.09 0 higher")
     assert "Rank correlation of all labelled residues" in probe(result)
-    (first, *_) = verdict.leads(result)
+    (first, *_) = first_numbers(result)
     assert first == ("+0.100", "Q3, Spearman over random weights, linear head, TS115")
 
 
@@ -62,7 +59,7 @@ def test_layers_are_drawn_with_errors_and_the_chosen_one(probed: xarray.Dataset)
     points = rows(chart)
     assert [p["x"] for p in points if p["chosen"]] == [4, 4]  # the model's, and random weights'
     best = next(p for p in points if p["series"] == "this model" and p["x"] == 4)
-    assert (best["y"], best["error"]) == pytest.approx((73, 0.4))
+    assert (best["low"], best["y"], best["high"]) == pytest.approx((72.6, 73, 73.4))
     flat = {p["series"] for p in points if p["dashed"]}
     assert flat == {"one-hot residues", "BLOSUM62 rows", "commonest class"}
 
@@ -71,7 +68,7 @@ def test_one_layer_needs_no_curve(probed: xarray.Dataset) -> None:
     probed = probed.sel(layer=[6])
     probed["chosen"][:] = 0
     text = probe(ProbeResult(probed))
-    assert "by layer" not in text and "read from layer 6 of 6:" in text
+    assert "by layer" not in text and "from layer 6 (this model), 6 (random" in text
 
 
 def test_confusion_is_by_row_with_counts_on_hover(probed: xarray.Dataset) -> None:
@@ -93,9 +90,9 @@ def test_what_is_missing_is_a_dash_or_left_out(probed: xarray.Dataset) -> None:
     probed["confusion"].loc[:, :, "ts115", "q3"] = np.nan
     probed["score"].loc[:, :, "ts115", "q3", "per_protein"] = np.nan
     text = probe(ProbeResult(probed))
-    after = text[text.index("Q8, CNN head") :]
+    after = text[text.index("<h3>Q8, CNN head") :]
     assert "CASP12" not in after[: after.index("Q8 by layer")]
-    assert "ts115" not in text  # titles, not names
+    assert "ts115" not in text.split("Every score")[0]  # titles, not names
 
 
 def test_literature_stands_below_with_the_papers_head(probed: xarray.Dataset) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,8 @@ NASTY = "<script>alert('x')</script>&"
 
 
 def estimate(value: float) -> dict[str, Any]:
-    return {
-        "value": value,
-        "standard_error": 0.002,
-        "low": value - 0.004,
-        "high": value + 0.004,
-        "proteins": 20,
-    }
+    ends = {"low": value - 0.004, "high": value + 0.004}
+    return {"value": value, "standard_error": 0.002, **ends, "proteins": 20}
 
 
 @pytest.fixture
@@ -55,7 +49,10 @@ def results(probed: xarray.Dataset, mapped: dict[str, Any]) -> dict[str, Any]:
         },
         "probe": probed,
         "maps": mapped,
-        "depth": [everything().assign_attrs(model=NASTY, positions=NASTY)],
+        "depth": [
+            everything(layers).assign_attrs(model=f"{NASTY}{layers}", family=NASTY, positions=NASTY)
+            for layers in (4, 6)
+        ],
         "export": {"folder": NASTY, "max_difference": 1e-6},
     }
 
@@ -68,14 +65,11 @@ class Balance(HTMLParser):
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag not in ("meta",):
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        pass
 
 
 def test_writes_a_whole_page(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -109,21 +103,23 @@ def test_numbers_of_a_chart_stand_below_it(results: dict[str, Any]) -> None:
 def test_without_the_packages_for_charts_the_numbers_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "protlm_jax.report.document", None)
-    with pytest.raises(ProtlmError, match=r"numbers are written.*'protlm-jax\[report\]'"):
+    def missing(results: object) -> str:
+        raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2")
+
+    monkeypatch.setattr(report, "render", missing)
+    with pytest.raises(
+        ProtlmError, match=r"numbers are written.* jinja2 is missing.*'protlm-jax\[report\]'"
+    ):
         report.write(tmp_path / "report.html", {})
 
 
 @pytest.mark.parametrize(
-    "left_out", ["run", "training", "heldout", "probe", "maps", "depth", "export"]
+    "left_out", ["run", "training", "heldout", "probe", "maps", "depth", "export", "everything"]
 )
 def test_every_section_is_optional(results: dict[str, Any], left_out: str) -> None:
-    del results[left_out]
-    assert report.render(results).startswith("<!doctype html>")
-
-
-def test_nothing_at_all_is_still_a_page() -> None:
-    assert "</html>" in report.render({})
+    found = {key: one for key, one in results.items() if left_out not in (key, "everything")}
+    text = report.render(found)
+    assert text.startswith("<!doctype html>") and "</html>" in text
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

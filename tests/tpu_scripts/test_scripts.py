@@ -169,61 +169,50 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     cloud.kill_sessions()
 
 
-def test_from_nothing_to_a_run(cloud):
-    cloud("create")
-    create = next(c for c in cloud.calls() if "create" in c and "--help" not in c)
-    assert {"--spot", "--autocheckpoint-enabled", "--accelerator-type=v3-8"} <= set(create)
-    assert "--version=tpu-ubuntu2204-base" in create
-    assert "installed on 1 worker" in cloud("install")
-    output = cloud("launch", "run-1", *AWKWARD)
-    assert "step 1" in output and "ended run-1 0" in output
-    (call,) = cloud.trained()
-    assert call["argv"][0] == "train" and call["argv"][1].endswith("/runs/run-1")
-    assert call["argv"][2:] == list(AWKWARD)
-    kept = cloud.fake / "bucket" / "b"
-    assert (kept / "runs/run-1/checkpoints/1/state").exists()
-    assert (kept / "runs/run-1.list").read_text() == "./checkpoints/1\n"
-    assert "step 1" in next((kept / "logs/run-1").iterdir()).read_text()
-    assert "worker 0: ended run-1 0" in cloud("status")
-    assert "step 1" in cloud("logs")
-    cloud("delete", "--yes")
-    assert "NONE" in cloud("status")
-
-
-def test_ssh_that_fails_twice_is_survived(cloud):
-    cloud.ready()
-    (cloud.fake / "ssh_failures").write_text("2")
-    output = cloud("launch", "run", "--config", "c")
-    assert "worker 0 of protlm: attempt 2 of 4 failed" in output
-    assert len(cloud.trained()) == 1
-
-
-def test_ssh_that_keeps_failing_names_the_worker(cloud):
-    cloud.ready()
-    (cloud.fake / "ssh_failures").write_text("99")
-    output = cloud("launch", "run", "--config", "c", code=1)
-    assert "error: worker 0 of protlm cannot be reached" in output and not cloud.trained()
-
-
 POD = {"PROTLM_TYPE": "v3-16"}
 
 
-def test_a_pod_from_nothing_to_a_run(cloud):
-    cloud("create", **POD)
+@pytest.mark.parametrize(("hosts", "settings"), [(1, {}), (2, POD)])
+def test_from_nothing_to_a_run(cloud, hosts, settings):
+    cloud("create", **settings)
+    create = next(c for c in cloud.calls() if "create" in c and "--help" not in c)
+    kind = settings.get("PROTLM_TYPE", "v3-8")
+    assert {"--spot", "--autocheckpoint-enabled", f"--accelerator-type={kind}"} <= set(create)
+    assert "--version=tpu-ubuntu2204-base" in create
     (cloud.fake / "ssh_failures").write_text("2")
-    assert "installed on 2 worker" in cloud("install", **POD)
-    assert "ended run-1 0" in cloud("launch", "run-1", *AWKWARD, **POD)
+    assert f"installed on {hosts} worker" in cloud("install", **settings)
+    output = cloud("launch", "run-1", *AWKWARD, **settings)
+    assert "step 1" in output and "ended run-1 0" in output
     calls = cloud.trained()
-    assert len(calls) == 2
+    assert len(calls) == hosts
     for call in calls:
-        assert call["argv"][1].endswith("/buckets/b/runs/run-1")
-        assert call["argv"][2:] == ["--distributed", *AWKWARD]
+        assert call["argv"][0] == "train" and call["argv"][1].endswith("/runs/run-1")
+        assert call["argv"][2:] == ["--distributed"] * (hosts > 1) + list(AWKWARD)
     kept = cloud.fake / "bucket" / "b"
     assert (kept / "runs/run-1/checkpoints/1/state").exists()
-    assert len(list((kept / "logs/run-1").iterdir())) == 2
-    for worker, line in enumerate(cloud("status", **POD).splitlines()[1:]):
+    logs = list((kept / "logs/run-1").iterdir())
+    assert len(logs) == hosts and "step 1" in logs[0].read_text()
+    if hosts == 1:  # several write into the bucket itself
+        assert (kept / "runs/run-1.list").read_text() == "./checkpoints/1\n"
+    for worker, line in enumerate(cloud("status", **settings).splitlines()[1:]):
         assert line == f"worker {worker}: ended run-1 0"
-    assert "step 1" in cloud("logs", "1", **POD)
+    assert "step 1" in cloud("logs", str(hosts - 1), **settings)
+    cloud("delete", "--yes", **settings)
+    assert "NONE" in cloud("status", **settings)
+
+
+@pytest.mark.parametrize(
+    ("failures", "code", "message"),
+    [
+        ("2", 0, "worker 0 of protlm: attempt 2 of 4 failed"),
+        ("99", 1, "error: worker 0 of protlm cannot be reached"),
+    ],
+)
+def test_ssh_is_tried_again_and_the_worker_named(cloud, failures, code, message):
+    cloud.ready()
+    (cloud.fake / "ssh_failures").write_text(failures)
+    assert message in cloud("launch", "run", "--config", "c", code=code)
+    assert len(cloud.trained()) == (code == 0)
 
 
 def test_a_pod_goes_on_after_preemption_and_stops_when_one_host_fails(cloud):
@@ -304,14 +293,14 @@ def test_babysit_renews_a_request_whose_vm_is_gone(cloud):
     assert [v for v in verbs if v != "describe"] == ["delete", "create"]
 
 
-def test_babysit_leaves_a_run_alone_that_fails_by_itself(cloud):
+def test_babysit_does_not_restart_a_run_that_fails_by_itself(cloud):
     cloud.ready()
     cloud.behave("1")
     output = cloud("babysit", "run", "--config", "c", code=1)
     assert "failed by itself" in output and len(cloud.trained()) == 1
 
 
-def test_a_bucket_out_of_reach_does_not_begin_the_run_anew(cloud):
+def test_without_the_bucket_a_run_does_not_start_anew(cloud):
     cloud.ready()
     (cloud.fake / "denied").touch()
     assert "ended run 75" in cloud("launch", "run", "--config", "c")
@@ -396,49 +385,47 @@ def test_a_number_may_begin_with_zero(cloud):
     assert "--worker=1" in cloud("logs", "--dry_run", "01", PROTLM_TYPE="v3-016")
 
 
-@pytest.mark.parametrize(
-    ("script", "launcher", "settings"),
-    [
-        ("slurm", "srun", {"SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "16"}),
-        ("lsf", "jsrun", {"LSB_MCPU_HOSTS": "batch1 1 a 42"}),
-    ],
-)
-def test_clusters(cloud, script, launcher, settings):
-    echo = f"#!{sys.executable} -IS\nimport json, sys\nprint(json.dumps(sys.argv))"
-    Cloud._tool(cloud.fake / "bin" / launcher, echo)
-    argv = json.loads(cloud(script, "a folder", *AWKWARD, **settings))
-    assert argv[argv.index("protlm") :] == ["protlm", "train", "--workdir", "a folder", *AWKWARD]
-
-
-NODES = r"""#!/usr/bin/env bash
+ECHO = f"#!{sys.executable} -IS\nimport json, sys\nprint(json.dumps(sys.argv))"
 # Stands for srun and jsrun: drops their own options, and starts one task a node.
+NODES = r"""#!/usr/bin/env bash
 while [[ $1 == -* ]]; do case $1 in *=*) shift ;; *) shift 2 ;; esac; done
 for rank in 0 1 2; do SLURM_PROCID=$rank PMIX_RANK=$rank "$@"; done
 exit "${FAKE_STATUS:-0}"
 """
+SLURM, LSF = ("slurm", "srun"), ("lsf", "jsrun")
 
 
 @pytest.mark.parametrize(
     ("script", "launcher", "settings"),
     [
-        ("slurm", "srun", {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "a,b,c"}),
-        ("lsf", "jsrun", {"LSB_MCPU_HOSTS": "batch1 1 a 42 b 42 c 42", "LSB_JOBID": "20007"}),
+        (*SLURM, {"SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "16"}),
+        (*LSF, {"LSB_MCPU_HOSTS": "batch1 1 a 42"}),
+    ],
+)
+def test_clusters(cloud, script, launcher, settings):
+    Cloud._tool(cloud.fake / "bin" / launcher, ECHO)
+    argv = json.loads(cloud(script, "a folder", *AWKWARD, **settings))
+    assert argv[argv.index("protlm") :] == ["protlm", "train", "--workdir", "a folder", *AWKWARD]
+
+
+@pytest.mark.parametrize(
+    ("script", "launcher", "settings"),
+    [
+        (*SLURM, {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "a,b,c"}),
+        (*LSF, {"LSB_MCPU_HOSTS": "batch1 1 a 42 b 42 c 42", "LSB_JOBID": "20007"}),
     ],
 )
 def test_clusters_of_several_nodes(cloud, script, launcher, settings):
-    echo = f"#!{sys.executable} -IS\nimport json, sys\nprint(json.dumps(sys.argv))"
-    Cloud._tool(cloud.fake / "bin" / launcher, NODES)
-    Cloud._tool(cloud.fake / "bin" / "protlm", echo)
     show = '#!/usr/bin/env bash\n[[ $1 == show ]] && tr , "\\n" <<<"$3" || echo "[\\"$*\\"]"'
-    Cloud._tool(cloud.fake / "bin" / "scontrol", show)
+    for name, text in ((launcher, NODES), ("protlm", ECHO), ("scontrol", show)):
+        Cloud._tool(cloud.fake / "bin" / name, text)
     settings = {"SLURM_JOB_ID": "20007", **settings}
-    said = cloud(script, "a folder", *AWKWARD, **settings).splitlines()
-    for host, line in enumerate(said):
-        words = json.loads(line)[1:]
-        assert words[:5] == ["train", "--coordinator", "a:20007", "--hosts", "3"]
-        assert words[5:-2] == ["--workdir", "a folder", *AWKWARD]
-        assert words[-2:] == ["--host", str(host)]
-    assert len(said) == 3
+    lines = cloud(script, "a folder", *AWKWARD, **settings).splitlines()
+    assert [json.loads(line)[1:] for line in lines] == [
+        ["train", "--coordinator", "a:20007", "--hosts", "3", "--workdir", "a folder", *AWKWARD,
+         "--host", str(host)]
+        for host in range(3)
+    ]  # fmt: skip
     again = cloud(script, "w", "--config", "c", code=75, FAKE_STATUS="75", **settings)
     assert ("requeue 20007" in again) == (script == "slurm")
 
