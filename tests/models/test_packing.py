@@ -32,6 +32,7 @@ def cut(outputs: dict[str, jax.Array], where: slice) -> dict[str, np.ndarray]:
     return {name: np.asarray(x)[:, 0, where] for name, x in outputs.items()}
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("family", ZOO)
 def test_packed_alone_and_padded_are_the_same(family: str, assert_close) -> None:
     _, _, outputs = network(family)

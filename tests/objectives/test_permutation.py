@@ -17,7 +17,7 @@ from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.families.xlnet import xlnet_config
 from protlm_jax.objectives import build_objective
-from protlm_jax.objectives.permutation import Asked, PermutationObjective
+from protlm_jax.objectives.permutation import PermutationObjective, Targets
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_XLNET
 
 AMINO = np.asarray(PROT_XLNET.amino_acid_ids)
@@ -33,7 +33,7 @@ class Given:
 
 @functools.partial(jax.jit, static_argnames=("objective", "evaluation"))
 def jitted_ask(objective: PermutationObjective, batch: Any, key: jax.Array, evaluation: bool):
-    return objective.ask(batch["input_tokens"], batch["segment_ids"], key, evaluation=evaluation)
+    return objective.choose(batch["input_tokens"], batch["segment_ids"], key, evaluation=evaluation)
 
 
 @functools.cache
@@ -41,9 +41,11 @@ def objective(every: int = 6, longest_span: int = 5) -> PermutationObjective:
     return PermutationObjective(PROT_XLNET, every, longest_span)
 
 
-def ask(batch: dict[str, np.ndarray], seed: int = 0, evaluation: bool = False, **options) -> Asked:
+def ask(
+    batch: dict[str, np.ndarray], seed: int = 0, evaluation: bool = False, **options
+) -> Targets:
     asked = jitted_ask(objective(**options), batch, jax.random.key(seed), evaluation)
-    return Asked(*map(np.asarray, asked))
+    return Targets(*map(np.asarray, asked))
 
 
 def packed(rows: int, lengths: list[int], length: int) -> dict[str, np.ndarray]:

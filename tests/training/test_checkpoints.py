@@ -272,7 +272,9 @@ def test_a_checkpoint_is_sealed_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", fail)
     checkpoints.save(20, state, DATA)
-    with pytest.raises(ProtlmError, match="20 could not be written: no space left on device"):
+    with pytest.raises(
+        ProtlmError, match="cannot write .*checkpoints/20: No space left on device; free some"
+    ):
         checkpoints.wait()
     assert saved_steps(checkpoints.directory) == [10]
 
@@ -358,8 +360,8 @@ def run_until_full(workdir: Path, limit: int) -> list[str]:
 def test_a_full_disk_by_file_size(tmp_path: Path) -> None:
     lines = run_until_full(tmp_path, 200_000)
     assert lines[0] == (
-        f"checkpoint {tmp_path}/checkpoints/2 could not be written: file too large. "
-        "Free some space or choose another workdir, and run again (1 and older are intact)"
+        f"cannot write {tmp_path}/checkpoints/2: File too large; free some space or choose "
+        "another place (1 and older are intact)"
     )
     assert lines[1:] == ["intact [1]", "left ['1']"]
 
@@ -376,7 +378,7 @@ def test_a_full_disk_by_space(tmp_path: Path) -> None:
         lines = run_until_full(disk, 0)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-    assert "could not be written: no space left on device" in lines[0]
+    assert "No space left on device; free some space" in lines[0]
     assert lines[1].startswith("intact [1, 2")
 
 
