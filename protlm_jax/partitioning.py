@@ -78,19 +78,19 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
 def _sizes(shape: dict[str, int], devices: int, slices: int) -> tuple[int, ...]:
     """Sizes of the three axes on so many devices of each slice."""
     sizes = [shape.get(axis, 1) for axis in MESH_AXES]
-    wanted = f"mesh (data, fsdp, tensor) = {tuple(sizes)}"
+    mesh = f"mesh (data, fsdp, tensor) = {tuple(sizes)}"
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ProtlmError(f"{wanted}: sizes are positive, and at most one may be -1")
+        raise ProtlmError(f"{mesh}: sizes are positive, and at most one may be -1")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
         sizes[sizes.index(-1)] = devices // known
     if math.prod(sizes) > devices or devices % known or not math.prod(sizes):
         each = f" of each of {slices} slices" if slices > 1 else ""
-        raise ProtlmError(f"{wanted} does not fit {devices} device(s){each}; change config.mesh")
+        raise ProtlmError(f"{mesh} does not fit {devices} device(s){each}; change config.mesh")
     return tuple(sizes)
 
 
-def split_slices(devices: Sequence[jax.Device], wanted: int = 1) -> list[list[jax.Device]]:
+def split_slices(devices: Sequence[jax.Device], slices: int = 1) -> list[list[jax.Device]]:
     """The devices of each slice; see `make_mesh`. Raises a ProtlmError for another number of
     slices.
     """
@@ -99,13 +99,13 @@ def split_slices(devices: Sequence[jax.Device], wanted: int = 1) -> list[list[ja
         index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
         found.setdefault(index, []).append(device)
     if len(found) > 1:
-        if wanted not in (1, len(found)):
-            raise ProtlmError(f"mesh.slices is {wanted}; the devices are of {len(found)} slices")
+        if slices not in (1, len(found)):
+            raise ProtlmError(f"mesh.slices is {slices}; the devices are of {len(found)} slices")
         return [found[index] for index in sorted(found)]
-    if wanted < 1 or len(devices) % wanted:
-        raise ProtlmError(f"mesh.slices is {wanted}; {len(devices)} device(s) do not divide so")
-    each = len(devices) // wanted
-    return [list(devices[i * each : (i + 1) * each]) for i in range(wanted)]
+    if slices < 1 or len(devices) % slices:
+        raise ProtlmError(f"mesh.slices is {slices}; {len(devices)} device(s) do not divide so")
+    each = len(devices) // slices
+    return [list(devices[i * each : (i + 1) * each]) for i in range(slices)]
 
 
 @contextlib.contextmanager

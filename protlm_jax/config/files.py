@@ -64,7 +64,7 @@ def load_config(
     "train.steps=100".
 
     Values are Python literals, or plain strings; "mesh=auto" replaces the sizes of a mesh. A run
-    that goes on in `workdir` reads there, and not in `init_from`, what it took from that model.
+    that is resumed in `workdir` reads there, and not in `init_from`, what it took from that model.
     With `init_from`, `architecture_of` is `protlm_jax.huggingface.read_architecture`. Raises a
     ProtlmError for a file, variant or field that does not exist, or a missing value that only the
     user can give.

@@ -74,8 +74,8 @@ class TrainConfig:
         keep: how many of the newest checkpoints stay.
         keep_every: checkpoints at multiples of this stay for ever; 0 for none.
         carry: a recurrent model's memory when a run is resumed: "save" keeps it in the
-            checkpoints, and the run goes on exactly; "reset" makes them smaller, and the run goes
-            on with an empty one.
+            checkpoints, and resuming is exact; "reset" makes them smaller, and a resumed run has an
+            empty one.
         skip_limit: how many updates in a row may be left out because loss or gradients are not
             finite; one more stops the run. 0 stops it at the first.
         skip_above: also leave out updates whose gradient norm is more than this times the median of
@@ -202,7 +202,7 @@ class RunConfig:
 
     Attributes:
         init_from: a run, a checkpoint or a Hugging Face folder whose parameters the run starts
-            from; None to start from random ones. A run that goes on reads its own checkpoint.
+            from; None for random ones. A resumed run reads its own checkpoint.
         init_what: "params", or "state" for the optimizer's moments too (of our own runs with the
             same optimizer).
     """

@@ -49,8 +49,8 @@ def typed(value: Any, hint: Any, name: str) -> Any:
     if origin is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            wanted = ", ".join(map(repr, choices))
-            raise ProtlmError(f"{name} is {shown(value)}; choose one of {wanted}")
+            known = ", ".join(map(repr, choices))
+            raise ProtlmError(f"{name} is {shown(value)}; choose one of {known}")
         return value
     if origin in (typing.Union, types.UnionType):
         allowed = list(typing.get_args(hint))

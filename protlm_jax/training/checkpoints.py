@@ -130,7 +130,7 @@ class Checkpoints:
                 (self.directory / str(step)).rename(aside)
             except OSError as failure:
                 raise cannot_write(aside, failure) from error
-        broadcast(step)  # it is gone
+        broadcast(step)  # it is moved
         self._manager.reload()
         return f"WARNING: {error}. It was moved to {aside}; going on from step {older[-1]} instead"
 
@@ -190,7 +190,7 @@ def restore_params(path: str | Path) -> Any:
 
 
 def restore_part(path: str | Path, name: str) -> Any:
-    """As `restore_params`, of a field of the state, such as "opt_state"; None without that field."""
+    """As `restore_params`, of a field of the state such as "opt_state"; None without it."""
     path = Path(path).absolute()
     _verify(path, ": copy it again, or read another checkpoint of the run")
     _read_info(path)
@@ -242,9 +242,9 @@ def _arrays(tree: Any) -> dict[str, str]:
     }
 
 
-def _require_same_arrays(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
-    for name in sorted(stored.keys() | wanted.keys()):
-        there, here = stored.get(name, "missing"), wanted.get(name, "missing")
+def _require_same_arrays(path: Path, stored: dict[str, str], expected: dict[str, str]) -> None:
+    for name in sorted(stored.keys() | expected.keys()):
+        there, here = stored.get(name, "missing"), expected.get(name, "missing")
         if there != here:
             raise ProtlmError(
                 f"checkpoint {path} was written by another configuration: {name} is {there} there "

@@ -1,6 +1,6 @@
 """The data iterators' states of all hosts as one part of a checkpoint.
 
-With token files all hosts have one state, and any number of hosts can go on from it. Where each
+With token files all hosts have one state, from which any number of hosts can resume. Where each
 host reads its own records, all states are kept.
 """
 

@@ -194,7 +194,7 @@ def vocabulary_rows(
 
 
 def _stored_optimizer(config: RunConfig, checkpoint: Path | None) -> dict[str, np.ndarray]:
-    """Arrays of the stored optimizer by their path inside its links, without the schedule's count."""
+    """Stored arrays by their path inside the optimizer's links, without the schedule's count."""
     stored = None if checkpoint is None else restore_part(checkpoint, "opt_state")
     if checkpoint is None or stored is None:
         raise ProtlmError(

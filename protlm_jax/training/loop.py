@@ -49,8 +49,7 @@ LONG_PROTEINS = {
 
 
 def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
-    """Trains in a run's folder until `config.train.steps`, from its newest checkpoint if there is
-    one.
+    """Trains until `config.train.steps`, from the newest checkpoint if `workdir` has one.
 
     Returns the number of updates made by this call. `load` reads the model of `config.init_from`;
     see `protlm_jax.huggingface`. Raises a ProtlmError (a folder of another config, bad data, a loss

@@ -13,7 +13,7 @@ from protlm_jax.storage.json_files import write_json
 from protlm_jax.training.distributed import is_primary, require_shared
 from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
-# These fields may change when a run goes on; any other change makes it another run.
+# These fields may change when a run is resumed; any other change makes it another run.
 FREE_ON_RESUME = (
     "train.steps",
     "train.log_every",
