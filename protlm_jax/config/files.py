@@ -12,7 +12,7 @@ import runpy
 import traceback
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,29 +149,29 @@ def resolve(
     architecture_of: ArchitectureOf | None = None,
 ) -> RunConfig:
     """Checks and types a config, after completing what it takes from `init_from`."""
-    drop_replaced(tree)
     require_given(tree, spec)
     return RunConfig.from_dict(completed(tree, workdir, architecture_of))
 
 
-def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
-    """Raises a ProtlmError that names the override of a missing value, if there is one."""
+def require_given(
+    tree: dict[str, Any], spec: str, own: Mapping[str, Any] = {}, prefix: str = ""
+) -> None:
+    """Removes required fields whose alternative was given; raises a ProtlmError that names the
+    override of another one, with a prefix for the sections and fields of `own`.
+    """
     for name, value in tree.items():
         fields = value if isinstance(value, dict) else {"": value}
-        for field, content in fields.items():
-            if isinstance(content, Required):
-                full = f"{prefix}{name}.{field}".rstrip(".")
-                other = f" (or --config.{prefix}{name}.{content.instead}=...)"
-                what = content.what + other * bool(content.instead)
-                raise ProtlmError(f"{spec} needs --config.{full}=...: {what}")
-
-
-def drop_replaced(tree: dict[str, Any]) -> None:
-    """Removes required fields whose alternative was given."""
-    for section in tree.values():
-        for field, content in list(section.items()) if isinstance(section, dict) else ():
-            if isinstance(content, Required) and section.get(content.instead) is not None:
-                del section[field]
+        for field, content in list(fields.items()):
+            if not isinstance(content, Required):
+                continue
+            if content.instead and fields.get(content.instead) is not None:
+                del fields[field]
+                continue
+            of_phase = name in own and (not field or field in own[name])
+            place = f"{prefix}{name}" if of_phase else name
+            full = f"{place}.{field}".rstrip(".")
+            other = f" (or --config.{place}.{content.instead}=...)" if content.instead else ""
+            raise ProtlmError(f"{spec} needs --config.{full}=...: {content.what}{other}")
 
 
 def completed(

@@ -22,7 +22,6 @@ from protlm_jax.config.files import (
     ArchitectureOf,
     apply_override,
     completed,
-    drop_replaced,
     load_config,
     read_config,
     read_tree,
@@ -145,13 +144,7 @@ def _merged(tree: Tree, phase: Tree, overrides: list[str], spec: str) -> Tree:
             merged[section] = fields
     for override in overrides:
         apply_override(merged, override)
-    drop_replaced(merged)
-    given = {
-        s: {f: merged[s][f] for f in fields if f in merged[s]} if s in SECTIONS else merged[s]
-        for s, fields in own.items()
-    }
-    require_given(given, spec, prefix=f"phases.{phase['name']}.")
-    require_given(merged, spec)
+    require_given(merged, spec, own, prefix=f"phases.{phase['name']}.")
     return merged
 
 

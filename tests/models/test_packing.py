@@ -37,11 +37,11 @@ def cut(outputs: dict[str, jax.Array], where: slice) -> dict[str, np.ndarray]:
 def test_packed_alone_and_padded_are_the_same(family: str, assert_close) -> None:
     _, _, outputs = network(family)
     alone = cut(outputs(row(family, [1], 9)), slice(0, 9))
-    twice = cut(outputs(row(family, [1], 18)), slice(0, 9))
+    padded = cut(outputs(row(family, [1], ROW)), slice(0, 9))
     packed_row = row(family, [0, 1, 2], ROW)
     packed = cut(outputs(packed_row), WATCHED)
     for name, expected in alone.items():
-        assert_close(twice[name], expected, 1e-5, f"{name}, padded to twice the length")
+        assert_close(padded[name], expected, 1e-5, f"{name}, padded")
         assert_close(packed[name], expected, 1e-5, f"{name}, packed between others")
     # The comparison can fail: without segments the neighbours are seen.
     blind = {k: np.ones_like(v) if "segment" in k else v for k, v in packed_row.items()}
