@@ -15,7 +15,7 @@ RUN_PINS := requirements/core.txt requirements/hf.txt requirements/probe.txt req
 TEST_PINS := $(RUN_PINS) requirements/data.txt requirements/beam.txt requirements/dev.txt requirements/plan.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
-PYTEST_EXACT := XLA_FLAGS= $(PYTEST) -m "exact and not slow and not long"
+PYTEST_EXACT := XLA_FLAGS= $(PYTEST) -m "exact and not slow and not long" tests/models tests/training
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart check test test-exact test-slow test-all fuzz test-pods clean

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -20,13 +19,12 @@ import pytest
 from prepared_data import proteins, write_prepared
 from runs import assert_same_run, metrics, tree
 
-from protlm_jax import cli
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop
-from protlm_jax.training.checkpoints import restore_params, saved_steps
+from protlm_jax.training.checkpoints import saved_steps
 from protlm_jax.training.distributed import Hosts, connected
 
 STEPS = 8
@@ -232,33 +230,6 @@ def test_a_folder_that_another_process_owns_is_refused_on_all_hosts(
     assert codes == [1, 1], said
     assert f"error: {workdir} is being written by process {os.getpid()} " in said[0]
     assert not workdir.exists()  # made for the lock alone
-
-
-@pytest.mark.long
-def test_other_processes_do_not_disturb_the_first(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same command again at random moments, also while the first one stands still."""
-    steps = 300
-    config, workdir = write_config(tmp_path, data, steps), tmp_path / "run"
-    first, rng = Run(config, workdir, 1), random.Random(0)
-    first.reach(1)
-    command = ["train", "--config", str(config), "--workdir", str(workdir)]
-    for number in range(20):
-        time.sleep(rng.uniform(0, 0.1))
-        assert first.hosts[0].poll() is None, "all tries are made while the first one runs"
-        if number % 5 == 4:
-            first.hosts[0].send_signal(signal.SIGSTOP)
-        assert cli.main(command) == 1
-        first.hosts[0].send_signal(signal.SIGCONT)
-        assert f"{workdir} is being written by process" in capsys.readouterr().err
-    codes, said = first.end()
-    assert codes == [0] and f"done: {steps} steps" in said[0]
-    logged = [line["step"] for line in metrics(workdir) if "loss" in line]
-    assert logged == list(range(1, steps + 1))
-    for step in saved_steps(workdir / "checkpoints"):
-        restore_params(workdir / "checkpoints" / str(step))
-    assert not list(workdir.rglob("*tmp*"))
 
 
 @pytest.mark.slow
