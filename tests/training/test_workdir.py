@@ -65,7 +65,7 @@ def test_a_run_that_never_began_may_change_its_config(tmp_path: Path) -> None:
     [
         (b'{"model": ', "is not JSON"),
         (b"\xff\xfe\x00", "is not text in UTF-8"),
-        (b'{"model": {}}', "config.model"),
+        (b'{"model": {}}', "config.objective is missing"),
         (None, "does not exist: not a run folder"),
     ],
 )
