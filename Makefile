@@ -1,6 +1,7 @@
 # make quickstart            train, evaluate, probe, analyse and export a small ProtBert
 # make quickstart MODEL=t5   the same with a small ProtT5
 # make test                  lint, types and the fast tests;  make test-all adds slow and long ones
+# make test-exact            tests that claim exact results, with the compiler's default flags
 # make fuzz                  give a million malformed inputs to all readers;  FUZZ_INPUTS=20000 fewer
 # make test-pods             compile every family's published recipe for the pod of its paper
 PYTHON ?= python3
@@ -14,9 +15,10 @@ RUN_PINS := requirements/core.txt requirements/hf.txt requirements/probe.txt req
 TEST_PINS := $(RUN_PINS) requirements/data.txt requirements/beam.txt requirements/dev.txt requirements/plan.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST_EXACT := XLA_FLAGS= $(PYTEST) -m "exact and not slow and not long" tests/models tests/training
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart check test test-slow test-all fuzz test-pods clean
+.PHONY: help quickstart check test test-exact test-slow test-all fuzz test-pods clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -31,12 +33,17 @@ check: $(VENV)/.installed-dev
 
 test: check
 	$(PYTEST)
+	$(PYTEST_EXACT)
+
+test-exact: $(VENV)/.installed-dev
+	$(PYTEST_EXACT)
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
 
 test-all: check
 	$(PYTEST) -m "not pods"
+	$(PYTEST_EXACT)
 
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m fuzz.runner --workers $(WORKERS) $(ARGS)

@@ -41,8 +41,8 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.objectives import build_objective
 from protlm_jax.process.platforms import expect_no_tpu
 from protlm_jax.training import step as steps
-from protlm_jax.training.metrics import Throughput
 from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.progress import Throughput
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import compile_init, state_layout
 from protlm_jax.vocabularies import get_vocabulary

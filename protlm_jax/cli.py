@@ -206,18 +206,18 @@ def _add_quickstart(verb: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from protlm_jax.config.recipes import load_recipe
     from protlm_jax.huggingface import load_source, read_architecture
-    from protlm_jax.training.distributed import joined, leads
+    from protlm_jax.training.distributed import connected, is_primary
     from protlm_jax.training.phases import train_phases
 
-    with joined(_hosts(arguments)):
+    with connected(_hosts(arguments)):
         phases = load_recipe(
             arguments.config, arguments.overrides, arguments.workdir, read_architecture
         )
         steps = " + ".join(str(phase.config.train.steps) for phase in phases)
         made = train_phases(phases, arguments.workdir, load_source)
-        if leads() and made:
+        if is_primary() and made:
             print(f"done: {steps} steps in {arguments.workdir}")
-        elif leads():
+        elif is_primary():
             print(f"nothing to do: {arguments.workdir} has its {steps} steps already")
 
 

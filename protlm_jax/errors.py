@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the user."""
+"""Exceptions whose messages are meant for the user."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _LISTED = 10  # about as many as the length of a message allows
 
 
 class ProtlmError(Exception):
-    """Something the user can mend: says what is wrong, where, and what to do about it.
+    """An error that the user can fix: the message says what is wrong, where, and what to do.
 
-    The command line prints the message alone, without a stack trace, and exits with code 1. What a
-    message quotes may be of any length: of a very long one the beginning and the end are shown.
+    The command line prints the message without a stack trace and exits with code 1. Of a very long
+    message, which quotes something long, the beginning and the end are shown.
     """
 
     def __str__(self) -> str:
@@ -29,12 +29,11 @@ def one_error(errors: Sequence[ProtlmError]) -> ProtlmError:
 
 
 class Stopped(BaseException):
-    """A command was told to end and has saved what it has; the same command goes on from there.
+    """A command received SIGTERM and has saved its work; the same command goes on from there.
 
-    Like KeyboardInterrupt it may be raised anywhere, and no `except Exception` stops it.
-
-    The command line prints the message and exits with this code (EX_TEMPFAIL of sysexits.h), by
-    which a launcher knows that it is to start the same command again.
+    Like KeyboardInterrupt it may be raised anywhere, and no `except Exception` catches it. The
+    command line prints the message and exits with this code (EX_TEMPFAIL of sysexits.h), which asks
+    a launcher to start the same command again.
     """
 
     EXIT_CODE = 75

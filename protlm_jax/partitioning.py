@@ -1,9 +1,9 @@
 """The mesh, the table of rules, and the shardings of state and batch.
 
-The only place that knows which mesh axis a logical axis is laid on. A mesh has three axes:
-`data` (replicas), `fsdp` (replicas that also split parameters and optimizer state) and `tensor`
-(heads, MLP and vocabulary split). Where devices are joined by two networks, a fast one within
-slices and a slow one between them, `slices` stands before the three: replicas of all the rest.
+The only module that knows which mesh axis a logical axis is laid on. A mesh has three axes: `data`
+(replicas), `fsdp` (replicas that also split parameters and optimizer state) and `tensor` (heads,
+MLP and vocabulary split). Where devices are joined by two networks, a fast one within slices and a
+slow one between them, `slices` comes before the three: replicas of all the rest.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ RULES: Rules = (
     ("layers", None),  # never: a layer program indexes it
 )
 
-# What is added to them inside a step, where alone there are activations: how the stream between
-# sublayers, of which `tensor` would otherwise hold equal copies, is split over it.
+# Additional rules inside a step, for activations: how the stream between sublayers is split over
+# `tensor`, whose devices would otherwise hold equal copies.
 STREAM: dict[str, Rules] = {
     "whole": (),
     "length": (("length", "tensor"),),
@@ -52,14 +52,9 @@ Sharded = Any
 def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh; (slices, data, fsdp, tensor) of several slices.
 
-    Args:
-        shape: size of each axis; of data, fsdp and tensor at most one may be -1, "all devices that
-            are left". TPUs say themselves which slice they are of; of others, `slices` is how many
-            there are, equal parts in the order of the devices.
-        devices: those of the process group by default.
-
-    Raises:
-        ProtlmError: when the shape does not match the number of devices.
+    -1 on at most one of data, fsdp and tensor is all remaining devices. TPUs report their slice
+    themselves; other devices are divided into `slices` equal parts, in their order. Raises a
+    ProtlmError where the shape does not match the number of devices.
     """
     devices = list(devices) if devices is not None else jax.devices()
     if unknown := sorted(set(shape) - {*MESH_AXES, SLICES}):
@@ -83,55 +78,48 @@ def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None
 def _sizes(shape: dict[str, int], devices: int, slices: int) -> tuple[int, ...]:
     """Sizes of the three axes on so many devices of each slice."""
     sizes = [shape.get(axis, 1) for axis in MESH_AXES]
-    wanted = f"mesh (data, fsdp, tensor) = {tuple(sizes)}"
+    mesh = f"mesh (data, fsdp, tensor) = {tuple(sizes)}"
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ProtlmError(f"{wanted}: sizes are positive, and at most one may be -1")
+        raise ProtlmError(f"{mesh}: sizes are positive, and at most one may be -1")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
         sizes[sizes.index(-1)] = devices // known
     if math.prod(sizes) > devices or devices % known or not math.prod(sizes):
         each = f" of each of {slices} slices" if slices > 1 else ""
-        raise ProtlmError(f"{wanted} does not fit {devices} device(s){each}; change config.mesh")
+        raise ProtlmError(f"{mesh} does not fit {devices} device(s){each}; change config.mesh")
     return tuple(sizes)
 
 
-def split_slices(devices: Sequence[jax.Device], wanted: int = 1) -> list[list[jax.Device]]:
-    """The devices of each slice; see `make_mesh`.
-
-    Raises:
-        ProtlmError: there are not so many slices.
+def split_slices(devices: Sequence[jax.Device], slices: int = 1) -> list[list[jax.Device]]:
+    """The devices of each slice; see `make_mesh`. Raises a ProtlmError for another number of
+    slices.
     """
     found: dict[int, list[jax.Device]] = {}
     for device in devices:
         index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
         found.setdefault(index, []).append(device)
     if len(found) > 1:
-        if wanted not in (1, len(found)):
-            raise ProtlmError(f"mesh.slices is {wanted}; the devices are of {len(found)} slices")
+        if slices not in (1, len(found)):
+            raise ProtlmError(f"mesh.slices is {slices}; the devices are of {len(found)} slices")
         return [found[index] for index in sorted(found)]
-    if wanted < 1 or len(devices) % wanted:
-        raise ProtlmError(f"mesh.slices is {wanted}; {len(devices)} device(s) do not divide so")
-    each = len(devices) // wanted
-    return [list(devices[i * each : (i + 1) * each]) for i in range(wanted)]
+    if slices < 1 or len(devices) % slices:
+        raise ProtlmError(f"mesh.slices is {slices}; {len(devices)} device(s) do not divide so")
+    each = len(devices) // slices
+    return [list(devices[i * each : (i + 1) * each]) for i in range(slices)]
 
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
-    """Inside, logical constraints act. `with mesh:` would drop them without a word."""
+    """Applies logical constraints inside the block; `with mesh:` would drop them silently."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         yield
 
 
 def step_rules(stream: str, shape: dict[str, int], mesh: Mesh) -> Rules:
-    """The rules inside a step, for activations.
+    """The rules of activations inside a step.
 
-    Args:
-        stream: which dimension of the stream is split over `tensor`, a key of STREAM.
-        shape: sizes of "length" and "embed".
-        mesh: where the step runs.
-
-    Raises:
-        ProtlmError: that dimension does not divide.
+    `stream` is the dimension of the stream that is split over `tensor`, a key of STREAM, and
+    `shape` has the sizes of "length" and "embed". Raises a ProtlmError where it does not divide.
     """
     tensor = mesh.shape["tensor"]
     if stream != "whole" and shape[stream] % tensor:
@@ -142,11 +130,8 @@ def step_rules(stream: str, shape: dict[str, int], mesh: Mesh) -> Rules:
 
 
 def shardings(abstract: Any, axes: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Sharded:
-    """A NamedSharding per array.
-
-    Args:
-        abstract: tree of shapes.
-        axes: the same tree with a tuple of logical names per array; () is replicated.
+    """A NamedSharding per array, from shapes and tuples of logical names, of which () is
+    replicated.
     """
 
     def one(leaf: Any, names: tuple[str, ...]) -> NamedSharding:
@@ -157,11 +142,7 @@ def shardings(abstract: Any, axes: Any, mesh: Mesh | AbstractMesh, rules: Rules 
 
 
 def batch_sharding(mesh: Mesh, batch_size: int, rules: Rules = RULES) -> NamedSharding:
-    """Rows over the data axes.
-
-    Raises:
-        ProtlmError: when the rows do not divide evenly.
-    """
+    """Rows over the data axes; raises a ProtlmError where they do not divide evenly."""
     spec = logical_spec(("batch", "length"), (batch_size, 1), dict(mesh.shape), rules)
     axes = [axis for axis in REPLICAS if axis in mesh.shape]
     replicas = math.prod(mesh.shape[axis] for axis in axes)
@@ -193,7 +174,7 @@ def put_rows(
 
 def describe(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> str:
     """One line per parameter: path, shape, dtype, logical axes, mesh spec; then the totals, and
-    what is whole on each device because it does not divide."""
+    dimensions that do not divide."""
     rows = [("parameter", "shape", "dtype", "logical axes", "mesh axes")]
     total = local = whole = 0
     layout = jax.tree.leaves(shardings(abstract, axes, mesh, rules))
@@ -217,10 +198,7 @@ def describe(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = RULES) -> str:
 def left_whole(
     abstract: Any, axes: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES
 ) -> list[str]:
-    """What devices along a mesh axis hold equal copies of because it does not divide, in words.
-
-    One line for each dimension, with the arrays that have it.
-    """
+    """Dimensions that do not divide over their mesh axes, with their arrays: one line for each."""
     found: dict[Undivided, list[str]] = {}
     for name, leaf, logical in _with_names(abstract, axes):
         for one in undivided(logical, leaf.shape, dict(mesh.shape), rules):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import subprocess
-import sys
 from typing import NamedTuple
 
 import jax
@@ -185,37 +182,6 @@ def test_a_split_stream_leaves_attention_to_the_heads() -> None:
     assert heads == PartitionSpec("data", None, "tensor", None)
     with pytest.raises(ProtlmError, match="mesh.stream=length: its size 18 does not divide over"):
         partitioning.step_rules("length", {"length": 18, "embed": 32}, mesh)
-
-
-TWO_PROCESSES = """
-import sys
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
-import numpy as np
-from protlm_jax import partitioning
-sharding = partitioning.batch_sharding(partitioning.make_mesh({"data": 2, "fsdp": 2}), 8)
-rows = partitioning.local_rows(sharding, 8)
-whole = np.arange(24).reshape(8, 3)
-batch = partitioning.put_rows({"ids": whole[rows]}, sharding, 8)["ids"]
-assert batch.shape == (8, 3)
-assert all((shard.data == whole[shard.index]).all() for shard in batch.addressable_shards)
-print(rows)
-"""
-
-
-def test_each_process_brings_its_own_rows() -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    commands = [[sys.executable, "-c", TWO_PROCESSES, str(i), port] for i in range(2)]
-    hosts = [subprocess.Popen(c, stdout=-1, stderr=-1, text=True) for c in commands]
-    for host, rows in zip(hosts, ("[0, 1, 2, 3]", "[4, 5, 6, 7]"), strict=True):
-        out, err = host.communicate(timeout=300)
-        assert host.returncode == 0, err
-        assert rows in out
 
 
 def test_the_description_names_each_parameter_and_adds_them_up() -> None:

@@ -130,13 +130,15 @@ KINDS = ("bert", "electra", "t5", "transformer_xl")
 SLOW = ("esmc", "progen2", "xlnet")  # in CI's slow stage; the rest on demand: they are like others
 
 
-def kinds_first() -> list[Any]:
+def kinds_first(exact: Iterable[str] = ()) -> list[Any]:
     """Families as a test's parameters: `KINDS`, then `SLOW`, and the others marked long.
 
-    For tests of minutes whose code is the same for every family of a kind.
+    For tests of minutes whose code is the same for every family of a kind. Those of `exact` are
+    marked so too, and run again with the compiler's default flags.
     """
-    marks = {f: pytest.mark.slow if f in SLOW else pytest.mark.long for f in ZOO}
-    return [f if f in KINDS else pytest.param(f, marks=marks[f]) for f in ZOO]
+    marks = {f: [pytest.mark.slow if f in SLOW else pytest.mark.long] for f in ZOO}
+    marks |= {f: [pytest.mark.exact] * (f in exact) for f in KINDS}
+    return [pytest.param(f, marks=marks[f]) for f in (*KINDS, *(f for f in ZOO if f not in KINDS))]
 
 
 def kinds_alone(among: Iterable[str] = ZOO) -> list[Any]:

@@ -12,9 +12,9 @@ import runpy
 import traceback
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_collections
 
@@ -39,11 +39,9 @@ from protlm_jax.vocabularies.files import find_vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Required:
-    """Stands in a config file for a value that only the user can give.
+    """A value in a config file that only the user can give: `what` it is, for the message.
 
-    Attributes:
-        what: the value in words, for the message.
-        instead: a field of the same section that may be given in its place.
+    `instead` names a field of the same section that may be given in its place.
     """
 
     what: str
@@ -62,20 +60,14 @@ def load_config(
     workdir: Path | None = None,
     architecture_of: ArchitectureOf | None = None,
 ) -> RunConfig:
-    """Reads a config file and applies overrides.
+    """Reads a config file, as path or path:variant, and applies overrides such as
+    "train.steps=100".
 
-    Args:
-        spec: path, or path:variant.
-        overrides: such as "train.steps=100"; values are Python literals, or plain strings. And
-            "mesh=auto", instead of the sizes of a mesh.
-        workdir: the run's folder; a run that goes on there takes from its own config what it first
-            took from `init_from`.
-        architecture_of: reads the architecture of a model; needed where `init_from` is given:
-            `protlm_jax.huggingface.read_architecture`.
-
-    Raises:
-        ProtlmError: when the file, a variant, or an overridden field does not exist, or a value
-            that only the user can give is missing.
+    Values are Python literals, or plain strings; "mesh=auto" replaces the sizes of a mesh. A run
+    that is resumed in `workdir` reads there, and not in `init_from`, what it took from that model.
+    With `init_from`, `architecture_of` is `protlm_jax.huggingface.read_architecture`. Raises a
+    ProtlmError for a file, variant or field that does not exist, or a missing value that only the
+    user can give.
     """
     tree = read_tree(spec)
     for override in overrides:
@@ -86,11 +78,8 @@ def load_config(
 def read_tree(spec: str) -> dict[str, Any]:
     """What a config file returns, as nested dicts; fields are not checked yet.
 
-    The file is Python, and is run: use files that you trust.
-
-    Raises:
-        ProtlmError: the file or a variant does not exist, the file cannot be run, or it returns
-            something else.
+    The file is Python, and is run: use files that you trust. Raises a ProtlmError where the file or
+    variant does not exist, fails, or returns something else.
     """
     path, _, variant = spec.partition(":")
     file = _find(path)
@@ -104,17 +93,13 @@ def read_tree(spec: str) -> dict[str, Any]:
         tree = dict(config.to_dict())
         _require_shallow(tree)
     except (Exception, SystemExit) as error:
-        _raise_at(file, spec, error)
+        raise _located(file, spec, error) from error
     require_sections(tree)
     return tree
 
 
 def read_config(workdir: Path) -> RunConfig:
-    """The resolved config of a run.
-
-    Raises:
-        ProtlmError: when the folder has none, or one that cannot be read.
-    """
+    """The resolved config of a run; raises a ProtlmError where there is none that can be read."""
     file = workdir / "config.json"
     if not file.exists():
         raise ProtlmError(f"{file} does not exist: not a run folder?")
@@ -134,7 +119,6 @@ def read_config(workdir: Path) -> RunConfig:
 
 
 def _require_shallow(tree: dict[str, Any]) -> None:
-    """Raises ProtlmError for values that nothing in a config can be: lists in lists in lists."""
     level: list[Any] = [tree]
     for _ in range(_DEEPEST):
         inside = (v.values() if isinstance(v, dict) else v for v in level)
@@ -144,20 +128,18 @@ def _require_shallow(tree: dict[str, Any]) -> None:
     raise ProtlmError(f"values are nested more than {_DEEPEST} levels deep")
 
 
-def _raise_at(file: Path, spec: str, error: BaseException) -> NoReturn:
-    """Raises what a config file raised as one line, with the line of the file where it arose."""
+def _located(file: Path, spec: str, error: BaseException) -> ProtlmError:
+    """What a config file raised, in one line, with the line of the file where it arose."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
-        said, line = error.msg, error.lineno
+        reason, line = error.msg, error.lineno
     else:
-        said, line = str(error), None
+        reason, line = str(error), None
         for frame in traceback.extract_tb(error.__traceback__):
             line = frame.lineno if frame.filename == str(file) else line
     if not isinstance(error, ValueError | TypeError | ProtlmError):  # e.g. of a wrong variant
-        said = f"{type(error).__name__}: {said}"
+        reason = f"{type(error).__name__}: {reason}"
     place = str(file) if line is None else f"{file}, line {line}"
-    raise ProtlmError(
-        f"--config {shown(spec)[1:-1]}: {' '.join(said.split())} ({place})"
-    ) from error
+    return ProtlmError(f"--config {shown(spec)[1:-1]}: {' '.join(reason.split())} ({place})")
 
 
 def resolve(
@@ -166,50 +148,39 @@ def resolve(
     workdir: Path | None = None,
     architecture_of: ArchitectureOf | None = None,
 ) -> RunConfig:
-    """Checks and types a config, after completing what it takes from `init_from`.
-
-    Raises:
-        ProtlmError: as `load_config`.
-    """
-    drop_replaced(tree)
+    """Checks and types a config, after completing what it takes from `init_from`."""
     require_given(tree, spec)
     return RunConfig.from_dict(completed(tree, workdir, architecture_of))
 
 
-def require_given(tree: dict[str, Any], spec: str, prefix: str = "") -> None:
-    """Refuses a config in which a value is missing that only the user can give.
-
-    Raises:
-        ProtlmError: naming the override that gives it.
+def require_given(
+    tree: dict[str, Any], spec: str, own: Mapping[str, Any] = {}, prefix: str = ""
+) -> None:
+    """Removes required fields whose alternative was given; raises a ProtlmError that names the
+    override of another one, with a prefix for the sections and fields of `own`.
     """
     for name, value in tree.items():
         fields = value if isinstance(value, dict) else {"": value}
-        for field, content in fields.items():
-            if isinstance(content, Required):
-                full = f"{prefix}{name}.{field}".rstrip(".")
-                other = f" (or --config.{prefix}{name}.{content.instead}=...)"
-                what = content.what + other * bool(content.instead)
-                raise ProtlmError(f"{spec} needs --config.{full}=...: {what}")
-
-
-def drop_replaced(tree: dict[str, Any]) -> None:
-    """Takes out the fields in whose place another one was given."""
-    for section in tree.values():
-        for field, content in list(section.items()) if isinstance(section, dict) else ():
-            if isinstance(content, Required) and section.get(content.instead) is not None:
-                del section[field]
+        for field, content in list(fields.items()):
+            if not isinstance(content, Required):
+                continue
+            if content.instead and fields.get(content.instead) is not None:
+                del fields[field]
+                continue
+            of_phase = name in own and (not field or field in own[name])
+            place = f"{prefix}{name}" if of_phase else name
+            full = f"{place}.{field}".rstrip(".")
+            other = f" (or --config.{place}.{content.instead}=...)" if content.instead else ""
+            raise ProtlmError(f"{spec} needs --config.{full}=...: {content.what}{other}")
 
 
 def completed(
     tree: dict[str, Any], workdir: Path | None, architecture_of: ArchitectureOf | None
 ) -> dict[str, Any]:
-    """Takes what a config leaves open from the model that the run starts from.
+    """Fills in what a config takes from the model that the run starts from.
 
-    Fields of `model` that are not given are those of that model; so are the objective and its data
-    task, where there is no objective.
-
-    Raises:
-        ProtlmError: `init_from` is no model, or nothing is given that reads it.
+    These are the fields of `model` that are not given and, where there is no objective, the
+    objective and its data task.
     """
     init_from = typed(tree.get("init_from"), str | None, "config.init_from")
     if not init_from:
@@ -230,11 +201,7 @@ def completed(
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one field of a nested dict from "section.field=value", or from "init_from=value".
-
-    Raises:
-        ProtlmError: there is no such field, or no value.
-    """
+    """Sets one field of a nested dict from "section.field=value", or from "init_from=value"."""
     name, equals, text = override.partition("=")
     option = f"--config.{shown(name)[1:-1]}"
     if len(override) > LONGEST:
@@ -260,10 +227,10 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _value(option: str, text: str) -> Any:
-    """A Python literal, or the text itself where it is none."""
+    """A Python literal, or else the text itself."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, about a text that is no Python
+            warnings.simplefilter("ignore")  # the parser warns of text that is no Python
             return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError):  # TypeError: of {[]: 1}
         return text
@@ -272,7 +239,7 @@ def _value(option: str, text: str) -> Any:
 
 
 def _find(path: str) -> Path:
-    """The file as given, or below the project's own folder."""
+    """The file as given, or else in the package's own folder."""
     candidates = (Path(path), Path(__file__).parents[2] / path)
     for candidate in candidates:
         if os.path.isfile(candidate):

@@ -1,4 +1,4 @@
-"""Which run a folder stands for.
+"""Which run a folder holds.
 
 A run made in phases is a folder of runs, `<number>-<name>/`; T5X's is a model_dir with
 `checkpoint_<step>/` in it.
@@ -19,7 +19,7 @@ from protlm_jax.storage.typed import from_fields
 if TYPE_CHECKING:
     from protlm_jax.vocabularies import Rare
 
-PHASES = "phases.json"  # lies beside the phases' folders and says what happened between them
+PHASES = "phases.json"  # beside the phases' folders; see `protlm_jax.training.phases`
 
 
 def phase_folder(workdir: Path, number: int, name: str) -> Path:
@@ -45,10 +45,8 @@ def has_begun(workdir: Path) -> bool:
 
 
 def newest_run(folder: Path) -> Path:
-    """The folder itself; of a run made in phases, the last phase that has a checkpoint.
-
-    Before the first checkpoint it is the first phase.
-    """
+    """The folder itself; of a run made in phases, the last phase that has a checkpoint, or else
+    the first phase."""
     if not (folder / PHASES).exists():
         return folder
     phases = [p for p in folder.iterdir() if p.is_dir() and p.name.partition("-")[0].isdigit()]
@@ -59,12 +57,9 @@ def newest_run(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run's config.json says of its data; nothing of what is no run of ours.
+    """What a run's config.json says about its data; empty for folders without one.
 
-    Attributes:
-        file: its path.
-        fields: all of it.
-        data: what the run was trained on; None for an imported model.
+    `fields` is all of it, `data` what the run was trained on, None for an imported model.
     """
 
     file: Path
@@ -73,30 +68,26 @@ class Recorded:
 
     @property
     def imported_from(self) -> str:
-        """The name of the folder that an imported model came from; "" for others."""
+        """Name of the folder that an imported model came from; "" for others."""
         return str(self.fields.get("imported_from") or "")
 
     @property
     def rare_residues(self) -> Rare:
-        """What became of U, Z, O and B in training, or in the folder that was imported."""
+        """How U, Z, O and B are read: "X" or "keep"."""
         if self.data is not None:
             return self.data.rare_residues
         return "keep" if self.fields.get("rare_residues") == "keep" else "X"
 
     @property
     def row(self) -> int | None:
-        """Tokens in a row of its training, or of the model that was imported; None if not said."""
+        """Tokens of a row in training; None where the file does not say."""
         if self.data is not None:
             return self.data.length
         value = self.fields.get("row")
         return value if type(value) is int and 0 < value < 2**31 else None
 
     def section(self, name: str) -> dict[str, Any]:
-        """One of its sections; empty where there is none.
-
-        Raises:
-            ProtlmError: it is something else.
-        """
+        """One of its sections; empty where there is none. Raises a ProtlmError if it is no dict."""
         value = self.fields.get(name, {})
         if not isinstance(value, dict):
             raise ProtlmError(f"{self.file}: {name} is {value!r:.60}; it must be a section")
@@ -104,10 +95,9 @@ class Recorded:
 
 
 def recorded(path: str | Path) -> Recorded:
-    """What the run says that a path stands for: its folder, or one of its checkpoints.
+    """The record of a run, of which `path` is the folder or a checkpoint.
 
-    Raises:
-        ProtlmError: its config.json cannot be read, or is of a newer version.
+    Raises a ProtlmError where its config.json cannot be read, or is of a newer version.
     """
     folder = newest_run(Path(path).resolve())
     if folder.parent.name == "checkpoints":
@@ -120,7 +110,7 @@ def recorded(path: str | Path) -> Recorded:
 
 
 def t5x_checkpoint(folder: Path) -> Path | None:
-    """The T5X checkpoint that a folder stands for: itself, or a model_dir's newest; else None."""
+    """The folder itself, or a model_dir's newest checkpoint; None where T5X wrote neither."""
     if _is_t5x_checkpoint(folder):
         return folder
     found = filter(_is_t5x_checkpoint, folder.glob("checkpoint_*"))
@@ -128,12 +118,12 @@ def t5x_checkpoint(folder: Path) -> Path | None:
 
 
 def t5x_step(checkpoint: Path) -> int:
-    """How many updates the parameters of `<model_dir>/checkpoint_<step>` have seen."""
+    """Number of updates of `<model_dir>/checkpoint_<step>`."""
     return int(checkpoint.name.rpartition("_")[2])
 
 
 def _is_t5x_checkpoint(folder: Path) -> bool:
-    """Whether T5X finished it, with Orbax or as before; it renames what is complete."""
+    """Whether it is complete, as Orbax or T5X itself wrote it; both rename what is complete."""
     if not re.fullmatch(r"checkpoint_\d+", folder.name):
         return False
     return (folder / "state").is_dir() or (folder / "checkpoint").is_file()

@@ -2,7 +2,7 @@
 
 Where all of them differ from the paper:
 - Rows are packed: several proteins share one, none sees another, and none is padded. The paper's
-  rows held one protein or a pair. An update therefore sees more proteins than the paper's;
+  rows held one protein or a pair, so an update sees more proteins than the paper's;
   `--config.data.pack=False` gives its rows.
 - One protein in ten thousand is held out, by a hash of its sequence. The paper kept no split.
 - Longer proteins give another random piece in each epoch; the paper cut them.
@@ -13,8 +13,8 @@ Where all of them differ from the paper:
 - Which releases of UniRef (2019) and BFD (2018) were used is not known.
 - A FASTA file given as `data.fasta` is held in memory, at two bytes per residue while it is read:
   UniRef50 (14 billion residues) fits into a large host, UniRef100 (88) into few, BFD (393) into
-  none. `protlm prepare --tokens` makes a folder of any of them, which `data.prepared` names and
-  which is read from disk.
+  none. `protlm prepare --tokens` makes a folder of any of them for `data.prepared`, which is read
+  from disk.
 """
 
 from __future__ import annotations
@@ -37,12 +37,8 @@ def recipe(
 ) -> ConfigDict:
     """A config for a published run, as the files in configs/ return it.
 
-    Args:
-        model: name of a preset.
-        corpus: what the paper trained on; the user has to give a FASTA file of it.
-        phases: see `protlm_jax.config.recipes`; none makes a plain run.
-        overrides: fields of the preset that the run changes.
-        sections: objective, data, optimizer, schedule, train, mesh: dicts.
+    `model` is a preset, of which the run changes `overrides`; `corpus` names what the user has to
+    give a FASTA file of; without `phases` it is a plain run. `sections` are dicts.
     """
     architecture = preset(model).to_dict() | {"dtype": "bfloat16", "remat": "full"}
     data = {"fasta": a_fasta_of(corpus), "heldout_percent": 0.01}
@@ -53,7 +49,6 @@ def recipe(
 
 
 def a_fasta_of(corpus: str) -> Required:
-    """Only the user has the corpus."""
     what = f"a FASTA file of {corpus}, which this recipe trains on"
     return Required(what, instead="prepared")
 
@@ -77,16 +72,10 @@ def after_bfd(
     uniref50: tuple[int, int],
     bfd_model: Mapping[str, Any] | None = None,
 ) -> ConfigDict:
-    """ProtT5 on BFD and then on UniRef50, or the second part alone.
+    """ProtT5 on BFD and then on UniRef50; the variant "uniref50" is the second part alone.
 
-    Args:
-        model: name of a preset.
-        variant: "both", or "uniref50" for the part that starts from a model that is there already.
-        bfd, uniref50: steps and rows of each part.
-        bfd_model: fields of the model that are others in the first part.
-
-    Raises:
-        ValueError: for another variant.
+    `bfd` and `uniref50` are steps and rows of each part; `bfd_model` are fields that differ in the
+    first part.
     """
     first, second = ({"steps": steps, "batch_size": rows} for steps, rows in (bfd, uniref50))
     if variant == "uniref50":

@@ -6,9 +6,8 @@ A config file names its phases in `config.phases`, a list of dicts:
      "config": {"data": {"length": 2048}, "train": {"steps": 100_000, "batch_size": 2560}},
      "optimizer": "keep", "schedule": "continue"}
 
-The rest of the config is what they have in common. On the command line
-`--config.SECTION.FIELD=VALUE` holds for all phases, and
-`--config.phases.NAME.SECTION.FIELD=VALUE` for one.
+The rest of the config is common to them. On the command line `--config.SECTION.FIELD=VALUE` holds
+for all phases, and `--config.phases.NAME.SECTION.FIELD=VALUE` for one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from protlm_jax.config.files import (
     ArchitectureOf,
     apply_override,
     completed,
-    drop_replaced,
     load_config,
     read_config,
     read_tree,
@@ -40,14 +38,10 @@ CHOICES = {"optimizer": ("keep", "reset"), "schedule": ("continue", "restart")}
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One part of a recipe, an ordinary run; a config without phases is a single one.
+    """One part of a recipe, a run; a config without phases is a single one, named "".
 
-    Attributes:
-        name: of its folder, after its number; "" where there are no phases.
-        config: its run.
-        folder: where it is made.
-        optimizer: whether the moments of the phase before are kept.
-        schedule: whether the learning rate goes on as if there had been one run.
+    `optimizer` says whether the moments of the phase before are kept, and `schedule` whether the
+    learning rate goes on as if there had been one run.
     """
 
     name: str
@@ -63,16 +57,10 @@ def load_recipe(
     workdir: Path,
     architecture_of: ArchitectureOf | None = None,
 ) -> list[Phase]:
-    """Reads a config file and applies overrides.
+    """Reads a config file and applies overrides, as `load_config`; one phase for a plain run.
 
-    Args:
-        spec: path, or path:variant.
-        overrides: such as "train.steps=100", or "phases.NAME.train.steps=100".
-        workdir: folder of the whole; of a config without phases, the run's own.
-        architecture_of: as for `load_config`.
-
-    Raises:
-        ProtlmError: as `load_config`; or phases that are not described as they should be.
+    An override "phases.NAME.train.steps=100" holds for one phase. `workdir` is the folder of the
+    whole recipe; of a config without phases, the run's own.
     """
     tree = read_tree(spec)
     if "phases" not in tree:
@@ -80,8 +68,7 @@ def load_recipe(
     phases = tree.pop("phases")
     _check(phases, spec)
     names = [phase["name"] for phase in phases]
-    common = [text for text in overrides if not text.startswith("phases.")]
-    own = _by_phase(overrides, names)
+    common, own = _by_phase(overrides, names)
     for override in common:
         apply_override(tree, override)
     tree = completed(tree, phase_folder(workdir, 1, names[0]), architecture_of)
@@ -101,7 +88,7 @@ def load_recipe(
 
 
 def _check(phases: Any, spec: str) -> None:
-    """Refuses phases with anything missing, unknown or said twice."""
+    """Refuses phases with a field that is missing, unknown or repeated."""
     if not isinstance(phases, list | tuple) or not all(isinstance(p, dict) for p in phases):
         raise ProtlmError(f"{spec}: config.phases is {shown(phases)}; it must be a list of dicts")
     if not phases:
@@ -128,11 +115,13 @@ def _check(phases: Any, spec: str) -> None:
                 raise ProtlmError(f"{where}: {field} is {phase[field]!r}; choose {known}")
 
 
-def _by_phase(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
-    """The overrides that begin with "phases.NAME.", without that."""
+def _by_phase(overrides: list[str], names: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Overrides of all phases, and those of each, without "phases.NAME."."""
+    common: list[str] = []
     own: dict[str, list[str]] = {name: [] for name in names}
     for text in overrides:
         if not text.startswith("phases."):
+            common.append(text)
             continue
         _, name, rest = (*text.split(".", 2), "", "")[:3]
         if name not in own:
@@ -141,11 +130,11 @@ def _by_phase(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
                 f"{', '.join(names)}"
             )
         own[name].append(rest)
-    return own
+    return common, own
 
 
 def _merged(tree: Tree, phase: Tree, overrides: list[str], spec: str) -> Tree:
-    """What the phases have in common, this phase's own values, and the command line's over both."""
+    """The common tree, under this phase's own values, under the command line's."""
     merged = copy.deepcopy(tree)
     own = copy.deepcopy(phase["config"])
     for section, fields in own.items():
@@ -155,37 +144,28 @@ def _merged(tree: Tree, phase: Tree, overrides: list[str], spec: str) -> Tree:
             merged[section] = fields
     for override in overrides:
         apply_override(merged, override)
-    drop_replaced(merged)
-    given = {
-        s: {f: merged[s][f] for f in fields if f in merged[s]} if s in SECTIONS else merged[s]
-        for s, fields in own.items()
-    }
-    require_given(given, spec, prefix=f"phases.{phase['name']}.")
-    require_given(merged, spec)
+    require_given(merged, spec, own, prefix=f"phases.{phase['name']}.")
     return merged
 
 
 def _join_schedules(trees: list[Tree], phases: list[Tree]) -> None:
-    """Gives the schedules of phases that continue each other one beginning and one end."""
+    """Gives phases whose schedule continues the one before a common beginning and end."""
     chains: list[list[Tree]] = []
     for tree, phase in zip(trees, phases, strict=True):
-        if phase.get("schedule") == "continue":
-            chains[-1].append(tree)
-        else:
-            chains.append([tree])
+        if phase.get("schedule") != "continue":
+            chains.append([])
+        chains[-1].append(tree)
     for chain in chains:
         if len(chain) == 1:
             continue
-        steps = [
-            typed(tree.get("train", {}).get("steps"), int, "config.train.steps") for tree in chain
-        ]
+        steps = [typed(t.get("train", {}).get("steps"), int, "config.train.steps") for t in chain]
         for number, tree in enumerate(chain):
             joined = {"first_step": sum(steps[:number]), "total_steps": sum(steps)}
             tree["schedule"] = tree.get("schedule", {}) | joined
 
 
 def _beginning(previous: Phase, folder: Path, optimizer: str) -> Tree:
-    """Where a later phase starts from; once begun, what its own config says, were it moved."""
+    """Where a later phase starts from: after it began, what its own config says."""
     if has_begun(folder):
         saved = read_config(folder)
         return {"init_from": saved.init_from, "init_what": saved.init_what}

@@ -1,7 +1,7 @@
-"""What defines a run: one frozen RunConfig of typed sections.
+"""RunConfig: one frozen dataclass of typed sections that defines a run.
 
 Sections are checked against the dataclasses here and in the modules that read them: an unknown name
-or a value of the wrong type is an error before anything runs. Files are read by `config.files`.
+or a value of the wrong type is an error before anything runs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,7 @@ class UnknownField(ProtlmError):
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the model is asked; in a config file and on the command line, one flat section.
-
-    Attributes:
-        name: see `protlm_jax.objectives`.
-        options: fields of that objective's dataclass, typed like any other.
-    """
+    """The objective's name and options; in files and on the command line, one flat section."""
 
     name: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -45,17 +40,13 @@ class ObjectiveConfig:
 
     @classmethod
     def from_dict(cls, section: dict[str, Any]) -> ObjectiveConfig:
-        """Checks and types the section.
-
-        Raises:
-            ProtlmError: no such objective, no such option, or a value of the wrong type.
-        """
-        if not isinstance(section, dict) or "name" not in section:
+        """Checks and types the section; raises a ProtlmError that names the wrong field."""
+        if "name" not in section:
             raise ProtlmError("config.objective must be a section with a field 'name'")
         name = typed(section["name"], str, "config.objective.name")
         hints = typing.get_type_hints(objective_class(name))
-        options = {f: v for f, v in section.items() if f != "name"}
         known = {field: hints[field] for field in cls.fields(name)}
+        options = {f: v for f, v in section.items() if f != "name"}
         refuse_unknown(options, {"name": str, **known}, prefix="objective.")
         checked = {f: typed(v, known[f], f"config.objective.{f}") for f, v in options.items()}
         return cls(name, checked)
@@ -69,7 +60,7 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long and how a run goes.
+    """Length and rhythm of a run.
 
     Attributes:
         steps: number of updates.
@@ -82,13 +73,13 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; one is always written at the last step.
         keep: how many of the newest checkpoints stay.
         keep_every: checkpoints at multiples of this stay for ever; 0 for none.
-        carry: what becomes of a recurrent model's memory when a run is stopped: "save" keeps it in
-            the checkpoints, and the run goes on exactly; "reset" makes them smaller, and the run
-            goes on with an empty one.
+        carry: a recurrent model's memory when a run is resumed: "save" keeps it in the
+            checkpoints, and resuming is exact; "reset" makes them smaller, and a resumed run has an
+            empty one.
         skip_limit: how many updates in a row may be left out because loss or gradients are not
-            finite; one more, and the run stops. 0 stops it at the first.
-        skip_above: an update counts as such, too, when its gradient norm is more than this times
-            the median of the last 100; 0 for no such rule.
+            finite; one more stops the run. 0 stops it at the first.
+        skip_above: also leave out updates whose gradient norm is more than this times the median of
+            the last 100; 0 for no such rule.
         profile_steps: first and last step of a trace for TensorBoard or XProf; empty for none.
     """
 
@@ -108,12 +99,10 @@ class TrainConfig:
     profile_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        may_be_0 = ("seed", "evaluate_every", "keep_every", "skip_limit", "skip_above")
         for field, value in dataclasses.asdict(self).items():
-            if field in ("carry", "profile_steps"):
-                continue
-            may_be_0 = ("seed", "evaluate_every", "keep_every", "skip_limit", "skip_above")
             least = int(field not in may_be_0)
-            if value < least:
+            if field not in ("carry", "profile_steps") and value < least:
                 raise ProtlmError(f"train.{field} is {value}; it must be at least {least}")
         if self.batch_size % self.accumulate:
             raise ProtlmError(
@@ -129,14 +118,14 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Which optimizer, and what of it a run chooses.
+    """The optimizer and its settings.
 
     Attributes:
         name: "adamw"; "lamb" (You et al. 2020; ProtBert); or "adafactor" with T5's settings
             (Shazeer & Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale.
         weight_decay: added to the update as `weight_decay * parameter` before the learning rate,
             except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio, which
-            norms and biases do not have either: their update is Adam's, as in Google's own LAMB
+            norms and biases do not have: their update is Adam's, as in Google's own LAMB
             (google-research/albert, lamb_optimizer.py). Unlike there, and as in the paper, Adam's
             moments are corrected for their start at zero.
         clip_norm: gradients with a larger global norm are scaled down to it; 0 leaves them alone.
@@ -153,7 +142,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """The rate as a function of the step, counted from 0 at the first update.
+    """The learning rate as a function of the step, counted from 0 at the first update.
 
     Attributes:
         name: "constant", "linear" (linear decay to 0 at the last step), "cosine" (half a cosine
@@ -162,10 +151,10 @@ class ScheduleConfig:
         warmup_steps: the rate rises linearly from 0 at step 0 to the peak at this step. For
             "rsqrt", T5's meaning: until this step the rate stays at its peak,
             learning_rate / sqrt(warmup_steps).
-        first_step: updates that were made before this run, where the schedule goes on from another
-            one: the rate of the run's step i is that of i + first_step.
-        total_steps: where a decaying schedule reaches 0, counted like the steps before; 0 for the
-            end of the run.
+        first_step: updates that were made before this run, where it continues the schedule of
+            another one: the rate of the run's step i is that of i + first_step.
+        total_steps: where a decaying schedule reaches 0, counted like first_step; 0 for the end of
+            the run.
     """
 
     name: Literal["constant", "linear", "cosine", "rsqrt"] = "linear"
@@ -181,13 +170,13 @@ class MeshConfig:
 
     Attributes:
         data: groups of devices that each hold a copy of the state and take their share of the rows;
-            -1 takes all devices that are left, of the one axis that says so.
+            -1, on at most one axis, is all remaining devices.
         fsdp: devices of a group that split the copy between them, and take their share of the rows.
-        tensor: devices that do the same rows together, split by heads, MLP and vocabulary.
-        slices: parts of the devices that a slow network joins; each has the mesh of the other
-            three, and a share of the rows. TPUs say themselves of which slice they are.
-        stream: what becomes between sublayers of activations that `tensor` does not split: "whole"
-            on each device, or split over it by "length" or by "embed".
+        tensor: devices that compute the same rows together, split by heads, MLP and vocabulary.
+        slices: groups of devices joined by a slow network; each has the mesh of the other three,
+            and a share of the rows. TPUs report their slice themselves.
+        stream: activations between sublayers, which `tensor` does not split by itself: "whole" on
+            each device, or split over it by "length" or by "embed".
         auto: choose data, fsdp and tensor from the devices, the size of the state and the rows;
             see `protlm_jax.training.mesh_choice`.
     """
@@ -213,7 +202,7 @@ class RunConfig:
 
     Attributes:
         init_from: a run, a checkpoint or a Hugging Face folder whose parameters the run starts
-            from; None to start from random ones. A run that goes on reads its own checkpoint.
+            from; None for random ones. A resumed run reads its own checkpoint.
         init_what: "params", or "state" for the optimizer's moments too (of our own runs with the
             same optimizer).
     """
@@ -263,28 +252,19 @@ class RunConfig:
     def from_dict(cls, tree: dict[str, Any]) -> RunConfig:
         """Checks and types a nested dict.
 
-        Raises:
-            UnknownField: a section or a field does not exist.
-            ProtlmError: for a missing section or field, or a value of the wrong type.
+        Raises UnknownField for a section or field that does not exist, and ProtlmError for a
+        missing one or a value of the wrong type.
         """
-        sections = typing.get_type_hints(cls)
-        refuse_unknown(tree, sections, prefix="")
+        hints = typing.get_type_hints(cls)
+        refuse_unknown(tree, hints, prefix="")
         require_sections(tree)
-        built: dict[str, Any] = {}
-        for name, hint in sections.items():
-            if name not in tree:
-                if name in SECTIONS and name != "mesh":
-                    raise ProtlmError(f"config.{name} is missing: the config file must define it")
-            elif name == "objective":
-                built[name] = ObjectiveConfig.from_dict(tree[name])
-            elif name in SECTIONS:
-                built[name] = _section(hint, tree[name], name)
-            else:
-                built[name] = typed(tree[name], hint, f"config.{name}")
-        return cls(**built)
+        for name in SECTIONS:
+            if name not in tree and name != "mesh":
+                raise ProtlmError(f"config.{name} is missing: the config file must define it")
+        return cls(**{name: _field(hints[name], value, name) for name, value in tree.items()})
 
 
-# The parts of a RunConfig that are sections with fields; the others stand alone.
+# The fields of a RunConfig that are dataclasses.
 SECTIONS = tuple(
     name
     for name, hint in typing.get_type_hints(RunConfig).items()
@@ -293,10 +273,9 @@ SECTIONS = tuple(
 
 
 def objectives_of(model: ModelConfig) -> tuple[str, ...]:
-    """Names of the objectives that train a model, the first being what it is made for.
+    """Names of the objectives that train a model, its own first.
 
-    Raises:
-        ProtlmError: there is none, as for ELECTRA's discriminator without its generator.
+    Raises a ProtlmError where there is none, as for ELECTRA's discriminator without its generator.
     """
     names = family_of(model).module.objectives
     if not names:
@@ -308,11 +287,7 @@ def objectives_of(model: ModelConfig) -> tuple[str, ...]:
 
 
 def require_sections(tree: dict[str, Any], prefix: str = "") -> None:
-    """Refuses a config in which something else stands for a section.
-
-    Raises:
-        ProtlmError: naming it.
-    """
+    """Raises a ProtlmError where a section is something else than a dict."""
     for name in SECTIONS:
         if not isinstance(section := tree.get(name, {}), dict):
             raise ProtlmError(
@@ -320,22 +295,23 @@ def require_sections(tree: dict[str, Any], prefix: str = "") -> None:
             )
 
 
-def _section(section: Any, values: dict[str, Any], name: str) -> Any:
-    hints = typing.get_type_hints(section)
-    refuse_unknown(values, hints, prefix=f"{name}.")
-    checked = {f: typed(v, hints[f], f"config.{name}.{f}") for f, v in values.items()}
+def _field(hint: Any, value: Any, name: str) -> Any:
+    """A section or a single field, checked and typed."""
+    if name == "objective":
+        return ObjectiveConfig.from_dict(value)
+    if name not in SECTIONS:
+        return typed(value, hint, f"config.{name}")
+    hints = typing.get_type_hints(hint)
+    refuse_unknown(value, hints, prefix=f"{name}.")
+    checked = {f: typed(v, hints[f], f"config.{name}.{f}") for f, v in value.items()}
     try:
-        return section(**checked)
+        return hint(**checked)
     except TypeError as error:
         raise ProtlmError(f"config.{name}: {error}") from error
 
 
 def refuse_unknown(given: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
-    """Refuses names that are not known, with the nearest one that is.
-
-    Raises:
-        UnknownField: there is such a name.
-    """
+    """Raises an UnknownField for a name that is not known, with the nearest one that is."""
     for name in map(str, given):
         if name not in known:
             near = difflib.get_close_matches(name[:100], known, n=1)

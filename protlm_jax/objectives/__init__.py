@@ -1,4 +1,4 @@
-"""Objectives: what is hidden, what is asked, and how the answer is scored."""
+"""Objectives: how a batch is corrupted, and how the model's predictions are scored."""
 
 from __future__ import annotations
 
@@ -27,11 +27,7 @@ __all__ = ["OBJECTIVES", "Objective", "Score", "build_objective", "objective_cla
 
 
 def objective_class(name: str) -> type[Objective]:
-    """The objective called `name`; its dataclass fields are its options.
-
-    Raises:
-        ProtlmError: for a name that does not exist.
-    """
+    """The objective called `name`; raises a ProtlmError for a name that does not exist."""
     if name not in OBJECTIVES:
         raise ProtlmError(f"unknown objective {name!r}; there are {', '.join(sorted(OBJECTIVES))}")
     return OBJECTIVES[name]

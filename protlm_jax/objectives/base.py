@@ -1,7 +1,7 @@
-"""What an objective is: it hides residues, asks the model, and scores the answers as sums.
+"""What all objectives share: the interface, and sums of losses.
 
-Sums and not means, so that gradient accumulation and data parallelism are exact: the caller adds
-them up and divides once.
+Sums instead of means make gradient accumulation and data parallelism exact: the caller adds them up
+and divides once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Score(NamedTuple):
     """Result of an objective on one batch.
 
     Attributes:
-        loss_sum: float32, negative log-likelihood in nats, summed over what is asked.
-        weight_sum: float32, how many residues were asked.
+        loss_sum: float32, negative log-likelihood in nats, summed over the targets.
+        weight_sum: float32, number of targets.
         metrics: float32 sums for the log, which add up over batches: "group/x_sum" belongs to
             "group/count"; see `Objective.summary`.
-        carry: state of recurrent families, handed to the next batch; None elsewhere.
+        carry: state of recurrent families, passed to the next batch; None elsewhere.
     """
 
     loss_sum: jax.Array
@@ -38,7 +38,7 @@ class Score(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a model is asked; a subclass's further fields are the options of `config.objective`.
+    """A training task; a subclass's further fields are the options of `config.objective`.
 
     Attributes:
         vocabulary: token set.
@@ -59,26 +59,26 @@ class Objective:
         *,
         evaluation: bool = False,
     ) -> Score:
-        """Hides, asks and scores one batch.
+        """Corrupts a batch, applies the model and scores it.
 
         Args:
             model, params: of a family that names this objective.
             batch: features of one of the tasks.
-            rng: decides what is hidden, and dropout.
-            carry: what the batch before left; None or an empty dict at the start.
-            evaluation: hide what is asked without exception, and drop nothing out.
+            rng: of corruption and dropout.
+            carry: of the batch before; None or an empty dict at the start.
+            evaluation: show every target as <mask>, without dropout.
         """
         raise NotImplementedError
 
     def queries(self, length: int) -> int:
-        """Positions of such a row that a second stream asks for; 0 where there is none."""
+        """Positions of a row that a query stream predicts; 0 without a query stream."""
         return 0
 
     def summary(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Sums, over any number of batches, as the numbers people read.
+        """Means from sums over any number of batches; works on traced values.
 
-        "group/x_sum" becomes "group/x", divided by "group/count"; a perplexity stands beside each
-        "nll". Works on traced values.
+        "group/x_sum" becomes "group/x", divided by "group/count"; a perplexity is added to each
+        "nll".
         """
         read = {}
         for name, value in metrics.items():
@@ -116,16 +116,41 @@ def only_amino_acids(logits: jax.Array, ids: jax.Array) -> jax.Array:
     return jnp.where(allowed[None, None, :], logits, -1e9)
 
 
+def score_targets(
+    vocabulary: Vocabulary,
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    hidden: jax.Array,
+    carry: Any,
+) -> Score:
+    """Cross-entropy and accuracy of targets, and `hidden_residue_metrics`.
+
+    `logits` are [B, L, V] float32, `targets` [B, L] int32, `weights` [B, L] float32, 0 where there
+    is no target, and `hidden` [B, L] bool: targets that the model could not see.
+    """
+    count = jnp.sum(weights)
+    correct = (jnp.argmax(logits, axis=-1) == targets) * weights
+    amino_acids = jnp.asarray(vocabulary.amino_acid_ids)
+    return Score(
+        loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),
+        weight_sum=count,
+        metrics={
+            "asked/accuracy_sum": jnp.sum(correct),
+            "asked/count": count,
+            **hidden_residue_metrics(logits, targets, hidden, amino_acids),
+        },
+        carry=carry,
+    )
+
+
 def hidden_residue_metrics(
     logits: jax.Array, targets: jax.Array, scored: jax.Array, amino_acids: jax.Array
 ) -> dict[str, jax.Array]:
-    """Sums over hidden residues of the 20: how well the model guesses what it cannot see.
+    """Sums over hidden residues of the 20 amino acids, whose ids are [20] `amino_acids`.
 
-    Args:
-        logits: [B, L, V] float32.
-        targets: [B, L] int32, the true residues.
-        scored: [B, L] bool, positions whose residue the model could not see.
-        amino_acids: [20] ids; softmax is over these alone, and other residues are not counted.
+    `logits` are [B, L, V] float32, over whose amino acids alone is the softmax; `targets` [B, L]
+    int32; `scored` [B, L] bool: positions whose residue the model could not see.
     """
     logits = only_amino_acids(logits, amino_acids)
     weights = (scored & among(targets, amino_acids)).astype(jnp.float32)

@@ -1,9 +1,9 @@
 """Next-token prediction: over streams of proteins, as ProtTXL was trained, or over rows of whole
-ones, as GPT-2 and ProGen2 are.
+proteins, as GPT-2 and ProGen2 are.
 
-Each position predicts the token after it in the same protein: the residues and the closing token,
-also where the next token stands in the next batch. The token that opens a protein is predicted by
-nothing, since nothing but the order of a shuffle comes before it.
+Each position predicts the next token of the same protein: the residues and the closing token, also
+where the next token is in the next batch. The token that opens a protein is not predicted, because
+only the order of a shuffle comes before it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,25 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.objectives.base import (
-    Batch,
-    Objective,
-    Score,
-    cross_entropy,
-    hidden_residue_metrics,
-)
+from protlm_jax.objectives.base import Batch, Objective, Score, score_targets
 
 
 @dataclasses.dataclass(frozen=True)
 class CausalObjective(Objective):
     """Cross-entropy of the token after each one.
 
-    A stream says it in `target_tokens` and `target_weights`; in a row of clean tokens it is the
-    next one of the same protein. "hidden" residues are all of the 20 but the first of each protein,
-    which is M nearly always: a causal model sees none of what it predicts.
+    A stream gives it in `target_tokens` and `target_weights`; in a row of clean tokens it is the
+    next one of the same protein. "hidden" residues are all of the 20 except the first of each
+    protein, which is nearly always M: a causal model sees none of its targets.
 
     Attributes:
         across_proteins: let attention and memory reach from a protein into those before it in its
-            row, as the original Transformer-XL does with articles; False keeps it inside.
-        same_length: in evaluation every token sees as many before it, the model's memory_length
-            with itself, as the paper measures; False shows the later ones of a row more.
+            row, as the original Transformer-XL does with articles.
+        same_length: in evaluation every token sees the same number of tokens before it, the model's
+            memory_length with itself, as the paper measures; False shows more to the later ones of
+            a row.
         reversed_rate: share of the proteins of a row that are read from their last token to their
-            first, in evaluation too (ProGen2: half of them). A stream has no such proteins.
+            first, in evaluation too (ProGen2: half of them); not for streams.
     """
 
     across_proteins: bool = False
@@ -67,8 +62,8 @@ class CausalObjective(Objective):
         if evaluation and self.same_length:
             model = model.clone(config=model.config.replace(same_length=True))
         if self.reversed_rate:
-            rng, turning = jax.random.split(rng)
-            batch = reversed_proteins(batch, turning, self.reversed_rate)
+            rng, reverse_rng = jax.random.split(rng)
+            batch = reversed_proteins(batch, reverse_rng, self.reversed_rate)
         batch = batch if "target_tokens" in batch else with_targets(batch)
         segments, targets = batch["segment_ids"], batch["target_tokens"]
         if self.across_proteins:
@@ -82,23 +77,12 @@ class CausalObjective(Objective):
             method="recur",
         )
         weights = batch["target_weights"].astype(jnp.float32)
-        correct = (jnp.argmax(logits, axis=-1) == targets) * weights
-        scored = (weights > 0) & (batch["positions"] >= len(self.vocabulary.prefix_ids))
-        amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
-        return Score(
-            loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),
-            weight_sum=jnp.sum(weights),
-            metrics={
-                "asked/accuracy_sum": jnp.sum(correct),
-                "asked/count": jnp.sum(weights),
-                **hidden_residue_metrics(logits, targets, scored, amino_acids),
-            },
-            carry=carry,
-        )
+        hidden = (weights > 0) & (batch["positions"] >= len(self.vocabulary.prefix_ids))
+        return score_targets(self.vocabulary, logits, targets, weights, hidden, carry)
 
 
 def with_targets(batch: Batch) -> Batch:
-    """A row of clean tokens as a stream has it: with the token after each, where there is one."""
+    """Adds `target_tokens` and `target_weights` to rows of clean tokens."""
     tokens, segments = batch["input_tokens"], batch["segment_ids"]
     follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     after = ((0, 0), (0, 1))
@@ -110,19 +94,12 @@ def with_targets(batch: Batch) -> Batch:
 
 
 def reversed_proteins(batch: Batch, rng: jax.Array, rate: float) -> Batch:
-    """The batch with some of its proteins turned round, special tokens included.
-
-    Args:
-        batch: rows of whole proteins; `input_tokens`, `segment_ids` and `positions`, int32 [B, L].
-        rng: decides which.
-        rate: the probability of each protein.
-
-    Raises:
-        ProtlmError: the rows are streams, in which a protein may lie in several batches.
+    """Rows of whole proteins, int32 [B, L], with each reversed with probability `rate`, special
+    tokens included. Raises a ProtlmError for streams, in which a protein may span several batches.
     """
     if "target_tokens" in batch:
         raise ProtlmError(
-            "objective.reversed_rate turns whole proteins round, and a stream cuts them: set "
+            "objective.reversed_rate reverses whole proteins, and a stream cuts them: set "
             "data.task='tokens', or objective.reversed_rate=0"
         )
     tokens, segments = batch["input_tokens"], batch["segment_ids"]
@@ -130,9 +107,9 @@ def reversed_proteins(batch: Batch, rng: jax.Array, rate: float) -> Batch:
     ones = jnp.ones_like(segments)
     sizes = jax.vmap(lambda s, n: jnp.zeros(length + 1, jnp.int32).at[s].add(n))(segments, ones)
     size = jnp.take_along_axis(sizes, segments, axis=1)
-    turned = jax.random.bernoulli(rng, rate, (rows, length + 1))
-    turned = jnp.take_along_axis(turned, segments, axis=1) & (segments > 0)
+    chosen = jax.random.bernoulli(rng, rate, (rows, length + 1))
+    chosen = jnp.take_along_axis(chosen, segments, axis=1) & (segments > 0)
     here = jnp.arange(length)[None, :]
     mirrored = here + size - 1 - 2 * batch["positions"]
-    places = jnp.where(turned, mirrored, here)
+    places = jnp.where(chosen, mirrored, here)
     return {**batch, "input_tokens": jnp.take_along_axis(tokens, places, axis=1)}

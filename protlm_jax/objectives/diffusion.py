@@ -1,10 +1,10 @@
 """Absorbing diffusion over residues, as DPLM was trained (Wang et al. 2024, arXiv:2402.18567).
 
-Of each protein a time t of 1 to T is drawn, and each of its residues is shown as <mask> with
-probability t / T: noise is a state that nothing leaves. The model gives the residues back, and its
-losses are weighted by how little is hidden, (T - t + 1) / T, or all the same. Generation goes the
-other way: from all masks, in steps after which ever fewer of the residues that the model is least
-sure of are hidden again (Zheng et al. 2023, arXiv:2302.05737, reparameterised sampling).
+A time t of 1 to T is drawn for each protein, and each of its residues is shown as <mask> with
+probability t / T: noise is a state that nothing leaves. The model predicts the residues, and its
+losses are weighted by (T - t + 1) / T, or equally. Generation goes the other way: from all masks,
+in steps after which fewer and fewer of the residues with the lowest scores are masked again (Zheng
+et al. 2023, arXiv:2302.05737, reparameterised sampling).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from protlm_jax.objectives.base import (
 Weighting = Literal["linear", "constant"]
 
 LEVELS = ((0, 25), (25, 50), (50, 75), (75, 100))
-"""Bands of noise, in percent of residues hidden, that are reported apart: above the first number,
-up to the second."""
+"""Bands of noise that are reported apart, in percent of residues hidden: above the first number, up
+to the second."""
 
 
 class Noised(NamedTuple):
@@ -46,11 +46,11 @@ class Noised(NamedTuple):
 class DiffusionObjective(Objective):
     """Cross-entropy at hidden residues, each protein at a noise level of its own.
 
-    Evaluation hides as training does. Beside "hidden", the 20 residues at all levels without their
+    Evaluation hides as training does. Beside "hidden", the 20 residues at all levels without
     weights, the log has the bands of LEVELS, as "noise_25_50".
 
     Attributes:
-        steps: T, how many levels there are.
+        steps: T, the number of levels.
         weighting: of a residue's loss: "linear" (T - t + 1) / T, or "constant" 1.
     """
 
@@ -77,7 +77,7 @@ class DiffusionObjective(Objective):
         return Noised(jnp.where(hidden, self.vocabulary.hiding_id, tokens), hidden, time)
 
     def weights(self, noised: Noised) -> jax.Array:
-        """Of each residue's loss: [B, L] float32, zero where it is in sight."""
+        """Of each residue's loss: [B, L] float32, zero where it is not hidden."""
         hidden = noised.hidden.astype(jnp.float32)
         if self.weighting == "constant":
             return hidden
@@ -130,26 +130,17 @@ def denoise(
     amino_acids: jax.Array,
     steps: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws residues at open places, from all masks to none.
+    """Draws residues at `open_places` [B, L] bool, from all masks to none, in `steps` forward
+    passes.
 
-    In each step every open place gets a residue, drawn by the Gumbel-max trick, and a score, its
-    log-probability under the noise of the draw. The share 1 - step / steps of the places that has
-    the lowest scores is hidden again; a hidden place that is not among them takes its residue, and
-    a residue that was there already stays.
+    In each step every open place gets an amino acid, drawn by the Gumbel-max trick, and a score,
+    its log-probability under the noise of the draw, which is multiplied by the temperature. The
+    share 1 - step / steps of the places with the lowest scores is masked again; other masked places
+    take their residue, and residues that were placed before stay. The batch holds one protein a
+    row.
 
-    Args:
-        model, params: of a family that predicts residues shown as <mask>.
-        batch: one protein a row; what stands at open places has no meaning.
-        open_places: [B, L] bool.
-        rng: of the draws.
-        temperature: of the noise; 0 takes the likeliest residues.
-        mask_id: the token that hides a residue.
-        amino_acids: [20] ids, the only ones that are drawn.
-        steps: forward passes.
-
-    Returns:
-        Tokens [B, L] int32, those outside of open places as they were; and [B] bool, whether the
-        model's answers at open places were finite in every step.
+    Returns tokens [B, L] int32, unchanged outside of open places; and [B] bool, whether the model's
+    logits at open places were finite in every step.
     """
     count = jnp.sum(open_places, axis=1, keepdims=True)
 

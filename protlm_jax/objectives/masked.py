@@ -1,7 +1,7 @@
 """Masked language modelling (Devlin et al. 2018), as ProtBert used it.
 
-15 % of the residues are asked. Of those 80 % are shown as <mask>, 10 % as another amino acid,
-10 % as they are. Special tokens and padding are never asked and never changed.
+15 % of the residues are targets. Of those 80 % are shown as <mask>, 10 % as another amino acid and
+10 % unchanged. Special tokens and padding are never targets and never changed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.objectives.base import (
-    Batch,
-    Objective,
-    Score,
-    among,
-    cross_entropy,
-    hidden_residue_metrics,
-)
+from protlm_jax.objectives.base import Batch, Objective, Score, among, score_targets
 
 
 class Corrupted(NamedTuple):
-    """tokens: [B, L] int32 as shown; asked, shown_as_mask: [B, L] bool."""
+    """tokens: [B, L] int32 as shown; asked (the targets), shown_as_mask: [B, L] bool."""
 
     tokens: jax.Array
     asked: jax.Array
@@ -37,11 +30,10 @@ class MaskedObjective(Objective):
     """Corrupts inside the jitted step: fresh masks each epoch, exact replay from the key.
 
     Attributes:
-        rate: fraction of residues asked.
+        rate: fraction of residues that are targets.
         mask_fraction: of those, shown as <mask>.
         random_fraction: of those, shown as one of the 19 other amino acids, uniformly.
-        ngram: the longest run of residues that is asked as one (ALBERT: 3); 1 asks each for
-            itself.
+        ngram: the longest run of residues that is masked as one (ALBERT: 3); 1 for single residues.
     """
 
     rate: float = 0.15
@@ -62,8 +54,8 @@ class MaskedObjective(Objective):
     ) -> Corrupted:
         """Hides residues: [B, L] int32 tokens and segments -> Corrupted.
 
-        In evaluation every asked residue is shown as <mask>: at a residue shown as it is, a model
-        that merely copies looks 0.2 nats better than the unigram.
+        In evaluation every target is shown as <mask>: where targets are shown unchanged, a model
+        that copies looks 0.2 nats better than the unigram.
         """
         choose, how, which = jax.random.split(rng, 3)
         residue = among(tokens, jnp.asarray(self.vocabulary.residue_ids)) & (segments > 0)
@@ -80,7 +72,7 @@ class MaskedObjective(Objective):
         return Corrupted(shown, asked, masked)
 
     def _another(self, tokens: jax.Array, rng: jax.Array) -> jax.Array:
-        """A uniformly drawn amino acid that is not the one that stands there."""
+        """A uniformly drawn amino acid other than the original one."""
         ids = jnp.asarray(self.vocabulary.amino_acid_ids)
         matches = tokens[..., None] == ids[None, None, :]
         # X and other rare letters are none of the 20: all 20 are "other" for them.
@@ -111,41 +103,23 @@ class MaskedObjective(Objective):
             rngs={"dropout": dropout_rng},
         )
         weights = seen.asked.astype(jnp.float32)
-        correct = (jnp.argmax(logits, axis=-1) == tokens) * weights
-        amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
-        return Score(
-            loss_sum=jnp.sum(cross_entropy(logits, tokens) * weights),
-            weight_sum=jnp.sum(weights),
-            metrics={
-                "asked/accuracy_sum": jnp.sum(correct),
-                "asked/count": jnp.sum(weights),
-                **hidden_residue_metrics(logits, tokens, seen.shown_as_mask, amino_acids),
-            },
-            carry=carry,
-        )
+        hidden = seen.shown_as_mask
+        return score_targets(self.vocabulary, logits, tokens, weights, hidden, carry)
 
 
 def ngram_starts(
     residue: jax.Array, segments: jax.Array, longest: int, rng: jax.Array
 ) -> jax.Array:
-    """Tiles each run of residues with n-grams, p(n) being 1/n over the harmonic sum (Lan et al.
-    2020, equation 1), and says where the n-gram of each position begins.
+    """Tiles each run of residues with n-grams; returns the start of the n-gram of each position.
 
-    When each n-gram is then asked with probability `rate`, that is the probability of every
-    residue, and the lengths of what is asked are as drawn, but for the last one of a run, which is
-    cut off at its end. The published code draws places until the rate is reached.
+    p(n) is 1/n over the harmonic sum (Lan et al. 2020, equation 1). Masking each n-gram with a
+    probability masks every residue with it; the last n-gram of a run is cut off at its end. (The
+    published code draws places until the rate is reached.)
 
-    Which position begins an n-gram depends on the one before: the automaton whose state is how many
-    positions of the n-gram are left. Its transitions compose, so that all positions are computed at
-    once.
-
-    Args:
-        residue: [B, L] bool; special tokens and padding end a run.
-        segments: [B, L] int32; a new one ends a run too.
-        longest: the largest n.
-
-    Returns:
-        [B, L] int32, at most the position itself.
+    Whether a position begins an n-gram depends on the one before: the automaton whose state is the
+    number of positions left in the n-gram. Its transitions compose, so all positions are computed
+    at once. `residue` [B, L] bool and `segments` [B, L] int32 delimit runs; the result is int32 [B,
+    L].
     """
     lengths = jnp.arange(1, longest + 1)
     drawn = 1 + jax.random.categorical(rng, -jnp.log(lengths), shape=residue.shape)

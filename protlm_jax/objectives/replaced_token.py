@@ -1,8 +1,8 @@
 """Replaced-token detection (Clark et al. 2020, section 2), as ProtElectra used it.
 
-A generator fills in masked residues by drawing from its own answers, and a discriminator says of
-every token whether it stood there. Both learn at once: the generator to guess what was masked, the
-discriminator from what the generator drew, through which no gradient flows.
+A generator fills in masked residues by sampling from its predictions, and a discriminator predicts
+for every token whether it is the original. Both learn at once: the generator to predict what was
+masked, the discriminator from the samples, through which no gradient flows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from protlm_jax.objectives.base import (
 )
 from protlm_jax.objectives.masked import MaskedObjective
 
-# Logits are counted in bins: 1/64 wide at 0, an edge, and in proportion to the logit far from it;
-# the outermost bins begin at 109.
+# Bins of the histogram of logits: 1/64 wide at 0, which is an edge, and in proportion to the logit
+# far from it; the outermost bins begin at 109.
 BINS = 2048
 
 
@@ -40,15 +40,15 @@ class Replaced(NamedTuple):
 class ReplacedTokenObjective(MaskedObjective):
     """The generator's masked language modelling plus the discriminator's binary cross-entropy.
 
-    The paper adds two means, over the asked residues and over all tokens. Here the loss is a sum
+    The paper adds two means, over the masked residues and over all tokens. Here the loss is a sum
     over the batch divided by its number of tokens, special ones included as in the authors' code;
     the generator's part is divided by the `rate` first, so that it is the mean over the expected
-    number of asked residues (the authors ask rate times the number of tokens, rounded). It adds up
-    exactly over parts of a batch, and its expectation is that of the paper's.
+    number of masked residues (the authors mask rate times the number of tokens, rounded). It adds
+    up exactly over parts of a batch, and its expectation is that of the paper's.
 
     Attributes:
-        mask_fraction: all that is asked is masked, as in the paper's equations; in the authors'
-            code 85 %, the rest being shown as it is.
+        mask_fraction: all targets are masked, as in the paper's equations; in the authors' code
+            85 %, the rest being unchanged.
         detection_weight: of the discriminator's loss, against 1 for the generator's.
     """
 
@@ -59,15 +59,10 @@ class ReplacedTokenObjective(MaskedObjective):
     def replace(
         self, tokens: jax.Array, asked: jax.Array, logits: jax.Array, rng: jax.Array
     ) -> Replaced:
-        """Puts what the generator says, drawn from its softmax, where it was asked.
+        """Puts samples of the generator's softmax at the targets, `asked` [B, L] bool, of [B, L]
+        tokens.
 
-        A draw that happens to be the true residue is no replacement.
-
-        Args:
-            tokens: [B, L] int32, the true ones.
-            asked: [B, L] bool.
-            logits: [B, L, V] float32, the generator's.
-            rng: of the draw.
+        A sample that is the true residue is no replacement. `logits` are [B, L, V] float32.
         """
         drawn = jax.random.categorical(rng, jax.lax.stop_gradient(logits))
         shown = jnp.where(asked, drawn.astype(tokens.dtype), tokens)
@@ -86,7 +81,7 @@ class ReplacedTokenObjective(MaskedObjective):
         tokens, real = batch["input_tokens"], batch["segment_ids"] > 0
         corrupt_rng, draw_rng, *dropout_rngs = jax.random.split(rng, 4)
 
-        def ask(shown: jax.Array, dropout_rng: jax.Array, method: str) -> jax.Array:
+        def apply(shown: jax.Array, dropout_rng: jax.Array, method: str) -> jax.Array:
             return model.apply(
                 {"params": params},
                 {**batch, "input_tokens": shown},
@@ -96,9 +91,9 @@ class ReplacedTokenObjective(MaskedObjective):
             )
 
         seen = self.corrupt(tokens, batch["segment_ids"], corrupt_rng, evaluation=evaluation)
-        logits = ask(seen.tokens, dropout_rngs[0], "generate")
+        logits = apply(seen.tokens, dropout_rngs[0], "generate")
         shown, replaced = self.replace(tokens, seen.asked, logits, draw_rng)
-        answers = ask(shown, dropout_rngs[1], "__call__")[..., 0]
+        answers = apply(shown, dropout_rngs[1], "__call__")[..., 0]
 
         generator = jnp.sum(cross_entropy(logits, tokens) * seen.asked)
         wrong = binary_cross_entropy(answers, replaced)
@@ -118,10 +113,10 @@ class ReplacedTokenObjective(MaskedObjective):
         )
 
     def summary(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """As the base class, and "detection/*": what the discriminator says of residues.
+        """As the base class, and "detection/*" of the discriminator at residues.
 
-        nll stands beside the entropy of its labels, as they are and given the token that it sees;
-        accuracy, precision and recall are at probability 1/2, beside the fraction that is replaced.
+        Beside its nll, the entropy of the labels, alone and given the token that it sees; accuracy,
+        precision and recall at probability 1/2, and the fraction that is replaced.
         """
         read = super().summary(metrics)
         read.pop("detection/perplexity")
@@ -141,7 +136,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def logit_histogram(logits: jax.Array, labels: jax.Array, scored: jax.Array) -> jax.Array:
-    """How many logits lie in each bin, ascending, by label: [BINS, 2] float32."""
+    """Number of logits in each bin, ascending, by label: [BINS, 2] float32."""
     bins = jnp.floor(jnp.arcsinh(logits / 4) * (BINS / 8)).astype(jnp.int32) + BINS // 2
     bins = jnp.clip(bins, 0, BINS - 1)
     counts = jnp.zeros((BINS, 2), jnp.float32)
@@ -151,16 +146,16 @@ def logit_histogram(logits: jax.Array, labels: jax.Array, scored: jax.Array) -> 
 def token_counts(
     tokens: jax.Array, labels: jax.Array, scored: jax.Array, vocab_size: int
 ) -> jax.Array:
-    """How often each token is shown, by label: [vocab, 2] float32."""
+    """Number of occurrences of each token, by label: [vocab, 2] float32."""
     counts = jnp.zeros((vocab_size, 2), jnp.float32)
     return counts.at[tokens, labels.astype(jnp.int32)].add(scored.astype(jnp.float32))
 
 
 def rates(histogram: Any) -> dict[str, Any]:
-    """What a histogram of logits [BINS, 2] says of a detector.
+    """Rates of a detector from a histogram of its logits [BINS, 2].
 
-    "auroc" is the probability that a replaced residue has the larger logit, ties counting half,
-    which two logits of one bin are (Mann & Whitney 1947); where one label does not occur, 1/2.
+    "auroc" is the probability that a replaced residue has the larger logit; ties, which two logits
+    of one bin are, count half (Mann & Whitney 1947); 1/2 where one label does not occur.
     """
     histogram = jnp.asarray(histogram)
     kept, replaced = histogram[:, 0], histogram[:, 1]

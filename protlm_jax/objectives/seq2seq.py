@@ -1,9 +1,10 @@
 """Teacher-forced sequence to sequence: the model writes the target from a corrupted input.
 
-ProtT5's own objective asks for the whole sequence, most of which the encoder shows; T5's span
-corruption and Ankh's partial demasking ask for the hidden residues alone, between sentinels. The
-corruption changes lengths, so the data pipeline does it (`protlm_jax.data.corruption`); here the
-answer is scored, over all targets for the loss and over the hidden residues for the metrics.
+The targets of ProtT5's own objective are the whole sequence, most of which the encoder sees; those
+of T5's span corruption and Ankh's partial demasking are the hidden residues alone, between
+sentinels. The corruption changes lengths, so the data pipeline does it
+(`protlm_jax.data.corruption`); here the prediction is scored, over all targets for the loss and
+over the hidden residues for the metrics.
 """
 
 from __future__ import annotations
@@ -15,32 +16,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.objectives.base import (
-    Batch,
-    Objective,
-    Score,
-    among,
-    cross_entropy,
-    hidden_residue_metrics,
-)
+from protlm_jax.objectives.base import Batch, Objective, Score, among, score_targets
 
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingObjective(Objective):
     """Cross-entropy of `decoder_target_tokens` weighted by `decoder_loss_weights`.
 
-    The loss is over every target token, sentinels and closing token too, as in T5; sentinels are
-    nearly certain, so losses of different tasks do not compare, and "hidden/nll" does: it is over
-    residues alone that the encoder does not show (the decoder sees the true prefix).
+    The loss is over every target token, sentinels and closing token too, as in T5. Sentinels are
+    nearly certain, so losses of different tasks do not compare; "hidden/nll" does: it is over
+    residues that the encoder does not see (the decoder sees the true prefix).
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("prott5", "span3", "ankh")
 
     def hidden(self, batch: Batch) -> jax.Array:
-        """Targets that the encoder does not show: [B, L] bool, sentinels and specials among them.
+        """Targets that the encoder does not see: [B, L] bool, sentinels and specials included.
 
-        Where a row's targets hold sentinels, they hold only what was hidden. Else they are the
-        whole sequence, aligned with what the encoder shows, and hidden where that is the mask.
+        A row's targets with sentinels are only what was hidden. Without, they are the whole
+        sequence, aligned with the encoder's input, and hidden where that is the mask.
         """
         asked = batch["decoder_loss_weights"] > 0
         sentinels = jnp.asarray(self.vocabulary.sentinel_ids)
@@ -63,15 +57,5 @@ class DenoisingObjective(Objective):
             {"params": params}, batch, deterministic=evaluation, rngs={"dropout": rng}
         )
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
-        correct = (jnp.argmax(logits, axis=-1) == targets) * weights
-        amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
-        return Score(
-            loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),
-            weight_sum=jnp.sum(weights),
-            metrics={
-                "asked/accuracy_sum": jnp.sum(correct),
-                "asked/count": jnp.sum(weights),
-                **hidden_residue_metrics(logits, targets, self.hidden(batch), amino_acids),
-            },
-            carry=carry,
-        )
+        hidden = self.hidden(batch)
+        return score_targets(self.vocabulary, logits, targets, weights, hidden, carry)

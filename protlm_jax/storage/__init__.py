@@ -1,8 +1,9 @@
-"""Files and folders that are whole, have one writer at a time, and are checked when read.
+"""Files and folders that are written atomically, by one writer, and checked when they are read.
 
-files.py     a file that appears whole, or not at all
-digests.py   what a folder's files were when they were written, and whether they still are
+files.py       a file that is complete or absent
+digests.py     sizes and digests of a folder's files
 json_files.py  JSON of any origin, read with bounds; our own with a digest inside
-arrays.py    NumPy archives of any origin, read with bounds
-owner.py     one process at a time writes to a place
+arrays.py      NumPy archives of any origin, read with bounds
+typed.py       values and dataclasses checked against their types
+owner.py       one process at a time writes to a place
 """

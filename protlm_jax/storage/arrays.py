@@ -24,21 +24,13 @@ _HEADERS = {
 def read_npz(
     file: Path, *, largest: int = LARGEST, remedy: str = "copy it again"
 ) -> dict[str, np.ndarray]:
-    """All arrays of an archive as `numpy.savez` writes it; nothing in it is unpickled.
+    """All arrays of an archive as `numpy.savez` writes it, in its order; nothing in it is
+    unpickled.
 
-    Sizes are checked before memory is taken: what the archive and each array claim must agree with
-    each other and with the bytes that are there.
-
-    Args:
-        file: its path.
-        largest: bytes of all arrays together at most.
-        remedy: what to do about a broken one.
-
-    Returns:
-        Name -> array, in the order of the archive.
-
-    Raises:
-        ProtlmError: it is missing, cannot be read, is too large, or holds something else.
+    The sizes that the archive and each array claim are compared with each other, with the bytes
+    that are there, and with `largest` (bytes of all arrays together), before memory is taken.
+    Raises a ProtlmError, with the `remedy`, where it is missing, damaged, too large, or something
+    else.
     """
     try:
         if not stat.S_ISREG(file.stat().st_mode):  # a named pipe would be waited for
@@ -61,7 +53,7 @@ def read_npz(
 
 
 def _require_bounds(members: list[zipfile.ZipInfo], there: int, largest: int) -> None:
-    """Raises ValueError where an archive claims more than its bytes can hold, or what we lack."""
+    """Raises ValueError for members that are no arrays, or claim more than their bytes hold."""
     for member in members:
         if not member.filename.endswith(".npy"):
             raise ValueError(f"{member.filename!r} is no array")
@@ -76,7 +68,7 @@ def _require_bounds(members: list[zipfile.ZipInfo], there: int, largest: int) ->
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, when its header claims the bytes that follow it."""
+    """One array, whose header must match the bytes that follow it."""
     with archive.open(member) as opened:
         shape, fortran, dtype, header = _header(opened)
         count = math.prod(shape)

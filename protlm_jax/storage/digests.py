@@ -1,9 +1,8 @@
-"""Whether files are what they were when they were written.
+"""Sizes and digests of files, by which changed files are detected.
 
 A folder is sealed by one file that lists the size and the digest of each of the others. The digest
-is XXH3 (128 bits): at 10 GB/s a core it costs little beside the disk, and it sees every change that
-was not made on purpose. Without the package xxhash it is BLAKE2b, which is ten times slower. The
-seal says which.
+is XXH3 (128 bits), at 10 GB/s a core, which detects every accidental change; without the package
+xxhash it is BLAKE2b, which is ten times slower. The seal names its algorithm.
 """
 
 from __future__ import annotations
@@ -34,16 +33,14 @@ FASTEST = "xxh3" if xxhash else "blake2b"
 
 
 class Damaged(ProtlmError):
-    """Something on disk is not as it was written: a file is missing, or its content has changed."""
+    """A file is not as it was written: it is missing, or its content has changed."""
 
 
 def digest_of(file: Path, algorithm: str = FASTEST) -> str:
     """A file's content as "algorithm:hexadecimal digits".
 
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: there is no such algorithm.
-        ProtlmError: this machine does not have it.
+    Raises OSError where the file cannot be read, ValueError for an unknown algorithm, and
+    ProtlmError where this machine does not have it.
     """
     state = _started(algorithm)
     buffer = memoryview(bytearray(_CHUNK))
@@ -54,12 +51,7 @@ def digest_of(file: Path, algorithm: str = FASTEST) -> str:
 
 
 def digest_of_data(data: Any, algorithm: str = FASTEST) -> str:
-    """As `digest_of`, of contiguous data at hand.
-
-    Raises:
-        ValueError: there is no such algorithm.
-        ProtlmError: this machine does not have it.
-    """
+    """As `digest_of`, of a contiguous buffer."""
     state = _started(algorithm)
     state.update(data)
     return f"{algorithm}:{state.hexdigest()}"
@@ -77,11 +69,8 @@ def _started(algorithm: str) -> Any:
 def entries_of(
     folder: Path, seal: str = SEAL, *, only: Iterable[Path] | None = None
 ) -> dict[str, list[Any]]:
-    """Path below the folder -> [bytes, digest] of all its files but the seal and hidden ones.
-
-    Args:
-        only: the files that count instead.
-    """
+    """Path below the folder -> [bytes, digest] of `only` these files, or of all except the seal and
+    hidden ones."""
     if only is None:
         only = (file for file in folder.rglob("*") if not file.name.startswith("."))
     names = sorted(
@@ -96,27 +85,17 @@ def entries_of(
 
 
 def seal(folder: Path, name: str = SEAL, *, only: Iterable[Path] | None = None) -> None:
-    """Writes down what the files of a complete folder are, or some of them.
-
-    Raises:
-        ProtlmError: the folder does not take the file.
-        OSError: a file cannot be read.
-    """
+    """Writes the entries of a complete folder, see `entries_of`, to its seal."""
     lines = json.dumps(entries_of(folder, name, only=only), indent=0, sort_keys=True)
     write_atomically(folder / name, lines + "\n")
 
 
 def verify(folder: Path, name: str = SEAL, *, what: str = "") -> None:
-    """Compares a folder's files with its seal; a folder without one is taken as it is.
+    """Compares a folder's files with its seal; a folder without one is accepted.
 
-    Args:
-        folder: what `seal` was called with, wherever it lies now.
-        name: of the seal.
-        what: names the folder in messages, as in "checkpoint runs/a/checkpoints/5".
-
-    Raises:
-        Damaged: a file is missing or has changed, or the seal has.
-        ProtlmError: a file cannot be read, which says nothing about its content.
+    `what` names the folder in messages, as in "checkpoint runs/a/checkpoints/5". Raises Damaged
+    where a file is missing or has changed, or the seal has; ProtlmError where a file cannot be
+    read.
     """
     file = folder / name
     what = what or str(folder)
@@ -136,12 +115,12 @@ def verify(folder: Path, name: str = SEAL, *, what: str = "") -> None:
 
 
 def verify_entries(folder: Path, entries: Mapping[str, Any], *, what: str) -> None:
-    """As `verify`, with the entries at hand: path -> [bytes, digest or None]."""
+    """As `verify`, with entries: path -> [bytes, digest or None]."""
 
     def check(entry: tuple[str, Any]) -> str:
-        name, told = entry
+        name, expected = entry
         try:
-            size, digest = told
+            size, digest = expected
             file = folder / name
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"

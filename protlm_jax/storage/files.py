@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -14,24 +14,16 @@ from protlm_jax.errors import ProtlmError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a whole file or none of it.
-
-    Raises:
-        ProtlmError: when the folder or the disk does not take it; what was there stays as it was.
-    """
+    """Writes a whole file or none of it; raises a ProtlmError if it cannot be written."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name when the block ends well, and is gone when it does not.
+    """A file to write, which gets its name when the block succeeds and is removed when it fails.
 
-    A symbolic link of that name is replaced, not followed. The file is readable to those whom the
-    process's umask allows.
-
-    Raises:
-        ProtlmError: as `write_atomically`.
+    A symbolic link of that name is replaced, not followed. Permissions follow the process's umask.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,22 +43,24 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: Exception) -> ProtlmError:
-    """The error for a place that does not take what is written to it, with the remedy.
+def cannot_write(path: Path, error: BaseException) -> ProtlmError:
+    """The error for a place that cannot be written, with the system's reason and the remedy.
 
     Libraries that write by native code give the system's message as a part of their text.
     """
-    full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    no_room = getattr(error, "errno", None) in full or any(
-        os.strerror(n) in str(error) for n in full
-    )
+    text = str(error)
+    no_room = [n for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.strerror(n) in text]
+    if no_room:
+        reason = os.strerror(no_room[0])  # the rest are paths, of one file among many
+    else:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or text
+    first = (str(reason).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
     remedy = "free some space or choose another place" if no_room else "choose another place"
-    reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-    return ProtlmError(f"cannot write {path}: {reason}; {remedy}")
+    return ProtlmError(f"cannot write {path}: {first}; {remedy}")
 
 
 def umask() -> int:
-    """The permissions that the process's new files do not get."""
+    """Permission bits that are cleared in the process's new files."""
     try:  # os.umask can be read only by setting it, which other threads would see
         status = Path("/proc/self/status").read_text()
         return int(status.split("Umask:", 1)[1].split(None, 1)[0], 8)

@@ -19,21 +19,13 @@ DIGEST = "digest"
 
 
 def read_json(file: Path, *, remedy: str = "copy it again") -> dict[str, Any]:
-    """A JSON object from disk; one that `write_json` wrote is checked against its digest.
+    """A JSON object from disk, without its digest, which is checked if `write_json` wrote one.
 
-    Args:
-        file: its path.
-        remedy: what to do about a broken one.
-
-    Returns:
-        The object, without the digest.
-
-    Raises:
-        Damaged: the file was written with a digest, and has another content now.
-        ProtlmError: it is missing, cannot be read, is too large or too deep, or is no JSON object.
+    Raises Damaged where the content does not match the digest, and ProtlmError, with the `remedy`,
+    where the file is missing, cannot be read, is too large or too deep, or is no JSON object.
     """
     value = parse_json(read_text(file, remedy=remedy), file, remedy=remedy)
-    if isinstance(told := value.pop(DIGEST, None), str) and told != digest_of_json(value):
+    if isinstance(digest := value.pop(DIGEST, None), str) and digest != digest_of_json(value):
         raise Damaged(
             f"{file} is not as it was written: {remedy}; if it was changed on purpose, delete its "
             f"line {DIGEST!r}"
@@ -44,11 +36,7 @@ def read_json(file: Path, *, remedy: str = "copy it again") -> dict[str, Any]:
 def parse_json(
     text: str | bytes, place: object, *, remedy: str = "copy it again"
 ) -> dict[str, Any]:
-    """The JSON object of a text; `place` says where it stands.
-
-    Raises:
-        ProtlmError: it is none, or nested too deeply.
-    """
+    """The JSON object of a text; `place` names it in messages. Raises a ProtlmError otherwise."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -61,10 +49,8 @@ def parse_json(
 
 
 def read_text(file: Path, *, largest: int = LARGEST, remedy: str = "copy it again") -> str:
-    """The text of a small file.
-
-    Raises:
-        ProtlmError: it is missing, no ordinary file, too large, unreadable, or not UTF-8.
+    """The text of a small file; raises a ProtlmError for anything but readable UTF-8 of `largest`
+    bytes.
     """
     try:
         status = file.stat()
@@ -83,23 +69,14 @@ def read_text(file: Path, *, largest: int = LARGEST, remedy: str = "copy it agai
 
 
 def write_json(file: Path, value: dict[str, Any], *, indent: int | None = 1) -> None:
-    """Writes an object with a digest of itself, which `read_json` compares.
-
-    Args:
-        file: its path.
-        value: what `json.dumps` takes, with names other than "digest", and finite numbers.
-        indent: as of `json.dumps`.
-
-    Raises:
-        ProtlmError: the folder or the disk does not take it.
-    """
+    """Writes an object of finite numbers with its digest, which `read_json` compares."""
     sealed = {**value, DIGEST: digest_of_json(value)}
     text = json.dumps(sealed, indent=indent, allow_nan=False)
     write_atomically(file, text + "\n")
 
 
 def digest_of_json(value: Mapping[str, Any]) -> str:
-    """Of what JSON makes of a value, whatever the order of names and the spaces."""
+    """Digest of a value as JSON, independent of the order of names and of spaces."""
     plain = json.loads(json.dumps(value))  # lists for tuples, text for names
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return "blake2b:" + hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()

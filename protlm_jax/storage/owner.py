@@ -1,11 +1,10 @@
 """One process at a time writes to a place.
 
-The owner holds a lock file, `.lock` in a folder or `.NAME.lock` beside a file, which says who it
-is: host, process, command. On one machine the kernel's own lock on that file (flock) decides: it
-ends with its process, so the file of a process that was killed is taken over, and a process that
-was stopped for a moment still owns its place. Shared disks may keep such locks to each machine.
-Therefore the owner touches the file every few seconds, and a process on another machine first
-watches whether somebody does.
+The owner holds a lock file, `.lock` in a folder or `.NAME.lock` beside a file, with its host,
+process and command. On one machine the kernel's lock on that file (flock) decides: it ends with its
+process, so the file of a killed process is taken over, and a stopped process still owns its place.
+Shared disks may keep such locks to each machine. Therefore the owner touches the file every few
+seconds, and a process on another machine first watches whether it is touched.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.files import cannot_write
 
 LOCK = ".lock"
-BEAT = 3.0  # seconds between two signs of life
+BEAT = 3.0  # seconds between two touches of the lock file
 SILENCE = 20.0  # seconds without one, after which an owner on another machine counts as gone
 
 
@@ -36,18 +35,11 @@ class Occupied(ProtlmError):
 
 @contextlib.contextmanager
 def owned(place: Path, *, inside: bool = False) -> Iterator[None]:
-    """Keeps a file or folder to this process while the block runs.
+    """Locks a file or folder for this process while the block runs; missing parents are made.
 
-    Args:
-        place: a file, or a folder that appears when it is complete. Parents are made where they
-            are missing.
-        inside: `place` is a folder that is filled little by little, and is made where it is
-            missing (and removed again where nothing was put into it). The lock lies in it, since
-            its parent may not be ours to write to.
-
-    Raises:
-        Occupied: another process owns it.
-        ProtlmError: the lock cannot be written.
+    With `inside`, `place` is a folder that is filled step by step, with the lock in it, since its
+    parent may not be writable; it is made where it is missing and removed again while empty. Raises
+    Occupied where another process owns it, and ProtlmError where the lock cannot be written.
     """
     place = Path(os.path.abspath(place))
     lock = place / LOCK if inside else place.with_name(f".{place.name[:200]}{LOCK}")
@@ -74,7 +66,7 @@ def owned(place: Path, *, inside: bool = False) -> Iterator[None]:
 
 
 def _taken(lock: Path, place: Path) -> int:
-    """The open lock file, ours."""
+    """The descriptor of the lock file, locked."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
@@ -100,7 +92,7 @@ def _taken(lock: Path, place: Path) -> int:
 
 
 def _locked(descriptor: int) -> bool:
-    """Whether no other process of this machine has the file, or of any where the disk tells."""
+    """Whether this process got the kernel's lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -108,7 +100,7 @@ def _locked(descriptor: int) -> bool:
             return False
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
             raise
-        # A disk without locks: what the file says decides.
+        # A disk without locks: the content decides.
         owner = _who(descriptor)
         here = owner.get("machine") == _machine() and owner.get("process") != os.getpid()
         return not (here and _running(owner.get("process")))
@@ -142,7 +134,7 @@ def _occupied(place: Path, owner: dict[str, object]) -> Occupied:
 
 
 def _who(descriptor: int) -> dict[str, object]:
-    """What a lock file says; nothing where it was just made, or is none of ours."""
+    """The content of a lock file; {} where it was just made, or is something else."""
     try:
         value = json.loads(os.pread(descriptor, 1 << 12, 0))
     except ValueError:
@@ -160,7 +152,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 
 def _machine() -> str:
-    """Tells machines apart whose processes do not see each other's locks: one kernel, one start."""
+    """Identifies a machine whose processes see each other's locks: one boot of one kernel."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

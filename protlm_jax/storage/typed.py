@@ -12,21 +12,15 @@ from protlm_jax.errors import ProtlmError
 
 T = TypeVar("T")
 
-LONGEST = 4096  # characters of a text, which is a name or a path, and entries of a tuple
-LARGEST = 1 << 63  # a number is smaller, as what counts steps or seeds random numbers takes it
+LONGEST = 4096  # characters of a text, which is a name or a path; entries of a tuple
+LARGEST = 1 << 63  # numbers are smaller: steps and seeds are 64-bit integers
 
 
 def from_fields(cls: type[T], fields: Any, place: str) -> T:
-    """A dataclass of plain fields, each checked against its type.
+    """A dataclass from plain values as JSON holds them, each checked against its field's type.
 
-    Args:
-        cls: a dataclass whose fields are numbers, text, booleans, None or a choice of texts.
-        fields: what JSON holds.
-        place: names it in messages, as in "runs/mine/config.json: data".
-
-    Raises:
-        ProtlmError: `fields` is no object, a field is missing or unknown, or a value is of another
-            type; and what `cls` itself refuses.
+    `place` names them in messages, as in "runs/mine/config.json: data". Raises a ProtlmError where
+    `fields` is no object, a field is missing or unknown, or a value is of another type.
     """
     hints = typing.get_type_hints(cls)
     if not isinstance(fields, dict):
@@ -45,18 +39,18 @@ def from_fields(cls: type[T], fields: Any, place: str) -> T:
 
 
 def typed(value: Any, hint: Any, name: str) -> Any:
-    """The value if it is of the field's type and of a size that can be; an int serves as a float.
+    """The value if it has the field's type and a plausible size; an int is accepted as a float.
 
     Raises:
-        ProtlmError: it is not; `name` says which field, in full.
+        ProtlmError: otherwise; `name` is the field's full name.
     """
     origin = typing.get_origin(hint)
     allowed = [hint]
     if origin is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            wanted = ", ".join(map(repr, choices))
-            raise ProtlmError(f"{name} is {shown(value)}; choose one of {wanted}")
+            known = ", ".join(map(repr, choices))
+            raise ProtlmError(f"{name} is {shown(value)}; choose one of {known}")
         return value
     if origin in (typing.Union, types.UnionType):
         allowed = list(typing.get_args(hint))
@@ -77,7 +71,6 @@ def typed(value: Any, hint: Any, name: str) -> Any:
 
 
 def _bounded(value: Any, name: str) -> None:
-    """Refuses what no field can be."""
     if isinstance(value, str | tuple) and len(value) > LONGEST:
         what = "characters" if isinstance(value, str) else "entries"
         raise ProtlmError(f"{name} has {len(value):,} {what}; at most {LONGEST:,} are read")
@@ -88,7 +81,7 @@ def _bounded(value: Any, name: str) -> None:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: in one line, not too long."""
+    """A value for a message: in one line, not too long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits; a list in a list in ...

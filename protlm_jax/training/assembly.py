@@ -1,6 +1,6 @@
 """The parts of a run from its config and the devices; nothing is read, allocated or compiled.
 
-The loop trains with these parts; planning compiles the same ones for devices that are not there.
+The loop trains with these parts; planning compiles the same ones for devices that are absent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from protlm_jax import models, partitioning
 from protlm_jax.config.run import RunConfig
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
-from protlm_jax.training.guard import Rules
+from protlm_jax.training.guard import SkipRules
 from protlm_jax.training.hardware import memory_of
 from protlm_jax.training.mesh_choice import choose_mesh
 from protlm_jax.training.optimizers import build_optimizer
@@ -30,18 +30,11 @@ from protlm_jax.vocabularies import get_vocabulary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """Parts of a run, put together once; its programs are compiled when they are first called.
+    """Parts of a run; its programs are compiled when they are first called.
 
-    Attributes:
-        mesh: the devices.
-        rows: how the rows of a batch are laid on them.
-        axes: logical axes of the parameters.
-        abstract: shapes of the state.
-        layout: its shardings.
-        step: one update and one evaluation, not compiled.
-        batch_size: rows of a batch, and of what a recurrent family carries.
-        rules: how activations are laid on the mesh.
-        chosen: why it is this mesh, where the config leaves that open; otherwise "".
+    `rows` is the sharding of a batch, `axes` are the logical axes of the parameters, `abstract` and
+    `layout` shapes and shardings of the state, `rules` those of activations, and `chosen` is the
+    reason for the mesh with `mesh=auto`, otherwise "".
     """
 
     mesh: Mesh
@@ -70,7 +63,7 @@ class Parts:
 
     @functools.cached_property
     def empty_carry(self) -> Callable[[], Any]:
-        """Makes a carry that remembers nothing, where it will live."""
+        """Makes an empty carry, laid out on the mesh."""
         make = functools.partial(self.model.initial_carry, self.batch_size)
         return jax.jit(make, out_shardings=self.layout.carry)
 
@@ -83,14 +76,10 @@ class Parts:
 
 
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Parts:
-    """Puts the parts of a run together.
+    """Builds the parts of a run for some devices, by default those of the process group.
 
-    Args:
-        config: the run.
-        devices: those of the process group by default.
-
-    Raises:
-        ProtlmError: a mesh that does not fit the devices, or rows that do not divide over it.
+    Raises a ProtlmError for a mesh that does not fit the devices, or rows that do not divide over
+    it.
     """
     train = config.train
     model = models.build(config.model)
@@ -99,7 +88,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
     objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
     schedule = build_schedule(config.schedule, train.steps)
     optimizer = build_optimizer(config.optimizer, schedule, axes)
-    guard = Rules(config.model.dtype, train.skip_limit, train.skip_above)
+    guard = SkipRules(config.model.dtype, train.skip_limit, train.skip_above)
     abstract = abstract_state(model, optimizer, train.batch_size, guard)
     mesh, chosen = _mesh(config, abstract, axes, devices)
     rows = partitioning.batch_sharding(mesh, train.batch_size // train.accumulate)
@@ -120,14 +109,14 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
 def _mesh(
     config: RunConfig, abstract: TrainState, axes: Any, devices: list[jax.Device] | None
 ) -> tuple[Mesh, str]:
-    """The mesh that the config states, or the one that is chosen, and why."""
+    """The mesh of the config, or the chosen one, and why it was chosen."""
     stated, train = config.mesh, config.train
     devices = devices if devices is not None else jax.devices()
     axis_names = (partitioning.SLICES, *partitioning.MESH_AXES)
     shape, why = {axis: getattr(stated, axis) for axis in axis_names}, ""
     if stated.auto:
         slices = partitioning.split_slices(devices, stated.slices)
-        choice = choose_mesh(
+        shape, why = choose_mesh(
             abstract,
             axes,
             rows=train.batch_size // train.accumulate,
@@ -135,5 +124,4 @@ def _mesh(
             memory=memory_of(devices[0]),
             slices=len(slices),
         )
-        shape, why = choice.shape, choice.why
     return partitioning.make_mesh(shape, devices), why

@@ -1,15 +1,12 @@
 """Checkpoints of a run: `checkpoints/<step>/{state,data,info}`, written by Orbax in the background.
 
-A checkpoint is written under a temporary name and renamed when complete, so a folder whose name is
-a number is complete. `files.json` lists the size and digest of each file, and every reader compares
-them first. A checkpoint is damaged if this comparison fails or, where an older version wrote no
-digests, if it cannot be parsed; any other failure (memory, permissions, an interruption) is not
-damage.
+A folder whose name is a number is complete. `files.json` lists the size and digest of each file,
+and every reader compares them first. A checkpoint is damaged if this comparison fails or, where an
+older version wrote no digests, if it cannot be parsed; any other failure is not damage.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,15 +25,9 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged, entries_of, verify
 from protlm_jax.storage.files import cannot_write, write_atomically
 from protlm_jax.training import orbax_messages
-from protlm_jax.training.distributed import agreed, leads
+from protlm_jax.training.distributed import broadcast, is_primary
 
 FORMAT = 2  # of the folder's layout and of the names in the tree; raised when either changes
-FULL_DISK = {
-    errno.ENOSPC: "no space left on device",
-    errno.EFBIG: "file too large",
-    errno.EDQUOT: "disk quota exceeded",
-}
-
 FILES = "files.json"  # the seal of a checkpoint; in older ones it holds sizes alone
 
 
@@ -45,23 +36,18 @@ class DamagedCheckpoint(Damaged):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, due at multiples of `every` and `keep_every` steps.
 
-    Saving copies the arrays and writes in a thread. A save that fails there raises at the next
-    `save`, `wait` or `close`; older checkpoints stay as they are.
-
-    Args:
-        directory: the run's `checkpoints` folder, made where it is missing.
-        every: a checkpoint is due at multiples of this many steps.
-        keep: how many of the newest are kept.
-        keep_every: multiples of this many steps are due too, and kept for good; 0 for none.
+    The newest `keep` stay, and multiples of `keep_every` for good (0: none). Saving copies the
+    arrays and writes in a thread. A save that fails there raises at the next `save`, `wait` or
+    `close`; older checkpoints stay as they are.
     """
 
     def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0):
         self.directory = Path(directory).absolute()
-        self._periods = [every] + ([keep_every] if keep_every else [])
+        self._periods = [period for period in (every, keep_every) if period]
         self._saving: int | None = None
-        self._messages = orbax_messages.kept_in(self.directory.parent / orbax_messages.FILE)
+        self._messages = orbax_messages.to_file(self.directory.parent / orbax_messages.FILE)
         policies: list[Any] = [preservation.LatestN(n=keep)]
         policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
         options = ocp.CheckpointManagerOptions(
@@ -70,7 +56,7 @@ class Checkpoints:
             # Called when all files are written, before the folder gets its name.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        with self._failures("cannot be prepared"):
+        with self._failures():
             self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def should_save(self, step: int) -> bool:
@@ -82,14 +68,9 @@ class Checkpoints:
     ) -> None:
         """Saves a state after `step` updates; a step that is saved already is left alone.
 
-        Args:
-            step: number of updates.
-            state: any pytree of arrays; it may be donated as soon as this returns.
-            data: the data iterator's state.
-            info: small, plain JSON to keep beside it.
-
-        Raises:
-            ProtlmError: this save, or the one before it, could not be written.
+        `state` is any pytree of arrays, which may be donated afterwards; `data` is the data
+        iterator's state, and `info` small, plain JSON. Raises a ProtlmError if this save or the one
+        before it failed.
         """
         self.wait()
         if step in saved_steps(self.directory):
@@ -100,7 +81,7 @@ class Checkpoints:
             info=ocp.args.JsonSave({"format": FORMAT, **(info or {})}),
         )
         self._saving = step
-        with self._failures("could not be written"):
+        with self._failures():
             self._manager.save(step, args=args, force=True)
 
     def latest_step(self) -> int | None:
@@ -108,19 +89,14 @@ class Checkpoints:
         return latest_step(self.directory)
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, bytes]:
-        """Returns the state and the data iterator's state.
-
-        Args:
-            step: which checkpoint.
-            abstract_state: the state's pytree of `jax.ShapeDtypeStruct`; its shardings, on any
-                mesh, say where the arrays go.
+        """The state, laid out like `abstract_state` on any mesh, and the data iterator's state.
 
         Raises:
             DamagedCheckpoint: it is not as it was written.
-            ProtlmError: the checkpoint is missing, or holds something else.
+            ProtlmError: the checkpoint is missing, or holds other arrays.
         """
         path = self.directory / str(step)
-        _verify_for_all_hosts(path)
+        _verify_on_all_hosts(path)
         _read_info(path)
         with _reading(path):
             stored = _stored_tree(path / "state")
@@ -131,48 +107,41 @@ class Checkpoints:
         return state, np.asarray(data, np.uint8).tobytes()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more.
-
-        Raises:
-            ProtlmError: the last save could not be written.
-        """
-        with self._failures("could not be written"):
+        """Waits for the last save; raises a ProtlmError if it could not be written."""
+        with self._failures():
             self._manager.wait_until_finished()
         self._saving = None
 
     def set_aside(self, step: int, error: DamagedCheckpoint) -> str:
         """Moves a damaged checkpoint to `damaged/` beside the folder; called by all hosts.
 
-        Returns:
-            A warning that names both folders and the step to go on from.
-
-        Raises:
-            ProtlmError: there is no older one to go on from.
+        Returns a warning that names both folders and the step to go on from; raises a ProtlmError
+        where there is no older checkpoint.
         """
         older = [s for s in saved_steps(self.directory) if s < step]
         if not older:
             raise ProtlmError(f"{error}. There is no older one") from error
-        agreed(step)  # all hosts have read `older`
+        broadcast(step)  # all hosts have read `older`
         aside = self.directory.parent / "damaged" / str(step)
-        if leads():
+        if is_primary():
             try:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(aside)
             except OSError as failure:
                 raise cannot_write(aside, failure) from error
-        agreed(step)  # it is gone
+        broadcast(step)  # it is moved
         self._manager.reload()
         return f"WARNING: {error}. It was moved to {aside}; going on from step {older[-1]} instead"
 
     def close(self) -> None:
-        """Waits for the last save and lets go of the folder; raises like `wait`."""
+        """Waits for the last save and closes the folder; raises like `wait`."""
         try:
             self.wait()
-            with self._failures("could not be finished"):
+            with self._failures():
                 self._manager.close()
         finally:
-            orbax_messages.no_longer(self._messages)
+            orbax_messages.end(self._messages)
 
     def _seal(self) -> None:
         """Lists the files of the checkpoint that has just been written, in Orbax's thread."""
@@ -182,7 +151,8 @@ class Checkpoints:
             write_atomically(folder / FILES, json.dumps(entries, indent=0, sort_keys=True) + "\n")
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
+    def _failures(self) -> Iterator[None]:
+        """Turns a failed save into a ProtlmError, after removing what it left."""
         try:
             yield
         except Exception as error:
@@ -193,7 +163,7 @@ class Checkpoints:
                     shutil.rmtree(leftover, ignore_errors=True)
             latest = latest_step(self.directory)
             kept = "none was complete yet" if latest is None else f"{latest} and older are intact"
-            raise ProtlmError(f"checkpoint {path} {what}: {_cause(error)} ({kept})") from error
+            raise ProtlmError(f"{cannot_write(path, _root(error))} ({kept})") from error
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -214,20 +184,13 @@ def _read_info(path: Path) -> dict[str, Any]:
 def restore_params(path: str | Path) -> Any:
     """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
 
-    Raises:
-        ProtlmError: no such checkpoint, or it cannot be read.
+    Raises a ProtlmError where there is no such checkpoint, or it cannot be read.
     """
     return restore_part(path, "params")
 
 
 def restore_part(path: str | Path, name: str) -> Any:
-    """A field of a checkpoint's state, such as "opt_state", as nested dicts and lists of arrays.
-
-    None where the checkpoint has no such field.
-
-    Raises:
-        ProtlmError: no such checkpoint, or it cannot be read.
-    """
+    """As `restore_params`, of a field of the state such as "opt_state"; None without it."""
     path = Path(path).absolute()
     _verify(path, ": copy it again, or read another checkpoint of the run")
     _read_info(path)
@@ -238,6 +201,12 @@ def restore_field(folder: Path, name: str) -> Any:
     """As `restore_part`, of any tree that Orbax stored in a folder of a checkpoint."""
     _verify(folder.parent, ": copy it again")
     return _read_field(folder, name)
+
+
+def stored_field(folder: Path, name: str) -> Any:
+    """As `restore_field`, with shapes and dtypes instead of arrays; these are not read."""
+    with _reading(folder.parent):
+        return _stored_tree(folder).get(name)
 
 
 def _read_field(folder: Path, name: str) -> Any:
@@ -251,18 +220,10 @@ def _read_field(folder: Path, name: str) -> Any:
         return reader.restore(folder, args=args)[name]
 
 
-def stored_field(folder: Path, name: str) -> Any:
-    """As `restore_field`, with shapes and dtypes instead of arrays; these are not read."""
-    with _reading(folder.parent):
-        return _stored_tree(folder).get(name)
-
-
 def _restore(path: Path, args: Any) -> Any:
-    handlers = {
-        ocp.args.StandardRestore: ocp.StandardCheckpointHandler,
-        ocp.args.JsonRestore: ocp.JsonCheckpointHandler,
-    }
-    with ocp.Checkpointer(handlers[type(args)]()) as reader:
+    is_json = isinstance(args, ocp.args.JsonRestore)
+    handler = ocp.JsonCheckpointHandler() if is_json else ocp.StandardCheckpointHandler()
+    with ocp.Checkpointer(handler) as reader:
         return reader.restore(path, args=args)
 
 
@@ -281,9 +242,9 @@ def _arrays(tree: Any) -> dict[str, str]:
     }
 
 
-def _require_same_arrays(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
-    for name in sorted(stored.keys() | wanted.keys()):
-        there, here = stored.get(name, "missing"), wanted.get(name, "missing")
+def _require_same_arrays(path: Path, stored: dict[str, str], expected: dict[str, str]) -> None:
+    for name in sorted(stored.keys() | expected.keys()):
+        there, here = stored.get(name, "missing"), expected.get(name, "missing")
         if there != here:
             raise ProtlmError(
                 f"checkpoint {path} was written by another configuration: {name} is {there} there "
@@ -299,28 +260,30 @@ def _verify(path: Path, remedy: str = "") -> None:
         raise DamagedCheckpoint(f"{error}{remedy}") from error
 
 
-def _verify_for_all_hosts(path: Path) -> None:
-    """As `_verify`, done by the leading host alone; all hosts raise what it finds."""
+def _verify_on_all_hosts(path: Path) -> None:
+    """As `_verify`, read by host 0 alone; all hosts raise the same error."""
     found: ProtlmError | None = None
-    if leads():
+    if is_primary():
         try:
             _verify(path)
         except ProtlmError as error:
             found = error
     kinds = (None, DamagedCheckpoint, ProtlmError)
     number = 0 if found is None else 1 if isinstance(found, DamagedCheckpoint) else 2
-    if kind := kinds[agreed(number)]:
-        raise found or kind(f"checkpoint {path} did not pass the check of the leading host")
+    if kind := kinds[broadcast(number)]:
+        raise found or kind(f"checkpoint {path} did not pass the check of host 0")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns a reader's failures into a ProtlmError, DamagedCheckpoint for damage alone."""
-    orbax_messages.divert()
+    """Turns a reader's failures into a ProtlmError, or into DamagedCheckpoint for damage alone."""
+    orbax_messages.redirect()
     try:
         yield
     except Exception as error:
-        cause, text = _root(error), f"checkpoint {path} cannot be read: {_first_line(error)}"
+        cause = _root(error)
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        text = f"checkpoint {path} cannot be read: {lines[0][:300].rstrip('.')}"
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
             raise ProtlmError(
                 f"{text}. There is too little memory: wait until others have released theirs, or "
@@ -354,23 +317,7 @@ def _is_unreadable(cause: BaseException) -> bool:
     return isinstance(cause, ValueError) and str(cause).startswith(starts)
 
 
-def _cause(error: BaseException) -> str:
-    """Why a save failed and what to do; full disks come as OSError or inside other errors' text."""
-    text = str(error).lower()
-    for number, message in FULL_DISK.items():
-        if getattr(error, "errno", None) == number or message in text:
-            return f"{message}. Free some space or choose another workdir, and run again"
-    if isinstance(_root(error), OSError):
-        return f"{_first_line(error)}. Choose another workdir"
-    return _first_line(error)
-
-
 def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _first_line(error: BaseException) -> str:
-    error = _root(error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")

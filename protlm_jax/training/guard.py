@@ -1,12 +1,9 @@
 """Skipped updates: loss scaling in float16, and a run's own limits on loss and gradients.
 
-Float16 gradients vanish below 6e-8 and overflow above 65,504. So the loss is multiplied by a scale,
-and the gradients are divided by it in float32 (Micikevicius et al. 2018). A step that is not finite
-changes no parameter and halves the scale; many finite steps double it. flax's DynamicScale would
-adapt it at each call of the gradient, of which an update may have several.
-
-In any dtype a run may skip a few updates whose loss or gradients are not finite, or whose gradient
-norm is far above the median, instead of stopping. Without rules the state is an empty dict.
+Float16 gradients vanish below 6e-8 and overflow above 65,504, so the loss is multiplied by a scale
+and gradients are divided by it in float32 (Micikevicius et al. 2018): a step that is not finite
+halves it, many finite steps double it. flax's DynamicScale adapts it at each call of the gradient,
+of which an update may have several.
 """
 
 from __future__ import annotations
@@ -28,13 +25,13 @@ State = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class SkipRules:
     """When an update is skipped.
 
     Attributes:
         dtype: of the model's computation; "float16" has a loss scale.
-        limit: how many updates in a row the run's own rules may skip; 0: no such rules.
-        above: skip gradient norms above this times the median of the last HISTORY; 0: no.
+        limit: how many non-finite updates in a row are skipped, in any dtype; 0: none.
+        above: with a limit, also skip gradient norms above this times the median of the last 100.
     """
 
     dtype: str = "float32"
@@ -42,11 +39,11 @@ class Rules:
     above: float = 0.0
 
     def initial(self) -> State:
-        """The state before the first step: {} without any rule; else
+        """The state before the first step; {} without any rule.
 
-        "skipped" (int32, in all); for float16 "scale" (float32) and "finite_steps" since it last
-        changed (int32); by the run's rules "in_a_row" (int32) and "norms" ([HISTORY] float32, nan
-        where there is none yet).
+        "skipped" (int32, in all); in float16 "scale" (float32) and "finite_steps" since it last
+        changed (int32); with a limit "in_a_row" (int32) and "norms" ([HISTORY] float32, nan at the
+        start).
         """
         zero = jnp.zeros((), jnp.int32)
         state: State = {}
@@ -61,23 +58,19 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """Decides whether one step is skipped.
+    """Decides whether one step is skipped, from the `state` before it.
 
-    Attributes:
-        rules: of the run.
-        state: before the step.
-        finite: bool scalar, whether loss and gradients are.
-        norm: of the gradients, float32 scalar; 0 where no rule needs it.
+    `finite` (bool scalar) is about loss and gradients; `norm` (float32 scalar) of the gradients is
+    0 where no rule needs it.
     """
 
-    rules: Rules
+    rules: SkipRules
     state: State
     finite: jax.Array
     norm: jax.Array
 
     @classmethod
-    def of(cls, rules: Rules, state: State, loss: jax.Array, grads: Any) -> Guard:
-        """Looks at the loss and at every gradient."""
+    def of(cls, rules: SkipRules, state: State, loss: jax.Array, grads: Any) -> Guard:
         finite, norm = jnp.bool_(True), jnp.float32(0.0)
         if state:
             leaves = jax.tree.leaves((loss, grads))
@@ -88,7 +81,7 @@ class Guard:
 
     @property
     def skipped(self) -> jax.Array:
-        """Whether the step is to change nothing."""
+        """Whether the step changes nothing: bool scalar."""
         skip = jnp.bool_(False)
         if "scale" in self.state:  # a smaller one may help
             skip |= ~self.finite & (self.state["scale"] > LEAST)
@@ -100,7 +93,7 @@ class Guard:
         return skip
 
     def zeroed(self, tree: Any) -> Any:
-        """A tree of gradients or updates, zero if the step is skipped."""
+        """Gradients or updates, zero if the step is skipped."""
         return self.kept(jax.tree.map(jnp.zeros_like, tree), tree) if self.state else tree
 
     def kept(self, old: Any, new: Any) -> Any:

@@ -1,14 +1,11 @@
-"""Published figures of TPU chips and GPUs.
+"""Published figures of TPU chips and GPUs; no figure is fitted to a measured run.
 
-Of TPUs: peak, HBM bandwidth and matrix units from Google's documentation of each generation (Cloud
-TPU, "System architecture"), v2 from Jouppi et al. 2020, "A domain-specific supercomputer for
-training deep neural networks". The clock is the one at which the documented matrix units (128 x
-128, two operations a cycle per cell) reach the peak; it agrees with Jouppi et al. 2021, "Ten
-lessons from three generations". One-way bandwidth of an interconnect (ICI) link: v2 from Jouppi et
-al. 2020; v3 and v4 the documented all-reduce bandwidth of a pod over its chips and links; later
-ones half the documented bidirectional bandwidth of a chip over its links. Latency of a hop,
-bandwidth to the data center's network (DCN) and when an axis is a ring: Austin et al. 2025, "How to
-scale your model", chapters 2, 3 and 5. No figure is fitted to a measured run.
+Peak, HBM bandwidth and matrix units: Google's documentation of each generation, v2 from Jouppi et
+al. 2020. Clock: at which the documented matrix units (128 x 128, two operations a cycle per cell)
+reach the peak. One-way bandwidth of an interconnect (ICI) link: v2 from Jouppi et al. 2020; v3 and
+v4 the documented all-reduce bandwidth of a pod over its chips and links; later ones half the
+documented bidirectional bandwidth of a chip over its links. Latency of a hop, bandwidth to the data
+center's network (DCN) and when an axis is a ring: Austin et al. 2025, "How to scale your model".
 """
 
 from __future__ import annotations

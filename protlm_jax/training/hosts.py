@@ -1,6 +1,6 @@
 """The data iterators' states of all hosts as one part of a checkpoint.
 
-With token files all hosts have one state, and any number of hosts can go on from it. Where each
+With token files all hosts have one state, from which any number of hosts can resume. Where each
 host reads its own records, all states are kept.
 """
 
@@ -23,7 +23,7 @@ _BROKEN = (
 
 
 def state_of_all(state: bytes) -> bytes:
-    """The states of all hosts, joined; called by all of them at the same step."""
+    """The states of all hosts, joined; called by all of them."""
     if jax.process_count() == 1:
         return state
     from jax.experimental import multihost_utils
@@ -49,8 +49,7 @@ def join(states: Sequence[bytes]) -> bytes:
 def pick(saved: bytes, host: int) -> bytes:
     """The state of a host; for a new host another's, which its data will refuse.
 
-    Raises:
-        DamagedCheckpoint: it is no such state.
+    Raises DamagedCheckpoint where the bytes are no such state.
     """
     try:
         hosts = json.loads(zlib.decompress(saved)).get("hosts")

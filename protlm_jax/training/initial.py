@@ -1,15 +1,14 @@
 """The first state of a run that continues the pretraining of another model.
 
-Parameters are copied, but for two kinds of tables: rows of a vocabulary are matched by token, and a
-position table keeps the rows that both models have. Rows without a match start at random, as in any
-new run. The screen and init.json report it.
+Parameters are copied, except in two kinds of tables: rows of a vocabulary are matched by token, and
+a position table keeps the rows that both models have. Rows without a match start at random.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,18 @@ WITHOUT_PARAMETERS = (
     *("dropout_rate", "mlp_dropout", "dtype", "remat", "attention_backend"),
     *("memory_length", "same_length", "clamp_length"),
 )
-OF_RANDOM = ("initializer_range", "position_init")
-TABLES = ("vocabulary", "vocab_size", "max_positions")
+# Fields that may differ because they concern random values, or tables that are matched.
+MAY_DIFFER = (
+    *WITHOUT_PARAMETERS,
+    *("initializer_range", "position_init", "vocabulary", "vocab_size", "max_positions"),
+)
 
 Rows = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a run starts from.
-
-    Attributes:
-        model: parameters and vocabulary.
-        checkpoint: the folder they were read from; None for a Hugging Face folder.
-    """
+    """The model that a run starts from, and its checkpoint; None for a Hugging Face folder."""
 
     model: LoadedModel
     checkpoint: Path | None
@@ -57,7 +54,7 @@ Load = Callable[[str], Source]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a run started from, in words; init.json of its folder.
+    """What a run took from its source, in words; saved as init.json.
 
     `new` starts at random, `left` is only in the source, and `settings` are fields of the model
     that differ without an effect on parameters.
@@ -72,7 +69,7 @@ class Report:
     settings: list[str]
 
     def lines(self) -> list[str]:
-        """For people."""
+        """For the screen."""
         several = {"new": self.new, "left": self.left, "differs": self.settings}
         return [
             f"starting from {self.source} ({self.name})",
@@ -85,24 +82,23 @@ class Report:
 def continue_from(
     config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any, load: Load
 ) -> tuple[TrainState, Report]:
-    """The state of step 0 with the parameters of `config.init_from`.
+    """The state of step 0 with the parameters of `config.init_from`, which `load` reads.
 
-    Args:
-        config: the run.
-        fresh: its state with random parameters.
-        layout: shardings of the state.
-        axes: logical axes of the parameters.
-        load: reads what `config.init_from` names.
-
-    Raises:
-        ProtlmError: no model there, one of another architecture (each field is named), or no
-            optimizer's state where the config wants it.
+    `fresh` is the state with random parameters, `layout` its shardings, and `axes` the logical axes
+    of the parameters. Raises a ProtlmError where there is no model, one of another architecture
+    (each field is named), or no optimizer's state where the config asks for it.
     """
     assert config.init_from is not None
     with _in_host_memory():
         found = load(config.init_from)
     source = found.model
-    require_same_architecture(source.config, config.model, config.init_from)
+    fixed = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in MAY_DIFFER]
+    if differences := _differences(source.config, config.model, fixed):
+        raise ProtlmError(
+            f"the model in {config.init_from} is another one than config.model: "
+            f"{'; '.join(differences)}. Set these fields to the first values, or leave "
+            f"--config.init_from away"
+        )
     rows, new, left = _matching_rows(source, config.model)
     params = jax.tree.map(
         lambda leaf, names, stored, sharding: _placed(leaf, names, stored, rows, sharding),
@@ -117,12 +113,13 @@ def continue_from(
     state = dataclasses.replace(fresh, params=params)
     optimizer = f"{config.optimizer.name} starts anew"
     if config.init_what == "state":
-        opt_state, updates = _optimizer_state(config, found.checkpoint, fresh, layout, axes, rows)
-        state = dataclasses.replace(state, opt_state=opt_state)
+        stored = _stored_optimizer(config, found.checkpoint)
+        moments = _continued_optimizer(stored, fresh, layout, axes, rows)
+        state = dataclasses.replace(state, opt_state=moments)
+        updates = int(stored["count"])
         optimizer = f"the moments of {config.optimizer.name} after {updates:,} updates are kept"
     optimizer += f"; the schedule begins at its step {config.schedule.first_step:,}"
-    there = {name: part for name, part in source.params.items() if name not in source.missing}
-    arrays = jax.tree.leaves(there)
+    arrays = jax.tree.leaves({n: x for n, x in source.params.items() if n not in source.missing})
     report = Report(
         source=config.init_from,
         name=source.name,
@@ -135,43 +132,30 @@ def continue_from(
     return state, report
 
 
-def require_same_architecture(source: ModelConfig, asked: ModelConfig, path: str) -> None:
-    """Raises a ProtlmError that names every field that would have to be equal."""
-    fields = [f.name for f in dataclasses.fields(ModelConfig)]
-    fixed = [f for f in fields if f not in (*WITHOUT_PARAMETERS, *OF_RANDOM, *TABLES)]
-    if wrong := _differences(source, asked, fixed):
-        raise ProtlmError(
-            f"the model in {path} is another one than config.model: {'; '.join(wrong)}. Set these "
-            f"fields to the first values, or leave --config.init_from away"
-        )
-
-
-def _differences(source: ModelConfig, asked: ModelConfig, fields: Any) -> list[str]:
+def _differences(source: ModelConfig, own: ModelConfig, fields: Iterable[str]) -> list[str]:
     return [
-        f"model.{f}: {getattr(source, f)!r} there, {getattr(asked, f)!r} here"
+        f"model.{f}: {getattr(source, f)!r} there, {getattr(own, f)!r} here"
         for f in fields
-        if getattr(source, f) != getattr(asked, f)
+        if getattr(source, f) != getattr(own, f)
     ]
 
 
-def _matching_rows(source: LoadedModel, asked: ModelConfig) -> tuple[Rows, list[str], list[str]]:
-    """The source's row of each row here for the axes "vocab" and "positions", where they differ.
-
-    Returns:
-        {axis: int64 [rows here], -1 for a new row}, and what is new and what is left, in words.
+def _matching_rows(source: LoadedModel, own: ModelConfig) -> tuple[Rows, list[str], list[str]]:
+    """The source's row of each row here (int64, -1 for a new one) for the axes "vocab" and
+    "positions", where they differ; and what is new and what is left, in words.
     """
     rows: Rows = {}
     new, left = [], []
-    there, here = source.vocabulary, get_vocabulary(asked.vocabulary)
-    sizes = source.config.vocab_size, asked.vocab_size
+    there, here = source.vocabulary, get_vocabulary(own.vocabulary)
+    sizes = source.config.vocab_size, own.vocab_size
     found = vocabulary_rows(there, here, *sizes)
     if sizes[0] != sizes[1] or (found != np.arange(sizes[1])).any():
         rows["vocab"] = found
-        gained = [_token(here, i) for i in np.flatnonzero(found < 0)]
-        lost = [_token(there, i) for i in np.setdiff1d(np.arange(sizes[0]), found)]
-        new += [f"{len(gained)} rows of the vocabulary: {_some(gained)}"] if gained else []
-        left += [f"{len(lost)} rows of the vocabulary: {_some(lost)}"] if lost else []
-    before, after = source.config.max_positions, asked.max_positions
+        gained = np.flatnonzero(found < 0).tolist()
+        lost = np.setdiff1d(np.arange(sizes[0]), found).tolist()
+        new += [f"{len(gained)} rows of the vocabulary: {_tokens(here, gained)}"] if gained else []
+        left += [f"{len(lost)} rows of the vocabulary: {_tokens(there, lost)}"] if lost else []
+    before, after = source.config.max_positions, own.max_positions
     if before != after:
         rows["positions"] = np.where(np.arange(after) < before, np.arange(after), -1)
         if after > before:
@@ -179,6 +163,11 @@ def _matching_rows(source: LoadedModel, asked: ModelConfig) -> tuple[Rows, list[
         else:
             left.append(f"positions {after} to {before - 1} of the position table")
     return rows, new, left
+
+
+def _tokens(vocabulary: Vocabulary, ids: list[int]) -> str:
+    names = [vocabulary.tokens[i] if i < vocabulary.size else f"row {i}" for i in ids[:8]]
+    return ", ".join(names) + (", ..." if len(ids) > 8 else "")
 
 
 def vocabulary_rows(
@@ -204,18 +193,8 @@ def vocabulary_rows(
     return found
 
 
-def _optimizer_state(
-    config: RunConfig,
-    checkpoint: Path | None,
-    fresh: TrainState,
-    layout: TrainState,
-    axes: Any,
-    rows: Rows,
-) -> tuple[Any, int]:
-    """The moments of the source's checkpoint, and how many updates they have seen.
-
-    The last part of the state, the schedule's count, stays 0: the config says where it begins.
-    """
+def _stored_optimizer(config: RunConfig, checkpoint: Path | None) -> dict[str, np.ndarray]:
+    """Stored arrays by their path inside the optimizer's links, without the schedule's count."""
     stored = None if checkpoint is None else restore_part(checkpoint, "opt_state")
     if checkpoint is None or stored is None:
         raise ProtlmError(
@@ -228,32 +207,33 @@ def _optimizer_state(
             f"{config.init_from} was trained with {used}, whose state {config.optimizer.name} "
             f"cannot use: set --config.optimizer.name={used}, or --config.init_what=params"
         )
-    kept = _by_name(stored)
-    names = opt_state_axes(fresh.opt_state, fresh.params, axes)
+    flat = jax.tree_util.tree_flatten_with_path(stored[:-1])[0]
+    return {_inside_link(path): leaf for path, leaf in flat}
+
+
+def _continued_optimizer(
+    stored: dict[str, np.ndarray], fresh: TrainState, layout: TrainState, axes: Any, rows: Rows
+) -> Any:
+    """The optimizer's state with the stored moments.
+
+    Its last link, the schedule's count, stays 0: the config says where the schedule begins.
+    """
 
     def take(path: Any, leaf: jax.Array, logical: Any, sharding: Any) -> jax.Array:
         if path[0].idx == len(fresh.opt_state) - 1:
             return leaf
-        name = _below_the_chain(path)
-        if name not in kept:
+        if (name := _inside_link(path)) not in stored:
             raise ProtlmError(
-                f"the optimizer's state in {checkpoint} has no {name}: "
-                f"use --config.init_what=params"
+                f"the stored state of the optimizer has no {name}: use --config.init_what=params"
             )
-        return _placed(leaf, logical, kept[name], rows, sharding)
+        return _placed(leaf, logical, stored[name], rows, sharding)
 
-    state = jax.tree_util.tree_map_with_path(take, fresh.opt_state, names, layout.opt_state)
-    return state, int(kept["count"])
-
-
-def _by_name(stored: list[Any]) -> dict[str, np.ndarray]:
-    """Arrays of a stored chain by their path inside its links, the schedule's count left out."""
-    flat = jax.tree_util.tree_flatten_with_path(stored[:-1])[0]
-    return {_below_the_chain(path): leaf for path, leaf in flat}
+    names = opt_state_axes(fresh.opt_state, fresh.params, axes)
+    return jax.tree_util.tree_map_with_path(take, fresh.opt_state, names, layout.opt_state)
 
 
-def _below_the_chain(path: Any) -> str:
-    """A path without the link's number, which depends on clipping."""
+def _inside_link(path: Any) -> str:
+    """A path without the number of the chain's link, which depends on clipping."""
     return jax.tree_util.keystr(path[1:], simple=True, separator="/")
 
 
@@ -274,20 +254,12 @@ def _placed(leaf: jax.Array, names: Any, stored: Any, rows: Rows, sharding: Any)
     return put(leaf, stored)
 
 
-def _token(vocabulary: Vocabulary, index: Any) -> str:
-    return vocabulary.tokens[index] if index < vocabulary.size else f"row {index}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-
 @contextlib.contextmanager
 def _in_host_memory() -> Any:
     """Arrays made inside stay off the accelerator, which may not hold a whole model."""
     try:
         host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to see the accelerator alone
+    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
         yield
         return
     with jax.default_device(host):

@@ -1,8 +1,7 @@
-"""The run: from a config and a folder to a trained model, resumable at any moment.
+"""Training: from a config and a folder to a trained model, resumable at any step.
 
-The order inside the loop is fixed: (evaluate) -> (save) -> next batch -> step -> log the previous
-step. Evaluation and saving see the state between two updates; logging one step late keeps the
-device busy while the host reads.
+The loop has one order: evaluate -> save -> next batch -> step -> log the previous step. Metrics are
+read one step late, while the device computes the next step, so that it never waits for the host.
 """
 
 from __future__ import annotations
@@ -26,19 +25,13 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.storage.json_files import write_json
-from protlm_jax.training.assembly import assemble
+from protlm_jax.training.assembly import Parts, assemble
 from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
-from protlm_jax.training.distributed import Farewell, leads, owned_by_all, say
+from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_hosts, print_once
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, continue_from
-from protlm_jax.training.metrics import (
-    MetricsWriter,
-    NoMetrics,
-    ProgressReporter,
-    Throughput,
-    require_finite,
-)
-from protlm_jax.training.profile import Profile
+from protlm_jax.training.metrics import MetricsWriter
+from protlm_jax.training.progress import StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.workdir import claim_workdir
 from protlm_jax.vocabularies import get_vocabulary
@@ -55,120 +48,173 @@ LONG_PROTEINS = {
 }
 
 
-@dataclasses.dataclass
-class Pending:
-    """A step that was dispatched and not read yet."""
-
-    step: int
-    metrics: dict[str, jax.Array]
-    tokens: int
-
-
 def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
-    """Trains until `config.train.steps`, from the newest checkpoint if the folder has one.
+    """Trains until `config.train.steps`, from the newest checkpoint if `workdir` has one.
 
-    Args:
-        config: the run.
-        workdir: its folder: config.json, checkpoints/, metrics.jsonl, TensorBoard events.
-        load: reads the model that `config.init_from` names; see `protlm_jax.huggingface`.
-
-    Returns:
-        How many updates this call made; 0 when the run was complete already.
-
-    Raises:
-        ProtlmError: a folder of another config, bad data, a loss that is not finite, a full disk.
-        Stopped: the process was told to end (SIGTERM) and has saved.
+    Returns the number of updates made by this call. `load` reads the model of `config.init_from`;
+    see `protlm_jax.huggingface`. Raises a ProtlmError (a folder of another config, bad data, a loss
+    that is not finite, a full disk), or Stopped when the process received SIGTERM and has saved.
     """
-    with owned_by_all(workdir):
+    with owned_by_hosts(workdir):
         claim_workdir(config, workdir)
-        run = Run(config, workdir, load)
-        with contextlib.closing(run):
-            return run.to_the_end()
+        with contextlib.closing(Run(config, workdir, load)) as run:
+            return run.fit()
 
 
 class Run:
-    """The parts of a training run, put together once."""
+    """A run's programs, data, checkpoints and state, ready to train."""
 
     def __init__(self, config: RunConfig, workdir: Path, load: Load | None = None) -> None:
-        self.config, self.workdir, self.load = config, workdir, load
+        self.config, self.workdir = config, workdir
+        train, length = config.train, config.data.length
         self.checkpoints = Checkpoints(
             workdir / "checkpoints",
-            every=config.train.checkpoint_every,
-            keep=config.train.keep,
-            keep_every=config.train.keep_every,
+            every=train.checkpoint_every,
+            keep=train.keep,
+            keep_every=train.keep_every,
         )
         self.parts = parts = assemble(config)
-        self.local_rows = partitioning.local_rows(parts.rows, config.train.batch_size)
-        self.batches = self._open("train")
+        self.local_rows = partitioning.local_rows(parts.rows, train.batch_size)
+        self.batches = self._open("train", config.data)
         self.heldout: list[Batch] = []
-        if config.train.evaluate_every:
-            present = training_frequencies(config.data)
-            present = present[present > 0]
+        if train.evaluate_every:
+            self.heldout = self._heldout(config.data)
+            frequencies = training_frequencies(config.data)
+            present = frequencies[frequencies > 0]
             self.unigram_entropy = float(-np.sum(present * np.log(present)))
-            pieces = self._open("heldout")
-            self.heldout = list(itertools.islice(pieces, config.train.evaluate_batches))
-        self.state, self.start = self._initial_state()
-        self.writer = MetricsWriter(workdir, self.start) if leads() else NoMetrics()
-        self.parameters = models.parameter_count(parts.abstract.params)
-        if leads():
+        self.state, self.start = self._first_state(load)
+        self.writer = MetricsWriter(workdir, self.start) if is_primary() else None
+        if is_primary():
             info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
             write_atomically(workdir / "model-info.txt", info)
-        self.throughput = Throughput(
-            training_flops_per_token(
-                config.model, config.data.length, self.parts.objective.queries(config.data.length)
-            ),
-            jax.devices(),
+        flops = training_flops_per_token(config.model, length, parts.objective.queries(length))
+        self.throughput = Throughput(flops, jax.devices())
+
+    def fit(self) -> int:
+        """Trains until the last step; returns the number of updates."""
+        train, parts, start = self.config.train, self.parts, self.start
+        if start >= train.steps:
+            return 0
+        print_once(self._summary())
+        log = StepLog(train, start, self.writer, parts.schedule, self.throughput)
+        with log, SigtermNotice() as sigterm, contextlib.ExitStack() as trace:
+            for step in range(start, train.steps + 1):
+                stop = sigterm.received(step)
+                last = step == train.steps
+                new = step > start or step == 0  # a restored state is evaluated and saved already
+                if new and is_due(step, train.evaluate_every, train.steps):
+                    with log.paused():
+                        scores = score(parts, self.state.params, self._put_all(self.heldout))
+                    # The entropy of the training residues: the loss of guessing by frequency.
+                    log.evaluated(step, {**scores, "heldout/unigram_entropy": self.unigram_entropy})
+                if new and step > 0 and (stop or last or self.checkpoints.should_save(step)):
+                    with log.paused():
+                        self._save(step)
+                if last:
+                    break
+                if stop:
+                    raise Stopped(told_to_end(step or None))
+
+                if step + 1 in train.profile_steps[:1]:
+                    trace.enter_context(jax.profiler.trace(self.workdir))
+                batch = next(self.batches)
+                # Other hosts' rows are counted as if they held as many tokens as these.
+                tokens = count_tokens(batch) * train.batch_size // len(self.local_rows)
+                self.state, metrics = parts.update(self.state, self._put(batch))
+                sigterm.listen()  # from now on there is something to save
+                log.add(step + 1, metrics, tokens)
+                if step + 1 in train.profile_steps[1:]:
+                    jax.block_until_ready(self.state)  # so that the trace has all of the step
+                    trace.close()
+        return train.steps - start
+
+    def score_heldout(self, data: DataConfig) -> dict[str, float]:
+        """Held-out metrics of the present state on the proteins of any data section."""
+        return score(self.parts, self.state.params, self._put_all(self._heldout(data)))
+
+    def close(self) -> None:
+        """Waits for checkpoints that are being written, and raises their failures."""
+        with SigtermNotice() as sigterm:
+            sigterm.listen()
+            try:
+                if self.writer is not None:
+                    self.writer.close()
+            finally:
+                self.checkpoints.close()
+
+    def _open(self, split: Split, data: DataConfig) -> ResumableBatches:
+        from protlm_jax.data.pipeline import open_batches
+
+        return open_batches(
+            data,
+            get_vocabulary(self.config.model.vocabulary),
+            split=split,
+            seed=self.config.train.seed,
+            batch_size=self.config.train.batch_size,
+            rows=None if jax.process_count() == 1 else self.local_rows,
         )
 
-    def to_the_end(self) -> int:
-        """The loop."""
-        train = self.config.train
-        if self.start >= train.steps:
-            return 0
-        say(self._opening())
-        pending: Pending | None = None
-        progress = ProgressReporter(train.steps, self.start, train.log_every, shown=leads())
-        profile = Profile(train.profile_steps, self.workdir)
-        with progress, profile, Farewell() as farewell:
-            for step in range(self.start, train.steps + 1):
-                told = farewell.due(step)
-                if step > self.start or step == 0:
-                    if self._due(step, train.evaluate_every):
-                        self._read(pending, progress)
-                        pending = None
-                        self._evaluate(step, progress)
-                    due = step == train.steps or self.checkpoints.should_save(step)
-                    if step > 0 and (due or told):
-                        self._read(pending, progress)
-                        pending = None
-                        self._save(step)
-                if step == train.steps:
-                    break
-                if told:
-                    raise Stopped(told_to_end(step or None))
-                profile.before(step + 1)
-                batch = next(self.batches)
-                tokens = self._all_hosts(count_tokens(batch))
-                self.state, metrics = self.parts.update(self.state, self._put(batch))
-                farewell.listen()  # from now on there is something to save
-                self._read(pending, progress)
-                pending = Pending(step + 1, metrics, tokens)
-                profile.after(pending.step, self.state)
-        return train.steps - self.start
+    def _heldout(self, data: DataConfig) -> list[Batch]:
+        batches = self._open("heldout", data)
+        return list(itertools.islice(batches, self.config.train.evaluate_batches))
 
-    def _opening(self) -> str:
-        """What is about to run, on what."""
-        counts, length = self.batches.counts, self.config.data.length
-        data = self.config.data
+    def _put(self, batch: Batch) -> dict[str, jax.Array]:
+        return partitioning.put_rows(batch, self.parts.rows, self.config.train.batch_size)
+
+    def _put_all(self, batches: list[Batch]) -> Any:
+        return map(self._put, batches)
+
+    def _first_state(self, load: Load | None) -> tuple[TrainState, int]:
+        """The newest intact checkpoint's state and step; else that of `init_from`, or a fresh one.
+
+        The data iterator is set to the same step.
+        """
+        config, parts = self.config, self.parts
+        while (latest := self.checkpoints.latest_step()) is not None:
+            try:
+                return self._restored(latest), latest
+            except DamagedCheckpoint as error:
+                print_once(self.checkpoints.set_aside(latest, error))
+        state = parts.first_state(jax.random.key(config.train.seed))
+        if config.init_from is not None:
+            assert load is not None, "a run with init_from needs `load`"
+            state, report = continue_from(config, state, parts.layout, parts.axes, load)
+            print_once("\n".join(report.lines()))
+            if is_primary():
+                write_json(self.workdir / "init.json", dataclasses.asdict(report))
+        return state, 0
+
+    def _restored(self, step: int) -> TrainState:
+        parts, reset = self.parts, self.config.train.carry == "reset"
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            *(_without_carry(x) if reset else x for x in (parts.abstract, parts.layout)),
+        )
+        state, data = self.checkpoints.restore(step, target)
+        if note := self.batches.restore(state_of_this(data)):
+            print_once(note)
+        return dataclasses.replace(state, carry=parts.empty_carry()) if reset else state
+
+    def _save(self, step: int) -> None:
+        if self.writer is not None:
+            self.writer.flush()
+        reset = self.config.train.carry == "reset"
+        state = _without_carry(self.state) if reset else self.state
+        self.checkpoints.save(step, state, state_of_all(self.batches.state()))
+
+    def _summary(self) -> str:
+        """The model, the devices, the data and the mesh, for people."""
+        counts, data = self.batches.counts, self.config.data
         source = data.prepared or data.fasta or "the bundled proteins"
+        parameters = models.parameter_count(self.parts.abstract.params)
         lines = [
-            f"{self.config.model.family} with {self.parameters:,} parameters on "
+            f"{self.config.model.family} with {parameters:,} parameters on "
             f"{len(jax.devices())} {jax.devices()[0].device_kind} device(s)",
             f"training on {counts.proteins:,} proteins, {counts.residues:,} residues, of {source}",
         ]
         if counts.longer:
             lines.append(
-                f"{counts.longer:,} of them are longer than a row of {length} tokens: "
+                f"{counts.longer:,} of them are longer than a row of {data.length} tokens: "
                 f"{LONG_PROTEINS[data.long_proteins]}"
             )
         if counts.filled is not None:
@@ -178,152 +224,31 @@ class Run:
             lines.append(f"going on from the checkpoint of step {self.start}")
         return "\n".join(lines)
 
-    def close(self) -> None:
-        """Waits for checkpoints under way; reports what went wrong with them."""
-        with Farewell() as farewell:
-            farewell.listen()
-            try:
-                self.writer.close()
-            finally:
-                self.checkpoints.close()
 
-    def _open(self, split: Split, data: DataConfig | None = None) -> ResumableBatches:
-        from protlm_jax.data.pipeline import open_batches
+def _without_carry(state: TrainState) -> TrainState:
+    return dataclasses.replace(state, carry={})
 
-        config = self.config
-        return open_batches(
-            data or config.data,
-            get_vocabulary(config.model.vocabulary),
-            split=split,
-            seed=config.train.seed,
-            batch_size=config.train.batch_size,
-            rows=None if jax.process_count() == 1 else self.local_rows,
+
+def score(parts: Parts, params: Any, batches: Any) -> dict[str, float]:
+    """Metrics at residues that the model cannot see, of batches on the devices; the same masks
+    always.
+
+    Raises a ProtlmError where the batches hold no residue to score.
+    """
+    totals: dict[str, Any] = {}
+    carry = parts.empty_carry()
+    for index, batch in enumerate(batches):
+        rng = jax.random.fold_in(jax.random.key(0), index)
+        result, carry = parts.evaluate(params, batch, rng, carry)
+        for name, value in jax.device_get(result.metrics).items():
+            totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
+    if not totals.get("hidden/count"):
+        raise ProtlmError(
+            "the held-out split has no residue to score: raise data.heldout_percent, "
+            "or set train.evaluate_every=0"
         )
-
-    def _put(self, batch: Batch) -> dict[str, jax.Array]:
-        return partitioning.put_rows(batch, self.parts.rows, self.config.train.batch_size)
-
-    def _all_hosts(self, count: int) -> int:
-        """A count in this host's rows, as if those of the others were like them."""
-        return count * self.config.train.batch_size // len(self.local_rows)
-
-    def _initial_state(self) -> tuple[TrainState, int]:
-        """The newest whole checkpoint's state, or a first one: fresh, or another model's."""
-        parts = self.parts
-        while (latest := self.checkpoints.latest_step()) is not None:
-            try:
-                return self._restored(latest), latest
-            except DamagedCheckpoint as error:
-                say(self.checkpoints.set_aside(latest, error))
-        state = parts.first_state(jax.random.key(self.config.train.seed))
-        return self._continued(state, parts.layout, parts.axes), 0
-
-    def _restored(self, step: int) -> TrainState:
-        """The state of a checkpoint, and the data from there on."""
-        parts = self.parts
-        abstract, layout = parts.abstract, parts.layout
-        forget = self.config.train.carry == "reset"
-        if forget:
-            abstract, layout = (dataclasses.replace(x, carry={}) for x in (abstract, layout))
-        target = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract,
-            layout,
-        )
-        state, data = self.checkpoints.restore(step, target)
-        if note := self.batches.restore(state_of_this(data)):
-            say(note)
-        if forget:
-            state = dataclasses.replace(state, carry=parts.empty_carry())
-        return state
-
-    def _continued(self, fresh: TrainState, layout: TrainState, axes: Any) -> TrainState:
-        if self.config.init_from is None:
-            return fresh
-        assert self.load is not None, "a run that starts from a model needs to be told how"
-        state, report = continue_from(self.config, fresh, layout, axes, self.load)
-        say("\n".join(report.lines()))
-        if leads():
-            write_json(self.workdir / "init.json", dataclasses.asdict(report))
-        return state
-
-    def _due(self, step: int, every: int) -> bool:
-        return every > 0 and (step % every == 0 or step == self.config.train.steps)
-
-    def _read(self, pending: Pending | None, progress: ProgressReporter) -> None:
-        """Waits for a dispatched step, refuses what is not finite, logs it where due.
-
-        A finite update of a finite state is what makes the next state one that may be saved.
-        """
-        if pending is None:
-            return
-        metrics = jax.device_get(pending.metrics)
-        if metrics.get("skipped/now"):
-            self._left_out(pending.step, int(metrics.get("skipped/in_a_row", 0)))
-        else:
-            for name in ("loss", "gradient_norm", "update_norm"):
-                require_finite(pending.step, float(metrics[name]), name)
-        self.throughput.add(pending.tokens)
-        progress.update(pending.step, metrics)
-        if self._due(pending.step, self.config.train.log_every) or pending.step == 1:
-            rate = float(self.parts.schedule(pending.step - 1))
-            line = {**metrics, "learning_rate": rate, **self.throughput.read()}
-            self.writer.write(pending.step, line)
-
-    def _left_out(self, step: int, in_a_row: int) -> None:
-        """An update was not made, which changed nothing; refuses the one that is too many."""
-        limit = self.config.train.skip_limit
-        if in_a_row > limit > 0:
-            raise ProtlmError(
-                f"training stopped: updates {step - limit} to {step} had losses or gradients that "
-                f"are not finite, or far too large, and train.skip_limit is {limit}. The last "
-                f"checkpoint is from before or amid them, with finite parameters; go on in a new "
-                f"workdir with a lower schedule.learning_rate, or with optimizer.clip_norm=1.0"
-            )
-        if in_a_row:
-            say(f"step {step}: the update was left out, {in_a_row} in a row")
-
-    def _evaluate(self, step: int, progress: ProgressReporter) -> None:
-        """Logs the held-out loss.
-
-        Beside it the entropy of the training residues: what guessing by frequency alone costs.
-        """
-        with self.throughput.paused():
-            line = self._score(self.heldout)
-        line["heldout/unigram_entropy"] = self.unigram_entropy
-        self.writer.write(step, line)
-        progress.evaluated(step, line)
-
-    def score_heldout(self, data: DataConfig) -> dict[str, float]:
-        """Held-out numbers of the present state on the proteins of any data section."""
-        pieces = self._open("heldout", data)
-        return self._score(list(itertools.islice(pieces, self.config.train.evaluate_batches)))
-
-    def _score(self, batches: list[Batch]) -> dict[str, float]:
-        """Numbers at residues that the model cannot see; the same masks every time."""
-        totals: dict[str, Any] = {}
-        carry = self.parts.empty_carry()
-        for index, batch in enumerate(batches):
-            rng = jax.random.fold_in(jax.random.key(0), index)
-            rows = self._put(batch)
-            score, carry = self.parts.evaluate(self.state.params, rows, rng, carry)
-            for name, value in jax.device_get(score.metrics).items():
-                totals[name] = totals.get(name, 0.0) + value.astype(np.float64)
-        if not totals.get("hidden/count"):
-            raise ProtlmError(
-                "the held-out split has no residue to score: raise data.heldout_percent, "
-                "or set train.evaluate_every=0"
-            )
-        return {
-            f"heldout/{name.removeprefix('hidden/')}": float(value)
-            for name, value in self.parts.objective.summary(totals).items()
-            if not name.startswith("asked/")
-        }
-
-    def _save(self, step: int) -> None:
-        with self.throughput.paused():
-            self.writer.flush()
-            state = self.state
-            if self.config.train.carry == "reset":
-                state = dataclasses.replace(state, carry={})
-            self.checkpoints.save(step, state, state_of_all(self.batches.state()))
+    return {
+        f"heldout/{name.removeprefix('hidden/')}": float(value)
+        for name, value in parts.objective.summary(totals).items()
+        if not name.startswith("asked/")
+    }

@@ -1,10 +1,8 @@
 """AdamW, LAMB and Adafactor for parameters stacked along a leading "layers" axis.
 
-LAMB's trust ratio and Adafactor's clipping, parameter scale and factoring are defined per
-parameter tensor. Our tensors hold all layers of a stack at once, `[layers, ...]`, and optax would
-take one statistic for all of them. So optax's transformations are lifted here: one tensor at a
-time, with `jax.vmap` over its layers, and with (heads, kv) joined into the matrix dimension that
-the multiplication sees. The state keeps optax's own structure.
+LAMB's trust ratio and Adafactor's statistics are defined per parameter tensor. So optax's
+transformations are lifted here with `jax.vmap` over layers, and (heads, kv) are joined into the
+matrix dimension that the multiplication sees. The state keeps optax's structure.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from protlm_jax.errors import ProtlmError
 
 Names = tuple[str | None, ...]
 Tree = Any
+Links = list[optax.GradientTransformation]
 
 ADAFACTOR_DECAY = 0.8  # the second moment's decay at update t is 1 - t^-0.8
 ADAFACTOR_CLIP = 1.0  # largest root mean square of a tensor's update
@@ -32,40 +31,52 @@ ADAFACTOR_MIN_DIMENSION = 128  # matrices with a smaller side keep a full second
 def build_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule, logical_axes: Tree
 ) -> optax.GradientTransformation:
-    """Returns the transformation from fp32 gradients to what is added to the parameters.
+    """The transformation from fp32 gradients to updates, which are added to the parameters.
 
-    Args:
-        config: which optimizer.
-        schedule: the learning rate at each update, see `protlm_jax.training.schedules`.
-        logical_axes: the parameters' tree with a tuple of axis names per leaf. A leading "layers"
-            makes a tensor a stack of layers; neighbouring "heads" and "kv" count as one dimension.
+    `logical_axes` is the parameters' tree with a tuple of axis names per leaf: a leading "layers"
+    makes a tensor a stack of layers, and neighbouring "heads" and "kv" count as one dimension. The
+    state has one entry per link of the chain; the last one is the schedule's count.
     """
+    if config.name not in OPTIMIZERS:
+        names = f"{', '.join([*OPTIMIZERS][:-1])} or {[*OPTIMIZERS][-1]}"
+        raise ProtlmError(f"optimizer.name={config.name!r} is unknown: use {names}")
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, _decay_mask)]
-    decay = decay if config.weight_decay else []
-    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
-    if config.name == "adamw":
-        core = [adam, *decay]
-    elif config.name == "lamb":
-        core = [adam, *decay, _per_layer(optax.scale_by_trust_ratio(), logical_axes, is_decayed)]
-    elif config.name == "adafactor":
-        clip_and_scale = optax.chain(
-            optax.clip_by_block_rms(ADAFACTOR_CLIP),
-            optax.scale_by_param_block_rms(ADAFACTOR_MIN_SCALE),
-        )
-        core = [_factored_rms(logical_axes), _per_layer(clip_and_scale, logical_axes), *decay]
-    else:
-        raise ProtlmError(
-            f"optimizer.name={config.name!r} is unknown: use adamw, lamb or adafactor"
-        )
-    return optax.chain(*clip, *core, optax.scale_by_learning_rate(schedule))
+    links = OPTIMIZERS[config.name](config, decay if config.weight_decay else [], logical_axes)
+    return optax.chain(*clip, *links, optax.scale_by_learning_rate(schedule))
+
+
+def _adamw(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:
+    return [optax.scale_by_adam(config.b1, config.b2, config.eps), *decay]
+
+
+def _lamb(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:
+    return [
+        *_adamw(config, decay, axes),
+        _per_layer(optax.scale_by_trust_ratio(), axes, is_decayed),
+    ]
+
+
+def _adafactor(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:
+    clip_and_scale = optax.chain(
+        optax.clip_by_block_rms(ADAFACTOR_CLIP),
+        optax.scale_by_param_block_rms(ADAFACTOR_MIN_SCALE),
+    )
+    return [_factored_rms(axes), _per_layer(clip_and_scale, axes), *decay]
+
+
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Links, Tree], Links]] = {
+    "adamw": _adamw,
+    "lamb": _lamb,
+    "adafactor": _adafactor,
+}
 
 
 def is_decayed(path: tuple[str, ...]) -> bool:
-    """Whether weight decay applies to the parameter at this path: all but norms and biases, and
-    what no gradient reaches (ESM-2's rotary frequencies and its contact head).
+    """Whether weight decay applies to the parameter at this path: to all except norms, biases, and
+    parameters without a gradient (ESM-2's rotary frequencies and its contact head).
 
-    Told by name, because on stacked parameters a bias has the rank of a matrix.
+    By name, because a stacked bias has the rank of a matrix.
     """
     fixed = {"frequencies", "contact_head"} & set(path)
     return not fixed and path[-1] != "scale" and not path[-1].endswith("bias")
@@ -75,7 +86,7 @@ def _decay_mask(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(_dict_keys(path)), params)
 
 
-# --- lifting optax's per-tensor transformations -------------------------------------------------
+# --- per-tensor transformations on stacks of layers ---------------------------------------------
 
 
 def _is_names(node: Any) -> bool:
@@ -91,10 +102,7 @@ def _per_layer(
     logical_axes: Tree,
     applies: Callable[[tuple[str, ...]], bool] = lambda path: True,
 ) -> optax.GradientTransformation:
-    """Lifts a stateless per-tensor transformation to tensors that are stacks of layers.
-
-    Where a parameter's path says that it does not apply, the update stays as it is.
-    """
+    """Lifts a stateless per-tensor transformation to stacks of layers, where it `applies`."""
 
     def update(updates: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, Tree]:
         def tensor(path: Any, names: Names, update: jax.Array, param: jax.Array) -> jax.Array:
@@ -170,16 +178,9 @@ def _factored_rms(logical_axes: Tree) -> optax.GradientTransformation:
 def opt_state_axes(abstract_opt_state: Tree, abstract_params: Tree, logical_axes: Tree) -> Tree:
     """Logical axis names for the optimizer's state, so that it is sharded like its parameters.
 
-    Args:
-        abstract_opt_state: `jax.eval_shape(optimizer.init, abstract_params)`.
-        abstract_params: the parameters' shapes.
-        logical_axes: the parameters' tree with a tuple of axis names per leaf.
-
-    Returns:
-        The state's structure with a tuple of names where it has an array: the parameter's names
-        for Adam's moments; the names of the kept dimensions for Adafactor's rows and columns, the
-        joined (heads, kv) being called "heads"; () for counts and placeholders. Read it with
-        `jax.tree.map(f, abstract_opt_state, axes)`.
+    Takes shapes; returns the state's structure with the parameter's names for Adam's moments, those
+    of the kept dimensions for Adafactor's rows and columns (the joined (heads, kv) being "heads"),
+    and () for counts and placeholders. Read it with `jax.tree.map(f, abstract_opt_state, axes)`.
     """
     names = jax.tree.map(
         lambda n, p: (n, p.shape), logical_axes, abstract_params, is_leaf=_is_names
@@ -218,7 +219,7 @@ def _moment_axes(
 
 
 def _dict_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """The trailing dictionary keys of a path: within an optimizer's state, the parameter's path."""
+    """The trailing dictionary keys of a path: in an optimizer's state, the parameter's path."""
     keys: list[str] = []
     for entry in reversed(path):
         if not isinstance(entry, jax.tree_util.DictKey):
@@ -235,14 +236,9 @@ def layer_statistics(
 ) -> dict[str, jax.Array]:
     """Gradient norm and update-to-weight ratio of every layer, in a few reductions.
 
-    Args:
-        grads, updates, params: trees of one structure; updates are what is added to params.
-        logical_axes: the same tree with a tuple of axis names per leaf.
-
-    Returns:
-        `layers/<group>/grad_norm` and `layers/<group>/update_ratio` (norm of the update over norm
-        of the weights, 0 where the weights are all 0) for each top-level name of the parameters,
-        and of a model within the model: fp32 arrays [layers] for stacks, scalars for the rest.
+    Returns `layers/<group>/grad_norm` and `layers/<group>/update_ratio` (0 where the weights are
+    all 0) for each top-level name of the parameters, and of a model within the model: fp32 arrays
+    [layers] for stacks, scalars for the rest.
     """
     statistics = {}
     trees = (logical_axes, grads, updates, params)
@@ -255,7 +251,7 @@ def layer_statistics(
 
 
 def _groups(prefix: str, names: Tree, *trees: Tree) -> Iterator[tuple[Any, ...]]:
-    """Name and subtrees of each part; one that holds both a stack and other parts is opened."""
+    """Name and subtrees of each part; one that holds a stack and other parts is split further."""
     for name, part in names.items():
         below = [tree[name] for tree in trees]
         if len({_is_stacked(n) for n in jax.tree.leaves(part, is_leaf=_is_names)}) > 1:

@@ -6,7 +6,6 @@ the message that is raised; the log is kept in the run's folder.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -18,53 +17,54 @@ from absl import logging as absl_logging
 
 FILE = "orbax.log"
 LOGGER = logging.getLogger("protlm_jax.orbax")
-_open: list[logging.Handler] = []  # of the runs that this process writes
 
 
-class _File(logging.Handler):
-    """Appends to a file, which appears with its first line."""
+class _File(logging.FileHandler):
+    """Appends to a file, which appears with its first line; a failure to write is ignored."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(file, delay=True)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self.file = file
 
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # a full disk, which is raised elsewhere
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(self.file, flags, 0o666), "a") as opened:
-                opened.write(self.format(record) + "\n")
+    def _open(self) -> Any:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return open(os.open(self.baseFilename, flags, 0o666), "a")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass  # such as a full disk, which is raised elsewhere
 
 
-def kept_in(file: Path) -> logging.Handler:
-    """Appends Orbax's warnings and errors to a file from now on."""
-    divert()
+def to_file(file: Path) -> logging.Handler:
+    """Appends Orbax's warnings and errors to a file, until `end` is called with the result."""
+    redirect()
     handler = _File(file)
-    _open.append(handler)
+    LOGGER.addHandler(handler)
+    LOGGER.propagate = False  # to the terminal
     return handler
 
 
-def no_longer(handler: logging.Handler) -> None:
-    """Ends what `kept_in` began."""
-    with contextlib.suppress(ValueError):  # ended already
-        _open.remove(handler)
+def end(handler: logging.Handler) -> None:
+    """Ends what `to_file` began."""
+    LOGGER.removeHandler(handler)
+    LOGGER.propagate = not LOGGER.handlers
+    handler.close()
 
 
 @functools.cache
-def divert() -> None:
-    """Sends what Orbax logs to the files of `kept_in`, or else to `LOGGER`.
+def redirect() -> None:
+    """Sends Orbax's log to `LOGGER`.
 
     After the first of several parallel reads failed, the others report to an event loop that is
     closed, or from coroutines that are dropped: these reports are logged too.
     """
     absl_logging.get_absl_logger().addFilter(_to_logger)
-    shown = sys.unraisablehook
+    previous = sys.unraisablehook
 
     def hook(event: Any) -> None:
         if _is_of_a_failed_read(event):
             LOGGER.debug("after a failed read: %r", event.exc_value)
         else:
-            shown(event)
+            previous(event)
 
     sys.unraisablehook = hook
 
@@ -73,9 +73,7 @@ def _to_logger(record: logging.LogRecord) -> bool:
     if "orbax" not in record.pathname:
         return True
     if record.levelno >= logging.WARNING:
-        takers: list[logging.Handler | logging.Logger] = [*_open] or [LOGGER]
-        for taker in takers:
-            taker.handle(record)
+        LOGGER.handle(record)
     return False
 
 
@@ -84,5 +82,5 @@ def _is_of_a_failed_read(event: Any) -> bool:
     if code is not None:
         return "orbax" in code.co_filename
     frame = event.exc_traceback
-    called_by_nobody = frame is not None and frame.tb_frame.f_code.co_name == "call_soon_threadsafe"
-    return called_by_nobody and str(event.exc_value) == "Event loop is closed"
+    threadsafe = frame is not None and frame.tb_frame.f_code.co_name == "call_soon_threadsafe"
+    return threadsafe and str(event.exc_value) == "Event loop is closed"

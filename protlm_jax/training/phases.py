@@ -1,17 +1,14 @@
-"""Runs the phases of a recipe one after the other; the same command resumes in the right one.
+"""Trains the phases of a recipe one after the other; the same command resumes in the right one.
 
-A phase is a run that starts from the last checkpoint of the phase before it. `phases.json` records
-what becomes of the optimizer's moments and of the schedule, and the held-out loss on the old and
-the new proteins, before and after.
+A phase starts from the last checkpoint of the phase before it. `phases.json` records what becomes
+of the moments and of the schedule, and held-out losses on old and new proteins, before and after.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import source_name
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.json_files import read_json, write_json
-from protlm_jax.training.distributed import leads, owned_by_all, say
+from protlm_jax.training.distributed import is_primary, owned_by_hosts, print_once
 from protlm_jax.training.initial import Load
 from protlm_jax.training.loop import Run, train
 from protlm_jax.training.workdir import claim_workdir
@@ -31,55 +28,50 @@ Record = dict[str, Any]
 
 
 def train_phases(phases: list[Phase], workdir: Path, load: Load) -> int:
-    """Trains until the last phase is complete.
+    """Trains until the last phase is complete; returns the number of updates made by this call.
 
-    Args:
-        phases: see `protlm_jax.config.recipes.load_recipe`; a single one may be a plain run.
-        workdir: holds the phases' folders and phases.json.
-        load: reads the model that a phase starts from; see `protlm_jax.huggingface`.
-
-    Returns:
-        How many updates this call made.
-
-    Raises:
-        ProtlmError: the folder holds something else, a phase that others started from is asked for
-            more steps, or whatever stops a run.
+    Raises a ProtlmError where the folder holds something else, where a phase that others started
+    from gets more steps, and as `train`. A single phase without a name is a plain run.
     """
     if not phases[0].name:
         return train(phases[0].config, workdir, load)
-    with owned_by_all(workdir):
+    with owned_by_hosts(workdir):
         if (workdir / "config.json").exists():
             raise ProtlmError(f"{workdir} holds a run without phases: use another --workdir")
         records = _records(phases, workdir)
-        save = functools.partial(_save, records, workdir)
         made = 0
         for number, phase in enumerate(phases):
             if number + 1 < len(phases) and has_begun(phases[number + 1].folder):
                 _require_complete(phase, phases[number + 1])
+            claim_workdir(phase.config, phase.folder)
+            if _is_complete(phase) and "after" in records[number]:
+                continue
             previous = phases[number - 1] if number else None
-            made += _train_phase(phase, previous, records[number], load, save)
+            made += _train_phase(phase, previous, records, number, workdir, load)
         return made
 
 
 def _train_phase(
-    phase: Phase, previous: Phase | None, record: Record, load: Load, save: Callable[[], None]
+    phase: Phase,
+    previous: Phase | None,
+    records: list[Record],
+    number: int,
+    workdir: Path,
+    load: Load,
 ) -> int:
-    """One phase, with what is measured before and after it."""
-    claim_workdir(phase.config, phase.folder)
-    if _is_complete(phase) and "after" in record:
-        return 0
+    """One phase, with its held-out losses before and after."""
+    record = records[number]
     sources = heldout_sources(phase.config, previous.config if previous else None)
-    run = Run(phase.config, phase.folder, load)
-    with contextlib.closing(run):
+    with contextlib.closing(Run(phase.config, phase.folder, load)) as run:
         if previous is not None and "change" not in record:
             record["change"] = describe_change(previous, phase)
             record["before"] = {name: run.score_heldout(data) for name, data in sources.items()}
             _report(f"phase {phase.name}: {record['change']}", record["before"])
-        save()
-        made = run.to_the_end()
+        _write_records(records, workdir)
+        made = run.fit()
         record["after"] = {name: run.score_heldout(data) for name, data in sources.items()}
     _report(f"phase {phase.name} is complete", record["after"])
-    save()
+    _write_records(records, workdir)
     return made
 
 
@@ -98,10 +90,10 @@ def describe_change(previous: Phase, phase: Phase) -> str:
 
 
 def heldout_sources(config: RunConfig, previous: RunConfig | None) -> dict[str, DataConfig]:
-    """Data sections to score by display name: the previous phase's and this one's.
+    """Data sections to score by display name: the previous phase's and this one's; {} without
+    evaluation.
 
-    {} where the run evaluates nothing. The previous phase's rows keep their length as far as this
-    phase's model has positions.
+    The previous phase's rows keep their length as far as this phase's model has positions.
     """
     if not config.train.evaluate_every:
         return {}
@@ -122,7 +114,7 @@ def _report(headline: str, losses: dict[str, dict[str, float]]) -> None:
         shown = {n.removeprefix("heldout/"): v for n, v in numbers.items() if n.endswith("nll")}
         text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         lines.append(f"  held out of {source}: {text}")
-    say("\n".join(lines))
+    print_once("\n".join(lines))
 
 
 def _is_complete(phase: Phase) -> bool:
@@ -140,11 +132,7 @@ def _require_complete(phase: Phase, following: Phase) -> None:
 
 
 def _records(phases: list[Phase], workdir: Path) -> list[Record]:
-    """What phases.json says so far, one entry per phase; written, if it was not there.
-
-    Raises:
-        ProtlmError: the file is damaged, or of another recipe.
-    """
+    """The entries of phases.json, one per phase; the file is written if there is none."""
     file = workdir / PHASES
     names = [phase.folder.name for phase in phases]
     records = [{"folder": name} for name in names]
@@ -160,10 +148,10 @@ def _records(phases: list[Phase], workdir: Path) -> list[Record]:
                 f"{workdir} holds the phases {', '.join(there)}, not {', '.join(names)}: "
                 f"use another --workdir"
             )
-    _save(records, workdir)
+    _write_records(records, workdir)
     return records
 
 
-def _save(records: list[Record], workdir: Path) -> None:
-    if leads():
+def _write_records(records: list[Record], workdir: Path) -> None:
+    if is_primary():
         write_json(workdir / PHASES, {"phases": records})

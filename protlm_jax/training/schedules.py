@@ -1,4 +1,4 @@
-"""Learning-rate schedules: what the rate is at each step."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from protlm_jax.errors import ProtlmError
 
 
 def build_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
-    """Returns the function from an update's step (int32 scalar) to its rate (fp32 scalar).
+    """The function from an update's step (int32 scalar) to its learning rate (fp32 scalar).
 
-    Args:
-        config: which schedule. ProtBert is ("linear", 2e-3, 40_000); ProtT5 ("rsqrt", 1.0, 10_000).
-        total_steps: number of updates in the run; "linear" and "cosine" reach 0 there, unless the
-            config says otherwise.
-
-    Raises:
-        ProtlmError: an unknown name, a warmup that a decaying schedule cannot hold, or a schedule
-            that ends before the run.
+    Decaying schedules reach 0 after the run's `total_steps` updates, unless the config says
+    otherwise. Raises a ProtlmError for an unknown name, a warmup without steps to decay in, or a
+    schedule that ends before the run. ProtBert is ("linear", 2e-3, 40_000); ProtT5 ("rsqrt", 1.0,
+    10_000).
     """
     last = config.first_step + total_steps
     if config.total_steps and config.total_steps < last:
@@ -35,21 +31,24 @@ def _whole_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.name == "rsqrt":
         return rsqrt(peak, warmup)
-    if config.name == "constant":
-        return _after_warmup(optax.constant_schedule(peak), peak, warmup)
-    if config.name not in ("linear", "cosine"):
-        raise ProtlmError(
-            f"schedule.name={config.name!r} is unknown: use constant, linear, cosine or rsqrt"
-        )
-    if warmup >= total_steps:
+    if config.name in ("linear", "cosine") and warmup >= total_steps:
         raise ProtlmError(
             f"schedule.warmup_steps={warmup} leaves nothing of {total_steps} training steps to "
             f"decay in: lower schedule.warmup_steps or raise train.steps"
         )
-    decay_steps = total_steps - warmup
-    if config.name == "linear":
-        return _after_warmup(optax.linear_schedule(peak, 0.0, decay_steps), peak, warmup)
-    return _after_warmup(optax.cosine_decay_schedule(peak, decay_steps), peak, warmup)
+    if config.name == "constant":
+        schedule = optax.constant_schedule(peak)
+    elif config.name == "linear":
+        schedule = optax.linear_schedule(peak, 0.0, total_steps - warmup)
+    elif config.name == "cosine":
+        schedule = optax.cosine_decay_schedule(peak, total_steps - warmup)
+    else:
+        raise ProtlmError(
+            f"schedule.name={config.name!r} is unknown: use constant, linear, cosine or rsqrt"
+        )
+    if warmup == 0:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])
 
 
 def rsqrt(factor: float, floor: int) -> optax.Schedule:
@@ -64,9 +63,3 @@ def rsqrt(factor: float, floor: int) -> optax.Schedule:
             "1/sqrt(step) has no value at step 0"
         )
     return lambda step: factor / jnp.sqrt(jnp.maximum(jnp.asarray(step, jnp.float32), floor))
-
-
-def _after_warmup(schedule: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
-    if warmup == 0:
-        return schedule
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])

@@ -17,7 +17,7 @@ from protlm_jax import partitioning
 from protlm_jax.models import logical_axes
 from protlm_jax.models.build import init_unboxed
 from protlm_jax.models.stacked import Stacked
-from protlm_jax.training.guard import Rules
+from protlm_jax.training.guard import SkipRules
 from protlm_jax.training.optimizers import opt_state_axes
 
 
@@ -29,9 +29,8 @@ class TrainState:
         step: int32 scalar, how many updates were made.
         params: nested dict of float32 arrays.
         opt_state: the optimizer's.
-        carry: what a recurrent family carries from batch to batch, rows first, zeros for nothing;
-            an empty dict elsewhere.
-        guard: see `protlm_jax.training.guard`; an empty dict without rules, unless in float16.
+        carry: a recurrent family's memory, rows first, zeros at the start; else an empty dict.
+        guard: see `protlm_jax.training.guard`; an empty dict without rules, except in float16.
     """
 
     step: jax.Array
@@ -46,9 +45,9 @@ def make_state(
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
     batch_size: int,
-    rules: Rules | None = None,
+    rules: SkipRules | None = None,
 ) -> TrainState:
-    """A fresh state (traceable); `batch_size` is how many rows a carry has."""
+    """A fresh state (traceable); `batch_size` is the number of rows of a carry."""
     params = init_unboxed(model, rng)
     carry = model.initial_carry(batch_size)
     return TrainState(
@@ -56,7 +55,7 @@ def make_state(
         params=params,
         opt_state=optimizer.init(params),
         carry=carry,
-        guard=(rules or Rules(model.config.dtype)).initial(),
+        guard=(rules or SkipRules(model.config.dtype)).initial(),
     )
 
 
@@ -65,12 +64,9 @@ def state_layout(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     batch_size: int = 1,
-    rules: Rules | None = None,
+    rules: SkipRules | None = None,
 ) -> tuple[TrainState, TrainState]:
-    """The state's shapes and its shardings on the mesh; nothing is allocated.
-
-    A recurrent family's carry has `batch_size` rows, laid out as the rows of a batch are.
-    """
+    """The state's shapes and its shardings on the mesh; nothing is allocated."""
     abstract = abstract_state(model, optimizer, batch_size, rules)
     return abstract, lay_out(abstract, logical_axes(model), mesh)
 
@@ -79,7 +75,7 @@ def abstract_state(
     model: Stacked,
     optimizer: optax.GradientTransformation,
     batch_size: int = 1,
-    rules: Rules | None = None,
+    rules: SkipRules | None = None,
 ) -> TrainState:
     """The state's shapes."""
     make = functools.partial(make_state, model, optimizer, batch_size=batch_size, rules=rules)
@@ -87,13 +83,7 @@ def abstract_state(
 
 
 def lay_out(abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh) -> TrainState:
-    """Shardings of a state, the optimizer's as those of its parameters.
-
-    Args:
-        abstract: its shapes.
-        axes: logical axes of its parameters.
-        mesh: what it is laid on.
-    """
+    """Shardings of a state of these shapes, the optimizer's like those of its parameters."""
     opt_axes = opt_state_axes(abstract.opt_state, abstract.params, axes)
     alone: Any = NamedSharding(mesh, PartitionSpec())
     return TrainState(
@@ -106,7 +96,7 @@ def lay_out(abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh) -> Train
 
 
 def bytes_on_device(abstract: Any, layout: Any) -> int:
-    """Bytes of arrays of these shapes, laid out so, on one device."""
+    """Bytes on one device of arrays with these shapes and shardings."""
 
     def of(leaf: Any, sharding: NamedSharding) -> int:
         return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -115,7 +105,7 @@ def bytes_on_device(abstract: Any, layout: Any) -> int:
 
 
 def carry_axes(carry: Any) -> Any:
-    """Logical axes of a carry: rows, and nothing else that a mesh would split."""
+    """Logical axes of a carry: only its rows are split over a mesh."""
     return jax.tree.map(lambda leaf: ("batch",) + (None,) * (leaf.ndim - 1), carry)
 
 
@@ -124,9 +114,9 @@ def compile_init(
     optimizer: optax.GradientTransformation,
     layout: TrainState,
     batch_size: int = 1,
-    rules: Rules | None = None,
+    rules: SkipRules | None = None,
 ) -> Callable[[jax.Array], TrainState]:
-    """The jitted function from a key to a fresh state, each array made where it will live.
+    """The jitted function from a key to a fresh state, laid out on the mesh.
 
     Traced outside `set_mesh`: constraints inside the model would act on initial values too.
     """

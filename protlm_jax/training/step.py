@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from protlm_jax import partitioning
 from protlm_jax.objectives import Objective, Score
-from protlm_jax.training.guard import Guard, Rules
+from protlm_jax.training.guard import Guard, SkipRules
 from protlm_jax.training.optimizers import layer_statistics
 from protlm_jax.training.state import TrainState
 
@@ -30,12 +30,12 @@ class TrainStep:
 
     Attributes:
         model: a family's module.
-        objective: what is asked of it.
+        objective: its training task.
         optimizer: an optax transformation over the stacked parameters.
         axes: logical axes of the parameters.
         seed: of corruption and dropout; the key of step i is fold_in(key(seed), i).
         accumulate: how many equal parts a batch is computed in, one after the other.
-        rules: which updates are left out; None where it depends on the dtype alone.
+        rules: which updates are skipped; None where it depends on the dtype alone.
     """
 
     model: nn.Module
@@ -44,7 +44,7 @@ class TrainStep:
     axes: Any
     seed: int
     accumulate: int = 1
-    rules: Rules | None = None
+    rules: SkipRules | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
@@ -53,7 +53,7 @@ class TrainStep:
         weight = jnp.maximum(score.weight_sum, 1.0)
         loss = score.loss_sum / weight
         grads = jax.tree.map(lambda g: g / weight, grads)
-        rules = self.rules or Rules(self.model.config.dtype)
+        rules = self.rules or SkipRules(self.model.config.dtype)
         guard = Guard.of(rules, state.guard, loss, grads)
         grads = guard.zeroed(grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -69,7 +69,7 @@ class TrainStep:
             **guard.metrics(),
         }
         params = optax.apply_updates(state.params, updates)
-        # What a skipped step remembers may not be finite either: it remembers nothing.
+        # The carry of a skipped step may not be finite either: it is emptied.
         carry = guard.zeroed(score.carry)
         after = TrainState(state.step + 1, params, opt_state, carry, guard.after())
         return after, metrics
@@ -79,7 +79,7 @@ class TrainStep:
     ) -> tuple[Any, Score]:
         """Gradients of the summed loss and the summed score, over all parts of the batch.
 
-        With a scale, what goes through float16 are gradients of the mean loss times the scale.
+        With a scale, gradients of the mean loss times the scale go through float16.
         """
 
         def factor(score: Score) -> Any:
@@ -114,16 +114,11 @@ class TrainStep:
 def in_parts(
     function: Part, parts: int, batch: Batch, rng: jax.Array, carry: Any
 ) -> tuple[Any, Any]:
-    """Applies a function of rows that returns sums to one part of the rows after the other.
+    """Applies (batch, key, carry) -> (tree of sums, next carry) to parts of the rows, one after the
+    other.
 
-    Args:
-        function: (batch, key, carry) -> (tree of sums, next carry).
-        parts: how many; 1 is the function itself.
-        batch, carry: arrays whose first axis are the rows.
-        rng: key; part i has fold_in(rng, i).
-
-    Returns:
-        The sums over all parts, and the next carry of all rows, in their order.
+    The first axis of `batch` and `carry` are the rows; part i has the key fold_in(rng, i). Returns
+    the sums over all parts, and the next carry of all rows, in their order.
     """
     if parts == 1:
         return function(batch, rng, carry)
@@ -144,8 +139,7 @@ def in_parts(
 def _split(parts: int, rows: jax.Array) -> jax.Array:
     """[B, ...] -> [parts, B / parts, ...]; row i goes to part i mod parts.
 
-    Interleaved, so that each part takes an equal share of every device's rows and nothing
-    has to move.
+    Interleaved, so that each part has an equal share of every device's rows, and no row moves.
     """
     return jnp.swapaxes(rows.reshape(-1, parts, *rows.shape[1:]), 0, 1)
 

@@ -1,4 +1,4 @@
-"""Whose a run's folder is."""
+"""Which config a run's folder belongs to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from protlm_jax.config.folders import PHASES, has_begun, latest_step
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.json_files import write_json
-from protlm_jax.training.distributed import leads, require_shared
+from protlm_jax.training.distributed import is_primary, require_shared
 from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
-# A run may go on with other values here; everything else would make it another run.
+# These fields may change when a run is resumed; any other change makes it another run.
 FREE_ON_RESUME = (
     "train.steps",
     "train.log_every",
@@ -33,20 +33,21 @@ FREE_ON_RESUME = (
 
 
 def claim_workdir(config: RunConfig, workdir: Path) -> None:
-    """Makes the folder this run's own, or checks that it is.
+    """Writes config.json, or checks that the folder belongs to this config; called by all hosts.
 
-    A folder in which nothing was trained yet (the data were at fault) may change its config. A
-    vocabulary that came with a downloaded model is kept beside the config.
-
-    Raises:
-        ProtlmError: when the folder belongs to another config, naming each difference.
+    A folder in which nothing was trained yet may change its config. A vocabulary that came with a
+    downloaded model is kept beside it. Raises a ProtlmError that names each difference.
     """
     file = workdir / "config.json"
     if (workdir / PHASES).exists():
         raise ProtlmError(f"{workdir} holds a run made in phases: use another --workdir")
     if has_begun(workdir):
-        differences = _differences(read_config(workdir).to_dict(), config.to_dict())
-        refused = [d for d in differences if d.partition(":")[0] not in FREE_ON_RESUME]
+        saved, asked = (_flat(c.to_dict()) for c in (read_config(workdir), config))
+        refused = [
+            f"{name}: saved {saved.get(name)!r}, asked {value!r}"
+            for name, value in asked.items()
+            if saved.get(name) != value and name not in FREE_ON_RESUME
+        ]
         if refused:
             raise ProtlmError(
                 f"{workdir} holds a run of another config: {'; '.join(refused)}. "
@@ -57,23 +58,14 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
             f"{workdir} has checkpoints without config.json and metrics.jsonl: it is not a run "
             f"that can go on; use another --workdir"
         )
-    if leads():
+    if is_primary():
         write_vocabulary(find_vocabulary(config.model.vocabulary, workdir), workdir)
         write_json(file, config.to_dict(), indent=2)
     require_shared(file)
 
 
-def _differences(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    before, after = _flat(saved), _flat(asked)
-    return [
-        f"{name}: saved {before.get(name)!r}, asked {value!r}"
-        for name, value in after.items()
-        if before.get(name) != value
-    ]
-
-
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """{"section.field": value}, and the few fields that stand alone."""
+    """{"section.field": value}, and the fields outside sections."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         is_section = isinstance(value, dict)

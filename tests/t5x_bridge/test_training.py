@@ -22,7 +22,7 @@ from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.t5x_bridge import models as bridge
 from protlm_jax.t5x_bridge import optimizers
 from protlm_jax.t5x_bridge.partitioning import Partitioner, axis_rules
-from protlm_jax.training.guard import Rules
+from protlm_jax.training.guard import SkipRules
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState
@@ -103,7 +103,7 @@ def native_run(family: str, params: Any) -> tuple[list[float], Any]:
     schedule = build_schedule(ScheduleConfig(**SCHEDULES[family]), TOTAL)
     optimizer = build_optimizer(OptimizerConfig(**OURS[family]), schedule, axes)
     step = jax.jit(TrainStep(model, specimen.build_objective(), optimizer, axes, SEED))
-    guard = Rules(model.config.dtype).initial()
+    guard = SkipRules(model.config.dtype).initial()
     state = TrainState(np.int32(0), params, optimizer.init(params), {}, guard)
     losses = []
     for seed in range(STEPS):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from runs import write_fasta
 
 from protlm_jax.config.run import RunConfig
 from protlm_jax.training import loop
@@ -32,3 +34,8 @@ def programs_are_shared() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "assemble", shared)
         yield
+
+
+@pytest.fixture(scope="session")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fasta(tmp_path_factory.mktemp("data") / "proteins.fasta")

@@ -84,6 +84,9 @@ def test_round_trip_is_exact(checkpoints: Checkpoints) -> None:
     assert_equal(restored, state)
     assert data == DATA
     assert _read_info(checkpoints.directory / "10") == {"format": 2, "config": "abc"}
+    params = restore_params(checkpoints.directory / "10")
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(params))
+    assert_equal(params, jax.tree.map(np.asarray, state.params))
 
 
 def test_donated_buffers_do_not_reach_the_disk(checkpoints: Checkpoints) -> None:
@@ -144,15 +147,6 @@ def test_unfinished_checkpoints_are_invisible_and_swept_up(tmp_path: Path) -> No
         assert checkpoints.latest_step() == step
 
 
-def test_parameters_alone(checkpoints: Checkpoints) -> None:
-    state = make_state()
-    checkpoints.save(10, state, DATA)
-    checkpoints.wait()
-    params = restore_params(checkpoints.directory / "10")
-    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(params))
-    assert_equal(params, jax.tree.map(np.asarray, state.params))
-
-
 def test_what_cannot_be_restored_is_named(checkpoints: Checkpoints) -> None:
     state = make_state()
     checkpoints.save(10, state, DATA)
@@ -167,19 +161,6 @@ def test_what_cannot_be_restored_is_named(checkpoints: Checkpoints) -> None:
     renamed = State(wider.step, {"decoder": {}}, wider.opt_state, {})
     with pytest.raises(ProtlmError, match="params/embedder/token is float32.* and missing in this"):
         checkpoints.restore(10, renamed)
-
-
-def test_a_damaged_checkpoint_is_named(checkpoints: Checkpoints) -> None:
-    state = make_state()
-    checkpoints.save(10, state, DATA)
-    checkpoints.wait()
-    path = checkpoints.directory / "10"
-    largest = max((path / "state").rglob("*"), key=lambda file: file.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
-    with pytest.raises(DamagedCheckpoint, match=r"state/.* has \d+ bytes instead.*another checkpo"):
-        restore_params(path)
-    with pytest.raises(DamagedCheckpoint, match=r"/10 is damaged: state/.* has \d+ bytes instead"):
-        checkpoints.restore(10, abstract(state))
 
 
 def as_older_versions_wrote_it(path: Path, sizes: bool) -> None:
@@ -241,7 +222,7 @@ def test_every_flipped_bit_is_found_or_has_no_effect(checkpoints: Checkpoints, f
             restored, data = checkpoints.restore(10, abstract(state))
         except DamagedCheckpoint as error:
             assert str(file.relative_to(path)) in str(error) or file.name == "files.json"
-            with pytest.raises(DamagedCheckpoint):
+            with pytest.raises(DamagedCheckpoint, match="copy it again, or read another checkp"):
                 restore_params(path)
         else:
             assert_equal(restored, state)
@@ -272,7 +253,9 @@ def test_a_checkpoint_is_sealed_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", fail)
     checkpoints.save(20, state, DATA)
-    with pytest.raises(ProtlmError, match="20 could not be written: no space left on device"):
+    with pytest.raises(
+        ProtlmError, match="cannot write .*checkpoints/20: No space left on device; free some"
+    ):
         checkpoints.wait()
     assert saved_steps(checkpoints.directory) == [10]
 
@@ -358,8 +341,8 @@ def run_until_full(workdir: Path, limit: int) -> list[str]:
 def test_a_full_disk_by_file_size(tmp_path: Path) -> None:
     lines = run_until_full(tmp_path, 200_000)
     assert lines[0] == (
-        f"checkpoint {tmp_path}/checkpoints/2 could not be written: file too large. "
-        "Free some space or choose another workdir, and run again (1 and older are intact)"
+        f"cannot write {tmp_path}/checkpoints/2: File too large; free some space or choose "
+        "another place (1 and older are intact)"
     )
     assert lines[1:] == ["intact [1]", "left ['1']"]
 
@@ -376,7 +359,7 @@ def test_a_full_disk_by_space(tmp_path: Path) -> None:
         lines = run_until_full(disk, 0)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-    assert "could not be written: no space left on device" in lines[0]
+    assert "No space left on device; free some space" in lines[0]
     assert lines[1].startswith("intact [1, 2")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,17 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 from prepared_data import proteins, write_prepared
-from zoo import ZOO
+from runs import assert_same_run, metrics, tree
 
-from protlm_jax import cli
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop
-from protlm_jax.training.checkpoints import restore_params, saved_steps
-from protlm_jax.training.distributed import Hosts, joined
-from protlm_jax.training.metrics import read_metrics
+from protlm_jax.training.checkpoints import saved_steps
+from protlm_jax.training.distributed import Hosts, connected
 
 STEPS = 8
 
@@ -41,38 +38,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sections(data: Path, steps: int = STEPS) -> dict[str, Any]:
     """Config of a short run without dropout, whose numbers do not depend on the devices' count."""
-    bert = ZOO["bert"]
-    return {
-        "model": bert.config.to_dict(),
-        "objective": {"name": bert.objective, **bert.options},
-        "data": {"prepared": str(data), "length": 32, "task": bert.task, "heldout_percent": 25.0},
-        "optimizer": {"name": "adamw"},
-        "schedule": {"name": "constant", "learning_rate": 1e-3},
-        "train": {
+    return tree(
+        data={"prepared": str(data), "heldout_percent": 25.0},
+        train={
             "steps": steps,
             "batch_size": 8,
-            "log_every": 1,
             "checkpoint_every": max(3, steps // 10),
             "evaluate_every": max(4, steps // 5),
-            "evaluate_batches": 2,
         },
-        "mesh": {"data": 2, "fsdp": 2},
-    }
-
-
-def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Lines without their timings."""
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Bit for bit: every logged number and the last parameters."""
-    assert metrics(one) == metrics(other)
-    last = saved_steps(one / "checkpoints")[-1]
-    trees = [restore_params(run / "checkpoints" / str(last)) for run in (one, other)]
-    for a, b in zip(*map(_leaves, trees), strict=True):
-        np.testing.assert_array_equal(a, b)
+        mesh={"data": 2, "fsdp": 2},
+    )
 
 
 def assert_same_losses(one: Path, other: Path, after: int = 0, steps: int = 20) -> None:
@@ -89,12 +64,6 @@ def assert_same_losses(one: Path, other: Path, after: int = 0, steps: int = 20) 
     assert found[0].keys() == found[1].keys() and len(found[0]) >= steps
     for key, value in found[0].items():
         assert abs(found[1][key] - value) <= 1e-5 * value, key
-
-
-def _leaves(tree: Any) -> list[np.ndarray]:
-    if isinstance(tree, dict):
-        return [leaf for key in sorted(tree) for leaf in _leaves(tree[key])]
-    return [tree]
 
 
 main_thread = pytest.mark.skipif(
@@ -145,7 +114,7 @@ def test_hosts_that_do_not_find_each_other_are_told_how(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     message = "address should be defined.*--coordinator HOST:PORT"
-    with pytest.raises(ProtlmError, match=message), joined(Hosts()):
+    with pytest.raises(ProtlmError, match=message), connected(Hosts()):
         pass
 
 
@@ -261,33 +230,6 @@ def test_a_folder_that_another_process_owns_is_refused_on_all_hosts(
     assert codes == [1, 1], said
     assert f"error: {workdir} is being written by process {os.getpid()} " in said[0]
     assert not workdir.exists()  # made for the lock alone
-
-
-@pytest.mark.long
-def test_other_processes_do_not_disturb_the_first(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same command again at random moments, also while the first one stands still."""
-    steps = 300
-    config, workdir = write_config(tmp_path, data, steps), tmp_path / "run"
-    first, rng = Run(config, workdir, 1), random.Random(0)
-    first.reach(1)
-    command = ["train", "--config", str(config), "--workdir", str(workdir)]
-    for number in range(20):
-        time.sleep(rng.uniform(0, 0.1))
-        assert first.hosts[0].poll() is None, "all tries are made while the first one runs"
-        if number % 5 == 4:
-            first.hosts[0].send_signal(signal.SIGSTOP)
-        assert cli.main(command) == 1
-        first.hosts[0].send_signal(signal.SIGCONT)
-        assert f"{workdir} is being written by process" in capsys.readouterr().err
-    codes, said = first.end()
-    assert codes == [0] and f"done: {steps} steps" in said[0]
-    logged = [line["step"] for line in metrics(workdir) if "loss" in line]
-    assert logged == list(range(1, steps + 1))
-    for step in saved_steps(workdir / "checkpoints"):
-        restore_params(workdir / "checkpoints" / str(step))
-    assert not list(workdir.rglob("*tmp*"))
 
 
 @pytest.mark.slow

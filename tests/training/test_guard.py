@@ -14,7 +14,7 @@ from zoo import ZOO, training_batch
 from protlm_jax import models, partitioning
 from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.training import step as steps
-from protlm_jax.training.guard import HISTORY, Guard, Rules, State
+from protlm_jax.training.guard import HISTORY, Guard, SkipRules, State
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, compile_init, state_layout
@@ -70,7 +70,7 @@ def test_the_scale_follows_what_happened(
     scale: float, finite_steps: int, value: float, after: tuple[float, int, int]
 ) -> None:
     state = scale_state(scale, finite_steps)
-    guard = Guard.of(Rules("float16"), state, jnp.float32(value), {"a": jnp.ones(3)})
+    guard = Guard.of(SkipRules("float16"), state, jnp.float32(value), {"a": jnp.ones(3)})
     found = guard.after()
     assert tuple(float(found[name]) for name in state) == after
     assert bool(guard.skipped) == (after[2] == 4)
@@ -138,9 +138,9 @@ def test_a_skipped_step_leaves_an_empty_memory() -> None:
 
 
 def test_a_run_leaves_out_what_is_not_finite_or_far_too_large() -> None:
-    rules = Rules("bfloat16", limit=3, above=4.0)
+    rules = SkipRules("bfloat16", limit=3, above=4.0)
     state = rules.initial()
-    assert Rules("bfloat16").initial() == {} and "scale" not in state
+    assert SkipRules("bfloat16").initial() == {} and "scale" not in state
     seen = []
     series = [50.0] * HISTORY + [199.0, 203.0, np.nan, 1.0, 1e6]
     for norm in series:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import runs
 from safetensors.numpy import load_file, save_file
 from zoo import ZOO, loaded
 
@@ -22,52 +23,18 @@ from protlm_jax.huggingface import export, import_model, load_model, load_source
 from protlm_jax.training import loop
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
 from protlm_jax.training.initial import vocabulary_rows
-from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
+from protlm_jax.vocabularies import PROT_BERT, PROT_T5
 
 
-@pytest.fixture(scope="module")
-def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = random.Random(0)
-    file = tmp_path_factory.mktemp("data") / "proteins.fasta"
-    lines = [
-        f">p{i}\n{''.join(rng.choices(AMINO_ACIDS, k=rng.randint(8, 40)))}\n" for i in range(60)
-    ]
-    file.write_text("".join(lines))
-    return file
-
-
-def tree(fasta: Path, family: str, **sections: dict[str, Any]) -> dict[str, Any]:
-    specimen = ZOO[family]
-    whole: dict[str, Any] = {
-        "model": specimen.config.to_dict(),
-        "objective": {"name": specimen.objective, **specimen.options},
-        "data": {
-            "fasta": str(fasta),
-            "length": 32,
-            "task": specimen.task,
-            "heldout_percent": 20.0,
-        },
-        "optimizer": {"name": "adamw"},
-        "schedule": {"name": "constant", "learning_rate": 1e-2},
-        "train": {
-            "steps": 4,
-            "batch_size": 4,
-            "log_every": 1,
-            "evaluate_every": 4,
-            "evaluate_batches": 2,
-            "checkpoint_every": 2,
-        },
-        "mesh": {"data": 1},
-    }
-    for name, fields in sections.items():
-        whole[name] = {**whole[name], **fields} if isinstance(fields, dict) else fields
-    return whole
+def config(fasta: Path, family: str, **sections: Any) -> RunConfig:
+    defaults = {"data": {"fasta": str(fasta)}, "schedule": {"learning_rate": 1e-2}}
+    return RunConfig.from_dict(runs.tree(family, **{**defaults, **sections}))
 
 
 def run(fasta: Path, workdir: Path, family: str = "bert", **sections: Any) -> RunConfig:
-    config = RunConfig.from_dict(tree(fasta, family, **sections))
-    loop.train(config, workdir, load_source)
-    return config
+    made = config(fasta, family, **sections)
+    loop.train(made, workdir, load_source)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +60,10 @@ def heldout(workdir: Path, step: int) -> float:
 
 def started(fasta: Path, workdir: Path, family: str, **sections: Any) -> Any:
     """The state of a run before its first update."""
-    config = RunConfig.from_dict(tree(fasta, family, **sections))
-    loop.claim_workdir(config, workdir)
-    made = loop.Run(config, workdir, load_source)
-    made.close()
-    return made.state
+    claimed = config(fasta, family, **sections)
+    loop.claim_workdir(claimed, workdir)
+    with contextlib.closing(loop.Run(claimed, workdir, load_source)) as made:
+        return made.state
 
 
 def by_name(chain: Any) -> dict[str, Any]:
@@ -115,9 +81,9 @@ def test_the_first_loss_is_the_last_of_the_run_it_starts_from(
     fasta: Path, tmp_path: Path, sources: Any, family: str
 ) -> None:
     source = sources(family)
-    config = run(fasta, tmp_path / "on", family, init_from=str(source), train={"seed": 5})
+    made = run(fasta, tmp_path / "on", family, init_from=str(source), train={"seed": 5})
     assert heldout(tmp_path / "on", 0) == heldout(source, 4) != heldout(tmp_path / "on", 4)
-    assert read_config(tmp_path / "on") == config and config.init_from == str(source)
+    assert read_config(tmp_path / "on") == made and made.init_from == str(source)
     said = report(tmp_path / "on")
     assert said["new"] == said["left"] == [] and "adamw starts anew" in said["optimizer"]
 
@@ -256,10 +222,10 @@ def test_a_run_that_goes_on_never_reads_its_source_again(
     source = tmp_path / "source"
     sources("bert").rename(source)
     try:
-        config = run(fasta, tmp_path / "on", init_from=str(source))
+        made = run(fasta, tmp_path / "on", init_from=str(source))
     finally:
         source.rename(sources("bert"))
-    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6))
+    longer = dataclasses.replace(made, train=dataclasses.replace(made.train, steps=6))
     assert loop.train(longer, tmp_path / "on") == 2
     other = dataclasses.replace(longer, init_from="elsewhere")
     with pytest.raises(ProtlmError, match="init_from: saved .*, asked 'elsewhere'"):

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from runs import assert_same_run, metrics, tree
 from zoo import ZOO, kinds_first
 
 from protlm_jax.config.run import RunConfig
@@ -29,64 +30,14 @@ from protlm_jax.training.checkpoints import restore_params, restore_part, saved_
 from protlm_jax.training.metrics import read_metrics
 
 
-@pytest.fixture(scope="module")
-def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = random.Random(0)
-    file = tmp_path_factory.mktemp("data") / "proteins.fasta"
-    lines = [
-        f">p{i}\n{''.join(rng.choices('ACDEFGHIKLMNPQRSTVWY', k=rng.randint(8, 40)))}\n"
-        for i in range(60)
-    ]
-    file.write_text("".join(lines))
-    return file
-
-
 def config(fasta: Path, family: str = "bert", **train: Any) -> RunConfig:
     """A short run of a specimen, with dropout, so that keys are part of what must come back."""
-    specimen = ZOO[family]
-    return RunConfig.from_dict(
-        {
-            "model": specimen.config.replace(dropout_rate=0.1).to_dict(),
-            "objective": {"name": specimen.objective, **specimen.options},
-            "data": {
-                "fasta": str(fasta),
-                "length": 32,
-                "task": specimen.task,
-                "heldout_percent": 20.0,
-            },
-            "optimizer": {"name": "adamw"},
-            "schedule": {"name": "constant", "learning_rate": 1e-3},
-            "train": {
-                "steps": 10,
-                "batch_size": 4,
-                "log_every": 1,
-                "evaluate_every": 5,
-                "evaluate_batches": 2,
-                "checkpoint_every": 4,
-                **train,
-            },
-            "mesh": {"data": 1},
-        }
-    )
+    settings = {"steps": 10, "evaluate_every": 5, "checkpoint_every": 4, **train}
+    sections = {"data": {"fasta": str(fasta)}, "model": {"dropout_rate": 0.1}, "train": settings}
+    return RunConfig.from_dict(tree(family, **sections))
 
 
-def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Lines without their timings."""
-    lines = read_metrics(workdir / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Bit for bit: every logged number, the last parameters, and what a memory holds."""
-    assert metrics(one) == metrics(other)
-    last = [saved_steps(run / "checkpoints")[-1] for run in (one, other)]
-    assert last[0] == last[1]
-    for part in ("params", "carry"):
-        found = [restore_part(run / "checkpoints" / str(last[0]), part) for run in (one, other)]
-        jax.tree.map(np.testing.assert_array_equal, *found)
-
-
-@pytest.mark.parametrize("family", kinds_first())
+@pytest.mark.parametrize("family", kinds_first(exact=("bert",)))
 def test_an_interrupted_run_goes_on_bit_for_bit(
     fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
@@ -286,12 +237,6 @@ def test_a_folder_of_another_config_is_refused_and_untouched(fasta: Path, tmp_pa
     with pytest.raises(ProtlmError, match=r"model\.d_ff: saved 32, asked 48"):
         loop.train(other, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-
-
-def test_more_steps_continue_a_complete_run(fasta: Path, tmp_path: Path) -> None:
-    loop.train(config(fasta, steps=4), tmp_path)
-    assert loop.train(config(fasta, steps=6), tmp_path) == 2
-    assert saved_steps(tmp_path / "checkpoints")[-1] == 6
 
 
 KILLS = {"bert": 5, "transformer_xl": 2}  # in CI; once each for the others

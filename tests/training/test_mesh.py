@@ -81,7 +81,7 @@ def trained(family: str, shape: str, accumulate: int = 1, stream: str = "whole")
     return Trained(family, shape, accumulate, stream)
 
 
-@pytest.mark.parametrize("family", kinds_first())
+@pytest.mark.parametrize("family", kinds_first(exact=("bert", "t5")))
 def test_eight_devices_give_the_losses_of_one(family: str) -> None:
     eight = trained(family, "eight")
     expected, found = trained(family, "one").result[0], eight.result[0]

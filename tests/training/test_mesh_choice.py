@@ -15,7 +15,7 @@ from protlm_jax.config.recipes import load_recipe
 from protlm_jax.errors import ProtlmError
 from protlm_jax.training.assembly import assemble
 from protlm_jax.training.hardware import memory_of
-from protlm_jax.training.mesh_choice import Choice, choose_mesh, state_and_gradients
+from protlm_jax.training.mesh_choice import choose_mesh, state_and_gradients
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, abstract_state
@@ -34,7 +34,7 @@ def shapes_of(recipe: str) -> tuple[TrainState, Any]:
     return abstract_state(model, build_optimizer(config.optimizer, schedule, axes)), axes
 
 
-def chosen(recipe: str, rows: int, devices: int, memory: float, slices: int = 1) -> Choice:
+def chosen(recipe: str, rows: int, devices: int, memory: float, slices: int = 1) -> Any:
     return choose_mesh(*shapes_of(recipe), rows, devices, int(memory), slices)
 
 
@@ -60,23 +60,32 @@ def chosen(recipe: str, rows: int, devices: int, memory: float, slices: int = 1)
 def test_the_rule(
     recipe: str, rows: int, devices: int, memory: float, slices: int, expected: tuple[int, ...]
 ) -> None:
-    choice = chosen(recipe, rows, devices, memory, slices)
-    assert choice.shape == {
+    shape, _ = chosen(recipe, rows, devices, memory, slices)
+    assert shape == {
         "slices": slices,
         **dict(zip(("data", "fsdp", "tensor"), expected, strict=True)),
     }
 
 
-def test_a_choice_says_why() -> None:
-    assert chosen("esm2_uniref50.py:3b", 2048, 512, V3).why == (
-        "mesh: data 64 x fsdp 8 x tensor 1, chosen: state and gradients take 5.30 GiB of a device "
-        "with 15.48; a whole copy would take 42.30"
-    )
-    assert "8 x tensor 1, chosen" in chosen("esm2_uniref50.py:3b", 96, 8, 4 * GIB).why
-    assert "and cannot be split" in chosen("esm2_uniref50.py:3b", 96, 8, 4 * GIB).why
-    assert "12 rows at once do not divide" in chosen("esm2_uniref50.py:3b", 12, 8, V3).why
-    assert "on each of 2 slices" in chosen("prot_bert_bfd.py", 32, 8, V3, 2).why
-    assert "memory is not known" in chosen("prot_bert_bfd.py", 32, 8, 0).why
+@pytest.mark.parametrize(
+    ("recipe", "rows", "devices", "memory", "slices", "reason"),
+    [
+        (
+            *("esm2_uniref50.py:3b", 2048, 512, V3, 1),
+            "mesh: data 64 x fsdp 8 x tensor 1, chosen: state and gradients take 5.30 GiB of a "
+            "device with 15.48; a whole copy would take 42.30",
+        ),
+        ("esm2_uniref50.py:3b", 96, 8, 4 * GIB, 1, "8 x tensor 1, chosen"),
+        ("esm2_uniref50.py:3b", 96, 8, 4 * GIB, 1, "and cannot be split"),
+        ("esm2_uniref50.py:3b", 12, 8, V3, 1, "12 rows at once do not divide"),
+        ("prot_bert_bfd.py", 32, 8, V3, 2, "on each of 2 slices"),
+        ("prot_bert_bfd.py", 32, 8, 0, 1, "memory is not known"),
+    ],
+)
+def test_a_choice_has_a_reason(
+    recipe: str, rows: int, devices: int, memory: float, slices: int, reason: str
+) -> None:
+    assert reason in chosen(recipe, rows, devices, memory, slices)[1]
 
 
 def test_state_and_gradients_are_what_the_optimizer_keeps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections import defaultdict
@@ -19,13 +20,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
-from protlm_jax.training.metrics import (
-    MetricsWriter,
-    ProgressReporter,
-    Throughput,
-    read_metrics,
-    require_finite,
-)
+from protlm_jax.training.metrics import MetricsWriter, read_metrics
+from protlm_jax.training.progress import ProgressReporter, Throughput, require_finite
 
 
 def write(workdir: Path, resume_step: int, steps: range) -> None:
@@ -222,7 +218,7 @@ def test_peaks_of_known_devices(kind: str, peak: float) -> None:
 
 def test_a_log_gets_plain_lines() -> None:
     log = io.StringIO()
-    with ProgressReporter(total=10, start=3, every=4, stream=log) as progress:
+    with contextlib.closing(ProgressReporter(10, 3, every=4, stream=log)) as progress:
         for step in range(4, 11):
             progress.update(step, {"loss": jnp.float32(2.5), "asked/accuracy": 0.25, "other": 1})
             if step == 8:
@@ -245,7 +241,7 @@ def test_a_terminal_gets_a_bar() -> None:
             return True
 
     terminal = Terminal()
-    with ProgressReporter(total=10, start=5, every=1, stream=terminal) as progress:
+    with contextlib.closing(ProgressReporter(10, 5, every=1, stream=terminal)) as progress:
         for step in range(6, 11):
             progress.update(step, {"loss": 2.5})
         progress.evaluated(10, {"heldout/nll": 2.75})

@@ -18,7 +18,7 @@ from protlm_jax.training.checkpoints import Checkpoints
 def test_what_orbax_reports_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orbax_messages, "_open", [])  # other tests may have left runs open
+    monkeypatch.setattr(orbax_messages.LOGGER, "handlers", [])  # of runs that are still open
 
     def report(text: str) -> None:
         name = str(Path(orbax.checkpoint.__file__).parent / "future.py")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import random
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from runs import metrics, write_fasta
 
 from protlm_jax.cli import main
 from protlm_jax.config.files import read_config
@@ -23,9 +23,7 @@ from protlm_jax.huggingface import load_model, load_source, provenance
 from protlm_jax.storage.owner import owned
 from protlm_jax.training import loop, phases
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
-from protlm_jax.training.metrics import read_metrics
 from protlm_jax.training.phases import train_phases
-from protlm_jax.vocabularies import AMINO_ACIDS
 
 RECIPE = """
 import runpy
@@ -54,17 +52,10 @@ def get_config():
 """
 
 
-def write_fasta(file: Path, seed: int, letters: str) -> Path:
-    rng = random.Random(seed)
-    proteins = ["".join(rng.choices(letters, k=rng.randint(8, 40))) for _ in range(60)]
-    file.write_text("".join(f">p{i}\n{p}\n" for i, p in enumerate(proteins)))
-    return file
-
-
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
-    first = write_fasta(folder / "first.fasta", 0, AMINO_ACIDS)
+    first = write_fasta(folder / "first.fasta")
     other = write_fasta(folder / "other.fasta", 1, "ACD")
     file = folder / "recipe.py"
     file.write_text(RECIPE.replace("FASTA", str(first)).replace("OTHER", str(other)))
@@ -82,11 +73,6 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
-    read = read_metrics(run / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read]
-
-
 def records(workdir: Path) -> list[dict[str, Any]]:
     return json.loads((workdir / "phases.json").read_text())["phases"]
 
@@ -94,7 +80,7 @@ def records(workdir: Path) -> list[dict[str, Any]]:
 def test_one_command_makes_all_phases(whole: Path) -> None:
     runs = [whole / name for name in ("1-short", "2-long", "3-other")]
     assert [saved_steps(run / "checkpoints")[-1] for run in runs] == [4, 4, 4]
-    rates = [[line["learning_rate"] for line in lines(run) if "loss" in line] for run in runs]
+    rates = [[line["learning_rate"] for line in metrics(run) if "loss" in line] for run in runs]
     # Warmup of 2 and 8 steps in all for the first two; 1 and 4 for the third.
     np.testing.assert_allclose(rates[0], [0, 0.5e-2, 1e-2, 5 / 6 * 1e-2], rtol=1e-5)
     np.testing.assert_allclose(rates[1], [4e-2 / 6, 3e-2 / 6, 2e-2 / 6, 1e-2 / 6], rtol=1e-5)
@@ -127,7 +113,7 @@ def test_the_change_of_phase_is_said_and_kept(whole: Path) -> None:
 def test_the_losses_are_those_of_the_runs_themselves(whole: Path) -> None:
     """Before: the first evaluation of the new run. After: its last one, where batches are alike."""
     for number, name in ((1, "2-long"), (2, "3-other")):
-        record, logged = records(whole)[number], lines(whole / name)
+        record, logged = records(whole)[number], metrics(whole / name)
         source = list(record["before"])[-1]
         for when, step in (("before", 0), ("after", 4)):
             line = next(x for x in logged if x["step"] == step and "heldout/nll" in x)
@@ -161,7 +147,7 @@ def test_stopped_anywhere_the_same_command_ends_as_one_that_never_was(
     assert "before" in records(workdir)[1] and "after" not in records(workdir)[1]
     assert train(recipe, workdir) == 0
     for name in ("1-short", "2-long", "3-other"):
-        assert lines(workdir / name) == lines(whole / name)
+        assert metrics(workdir / name) == metrics(whole / name)
         params = [restore_params(run / name / "checkpoints/4") for run in (workdir, whole)]
         jax.tree.map(np.testing.assert_array_equal, *params)
     assert records(workdir) == records(whole)
