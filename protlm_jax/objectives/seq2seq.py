@@ -2,7 +2,7 @@
 
 ProtT5's own objective asks for the whole sequence, most of which the encoder shows; T5's span
 corruption and Ankh's partial demasking ask for the hidden residues alone, between sentinels. The
-corruption changes lengths, so the data pipeline does it (`protlm_jax.data.corruption`); here the
+corruption changes lengths, so the data pipeline does it (`protlm_jax.data.token_rows`); here the
 answer is scored, over all targets for the loss and over the hidden residues for the metrics.
 """
 

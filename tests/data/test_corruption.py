@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protlm_jax.data import orders
-from protlm_jax.data.corruption import (
+from protlm_jax.data.token_rows import (
     HIDDEN,
     RANDOM_SHARE,
     SPAN_TASKS,
+    Alphabet,
     prott5_noise,
     sentinel_count,
     span_noise,
 )
-from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, RESIDUES
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protlm_jax.data.packing_plan import PackingPlan
+from protlm_jax.data.rows import PackingPlan
 
 
 def one_by_one(lengths: list[int], row_length: int, specials: int) -> list[int]:

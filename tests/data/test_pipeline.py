@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protlm_jax.data.batches import ResumableBatches
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
-from protlm_jax.data.resumable import ResumableBatches
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, PROT_TXL, Vocabulary

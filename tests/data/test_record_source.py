@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protlm_jax.data.batches import ResumableBatches
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
-from protlm_jax.data.record_source import RecordSource
-from protlm_jax.data.resumable import ResumableBatches
+from protlm_jax.data.records import RecordSource
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import PROT_BERT, PROT_T5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protlm_jax.data.runtime import seqio, tf
-from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.data.seqio_features import SeqioVocabulary
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import BUILT_IN, PROT_BERT, PROT_T5
 

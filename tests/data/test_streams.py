@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protlm_jax.data.batches import BatchRequest
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
-from protlm_jax.data.resumable import BatchRequest
 from protlm_jax.data.streams import FEATURES, StreamIterator
 from protlm_jax.data.token_files import TokenShard
 from protlm_jax.errors import ProtlmError

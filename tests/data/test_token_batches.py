@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from prepared_data import proteins, write_prepared
 
-from protlm_jax.data import orders, token_batches
+from protlm_jax.data import batches as module
+from protlm_jax.data import orders
+from protlm_jax.data.batches import TokenBatches
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.data.splits import heldout_records, is_heldout
-from protlm_jax.data.token_batches import TokenBatches
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import (
     AMINO_ACIDS,
@@ -301,7 +302,7 @@ def test_a_late_batch_costs_what_an_early_one_does(
     monkeypatch.setattr(
         orders, "shuffled_many", lambda i, c, k: (work.append(len(i)), shuffle(i, c, k))[1]
     )
-    monkeypatch.setattr(token_batches, "AHEAD", 0)
+    monkeypatch.setattr(module, "AHEAD", 0)
     needed = []
     for number in (100, 1_000_000):
         iterator = batches(folder)
@@ -315,7 +316,7 @@ def test_a_late_batch_costs_what_an_early_one_does(
         batch = next(again)
         needed.append(sum(work))
         assert equal(batch, iterator.batch(number))
-    assert abs(needed[0] - needed[1]) < 0.1 * needed[0] and needed[0] < 4 * token_batches.PLANNED
+    assert abs(needed[0] - needed[1]) < 0.1 * needed[0] and needed[0] < 4 * module.PLANNED
 
 
 def test_the_identity_is_that_of_the_data(folder: Path, tmp_path: Path, sequences) -> None:

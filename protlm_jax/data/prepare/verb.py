@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the verb; returns 3 when records were left out because they were no proteins.
 
     Raises:
-        ProtlmError: see `run.prepare`.
+        ProtlmError: see `direct.prepare`.
     """
     plan = _plan(arguments)
     if arguments.dry_run:
@@ -143,10 +143,10 @@ def _plan(arguments: argparse.Namespace) -> PreparePlan:
 
 def _prepare(plan: PreparePlan, arguments: argparse.Namespace) -> Prepared:
     if arguments.runner == "beam":
-        from protlm_jax.data.builders.pipeline import prepare_with_beam
+        from protlm_jax.data.prepare.beam import prepare_with_beam
 
         return prepare_with_beam(plan, arguments.beam_options)
-    from protlm_jax.data.prepare.run import prepare
+    from protlm_jax.data.prepare.direct import prepare
 
     return prepare(plan, arguments.workers, progress=sys.stderr.isatty())
 

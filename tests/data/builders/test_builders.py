@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from protlm_jax.data.builders.datasets import ProteinConfig
-from protlm_jax.data.builders.pipeline import prepare_with_beam
+from protlm_jax.data.prepare.beam import prepare_with_beam
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.runtime import tfds
 from protlm_jax.errors import ProtlmError
@@ -134,9 +134,9 @@ def test_a_builder_on_beam_says_what_is_wrong(sources, tmp_path):
 
 def test_without_beam_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "protlm_jax.data.builders.runtime")
+    monkeypatch.delitem(sys.modules, "protlm_jax.data.prepare.beam")
     with pytest.raises(ProtlmError, match=r"pip install 'protlm-jax\[beam\]'"):
-        importlib.import_module("protlm_jax.data.builders.runtime")
+        importlib.import_module("protlm_jax.data.prepare.beam")
 
 
 def test_a_uniref_needs_its_release(sources, tmp_path):

@@ -15,15 +15,15 @@ import psutil
 import pytest
 
 from protlm_jax import bundled
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 
 from .conftest import contents
 
 SCRIPT = """\
 import pickle, sys
-from protlm_jax.data.prepare.run import prepare
+from protlm_jax.data.prepare.direct import prepare
 prepare(pickle.loads(bytes.fromhex(sys.argv[1])), workers=2)
 """
 

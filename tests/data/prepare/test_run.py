@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from protlm_jax.cli import main
-from protlm_jax.data.prepare import run
+from protlm_jax.data.prepare import direct
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
@@ -132,9 +132,9 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(plan, tmp_path, monkeypatc
 def test_what_is_done_is_not_done_again(plan, monkeypatch):
     calls = []
     for name in ("scatter", "gather"):
-        real = getattr(run, name)
-        monkeypatch.setattr(run, name, lambda *a, n=name, r=real: (calls.append(n), r(*a))[1])
-    monkeypatch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        real = getattr(direct, name)
+        monkeypatch.setattr(direct, name, lambda *a, n=name, r=real: (calls.append(n), r(*a))[1])
+    monkeypatch.setattr(direct, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             prepare(plan, workers=1)
@@ -149,7 +149,7 @@ def test_what_is_done_is_not_done_again(plan, monkeypatch):
 def interrupted(plan: PreparePlan, monkeypatch) -> None:
     """Leaves a run that has read everything and gathered nothing."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_gather_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(direct, "_gather_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(plan, workers=1)
     with pytest.raises(ProtlmError, match="not finished; run the same"):
@@ -216,7 +216,7 @@ def test_a_full_disk_says_so_and_later_it_goes_on(plan, tmp_path, monkeypatch, a
 def gathered(plan, monkeypatch) -> Path:
     """The work folder of a run that was stopped before its end, with all that such a folder has."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(direct, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(plan, workers=1)
     return plan.output / ".work"
@@ -342,7 +342,7 @@ def test_bad_records_stop_or_are_counted(tmp_path):
 
 def test_a_shard_that_vanishes_on_the_way_is_missed(plan, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(direct, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(plan, workers=1)
     (plan.output / ".work/tokens/train-00002-of-00004.tokens").unlink()
