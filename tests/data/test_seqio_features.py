@@ -100,15 +100,6 @@ def test_an_iterator_can_be_saved_and_goes_on_the_same(tmp_path):
         assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_single_stack_golden_row():
-    ds = dataset([{"targets": [2, 21, 12, 15, 3]}, {"targets": [2, 21, 7, 3]}])
-    rows = list(SingleStackConverter()(ds, {"targets": 10}).as_numpy_iterator())
-    assert len(rows) == 1
-    assert rows[0]["input_tokens"].tolist() == [2, 21, 12, 15, 3, 2, 21, 7, 3, 0]
-    assert rows[0]["segment_ids"].tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2, 0]
-    assert rows[0]["positions"].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
-
-
 @settings(deadline=None, max_examples=12)
 @given(
     pairs=st.lists(st.tuples(token_lists, token_lists), min_size=1, max_size=25),

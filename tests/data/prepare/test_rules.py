@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,13 +29,6 @@ def test_buckets_are_about_equally_full_on_both_sides_of_the_split():
         counts[rules.side(ReleaseEntry("p", sequence))][bucket_of(order_key(sequence), 4)] += 1
     # 4,000 draws into eight cells: 500 each, four standard errors are 84.
     assert all(abs(n - 500) < 84 for side in counts.values() for n in side)
-
-
-@given(sequence=sequences, percent=st.floats(0, 99.9))
-def test_the_side_is_the_stated_hash(sequence, percent):
-    number = int.from_bytes(blake2b(sequence.encode(), digest_size=8).digest(), "big")
-    expected = "heldout" if number / 2**64 < percent / 100 else "train"
-    assert SelectionRules(heldout_percent=percent).side(ReleaseEntry("p", sequence)) == expected
 
 
 def test_lengths_are_limits_that_still_pass():
