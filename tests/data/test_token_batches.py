@@ -123,15 +123,16 @@ def test_a_golden_batch(tmp_path: Path) -> None:
 
 
 def test_vocabularies_of_any_form_are_served(tmp_path: Path) -> None:
-    """Two tokens behind a protein; more ids than a byte has, and no padding at 0."""
-    folder = write_prepared(tmp_path, {"a": "MKT"}, heldout_percent=0.0)
+    """Two tokens after a protein; more ids than a byte has; 0 is a residue and not padding."""
+    folder = write_prepared(tmp_path, {"a": "MAT"}, heldout_percent=0.0)
     config = DataConfig(prepared=str(folder), length=7)
     many = (*(f"<{i}>" for i in range(300)), *AMINO_ACIDS, "X")
     wide = Vocabulary("wide", many, 7, 1, 2, (299,), ())
     how = {"split": "train", "seed": 0, "batch_size": 1}
-    for vocabulary in (PROT_XLNET, wide):
+    zero = Vocabulary("zero", (*AMINO_ACIDS, "X", "<c>", "<m>", "<p>"), 23, 20, 22, (21,), (21,))
+    for vocabulary in (PROT_XLNET, wide, zero):
         batch = next(open_batches(config, vocabulary, **how))
-        expected = vocabulary.encode("MKT").tolist()
+        expected = vocabulary.encode("MAT").tolist()
         padding = [vocabulary.pad_id] * (7 - len(expected))
         assert batch["input_tokens"].tolist() == [expected + padding]
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm_jax.data.entries import ReleaseEntry
+from protlm_jax.data.prepare.rows import Row, from_bytes, to_bytes
 from protlm_jax.data.prepare.rules import SelectionRules, bucket_of, order_key
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -57,3 +58,22 @@ def test_rules_tell_what_decides_and_no_paths():
     told = SelectionRules(max_length=9, heldout_percent=1.0).describe()
     assert told["max_length"] == 9 and told["split"]["percent"] == 1.0
     assert "BLAKE2b(sequence)" in told["split"]["rule"]
+
+
+numbers = st.integers(0, 10**18 - 1)
+text = st.text(max_size=6)
+rows = st.lists(
+    st.builds(
+        Row,
+        st.binary(min_size=16, max_size=16),
+        st.sampled_from(["train", "heldout"]),
+        st.tuples(numbers, numbers),
+        *(text, text, text, numbers, text, numbers, text, text),
+    ),
+    max_size=5,
+)
+
+
+@given(rows)
+def test_rows_come_back(rows):
+    assert from_bytes(to_bytes(rows)) == rows
