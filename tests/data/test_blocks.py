@@ -88,6 +88,9 @@ def test_blocks_of_any_size_give_what_the_reader_gives(
 @given(
     data=st.one_of(
         st.binary(max_size=60),
+        st.tuples(
+            st.sampled_from([b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]), st.binary()
+        ).map(b"".join),
         st.text(">\n\r \tAMKuj*x\0\ufeffé", max_size=40).map(str.encode),
         st.lists(st.sampled_from([b">a\n", b"MK", b"\r", b"\n", b"\0", b"\xef\xbb\xbf", b"\xe9"]))
         .map(b"".join)

@@ -121,11 +121,6 @@ def test_faults_are_named_with_file_and_line(tmp_path, data, parts):
         assert part in message
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
-    assert "No such file" in error_of(str(tmp_path / "none.fa"))
-    assert "directory" in error_of(str(tmp_path))
-
-
 def test_names_must_differ_across_files(tmp_path):
     one = write(tmp_path, b">a\nMK\n", "one.fa")
     two = write(tmp_path, b">b\nMK\n>a\nMK\n", "two.fa")
@@ -164,23 +159,6 @@ def test_what_is_written_comes_back(tmp_path_factory, records, how, width, end):
         text += end.join([f">{name} {description}", *lines, ""])
     file = write(tmp_path_factory.mktemp("f"), COMPRESS[how](text.encode()))
     assert [(r.id, r.description, r.sequence) for r in read_fasta(file)] == records
-
-
-@given(
-    data=st.binary(max_size=60)
-    | st.text(">\n\r AMK*x\x00", max_size=40).map(str.encode)
-    | st.tuples(
-        st.sampled_from([b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]), st.binary()
-    ).map(b"".join)
-)
-def test_any_bytes_give_records_or_one_error(tmp_path_factory, data):
-    file = write(tmp_path_factory.mktemp("f"), data)
-    try:
-        records = list(read_fasta(file))
-    except ProtlmError as error:
-        assert file in str(error)
-    else:
-        assert records and all(r.id and r.sequence for r in records)
 
 
 def test_every_record_gets_an_answer(tmp_path):

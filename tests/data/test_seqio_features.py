@@ -77,15 +77,6 @@ def test_more_than_one_window_is_packed(monkeypatch):
     assert sorted(e[0] for row in rows for e in segments(row, "x")) == list(range(1, 701))
 
 
-def test_rows_are_fuller_than_with_seqios_packer():
-    rng = np.random.default_rng(1)
-    sizes = rng.integers(30, 512, 256).tolist()
-    examples = [{"x": [1] * n} for n in sizes]
-    theirs = list(seqio.trim_and_pack_dataset(dataset(examples), {"x": 512}, use_custom_ops=False))
-    ours = packed([e["x"] for e in examples], 512)
-    assert len(ours) < 1.05 * sum(sizes) / 512 < len(theirs)
-
-
 def test_an_example_longer_than_its_row_is_refused():
     with pytest.raises(tf.errors.DataLossError):
         packed([[1] * (LENGTH + 1)])

@@ -18,7 +18,7 @@ from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.runtime import seqio, tf
-from protlm_jax.data.token_rows import Alphabet, residues_per_row
+from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
 
@@ -176,15 +176,6 @@ def test_the_corruption_is_that_of_native_training():
     native = token_rows.prott5_noise(letters[None], key, token_rows.RANDOM_SHARE)[0]
     assert made[0][0, :-1].tolist() == Alphabet(PROT_T5).ids(native).tolist()
     assert made[2][0].tolist() == PROT_T5.encode(AMINO_ACIDS * 9).tolist()
-
-
-def test_a_row_of_span_corruption_holds_more_than_its_tokens():
-    # T5's numbers: 568 of text make rows of 512 and 114. Ankh's are bound by the 100 sentinels.
-    assert residues_per_row("span3", PROT_T5, 512, 114) == 568
-    assert residues_per_row("span3", PROT_T5, 512, 512) == 568
-    assert residues_per_row("ankh", PROT_T5, 512, 512) == 502
-    assert residues_per_row("prott5", PROT_T5, 512, 512) == 511
-    assert residues_per_row("tokens", PROT_BERT, 512, 512) == 510
 
 
 def test_where_data_are_looked_for(data, tmp_path, monkeypatch):

@@ -54,12 +54,6 @@ def test_rules_that_keep_nothing_are_refused(settings, message):
         SelectionRules(**settings)
 
 
-def test_rules_tell_what_decides_and_no_paths():
-    told = SelectionRules(max_length=9, heldout_percent=1.0).describe()
-    assert told["max_length"] == 9 and told["split"]["percent"] == 1.0
-    assert "BLAKE2b(sequence)" in told["split"]["rule"]
-
-
 numbers = st.integers(0, 10**18 - 1)
 text = st.text(max_size=6)
 rows = st.lists(
