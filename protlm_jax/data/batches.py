@@ -213,15 +213,15 @@ class TokenBatches(ResumableBatches):
         if room < 1:
             raise ProtlmError(f"data.length={config.length} leaves no room for residues; raise it")
         self._pieces = Pieces.of(shards, room, config.long_proteins if self._training else "chunk")
-        # Tokens of an (encoder's) row beside the residues of a piece, by its length. The decoder's
+        # Tokens of a piece in an (encoder's) row minus its residues, by its length. The decoder's
         # part of a piece is never longer than the encoder's, so one plan fills both.
         self._ends = vocabulary.num_specials
-        beside = np.full(room + 1, self._ends)
+        extra = np.full(room + 1, self._ends)
         if config.task in SPAN_TASKS:
             hidden, spans = SPAN_TASKS[config.task].counts(np.arange(room + 1))
-            beside += spans - hidden
+            extra += spans - hidden
         pieces = np.diff(self._pieces.first)
-        self.plan = PackingPlan(pieces, config.length, beside, several=config.pack)
+        self.plan = PackingPlan(pieces, config.length, extra, several=config.pack)
         if not self.plan.rows:
             raise ProtlmError(
                 f"no protein fits a row of data.length={config.length} tokens, and "

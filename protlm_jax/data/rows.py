@@ -2,8 +2,8 @@
 
 XLA compiles once per shape, so rows have a few lengths: `one_a_row` rounds lengths up to buckets
 and gives each piece a row; `packed` fills rows of one length with several pieces, by the
-`PackingPlan` that training uses too. A `Batch` says which piece is where. Nothing is cut off. Needs
-no JAX.
+`PackingPlan` that training uses too. A `Batch` holds the place of each piece. Nothing is cut off.
+Needs no JAX.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Batch:
 
     @property
     def segments(self) -> Iterator[int]:
-        """Which piece of its row each member is, from 1."""
+        """The number of each member in its row, from 1."""
         seen: Counter[int] = Counter()
         for row in self.rows:
             seen[row] += 1
@@ -74,7 +74,7 @@ def windows(residues: int, limit: int | None) -> list[Window]:
     """Covers a protein by windows of at most `limit` residues that overlap by half.
 
     Two neighbours meet in the middle of their overlap, so that each residue comes from the window
-    in which it is farthest from a cut (the ends of the protein itself are no cuts).
+    in which it is farthest from a cut (the ends of the protein are not cuts).
     """
     if limit is None or residues <= limit:
         return [Window(0, residues, 0, residues)]
@@ -86,7 +86,7 @@ def windows(residues: int, limit: int | None) -> list[Window]:
 
 
 def window_counts(residues: np.ndarray, limit: int | None) -> np.ndarray:
-    """How many windows `windows` makes of proteins of each length: [proteins] int64."""
+    """int64 [proteins]: the number of `windows` of proteins of each length."""
     if limit is None:
         return np.ones(len(residues), np.int64)
     more = -(-(residues.astype(np.int64) - limit) // max(1, limit // 2))
@@ -119,11 +119,11 @@ def one_a_row(
 ) -> Iterator[Batch]:
     """Batches of one piece a row, longest first; all are full but the last.
 
-    Rows that the pieces of one length leave over take shorter ones.
+    Rows left over by the pieces of one length take shorter ones.
 
     Args:
         tokens: of each piece, special tokens included.
-        shape_of: the shape of a full batch whose longest piece has so many tokens.
+        shape_of: from the tokens of the longest piece to the shape of a full batch.
         multiple: rows are a multiple of it.
         last_full: the last batch has the rows of a full one; otherwise, where no full batch has
             its length, only a power of four: few shapes again.
@@ -149,7 +149,7 @@ Pattern = tuple[tuple[int, int], ...]
 class Places(NamedTuple):
     """The pieces in some rows, row by row: int64 [places] each.
 
-    row: index among the rows asked for, ascending. length: of the piece, in residues. rank: its
+    row: index among the given rows, ascending. length: of the piece, in residues. rank: its
     number among the pieces of that length, before the epoch's permutation.
     """
 

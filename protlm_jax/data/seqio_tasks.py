@@ -103,7 +103,7 @@ def _record_files(folder: str, split: str) -> Sequence[str]:
 
 
 def bundled_source(config: DataConfig = DataConfig()) -> seqio.FunctionDataSource:
-    """The proteins of a config (by default the bundled ones), read when a split is asked for."""
+    """The proteins of a config (by default the bundled ones), read when a split is used."""
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         sequences = [record.sequence for record in load_records(config, cast("Split", split))]
@@ -166,7 +166,7 @@ def examples_of(
     """Examples of some proteins: for each feature rows, int32 [proteins, longest], and their sizes.
 
     Args:
-      ids: int32 [proteins, length], -1 behind the end of each protein.
+      ids: int32 [proteins, length], -1 after the end of each protein.
       seeds: int32 [proteins, 2].
       room: residues that fit; of a longer protein a piece from a random place is taken.
     """

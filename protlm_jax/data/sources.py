@@ -3,7 +3,7 @@
 The first bytes of a file, not its name, decide how it is decompressed. Several members, streams or
 frames in a row are all read; other trailing bytes, and a truncated end, are errors. (fsspec and the
 standard library's readers of bz2 and xz ignore trailing bytes, zstandard's reader a truncated end.)
-No more is decompressed than was asked for, so memory does not depend on the compression ratio.
+Only the bytes that are read are decompressed, so memory does not depend on the compression ratio.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class _Members(io.RawIOBase):
             if "limit exceeded" in str(error):  # of xz, before it allocates
                 raise OSError(
                     f"it needs more than {_XZ_MEMORY:,} bytes of memory; compress it "
-                    "anew with xz -9 or another program"
+                    "again with xz -9 or another program"
                 ) from None
             raise DamagedError(str(error)) from None
 

@@ -1,7 +1,7 @@
 """Token files: proteins, one after the other, in files that are mapped into memory.
 
 A shard holds letters, not ids, and proteins, not rows: one copy serves every vocabulary and every
-row length, and rows are packed anew in every epoch.
+row length, and rows are packed again in every epoch.
 
     8 bytes                  PRTLMTOK
     uint32, uint32           format version; length of the header in bytes

@@ -19,7 +19,7 @@ acids. The target is the whole sequence (ProtT5-XL-BFD model card, Elnaggar et a
     input    M K <extra_id_0> A Y W A K </s>
     target   M K T            A Y I A K </s>
 
-**span3** and **ankh**: spans are hidden, each behind its own sentinel, and are the target:
+**span3** and **ankh**: each hidden span is replaced by its own sentinel, and is the target:
 
     protein  M K T A Y I A K Q R
     input    M K <extra_id_0> I A K <extra_id_1> </s>
@@ -93,7 +93,7 @@ class Alphabet:
 
 
 class Layout:
-    """Where segments stand in rows of equal length.
+    """The places of segments in rows of equal length.
 
     Attributes:
       begin: int64 [segments], index of the first token of each in all rows, one after the other.
@@ -245,8 +245,8 @@ def sentinel_count(vocabulary: Vocabulary) -> int:
     """How many sentinels <extra_id_0>, ... can be used; raises ProtlmError where there are none."""
     if not len(vocabulary.sentinel_ids):
         raise ProtlmError(
-            f"vocabulary {vocabulary.name!r} has no sentinels <extra_id_0>, ... to hide spans "
-            "behind; span corruption is for T5 models"
+            f"vocabulary {vocabulary.name!r} has no sentinels <extra_id_0>, ... for hidden "
+            "spans; span corruption is for T5 models"
         )
     return min(len(vocabulary.sentinel_ids), 256 - SENTINEL)
 
@@ -289,9 +289,9 @@ def span_noise(
     is_hidden = np.repeat(np.tile([False, True], len(runs)), runs.ravel())
     number = np.arange(len(runs)) - np.repeat(np.cumsum(spans) - spans, spans)
     codes = (SENTINEL + number).astype(np.uint8)
-    asked = runs[:, 1] > 0
+    has_hidden = runs[:, 1] > 0
     ends = np.cumsum(runs, axis=0)
-    inputs = np.insert(letters[~is_hidden], ends[asked, 0], codes[asked])
+    inputs = np.insert(letters[~is_hidden], ends[has_hidden, 0], codes[has_hidden])
     targets = np.insert(letters[is_hidden], ends[:, 1] - runs[:, 1], codes)
     return inputs, shown + spans * (hidden > 0), targets, hidden + spans
 

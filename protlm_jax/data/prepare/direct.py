@@ -265,7 +265,7 @@ def finish(
         if done is None:
             raise ProtlmError(
                 f"a shard of bucket {bucket} in {work} has changed since it was written; run the "
-                "same command again, which makes it anew"
+                "same command again, which makes it again"
             )
         counts.add(done["counts"])
         for kind, side in product(shards, SIDES):

@@ -1,4 +1,4 @@
-"""What a plan will take, from preparing a sample of its input: `protlm prepare --dry_run`.
+"""Estimates the cost of a plan by preparing a sample of its input: `protlm prepare --dry_run`.
 
 The sample is the beginning of the first files, prepared in a temporary folder. The estimate is as
 good as the beginning is like the rest: releases are usually sorted (UniRef by size of the cluster,
@@ -24,7 +24,7 @@ SAMPLED_BYTES = 2 << 20  # of the text of each
 
 
 def to_text(plan: PreparePlan, workers: int) -> str:
-    """The plan, and what it will take, as text: prepares a sample, and scales up.
+    """The plan and its estimated cost as text: prepares a sample, and scales up.
 
     Raises:
         ProtlmError: the input is at fault within the sample.

@@ -36,7 +36,7 @@ from protlm_jax.vocabularies import RESIDUES
 EXAMPLES = 5
 
 Position = tuple[int, int]
-"""Where a record stands: number of its source, line of its header."""
+"""The place of a record: number of its source, line of its header."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What `protlm prepare` makes, and the sizes that follow from its input.
+"""What `protlm prepare` makes, and sizes that follow from its input.
 
 The input is read in blocks; each block's proteins go to buckets by the hash of their sequence; each
 bucket becomes one shard of each side. Sizes of blocks and buckets follow from the input alone, not
@@ -90,8 +90,8 @@ class PreparePlan:
         """
         if dataset in CLUSTERS and not rules.release:
             raise ProtlmError(
-                f"which release of {dataset} is it? Give --release, such as 2024_01 (it stands in "
-                "the release notes beside the file): names of clusters change between releases"
+                f"which release of {dataset} is it? Give --release, such as 2024_01 (see the "
+                "release notes beside the file): names of clusters change between releases"
             )
         for path in inputs:
             if inputs.count(path) > 1:

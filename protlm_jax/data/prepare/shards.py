@@ -33,7 +33,7 @@ from protlm_jax.storage.files import atomic_file, write_atomically
 from protlm_jax.storage.json_files import read_json, write_json
 
 SCATTERED = "scattered"
-"""The file of the work folder that says that all spill files exist."""
+"""The file of the work folder that marks the spill files as complete."""
 
 _PART = struct.Struct("<qq16s")
 
@@ -92,7 +92,7 @@ def _read(path: Path, number: int) -> bytes:
     (path.parent.parent / SCATTERED).unlink(missing_ok=True)
     raise Damaged(
         f"{path}, a part of an unfinished run, was not as it was written, and is removed: run the "
-        "same command again, which makes it anew"
+        "same command again, which makes it again"
     )
 
 
