@@ -21,7 +21,14 @@ from itertools import chain
 from string import whitespace
 from typing import Literal
 
-from protlm_jax.data.entries import ENTRY_END, ReleaseEntry, from_header, xml_body, xml_entries
+from protlm_jax.data.entries import (
+    ENTRY_END,
+    LONGEST_ENTRY,
+    ReleaseEntry,
+    from_header,
+    xml_body,
+    xml_entries,
+)
 from protlm_jax.data.fasta import (
     LONGEST_LINE,
     LONGEST_SEQUENCE,
@@ -48,8 +55,7 @@ _BOM = b"\xef\xbb\xbf"
 # Where a record ends: before a header at the start of a line; after a closing tag.
 _RECORD_END = {"fasta": re.compile(rb"[\r\n](?=>)"), "xml": re.compile(ENTRY_END)}
 _LONGEST_END = len(ENTRY_END)
-# Bytes of a record; a cluster may have a million members.
-_LONGEST = {"fasta": LONGEST_LINE, "xml": 1 << 30}
+_LONGEST = {"fasta": LONGEST_LINE, "xml": LONGEST_ENTRY}
 _KEPT = 1 << 10  # bytes that are kept of a longer record, for its name
 _INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
 
@@ -92,25 +98,13 @@ def cut(
     kind: Kind = "xml" if head.lstrip(_BLANK).startswith(b"<") else "fasta"
     parts = _split(chain([head], pieces), size, kind)
     if kind == "xml":
-        parts = ((text, None) for text in xml_body(path, line, head, _whole(path, line, parts)))
+        parts = ((text, None) for text in xml_body(path, line, head, parts))
     number = 0
     for text, left_out in parts:
         if text.strip(_BLANK):
             yield TextBlock(path, number, line, text, kind, left_out is not None)
             number += 1
         line += _line_ends(text) + (left_out or 0)
-
-
-def _whole(path: str, line: int, parts: Iterator[_Part]) -> Iterator[bytes]:
-    """The texts of XML; an entry that is too long is an error."""
-    for text, left_out in parts:
-        if left_out is not None:
-            raise ProtlmError(
-                f"{path}, in or after line {line}: an entry has more than {_LONGEST['xml']:,} "
-                "bytes; download the file again"
-            )
-        yield text
-        line += _line_ends(text)
 
 
 def entries(

@@ -29,6 +29,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import ResidueError, ResiduePolicy, normalise
 
 ENTRY_END = b"</entry>"
+LONGEST_ENTRY = 1 << 30  # bytes; a cluster may have a million members
 
 _AGAIN = "download the file again"
 _ENTRY = re.compile(rb"<entry[\s>]")
@@ -119,14 +120,17 @@ def number_of(text: str | None) -> int:
     return 0
 
 
-def xml_body(path: str, line: int, beginning: bytes, texts: Iterator[bytes]) -> Iterator[bytes]:
+def xml_body(
+    path: str, line: int, beginning: bytes, texts: Iterator[tuple[bytes, int | None]]
+) -> Iterator[bytes]:
     """The entries of a file in UTF-8, without the text around them; line ends before them are kept.
 
     Args:
       path: the file, for messages.
       line: line on which the first text begins.
       beginning: of the file.
-      texts: the file, in texts that end with `ENTRY_END`, except perhaps the last.
+      texts: the file, in texts that end with `ENTRY_END`, except perhaps the last; each with the
+        number of line ends cut off an entry that is too long, or None.
     Raises:
       ProtlmError: it is other XML, or HTML; there is no entry, the end is missing, or the encoding
         is not the declared one.
@@ -137,7 +141,12 @@ def xml_body(path: str, line: int, beginning: bytes, texts: Iterator[bytes]) -> 
             "this came from the web: is it an error page?)"
         )
     encoding, closed = "", False
-    for number, text in enumerate(texts):
+    for number, (text, left_out) in enumerate(texts):
+        if left_out is not None:
+            raise ProtlmError(
+                f"{path}, in or after line {line}: an entry has more than {LONGEST_ENTRY:,} bytes; "
+                f"{_AGAIN}"
+            )
         if number == 0:
             declared = _ENCODING.search(text)
             encoding = declared[1].decode() if declared else "utf-8"

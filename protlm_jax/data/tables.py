@@ -258,18 +258,15 @@ def _rows(
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ProtlmError(f"{path}, line {number}: {_explained(error)}") from None
+            what = f"{error}; close the quotes, and double those inside a quoted cell"
+            if "field limit" in str(error):
+                what = f"a cell of more than {LONGEST_CELL:,} letters; are its quotes closed?"
+            raise ProtlmError(f"{path}, line {number}: {what}") from None
         if cells is None:
             return
         cells = [cell.strip() for cell in cells]
         if any(cells):
             yield number, cells
-
-
-def _explained(error: csv.Error) -> str:
-    if "field limit" in str(error):
-        return f"a cell of more than {LONGEST_CELL:,} letters; are its quotes closed?"
-    return f"{error}; close the quotes, and double those inside a quoted cell"
 
 
 def _columns(place: str, header: list[str]) -> tuple[str, ...]:

@@ -95,12 +95,6 @@ def test_the_manifest_accounts_for_every_record(plan, release):
     assert str(plan.output.parent) not in json.dumps(told)
 
 
-def test_two_workers_write_the_same_bytes(plan, tmp_path):
-    prepare(plan, workers=1)
-    prepare(replace(plan, output=tmp_path / "two"), workers=2)
-    assert contents(tmp_path / "two") == contents(plan.output)
-
-
 def test_stopped_anywhere_it_ends_with_the_same_bytes(plan, tmp_path, monkeypatch):
     """Every file takes its name by os.replace: stop before or after any of them, several times."""
     prepare(plan, workers=1)
