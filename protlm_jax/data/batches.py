@@ -106,14 +106,10 @@ class ResumableBatches(Iterator[dict[str, np.ndarray]], ABC):
         return zlib.compress(text.encode())
 
     def restore(self, state: bytes) -> str | None:
-        """Continues after the batch at which `state` was taken.
-
-        Returns:
-          A warning where the position cannot be used (a state of an earlier version); the iterator
-          then is at its beginning.
-        Raises:
-          ProtlmError: the state is of other proteins, another seed or another shape of batch.
-        """
+        """Continues after the batch at which `state` was taken. Returns a warning where the
+        position cannot be used (a state of an earlier version): the iterator then is at its
+        beginning. Raises ProtlmError for a state of other proteins, another seed or another shape
+        of batch."""
         saved = json.loads(zlib.decompress(state))
         if saved["identity"] != self._identity:
             raise ProtlmError(
@@ -201,12 +197,9 @@ class TokenBatches(ResumableBatches):
         identity: str,
         request: BatchRequest,
     ) -> None:
-        """Plans the rows of `shards`; `identity` names these batches in their state.
-
-        Raises:
-            ProtlmError: a row has no room for residues, no protein fits one, or the vocabulary
-                lacks the sentinels of the task.
-        """
+        """Plans the rows of `shards`; `identity` names these batches in their state. Raises
+        ProtlmError where no protein fits a row, or the vocabulary lacks the sentinels of the
+        task."""
         self._training = request.split == "train"
         self._length = config.length
         room = token_rows.residues_per_row(config.task, vocabulary, config.length, config.length)

@@ -110,11 +110,8 @@ def cut(
 def entries(
     block: TextBlock, policy: ResiduePolicy = ResiduePolicy()
 ) -> Iterator[ReleaseEntry | BadRecord]:
-    """A `ReleaseEntry` or a `BadRecord` for each record of a block, in order.
-
-    Raises:
-      ProtlmError: text before the first header.
-    """
+    """A `ReleaseEntry` or a `BadRecord` for each record of a block, in order; raises ProtlmError
+    for text before the first header."""
     if block.kind == "fasta":
         yield from _fasta(block, policy)
         return
@@ -184,8 +181,8 @@ def _split(pieces: Iterator[bytes], size: int, kind: Kind) -> Iterator[_Part]:
 
 
 def _skip(pieces: Iterator[bytes], held: bytearray, end: re.Pattern[bytes], last: bytes) -> int:
-    """Reads to the end of a record, and adds the text after it to `held`; returns how many line
-    ends were passed."""
+    """Reads to the end of a record, adds the text after it to `held`, and returns the line ends
+    passed."""
     line_ends = 0
     for piece in pieces:
         found = end.search(last + piece)

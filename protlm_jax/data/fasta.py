@@ -86,10 +86,8 @@ def read_every_record(
     path: str | Path, policy: ResiduePolicy = ResiduePolicy()
 ) -> Iterator[Record | BadRecord]:
     """A `Record` or a `BadRecord` for each header of a FASTA file, in order; names may repeat.
-
-    Raises:
-      ProtlmError: the file as a whole is missing, empty, truncated, damaged, or not FASTA.
-    """
+    Raises ProtlmError where the file as a whole is missing, empty, truncated, damaged, or not
+    FASTA."""
     path = str(path)
     records = nucleotides = 0
     for start, header, lines in entries(path):
@@ -128,14 +126,9 @@ def nucleotides_found(path: str, count: int, records: int) -> str:
 
 
 def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
-    """Line of the header, header, and the numbered lines below it, of each record, unchecked.
-
-    Of a sequence longer than `LONGEST_SEQUENCE` only a beginning is given, which `record_of`
-    refuses.
-
-    Raises:
-      ProtlmError: the file is missing, empty, truncated, damaged, or not FASTA.
-    """
+    """Line of the header, header, and the numbered lines below it, of each record, unchecked; of a
+    sequence longer than `LONGEST_SEQUENCE` only a beginning, which `record_of` refuses. Raises
+    ProtlmError as `read_every_record`."""
     header = ""
     start = 0
     lines: list[tuple[int, str]] = []
@@ -161,11 +154,8 @@ def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
 def record_of(
     path: str, start: int, header: str, lines: list[tuple[int, str]], policy: ResiduePolicy
 ) -> Record:
-    """One record; `lines` are its sequence lines that are not blank, with their numbers.
-
-    Raises:
-      ProtlmError: no name, no sequence, or a character that is not a residue.
-    """
+    """One record; `lines` are its sequence lines that are not blank, with their numbers. Raises
+    ProtlmError for no name, no sequence, or a character that is not a residue."""
     if len(header) >= LONGEST_LINE:
         raise too_long(path, start, name_of(header[:100])[0], "header", LONGEST_LINE)
     name, description = name_of(header)
@@ -202,12 +192,8 @@ def line_of(position: int, lines: list[tuple[int, str]]) -> int:
 
 
 def text_lines(path: str, strip: str = whitespace) -> Iterator[tuple[int, str]]:
-    """Lines of a file, decompressed and stripped of these characters, with 1-based numbers.
-
-    Raises:
-      ProtlmError: the file is missing, empty, truncated, damaged, or not text; or a line has more
-        than `LONGEST_LINE` characters.
-    """
+    """Lines of a file, decompressed and stripped of these characters, with 1-based numbers; raises
+    ProtlmError as `read_every_record`, and for a line of more than `LONGEST_LINE` characters."""
     for number, line in _lines(path, strip):
         if len(line) > LONGEST_LINE:
             raise ProtlmError(

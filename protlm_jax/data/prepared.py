@@ -86,12 +86,8 @@ class Prepared:
 
     @classmethod
     def open(cls, folder: str | Path) -> Prepared:
-        """Reads the manifest of a folder.
-
-        Raises:
-            ProtlmError: the folder is missing or not finished; or its manifest is damaged, of
-                another version, or contradicts itself.
-        """
+        """Reads the manifest of a folder; raises ProtlmError where the folder is missing or not
+        finished, or its manifest is damaged, of another version, or contradicts itself."""
         folder = Path(folder)
         file = folder / MANIFEST
         if not file.exists():
@@ -127,11 +123,8 @@ class Prepared:
         return [self.folder / shard.file for shard in self.splits[split].tokens]
 
     def heldout_fasta(self) -> Path:
-        """The FASTA file of the held-out proteins, its checksum verified.
-
-        Raises:
-            ProtlmError: nothing is held out, or the file is missing or was changed.
-        """
+        """The FASTA file of the held-out proteins, its checksum verified; raises ProtlmError where
+        nothing is held out, or the file is missing or was changed."""
         fields = self.manifest["heldout"]
         if fields["file"] is None:
             raise ProtlmError(f"{self.folder} holds no protein out; name a folder that does")
@@ -139,12 +132,8 @@ class Prepared:
         return self.require(shard, whole=True)
 
     def require(self, shard: Shard, *, whole: bool = False) -> Path:
-        """The path of a file whose size is as in the manifest; with `whole`, its checksum too.
-
-        Raises:
-            Damaged: it is missing or was changed.
-            ProtlmError: it cannot be read.
-        """
+        """The path of a file whose size (with `whole`, checksum too) is as in the manifest; raises
+        Damaged where it is missing or was changed, ProtlmError where it cannot be read."""
         path = self.folder / shard.file
         try:
             if (size := path.stat().st_size) != shard.bytes:

@@ -53,11 +53,7 @@ def to_example(row: Row) -> bytes:
 
 
 def write_record_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
-    """Writes one TFRecord file atomically; returns its entry of a manifest, without its name.
-
-    Raises:
-        ProtlmError: the disk does not take it.
-    """
+    """Writes one TFRecord file atomically; returns its entry of a manifest, without its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:
@@ -92,11 +88,8 @@ def version_of(release: str) -> str:
 def write_metadata(
     folder: Path, dataset: str, release: str, shards: dict[str, list[dict[str, Any]]]
 ) -> None:
-    """Writes features.json and dataset_info.json beside the shards.
-
-    Args:
-        shards: for each side that is not empty the manifest's entries of its shards, in order.
-    """
+    """Writes features.json and dataset_info.json beside the shards: for each side that is not empty
+    the manifest's entries of its shards, in order."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=dataset, filetype_suffix="tfrecord"
     )

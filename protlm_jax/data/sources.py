@@ -34,15 +34,11 @@ class DamagedError(Exception):
 
 
 def open_source(path: str, watch: Watch | None = None) -> IO[bytes]:
-    """The decompressed bytes of a file.
+    """The decompressed bytes of a local path, or of a URL of any file system that fsspec knows.
 
-    Args:
-      path: a local path, or a URL of any file system that fsspec knows.
-      watch: see `Watch`.
-    Raises:
-      ProtlmError: the file is empty, or its URL cannot be opened.
-      OSError: a local file cannot be opened. Reading may raise OSError, EOFError (the compressed
-        data end too soon) and DamagedError; `explained` turns these into a ProtlmError.
+    Raises ProtlmError for an empty file and for a URL that cannot be opened, OSError for a local
+    file. Reading may raise OSError, EOFError (the compressed data end too soon) and DamagedError;
+    `explained` turns these into a ProtlmError.
     """
     raw = _Raw(path, _open(path), watch)
     file = io.BufferedReader(raw, _PIECE)
@@ -61,11 +57,7 @@ def open_source(path: str, watch: Watch | None = None) -> IO[bytes]:
 
 
 def source_size(path: str) -> int:
-    """Bytes of a file, compressed; 0 where a server does not say.
-
-    Raises:
-      ProtlmError: there is no such file, or it cannot be read.
-    """
+    """Bytes of a file, compressed; 0 where a server does not say. Raises ProtlmError."""
     with explained(path, lambda: 0):
         if "://" not in path:
             return os.stat(path).st_size

@@ -40,11 +40,8 @@ def source_name(config: DataConfig) -> str:
 
 
 def open_prepared(config: DataConfig) -> Prepared | None:
-    """The prepared folder of a config, if it has one.
-
-    Raises:
-      ProtlmError: it is at fault, or was prepared without the rare residues of the config.
-    """
+    """The prepared folder of a config, if it has one; raises ProtlmError where it is at fault, or
+    was prepared without the rare residues of the config."""
     if config.prepared is None:
         return None
     if "://" in config.prepared:
@@ -64,11 +61,8 @@ def open_prepared(config: DataConfig) -> Prepared | None:
 
 def load_records(config: DataConfig, split: Split) -> list[Record]:
     """The proteins of one side of the split, in the order of the file, in memory; of a prepared
-    folder only the held-out side.
-
-    Raises:
-      ProtlmError: the file or the folder is at fault, or that side of the split is empty.
-    """
+    folder only the held-out side. Raises ProtlmError where a file is at fault, or the side is
+    empty."""
     policy = ResiduePolicy(rare=config.rare_residues)
     source = source_name(config)
     if prepared := open_prepared(config):

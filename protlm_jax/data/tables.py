@@ -136,11 +136,8 @@ def read_table(file: Path | str, *, keep_uneven: bool = False) -> Table:
 
 
 def find_column(table: Table, names: Sequence[str]) -> str | None:
-    """The column with the first of these names that exists, whatever its case, spaces and "_".
-
-    Raises:
-        ProtlmError: several columns have it, and none exactly.
-    """
+    """The column with the first of these names that exists, whatever its case, spaces and "_";
+    raises ProtlmError where several columns have it, and none exactly."""
     for name in names:
         if name in table.columns:
             return name
@@ -170,10 +167,7 @@ def is_number(text: str, decimal: str = ".") -> bool:
 
 def number(text: str, place: str, decimal: str = ".") -> float:
     """The number in a cell, nan where it is missing; `place` and `decimal` as `Table` gives them.
-
-    Raises:
-        ProtlmError: it is infinite, or no number.
-    """
+    Raises ProtlmError where it is infinite, or no number."""
     if text in MISSING:
         return math.nan
     if is_number(text, decimal):

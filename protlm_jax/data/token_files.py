@@ -116,11 +116,9 @@ class TokenShard:
 
     @classmethod
     def open(cls, path: Path, shard: Shard) -> TokenShard:
-        """Maps the file of a manifest's shard, and verifies its checksum (about 1 GB a second).
-
-        Raises:
-          ProtlmError: it is missing, of another version, truncated, damaged, or another shard.
-        """
+        """Maps the file of a manifest's shard, and verifies its checksum (about 1 GB a second);
+        raises ProtlmError where it is missing, of another version, truncated, damaged, or another
+        shard."""
         data = _mapped(path)
         if len(data) < _PRELUDE.size or not data[: len(MAGIC)] == MAGIC:
             raise Damaged(f"{path} is no token file, or its beginning is damaged; {REMEDY}")
@@ -165,11 +163,8 @@ class TokenShard:
 
 
 def open_token_shards(prepared: Prepared, split: str) -> list[TokenShard]:
-    """All shards of one side of a split, opened in as many threads as there are cores.
-
-    Raises:
-      ProtlmError: there are no token files; or one is at fault, see `TokenShard.open`.
-    """
+    """All shards of one side of a split, opened in as many threads as there are cores; raises
+    ProtlmError where there are no token files, or one is at fault."""
     paths = prepared.token_files(split)
     # Each mapped shard is an open file: raise this process's limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -255,10 +255,8 @@ def residues_per_row(task: str, vocabulary: Vocabulary, inputs: int, targets: in
     """The most residues of one piece in rows of so many tokens.
 
     Span corruption shortens what the encoder reads: a row of 512 tokens of `span3` holds 568
-    residues, as T5's own do. In `span3` and `ankh` the number of sentinels is a second limit.
-
-    Raises:
-      ProtlmError: the task needs sentinels or a hiding token, and the vocabulary has none.
+    residues, as T5's own do; the number of sentinels is a second limit. Raises ProtlmError where
+    the vocabulary lacks the sentinels or the hiding token of the task.
     """
     if task == "prott5":
         _ = vocabulary.hiding_id  # raises where there is none

@@ -30,11 +30,8 @@ def custom_vocabulary(
     prefix_ids: Sequence[int],
     suffix_ids: Sequence[int],
 ) -> Vocabulary:
-    """A vocabulary named after its content, registered for `get_vocabulary`.
-
-    Raises:
-        ProtlmError: the fields make no vocabulary; see `Vocabulary`.
-    """
+    """A vocabulary named after its content, registered for `get_vocabulary`; raises ProtlmError
+    where the fields make none."""
     fields: dict[str, Any] = {
         "tokens": list(tokens),
         "pad_id": pad_id,
@@ -55,11 +52,8 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def find_vocabulary(name: str, folder: Path) -> Vocabulary:
-    """The vocabulary called `name`: a registered one, or that of vocabulary.json.
-
-    Raises:
-        ProtlmError: there is none of that name, or the file holds another one.
-    """
+    """The vocabulary called `name`: a registered one, or that of vocabulary.json; raises
+    ProtlmError where there is none of that name, or the file holds another one."""
     if name in VOCABULARIES or not name.startswith(_PREFIX):
         return get_vocabulary(name)
     file = folder / FILE

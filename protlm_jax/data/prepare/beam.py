@@ -55,15 +55,11 @@ _OUR_ERROR = re.compile(r"ProtlmError: (.*?)(?: \[while running|\n|$)")
 
 
 def prepare_with_beam(plan: PreparePlan, flags: str = "") -> Prepared:
-    """Makes the folder of a plan; returns at once where it exists already.
+    """Makes the folder of a plan by Beam, or returns it where it exists; raises as
+    `direct.prepare`.
 
-    Args:
-        flags: Beam's command-line flags. The default is one process of this machine;
-            "--direct_num_workers=2 --direct_running_mode=multi_processing" takes two.
-    Raises:
-        ProtlmError: Beam is not installed, the input is at fault, the disk is full, no protein is
-            left, or the folder holds something else.
-        Occupied: another process works in the output folder.
+    flags: Beam's command-line flags. The default is one process of this machine;
+      "--direct_num_workers=2 --direct_running_mode=multi_processing" takes two.
     """
     options = beam.options.pipeline_options.PipelineOptions(shlex.split(flags))
     workers = options.view_as(beam.options.pipeline_options.WorkerOptions)
@@ -87,12 +83,10 @@ def _write(element: tuple[int, Iterable[bytes]], plan: PreparePlan, work: Path) 
 
 
 def judged(pipeline: beam.Pipeline, plan: PreparePlan) -> tuple[Any, Any, Any]:
-    """Adds the first steps of a plan to a pipeline.
-
-    Returns:
-        PCollections: (bucket, list of bytes of rows); one `RecordCounts` per block, of records read
-        and left out by the rules; (number, {name, bytes, sha256}) of each source.
-    """
+    """Adds the first steps of a plan to a pipeline. Returns PCollections: (bucket, list of bytes of
+    rows); a `RecordCounts` per block, of records read and left out; (number, {name, bytes, sha256})
+    of
+    each source."""
     blocks = (
         pipeline
         | "sources" >> beam.Create([(i, s.path) for i, s in enumerate(plan.sources)])

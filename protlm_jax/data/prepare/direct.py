@@ -64,15 +64,12 @@ _WAITING = 2  # tasks per worker that may wait: each holds a block of input in m
 
 
 def prepare(plan: PreparePlan, workers: int = 2, *, progress: bool = False) -> Prepared:
-    """Makes the folder of a plan; returns at once where it exists already.
+    """Makes the folder of a plan, or returns it where it exists, by some worker processes (one
+    works in this process).
 
-    Args:
-        workers: processes that parse and write; with one, everything happens in this process.
-        progress: whether to show bars on the error stream.
     Raises:
         ProtlmError: the input is at fault, the disk is full, a worker was killed, no protein is
-            left, or the folder holds something else. Finished work stays, and the same call
-            continues.
+            left, or the folder holds something else. The same call then continues.
         Occupied: another process works in the output folder.
     """
     with owned(plan.output, inside=True):
@@ -87,12 +84,8 @@ def prepare(plan: PreparePlan, workers: int = 2, *, progress: bool = False) -> P
 
 
 def finished(plan: PreparePlan) -> Prepared:
-    """The finished folder of this plan, all its checksums verified.
-
-    Raises:
-        Damaged: a file of it is missing or has changed.
-        ProtlmError: it was made from something else.
-    """
+    """The finished folder of this plan, all its checksums verified; raises Damaged where a file is
+    missing or has changed, ProtlmError where it was made from something else."""
     prepared = Prepared.open(plan.output)
     there = prepared.manifest
     settings = _as_json(plan.settings())
@@ -146,11 +139,8 @@ def _compare(plan: PreparePlan, settings: dict[str, Any], found: dict[str, Any])
 @contextmanager
 def work_folder(plan: PreparePlan) -> Iterator[Path]:
     """The work folder of this plan, without files that a kill left half written; removed when the
-    block ends without an error. The output folder is `owned`.
-
-    Raises:
-        ProtlmError: the folder holds something else, or links to other places.
-    """
+    block ends without an error. Raises ProtlmError where the folder holds something else, or
+    links."""
     work = plan.output / WORK
     others = {entry.name for entry in plan.output.iterdir()} - {LOCK}
     if others and WORK not in others:
@@ -253,11 +243,8 @@ def finish(
     counts: RecordCounts,
     sources: Sequence[dict[str, Any]],
 ) -> None:
-    """Moves the shards to their places, and writes the manifest.
-
-    Args:
-        counts: records read and left out before they came to a bucket.
-    """
+    """Moves the shards to their places, and writes the manifest; `counts` are of the records read
+    and left out before they came to a bucket."""
     shards: dict[str, dict[str, list[dict[str, Any]]]]
     shards = {kind: {side: [] for side in SIDES} for kind in (TOKENS, RECORDS)}
     for bucket in range(plan.buckets):
@@ -311,11 +298,7 @@ def _bar(what: str, total: int, progress: bool, **options: Any) -> Any:
 
 
 class Workers(ExitStack):
-    """Worker processes for the block of a `with`; one worker works in this process.
-
-    Raises:
-        ProtlmError: fewer workers than one.
-    """
+    """Worker processes for the block of a `with`; one worker works in this process."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -334,10 +317,8 @@ class Workers(ExitStack):
     ) -> Iterator[None]:
         """Calls `function` with the arguments of each task; yields None for each that has ended.
 
-        The earliest failed task raises here; then no further tasks are started.
-
-        Raises:
-            ProtlmError: a worker was killed.
+        The earliest failed task raises here, or a ProtlmError where a worker was killed; then no
+        further tasks are started.
         """
         running: deque[Future[None]] = deque()
         try:

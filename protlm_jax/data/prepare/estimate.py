@@ -24,11 +24,7 @@ SAMPLED_BYTES = 2 << 20  # of the text of each
 
 
 def to_text(plan: PreparePlan, workers: int) -> str:
-    """The plan and its estimated cost as text: prepares a sample, and scales up.
-
-    Raises:
-        ProtlmError: the input is at fault within the sample.
-    """
+    """The plan and its estimated cost as text; raises ProtlmError where the sample is at fault."""
     began = time.perf_counter()
     blocks = []
     for source in plan.sources[:SAMPLED_FILES]:

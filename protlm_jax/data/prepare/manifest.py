@@ -149,11 +149,8 @@ def build(
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     heldout: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of a finished folder; shards by side, in order.
-
-    Raises:
-        ProtlmError: no protein is left to train on.
-    """
+    """The manifest of a finished folder; shards by side, in order. Raises ProtlmError where no
+    protein is left to train on."""
     dropped = {reason: some for reason, some in counts.dropped.items() if some.count}
     kept = sum(tally.lengths.total() for tally in counts.splits.values())
     lost = counts.read - kept - sum(some.count for some in dropped.values())

@@ -84,10 +84,8 @@ class PreparePlan:
         records: bool = True,
     ) -> PreparePlan:
         """A plan for these files, from their sizes and beginnings; the release is that of `rules`.
-
-        Raises:
-            ProtlmError: no release of a UniRef, a file given twice, missing or unreadable.
-        """
+        Raises ProtlmError for a UniRef without a release, and a file given twice, missing or
+        unreadable."""
         if dataset in CLUSTERS and not rules.release:
             raise ProtlmError(
                 f"which release of {dataset} is it? Give --release, such as 2024_01 (see the "

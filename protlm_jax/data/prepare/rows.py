@@ -70,11 +70,8 @@ def from_bytes(data: bytes) -> list[Row]:
 
 def judge(block: TextBlock, source: int, plan: PreparePlan) -> tuple[list[list[Row]], RecordCounts]:
     """The rows of a block by bucket, in the order of the input, and counts of what was read and
-    left out; `source` is the number of the block's file in the plan.
-
-    Raises:
-        ProtlmError: a record is no protein (under `bad_records="error"`) or not of this dataset.
-    """
+    left out; `source` is the number of the block's file. Raises ProtlmError for a record that is no
+    protein (under `bad_records="error"`) or not of this dataset."""
     counts, proteins = RecordCounts(), []
     for entry in entries(block, plan.rules.policy):
         counts.read += 1

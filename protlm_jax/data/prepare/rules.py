@@ -141,10 +141,8 @@ class SelectionRules:
     def verdicts(self, entries: Sequence[ReleaseEntry]) -> list[str]:
         """For each protein its side, or the reason why it is left out (duplicates apart).
 
-        The answers do not depend on the batch; comparing many proteins at a time is faster.
-
-        Raises:
-            ProtlmError: the folder of `heldout_from` cannot be read, or MMseqs2 failed.
+        The answers do not depend on the batch; comparing many proteins at a time is faster. Raises
+        ProtlmError where the folder of `heldout_from` cannot be read, or MMseqs2 failed.
         """
         answers = [self.reject(entry) or self.side(entry) for entry in entries]
         if self.heldout_from is None:
@@ -195,11 +193,8 @@ class Frozen:
 
     @classmethod
     def open(cls, folder: str, policy: ResiduePolicy) -> Frozen:
-        """Reads the held-out proteins of a prepared folder, and verifies their checksum.
-
-        Raises:
-            ProtlmError: the folder is not finished, is damaged, or holds nothing out.
-        """
+        """Reads the held-out proteins of a prepared folder, and verifies their checksum; raises
+        ProtlmError where the folder is not finished, is damaged, or holds nothing out."""
         prepared = Prepared.open(folder)
         sequences, clusters = set(), set()
         for record in read_every_record(prepared.heldout_fasta(), policy):
@@ -246,11 +241,8 @@ class Similar:
         self._version = self._run("version").strip() if self._program else None
 
     def find(self, sequences: Sequence[str]) -> list[bool]:
-        """For each protein whether it is similar to a frozen one.
-
-        Raises:
-          ProtlmError: MMseqs2 is not installed, or failed.
-        """
+        """For each protein whether it is similar to a frozen one; raises ProtlmError where MMseqs2
+        is missing or failed."""
         found = np.array([sequence in self._frozen for sequence in sequences], bool)
         others = np.flatnonzero(~found)
         if len(others) and self._frozen:

@@ -39,11 +39,7 @@ _PART = struct.Struct("<qq16s")
 
 
 def scatter(block: TextBlock, source: int, plan: PreparePlan, path: Path) -> None:
-    """Judges one block (`rows.judge`), and writes its spill file.
-
-    Raises:
-        ProtlmError: see `rows.judge`; or the disk does not take the file.
-    """
+    """Judges one block (`rows.judge`), and writes its spill file."""
     buckets, counts = judge(block, source, plan)
     tail = {"digest": digest_of_data(block.data, "blake2b"), "counts": counts.to_json()}
     parts = [*map(to_bytes, buckets), json.dumps(tail).encode()]
@@ -56,12 +52,8 @@ def scatter(block: TextBlock, source: int, plan: PreparePlan, path: Path) -> Non
 
 
 def read_tail(path: Path, plan: PreparePlan) -> tuple[str, RecordCounts]:
-    """The digest of the block of a spill file, and its counts.
-
-    Raises:
-        Damaged: the file has changed since it was written; it is removed.
-        ProtlmError: it cannot be read.
-    """
+    """The digest of the block of a spill file, and its counts; raises Damaged, and removes the
+    file, where it has changed since it was written."""
     tail = json.loads(_read(path, plan.buckets))
     return tail["digest"], RecordCounts.from_json(tail["counts"])
 
@@ -97,11 +89,7 @@ def _read(path: Path, number: int) -> bytes:
 
 
 def gather(bucket: int, spills: Sequence[Path], plan: PreparePlan, work: Path) -> None:
-    """Writes the shards of one bucket of all spill files.
-
-    Raises:
-        ProtlmError: a spill file cannot be read, or the disk does not take a shard.
-    """
+    """Writes the shards of one bucket of all spill files."""
     rows = [row for path in spills for row in from_bytes(_read(path, bucket))]
     write_bucket(bucket, rows, plan, work)
 

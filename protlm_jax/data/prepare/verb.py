@@ -96,11 +96,7 @@ def _add_rules(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the verb; returns 3 when records were left out because they were no proteins.
-
-    Raises:
-        ProtlmError: see `direct.prepare`.
-    """
+    """Runs the verb; returns 3 when records were left out because they were no proteins."""
     plan = _plan(arguments)
     if arguments.dry_run:
         from protlm_jax.data.prepare.estimate import to_text
