@@ -231,7 +231,7 @@ def test_held_out_batches_are_one_pass_over_every_residue(folder: Path, task: st
 
 
 def test_prott5_hides_and_swaps_in_training_and_only_hides_held_out(tmp_path: Path) -> None:
-    """The shares are those of test_corruption."""
+    """The shares are those of test_token_rows."""
     folder = write_prepared(tmp_path, proteins([400] * 60), heldout_percent=20.0)
     for split, swaps in (("train", True), ("heldout", False)):
         batch = next(batches(folder, "prott5", split, length=402, batch_size=8))
