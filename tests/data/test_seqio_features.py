@@ -120,32 +120,6 @@ def test_both_sides_of_a_pair_are_the_same_segment(pairs, several):
     assert sorted(found) == sorted(pairs)
 
 
-@pytest.mark.parametrize("several", [True, False])
-def test_encoder_decoder_golden_rows(several):
-    ds = dataset(
-        [{"inputs": [127, 14, 1], "targets": [127, 19, 1]}, {"inputs": [5, 1], "targets": [1]}]
-    )
-    converter = EncoderDecoderConverter(pack=several)
-    rows = list(converter(ds, {"inputs": 6, "targets": 6}).as_numpy_iterator())
-    rows = [{name: values.tolist() for name, values in row.items()} for row in rows]
-    if several:
-        assert rows == [
-            {
-                "encoder_input_tokens": [127, 14, 1, 5, 1, 0],
-                "encoder_segment_ids": [1, 1, 1, 2, 2, 0],
-                "encoder_positions": [0, 1, 2, 0, 1, 0],
-                "decoder_target_tokens": [127, 19, 1, 1, 0, 0],
-                "decoder_input_tokens": [0, 127, 19, 0, 0, 0],
-                "decoder_loss_weights": [1, 1, 1, 1, 0, 0],
-                "decoder_segment_ids": [1, 1, 1, 2, 0, 0],
-                "decoder_positions": [0, 1, 2, 0, 0, 0],
-            }
-        ]
-    else:
-        assert [r["decoder_input_tokens"] for r in rows] == [[0, 127, 19, 0, 0, 0], [0] * 6]
-        assert [r["encoder_segment_ids"] for r in rows] == [[1, 1, 1, 0, 0, 0], [1, 1] + [0] * 4]
-
-
 both = pytest.mark.parametrize("vocabulary", BUILT_IN, ids=lambda v: v.name)
 
 
