@@ -35,9 +35,9 @@ from protlm_jax.config.recipes import load_recipe
 from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig, Task
 from protlm_jax.data.pipeline import open_batches
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.splits import load_records
 from protlm_jax.huggingface.tokenizers import write_tokenizer
@@ -81,7 +81,7 @@ def ours(config: DataConfig, rows: int) -> Iterator[Step]:
 
 def through_seqio(prepared: Prepared, task: str, rows: int) -> Iterator[Step]:
     """Batches of the SeqIO task over records, packed as for T5X."""
-    from protlm_jax.data.record_source import RecordSource
+    from protlm_jax.data.records import RecordSource
     from protlm_jax.data.runtime import seqio
     from protlm_jax.data.seqio_features import EncoderDecoderConverter, SingleStackConverter
     from protlm_jax.data.seqio_tasks import make_task

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from protlm_jax.data.prepare import manifest
+from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.splits import is_heldout
 from protlm_jax.data.token_files import write_token_shard
@@ -38,20 +39,12 @@ def write_prepared(
         if wanted:
             text = "".join(f">{name} uniref50=\n{sequence}\n" for name, sequence in mine)
     (folder / "heldout.fasta").write_text(text)
-    told = {
+    heldout = {
         "file": "heldout.fasta" if text else None,
         "bytes": len(text),
         "blake2b": blake2b(text.encode(), digest_size=16).hexdigest(),
     }
-    content = manifest.build(
-        dataset="fasta",
-        release="",
-        sources=[],
-        rules=chosen,
-        counts=counts,
-        tokens=tokens,
-        records={},
-        heldout=told,
-    )
+    plan = PreparePlan("fasta", "", (), folder, chosen, True, False, 1, shards)
+    content = manifest.build(plan, counts, sources=[], tokens=tokens, records={}, heldout=heldout)
     (folder / "manifest.json").write_text(manifest.to_text(content))
     return folder

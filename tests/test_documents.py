@@ -32,7 +32,7 @@ def test_files_and_modules_that_a_document_names_exist(document: Path) -> None:
     text = document.read_text()
     files = {name for name in FILE.findall(text) if name not in PATTERNS}
     assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
-    # "protlm_jax.data.prepare.run" may be a module, or a name in one.
+    # "protlm_jax.data.prepare.direct" may be a module, or a name in one.
     places = {name: ROOT / name.replace(".", "/") for name in MODULE.findall(text)}
     assert [
         name

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from protlm_jax import models
+from protlm_jax.data.batches import BatchRequest
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.resumable import BatchRequest
 from protlm_jax.data.streams import StreamIterator
 from protlm_jax.data.token_files import TokenShard
 from protlm_jax.models import LoadedModel, ModelConfig

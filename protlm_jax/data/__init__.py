@@ -1,36 +1,18 @@
-"""From sequence files to batches of tokens; the only part of the package that needs TensorFlow.
+"""From sequence files to batches of tokens, in the order of reading:
 
-What a run reads:
+    config.py         what a run reads: FASTA file or prepared folder, task, length
+    sources.py        any file, local or remote, however compressed -> bytes
+    fasta.py          FASTA -> records; tables.py: CSV and TSV -> cells
+    blocks.py         files of any size -> blocks -> entries (entries.py), in many processes
+    splits.py         proteins -> training and held-out ones
+    prepare/          releases -> a prepared folder: `protlm prepare`; builders/: for TFDS
+    prepared.py       the manifest of a prepared folder; token_files.py: its proteins, mapped
+    orders.py         random orders and words as functions of numbers
+    rows.py           lengths -> rows: windows, buckets, the packing plan
+    token_rows.py     pieces of proteins -> rows of tokens, clean or corrupted
+    batches.py        any batch, directly; streams.py: rows that continue each other
+    pipeline.py       a config -> its batches
 
-    config.py             FASTA file or prepared folder, task, length
-    splits.py             proteins -> training and held-out ones, frequencies
-
-From files to proteins:
-
-    sources.py            any file, local or remote, however compressed -> bytes
-    fasta.py, tables.py   FASTA -> records, one at a time; CSV and TSV
-    blocks.py, uniref.py  FASTA or UniRef XML of any size -> blocks -> entries, in many processes
-    entries.py            what the headers of UniProt, UniRef and BFD say
-    prepare/              releases -> a prepared folder: `protlm prepare`
-    builders/             the same on Apache Beam, and as TensorFlow Datasets
-    prepared.py           what is in a prepared folder
-
-Batches, without TensorFlow:
-
-    token_files.py        proteins in memory, or in shards that are mapped into it
-    pieces.py, orders.py  which protein stands where, in any epoch, without a table
-    packing_plan.py       how many of which lengths -> which lengths stand together in a row
-    corruption.py         what ProtT5, T5 and Ankh hide
-    token_rows.py         pieces of proteins -> rows
-    token_batches.py      any batch, directly
-    streams.py            rows that continue each other, for recurrent families
-    resumable.py          a place in the batches, saved and restored
-    pipeline.py           opens the batches of a config
-
-For SeqIO and T5X (all of these import TensorFlow, by runtime.py):
-
-    record_source.py      records of a prepared folder
-    seqio_tasks.py        tasks for every dataset, with mixtures: the same corruption
-    seqio_features.py     feature converters: the same packer
-    seqio_vocabulary.py   our vocabularies as SeqIO's
+For SeqIO and T5X, which import TensorFlow (by runtime.py): records.py, seqio_features.py and
+seqio_tasks.py.
 """

@@ -1,14 +1,14 @@
 """Cuts source files of any size into blocks of whole records, and parses each block by itself.
 
-Cutting is sequential and cheap, since it only looks for the next record; parsing is most of the
-work, and any process can do it, in any order. Together they give what `fasta.read_fasta` gives for
-the same file, save that names are not compared: 2 billion of them fit no memory.
+Cutting is sequential and cheap: it only searches for the next record. Parsing is most of the work,
+and any process can do it, in any order:
 
     for block in cut("uniref50.fasta.gz"):
         for entry in entries(block):  # here, or in another process
             ...
 
-FASTA and UniRef XML are told apart by their first character.
+The records are those of `fasta.read_fasta`, except that names are not compared: 2 billion of them
+fit no memory. FASTA and UniRef XML are told apart by their first character.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from itertools import chain
 from string import whitespace
 from typing import Literal
 
-from protlm_jax.data import uniref
-from protlm_jax.data.entries import ReleaseEntry, from_header
+from protlm_jax.data.entries import (
+    ENTRY_END,
+    LONGEST_ENTRY,
+    ReleaseEntry,
+    from_header,
+    xml_body,
+    xml_entries,
+)
 from protlm_jax.data.fasta import (
     LONGEST_LINE,
     LONGEST_SEQUENCE,
@@ -41,17 +47,16 @@ from protlm_jax.vocabularies import AMINO_ACIDS, RARE, RESIDUES, ResiduePolicy
 Kind = Literal["fasta", "xml"]
 
 BLOCK_SIZE = 1 << 24
-"""Bytes of decompressed text in a block, where nothing else is asked for."""
+"""Bytes of decompressed text in a block, by default."""
 
 _READ = 1 << 20
 _BLANK = whitespace.encode()
 _BOM = b"\xef\xbb\xbf"
-# Where a record ends: before a header that begins a line; behind a closing tag.
-_RECORD_END = {"fasta": re.compile(rb"[\r\n](?=>)"), "xml": re.compile(uniref.ENTRY_END)}
-_LONGEST_END = len(uniref.ENTRY_END)
-# Bytes of a record with all that stands in it; a cluster may have a million members.
-_LONGEST = {"fasta": LONGEST_LINE, "xml": 1 << 30}
-_KEPT = 1 << 10  # bytes of a record that is longer: its name stands there
+# Where a record ends: before a header at the start of a line; after a closing tag.
+_RECORD_END = {"fasta": re.compile(rb"[\r\n](?=>)"), "xml": re.compile(ENTRY_END)}
+_LONGEST_END = len(ENTRY_END)
+_LONGEST = {"fasta": LONGEST_LINE, "xml": LONGEST_ENTRY}
+_KEPT = 1 << 10  # bytes that are kept of a longer record, for its name
 _INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
 
 
@@ -59,8 +64,8 @@ _INDENTED_HEADER = re.compile(rb"\n[ \t\x0b\x0c]+>")
 class TextBlock:
     """Whole records of one file. `line` is the 1-based line on which `data` begins.
 
-    `data` is text in UTF-8 (or, in FASTA, in whatever encoding the file has). `cut`: the last
-    record was too long, and only its beginning is here.
+    `data` is text in UTF-8 (FASTA: in the encoding of the file). `cut`: the last record was too
+    long, and only its beginning is here.
     """
 
     file: str
@@ -74,16 +79,16 @@ class TextBlock:
 def cut(
     path: str, size: int = BLOCK_SIZE, watch: Watch | None = None
 ) -> Generator[TextBlock, None, None]:
-    """The blocks of a file, in order. They depend on its text and on `size` alone.
+    """The blocks of a file, in order; they depend on its text and on `size` alone.
 
-    A block ends with the record that brings it to `size` bytes or more, so a long protein is never
-    cut, unless it is longer than any protein: then its end is left out, and `entries` calls it bad.
-    Holds about two blocks in memory.
+    A block ends with the record that brings it to `size` bytes or more. A record that is longer
+    than any protein loses its end, and `entries` gives a `BadRecord` for it. About two blocks are
+    in memory at a time.
 
     Args:
       path: a local path or a URL; FASTA or UniRef XML, plain or compressed.
       size: bytes of decompressed text.
-      watch: is given all bytes of the file itself, in order, as they are read.
+      watch: is called with all bytes of the file itself, in order, as they are read.
     Raises:
       ProtlmError: the file is missing, empty, truncated, damaged, binary, or neither FASTA nor
         UniRef XML: names file and line. Blocks before the fault have been yielded by then.
@@ -93,9 +98,7 @@ def cut(
     kind: Kind = "xml" if head.lstrip(_BLANK).startswith(b"<") else "fasta"
     parts = _split(chain([head], pieces), size, kind)
     if kind == "xml":
-        uniref.recognise(path, line, head)
-        whole = _whole(path, line, parts)
-        parts = ((text, None) for text in uniref.body(path, line, whole))
+        parts = ((text, None) for text in xml_body(path, line, head, parts))
     number = 0
     for text, left_out in parts:
         if text.strip(_BLANK):
@@ -104,34 +107,19 @@ def cut(
         line += _line_ends(text) + (left_out or 0)
 
 
-def _whole(path: str, line: int, parts: Iterator[_Part]) -> Iterator[bytes]:
-    """The texts of XML, in which no entry is left out."""
-    for text, left_out in parts:
-        if left_out is not None:
-            raise ProtlmError(
-                f"{path}, in or after line {line}: an entry has more than {_LONGEST['xml']:,} "
-                "bytes; download the file again"
-            )
-        yield text
-        line += _line_ends(text)
-
-
 def entries(
     block: TextBlock, policy: ResiduePolicy = ResiduePolicy()
 ) -> Iterator[ReleaseEntry | BadRecord]:
-    """One answer for each record of a block, in order.
-
-    Raises:
-      ProtlmError: text before the first header.
-    """
+    """A `ReleaseEntry` or a `BadRecord` for each record of a block, in order; raises ProtlmError
+    for text before the first header."""
     if block.kind == "fasta":
         yield from _fasta(block, policy)
         return
-    yield from uniref.entries(block.data, block.file, block.line, policy)
+    yield from xml_entries(block.data, block.file, block.line, policy)
 
 
 def _pieces(path: str, watch: Watch | None) -> Iterator[bytes]:
-    """The text of a file, in pieces that end between two characters of any line end."""
+    """The text of a file, in pieces that never end inside a line end (CR LF)."""
     line = 0
     with explained(path, lambda: line), open_source(path, watch) as source:
         piece = source.read(_READ).removeprefix(_BOM)
@@ -164,11 +152,11 @@ def _beginning(path: str, pieces: Iterator[bytes]) -> tuple[int, bytes]:
 
 
 _Part = tuple[bytes, int | None]
-"""A text, and how many line ends of its last record were left out (None: it is whole)."""
+"""A text, and how many line ends were cut off its last record (None: the record is whole)."""
 
 
 def _split(pieces: Iterator[bytes], size: int, kind: Kind) -> Iterator[_Part]:
-    """Cuts a text after each first record that makes it `size` bytes or more; then the rest."""
+    """Cuts after each record that brings a text to `size` bytes or more; the rest comes last."""
     held, end = bytearray(), _RECORD_END[kind]
     for piece in pieces:
         searched = len(held)
@@ -193,8 +181,8 @@ def _split(pieces: Iterator[bytes], size: int, kind: Kind) -> Iterator[_Part]:
 
 
 def _skip(pieces: Iterator[bytes], held: bytearray, end: re.Pattern[bytes], last: bytes) -> int:
-    """Reads to the end of a record, and adds what stands behind it to `held`; returns how many line
-    ends were passed."""
+    """Reads to the end of a record, adds the text after it to `held`, and returns the line ends
+    passed."""
     line_ends = 0
     for piece in pieces:
         found = end.search(last + piece)
@@ -212,7 +200,7 @@ def _line_ends(text: bytes | bytearray) -> int:
 
 
 def _fasta(block: TextBlock, policy: ResiduePolicy) -> Iterator[ReleaseEntry | BadRecord]:
-    """The records of a block: what is in order at once, anything else through `record_of`."""
+    """The records of a block: correct ones at once, all others through `fasta.record_of`."""
     data, line = block.data, block.line
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -246,7 +234,7 @@ def _fasta(block: TextBlock, policy: ResiduePolicy) -> Iterator[ReleaseEntry | B
 
 @lru_cache
 def _tables(policy: ResiduePolicy) -> tuple[bytes, bytes]:
-    """How to translate the bytes of a sequence, and the letters that may be there afterwards."""
+    """A translation of the bytes of a sequence, and the letters that are legal after it."""
     letters = bytearray(range(256))
     if policy.lower_case == "upper":
         letters = bytearray(bytes(letters).upper())
@@ -261,7 +249,7 @@ def _tables(policy: ResiduePolicy) -> tuple[bytes, bytes]:
 def _with_fault(
     file: str, line: int, record: bytes, policy: ResiduePolicy
 ) -> ReleaseEntry | BadRecord:
-    """What `fasta` makes of a record that is not quite in order."""
+    """What `fasta` makes of a record that the fast way does not read."""
     header, *rest = record.decode("utf-8", "backslashreplace").split("\n")
     numbered = ((number, text.strip(whitespace)) for number, text in enumerate(rest, line + 1))
     try:

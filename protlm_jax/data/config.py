@@ -1,4 +1,4 @@
-"""What a run reads; free of TensorFlow, because every config names it."""
+"""The data section of a run's config. Imports no TensorFlow: every config file names it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,25 @@ LongProteins = Literal["crop", "chunk", "drop"]
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which proteins, and how they become rows of tokens.
+    """Which proteins are read, and how they become rows of tokens.
 
     Attributes:
         fasta: path of a FASTA file (plain, gz, xz, bz2 or zst), read whole into memory; None for
             the bundled proteins (or those of `prepared`).
-        prepared: a folder that `protlm prepare` made, for corpora of any size. What is held out was
-            decided there, and `heldout_percent` is without meaning.
-        length: tokens per row, the special ones included. Rows of the encoder and of the decoder
-            have the same length, also where targets are shorter than inputs (T5 itself gave its
-            decoder 114 tokens to 512): one number then says how large a batch is.
-        task: "tokens" (clean rows; an encoder's objective hides residues inside the step);
-            "stream" (rows that continue those of the batch before, for causal models); for
-            encoder-decoders "prott5" (ProtT5's denoising: corrupted input, whole sequence as the
-            target), "span3" (T5's span corruption, 15 % in spans of 3) or "ankh" (Ankh's partial
-            demasking, 20 % in single residues), whose targets are the hidden residues alone.
-        pack: several proteins per row; False pads each protein to a row of its own. A stream is
-            always packed.
-        long_proteins: what becomes of proteins that are longer than a row, in training. "crop":
-            every epoch another random piece of each; "chunk": all of it, in pieces of nearly equal
-            length; "drop": left out. Held out, all is read, in pieces. A stream cuts nothing.
-        heldout_percent: share of the proteins kept out of training, chosen by a hash of the
-            sequence.
+        prepared: a folder that `protlm prepare` made, for corpora of any size. It is split already,
+            and `heldout_percent` is not used.
+        length: tokens per row, special tokens included. Rows of encoder and decoder have the same
+            length, also where targets are shorter than inputs (T5 itself: 512 and 114).
+        task: "tokens" (clean rows; the objective hides residues inside the step); "stream" (rows
+            that continue those of the batch before, for causal models); for encoder-decoders
+            "prott5" (ProtT5's denoising: the target is the whole sequence), "span3" (T5's span
+            corruption, 15 % in spans of 3) or "ankh" (Ankh's partial demasking, 20 % in single
+            residues), whose targets are the hidden residues alone.
+        pack: several proteins per row; False gives each protein a row. A stream is always packed.
+        long_proteins: for training on proteins that are longer than a row: "crop" (another random
+            piece in every epoch), "chunk" (all of it, in pieces of nearly equal length) or "drop"
+            (left out). Held-out proteins are always chunked; a stream cuts nothing.
+        heldout_percent: share of the proteins held out, chosen by a hash of the sequence.
         rare_residues: "X" maps U, Z, O and B to X as ProtTrans did; "keep" keeps them.
     """
 

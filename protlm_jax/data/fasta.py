@@ -1,16 +1,13 @@
 """Reads FASTA files, plain or compressed, local or remote, one record at a time.
 
-A pretraining run of days must not rest on a file that was read half. So this reader stops at
-everything that other readers pass over in silence, and says file, line and remedy: Biopython's
-`SimpleFastaParser`, for one, skips text before the first header, yields headers that have no
-sequence, takes duplicate names, and cannot tell at which line it is. Hence our own short one.
+What other readers skip silently (text before the first header, headers without a sequence, double
+names) is an error here with file, line and remedy; Biopython's `SimpleFastaParser` does not even
+know the line. Line ends of any system, blank lines, a byte-order mark, spaces between residues,
+lower case and a missing last line end are accepted. `blocks` reads large files in several
+processes, and finds the same records.
 
-Line ends of any system, blank lines, a byte-order mark, spaces between residues, lower case and a
-missing last line end are all fine. Files of any size, read by several processes, go through
-`blocks`, which finds the same records.
-
-Memory does not depend on the file: a line or a sequence longer than any protein is not kept, and
-its record is a bad one.
+Memory does not depend on the file: a line or sequence longer than any protein is not kept, and its
+record is a bad one.
 """
 
 from __future__ import annotations
@@ -34,16 +31,13 @@ LONGEST_LINE = 1 << 24
 SHORTEST_NUCLEOTIDES = 15
 
 log = logging.getLogger(__name__)
-_warned: set[str] = set()  # files: most are read several times by one command
+_warned: set[str] = set()  # files: one command may read a file several times
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One protein of a FASTA file.
-
-    id is the first word of the header and description the rest; sequence has passed `normalise`;
-    line is the 1-based line of the header in the (decompressed) file.
-    """
+    """One protein of a FASTA file: first word and rest of its header, normalised sequence, and the
+    1-based line of the header in the decompressed file."""
 
     id: str
     description: str
@@ -54,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that is no protein: its name (may be empty), the line of its header, and why."""
+    """A record that is no protein: name (may be empty), line of the header, and the error."""
 
     id: str
     line: int
@@ -62,16 +56,13 @@ class BadRecord:
 
 
 def read_fasta(*paths: str | Path, policy: ResiduePolicy = ResiduePolicy()) -> Iterator[Record]:
-    """The records of one or several FASTA files, in order, one at a time.
+    """The records of FASTA files, in order; `policy` is for rare residues and lower case.
 
-    Args:
-      paths: the files. A name may occur only once in all of them together.
-      policy: what happens to rare residues and lower case.
     Raises:
       ProtlmError: a file is missing, empty, truncated, damaged, or not FASTA; a record has no
-        name, a name seen before, no sequence, or a character that is not a residue. The records
-        before the fault have been yielded by then. All records of the file that cannot be read
-        are named.
+        name, a name seen before (in any of the files), no sequence, or a character that is not a
+        residue. It names all records of the file that cannot be read; those before them have been
+        yielded by then.
     """
     seen: dict[str, tuple[str, int]] = {}
     for path in map(str, paths):
@@ -94,13 +85,9 @@ def read_fasta(*paths: str | Path, policy: ResiduePolicy = ResiduePolicy()) -> I
 def read_every_record(
     path: str | Path, policy: ResiduePolicy = ResiduePolicy()
 ) -> Iterator[Record | BadRecord]:
-    """One answer for each header of a FASTA file, in order; a name may occur several times.
-
-    For work that treats each protein by itself, and need not stop at one that cannot be read.
-
-    Raises:
-      ProtlmError: the file as a whole is missing, empty, truncated, damaged, or not FASTA.
-    """
+    """A `Record` or a `BadRecord` for each header of a FASTA file, in order; names may repeat.
+    Raises ProtlmError where the file as a whole is missing, empty, truncated, damaged, or not
+    FASTA."""
     path = str(path)
     records = nucleotides = 0
     for start, header, lines in entries(path):
@@ -118,10 +105,8 @@ def read_every_record(
 
 
 def looks_like_nucleotides(sequence: str) -> bool:
-    """Whether a normalised sequence is DNA or RNA rather than a protein.
-
-    It has A, C, G, and T or U (which may have become X), and nothing else but N. No protein of
-    UniProt at 50 % identity has so few kinds of residues; peptides are too short to tell.
+    """Whether a normalised sequence has the letters of DNA or RNA: A, C, G, and T or U (which may
+    have become X), and no other but N. No protein of UniProt at 50 % identity does; a peptide may.
     """
     return (
         len(sequence) >= SHORTEST_NUCLEOTIDES
@@ -141,14 +126,9 @@ def nucleotides_found(path: str, count: int, records: int) -> str:
 
 
 def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
-    """Line of the header, header, and the lines below it with their numbers, of each record.
-
-    What stands there need not be residues. Of a sequence longer than `LONGEST_SEQUENCE` only the
-    beginning is given, which `record_of` refuses.
-
-    Raises:
-      ProtlmError: the file is missing, empty, truncated, damaged, or not FASTA.
-    """
+    """Line of the header, header, and the numbered lines below it, of each record, unchecked; of a
+    sequence longer than `LONGEST_SEQUENCE` only a beginning, which `record_of` refuses. Raises
+    ProtlmError as `read_every_record`."""
     header = ""
     start = 0
     lines: list[tuple[int, str]] = []
@@ -174,11 +154,8 @@ def entries(path: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
 def record_of(
     path: str, start: int, header: str, lines: list[tuple[int, str]], policy: ResiduePolicy
 ) -> Record:
-    """Puts one record together; `lines` are its sequence lines, not blank, with their numbers.
-
-    Raises:
-      ProtlmError: no name, no sequence, or a character that is not a residue.
-    """
+    """One record; `lines` are its sequence lines that are not blank, with their numbers. Raises
+    ProtlmError for no name, no sequence, or a character that is not a residue."""
     if len(header) >= LONGEST_LINE:
         raise too_long(path, start, name_of(header[:100])[0], "header", LONGEST_LINE)
     name, description = name_of(header)
@@ -215,12 +192,8 @@ def line_of(position: int, lines: list[tuple[int, str]]) -> int:
 
 
 def text_lines(path: str, strip: str = whitespace) -> Iterator[tuple[int, str]]:
-    """Lines of a file, decompressed and stripped of these characters, with 1-based numbers.
-
-    Raises:
-      ProtlmError: the file is missing, empty, truncated, damaged, or not text; or a line is longer
-        than `LONGEST_LINE`.
-    """
+    """Lines of a file, decompressed and stripped of these characters, with 1-based numbers; raises
+    ProtlmError as `read_every_record`, and for a line of more than `LONGEST_LINE` characters."""
     for number, line in _lines(path, strip):
         if len(line) > LONGEST_LINE:
             raise ProtlmError(
@@ -252,7 +225,7 @@ def _lines(path: str, strip: str) -> Iterator[tuple[int, str]]:
 
 
 def not_text(path: str, line: int, text: str) -> ProtlmError:
-    """What there is to say about a file with a NUL byte in this line, or in this part of it."""
+    """The error for a file with a NUL byte in this line, or in this part of it."""
     rest = text.rstrip("\r\n")
     zeros = rest.count("\0")
     marked = rest.startswith(("\\xff\\xfe", "\\xfe\\xff"))
@@ -273,7 +246,7 @@ def not_text(path: str, line: int, text: str) -> ProtlmError:
 
 
 def too_long(path: str, line: int, name: str, what: str, most: int) -> ProtlmError:
-    """What there is to say about a record that is longer than any protein."""
+    """The error for a record that is longer than any protein."""
     return ProtlmError(
         f"{path}, line {line}: the {what} of {name!r} has more than {most:,} characters, "
         "which no protein has; remove the record (is it a genome, or did the line ends get lost?)"
@@ -281,7 +254,7 @@ def too_long(path: str, line: int, name: str, what: str, most: int) -> ProtlmErr
 
 
 def no_header(path: str, line: int, text: str) -> ProtlmError:
-    """What there is to say about a file that begins with something else than a header."""
+    """The error for a file that does not begin with a header."""
     return ProtlmError(
         f"{path}, line {line}: {shorten(text)} stands before any header; a FASTA file begins "
         "with a line '>name', and the sequence follows on the next lines"
@@ -289,7 +262,7 @@ def no_header(path: str, line: int, text: str) -> ProtlmError:
 
 
 def no_proteins(path: str) -> ProtlmError:
-    """What there is to say about a file of blank lines."""
+    """The error for a file of blank lines."""
     return ProtlmError(f"{path} holds no proteins; is it the right file?")
 
 

@@ -1,8 +1,7 @@
-"""Random orders without a table, and random words without a state.
+"""Random orders and random words as functions of numbers: no table, no state.
 
-Where the k-th of many things goes in a shuffled order, and what is drawn for a token, are functions
-of numbers alone: they cost the same for the first and for the thousand millionth, and every machine
-and every version of NumPy gives the same. All that the token road draws at random comes from here.
+The k-th element of a shuffled order, and the word drawn for a token, cost the same for any k, on
+every machine and every version of NumPy. All random choices of the batches come from here.
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ _SECOND = 0x94D049BB133111EB
 
 
 def shuffled_many(index: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Where numbers go in random orders of 0 to count - 1: one to one, and without a table.
+    """int64 [n]: the element at `index` of the random order `key` of 0 to count - 1.
 
-    A Feistel network over the next power of four, walked until it is back in range (Black &
+    A Feistel network over the next power of four, walked until the result is in range (Black &
     Rogaway 2002, "Ciphers with arbitrary finite domains").
 
     Args:
       index: int64 [n], each in 0 to count - 1.
       count: int64 [n], below 2^53.
       key: uint64 [n], which of the orders.
-    Returns:
-      int64 [n].
     """
     found = index.astype(np.uint64)
-    # The exponent of a float is the bit length of its whole number.
+    # The exponent of a float is the bit length of its integer part.
     bits = np.frexp((count - 1).astype(np.float64))[1]
     half, limit = np.maximum(1, (bits + 1) // 2).astype(np.uint64), count.astype(np.uint64)
     outside = np.arange(len(found))
@@ -42,7 +39,6 @@ def shuffled_many(index: np.ndarray, count: np.ndarray, key: np.ndarray) -> np.n
 
 
 def _network(index: np.ndarray, half: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """One walk through the Feistel network: uint64 [n]."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = index >> half, index & mask
     for turn in range(1, _ROUNDS + 1):
@@ -53,7 +49,7 @@ def _network(index: np.ndarray, half: np.ndarray, key: np.ndarray) -> np.ndarray
 
 
 def key_of(*numbers: int) -> int:
-    """A key, 0 to 2^64 - 1, that each of some whole numbers changes entirely."""
+    """A key, 0 to 2^64 - 1, that depends on each of some integers."""
     key = 0
     for number in numbers:
         key = int(mix(np.array([(key + number) & _WORD], np.uint64))[0])
@@ -61,12 +57,12 @@ def key_of(*numbers: int) -> int:
 
 
 def keys_of(key: np.ndarray | int, numbers: np.ndarray | int) -> np.ndarray:
-    """uint64 [n]: keys with one more number each, as `key_of` would mix them in."""
+    """uint64 [n]: keys with one more number each, as `key_of` mixes it in."""
     return mix(np.atleast_1d(np.asarray(key, np.uint64) + np.asarray(numbers).astype(np.uint64)))
 
 
 def below(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """int64 [n]: for each random word a number of 0 to limit - 1, limits below 2^31."""
+    """int64 [n]: for each random word a number from 0 to limit - 1, limits below 2^31."""
     return ((words >> np.uint64(32)) * limits.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 

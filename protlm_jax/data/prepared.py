@@ -1,8 +1,8 @@
-"""A prepared folder, as `protlm prepare` left it: what it holds, and where.
+"""A prepared folder, as `protlm prepare` wrote it.
 
-manifest.json                                    everything that follows, counted and hashed
-tokens/{train,heldout}-00000-of-00064.tokens     token files (with --tokens)
-records/                                         a TFDS folder (with --records)
+manifest.json                                    all that follows, counted and hashed
+tokens/{train,heldout}-00000-of-00064.tokens     token files (with --tokens): `token_files.py`
+records/                                         a TFDS folder (with --records): `records.py`
 heldout.fasta                                    the held-out proteins, for later releases
 """
 
@@ -27,18 +27,15 @@ WORK = ".work"
 TOKENS = "tokens"
 RECORDS = "records"
 HELDOUT = "heldout.fasta"
+REMEDY = "restore it from a copy, or prepare the data again"
 
-_REMEDY = "restore it from a copy, or prepare the data again"
 _OWN_DIGEST = re.compile(rb'^ "digest": .*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a split.
-
-    file: path below the folder. blake2b: hexadecimal, as its writer defines it: of a whole file
-    of records, of the payload of a token file.
-    """
+    """One file of a split; `file` is its path below the folder. blake2b (hexadecimal) is of a whole
+    file of records, or of the payload of a token file."""
 
     file: str
     proteins: int
@@ -51,9 +48,9 @@ class PreparedSplit:
     """One side of the split.
 
     Attributes:
-        proteins, residues, longest: how many, how many, and residues of the longest.
+        proteins, residues, longest: proteins, their residues, and residues of the longest.
         lengths: int64 [lengths, 2], ascending: length in residues, proteins of that length.
-        residue_counts: how often each of the 25 letters occurs.
+        residue_counts: occurrences of each of the 25 letters.
         tokens, records: the shards of each kind, in order; empty where that kind was not made.
     """
 
@@ -72,10 +69,10 @@ class Prepared:
     """A finished prepared folder.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         dataset, release: what it was made from, e.g. "uniref50", "2024_01".
-        digest: name of exactly this content: BLAKE2b-128 of the manifest without its own digest
-            (as earlier versions wrote it), hexadecimal.
+        digest: identifies its content: BLAKE2b-128 of the manifest without its own digest,
+            hexadecimal.
         splits: "train" and "heldout".
         manifest: all of manifest.json.
     """
@@ -89,16 +86,13 @@ class Prepared:
 
     @classmethod
     def open(cls, folder: str | Path) -> Prepared:
-        """Reads the manifest of a folder.
-
-        Raises:
-            ProtlmError: the folder is missing or not finished; or its manifest is damaged, of
-                another version, or contradicts itself.
-        """
+        """Reads the manifest of a folder; raises ProtlmError where the folder is missing or not
+        finished, or its manifest is damaged, of another version, or contradicts itself."""
         folder = Path(folder)
         file = folder / MANIFEST
-        _require_finished(folder)
-        manifest = read_json(file, remedy=_REMEDY)
+        if not file.exists():
+            raise _without_manifest(folder)
+        manifest = read_json(file, remedy=REMEDY)
         if "format" in manifest and manifest["format"] != FORMAT:
             raise ProtlmError(
                 f"{file} has format {manifest['format']!r}; this version of protlm_jax reads "
@@ -111,21 +105,17 @@ class Prepared:
             digest = blake2b(_OWN_DIGEST.sub(b"", file.read_bytes(), count=1), digest_size=16)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise Damaged(
-                f"{file} is damaged ({type(error).__name__}: {error}); {_REMEDY}"
+                f"{file} is damaged ({type(error).__name__}: {error}); {REMEDY}"
             ) from None
         return cls(folder, *names, digest.hexdigest(), splits, manifest)
 
     @property
     def source(self) -> str:
-        """Dataset and release in a few words, for messages and reports."""
+        """Dataset and release, for messages and reports."""
         return f"{self.dataset} {self.release}".strip()
 
     def token_files(self, split: str) -> list[Path]:
-        """The token files of a split, in order (none where the split is empty).
-
-        Raises:
-            ProtlmError: no token files were made.
-        """
+        """The token files of a split, in order; raises ProtlmError where none were made."""
         if not any(s.tokens for s in self.splits.values()):
             raise ProtlmError(
                 f"{self.folder} has no tokens; run protlm prepare with --tokens into another folder"
@@ -133,11 +123,8 @@ class Prepared:
         return [self.folder / shard.file for shard in self.splits[split].tokens]
 
     def heldout_fasta(self) -> Path:
-        """The FASTA file of the held-out proteins, found to be as it was written.
-
-        Raises:
-            ProtlmError: nothing is held out, or the file is missing or was changed.
-        """
+        """The FASTA file of the held-out proteins, its checksum verified; raises ProtlmError where
+        nothing is held out, or the file is missing or was changed."""
         fields = self.manifest["heldout"]
         if fields["file"] is None:
             raise ProtlmError(f"{self.folder} holds no protein out; name a folder that does")
@@ -145,62 +132,53 @@ class Prepared:
         return self.require(shard, whole=True)
 
     def require(self, shard: Shard, *, whole: bool = False) -> Path:
-        """The path of a file that the manifest hashes from its first byte to its last.
-
-        Args:
-            whole: read it for its checksum; else only its size is compared.
-        Raises:
-            Damaged: it is missing, or not as it was written.
-            ProtlmError: it cannot be read.
-        """
+        """The path of a file whose size (with `whole`, checksum too) is as in the manifest; raises
+        Damaged where it is missing or was changed, ProtlmError where it cannot be read."""
         path = self.folder / shard.file
         try:
             if (size := path.stat().st_size) != shard.bytes:
-                raise Damaged(f"{path} has {size:,} bytes, and not {shard.bytes:,}; {_REMEDY}")
+                raise Damaged(f"{path} has {size:,} bytes, and not {shard.bytes:,}; {REMEDY}")
             if whole:
                 with open(path, "rb") as file:
                     digest = file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
                 if digest != shard.blake2b:
-                    raise Damaged(f"{path} is damaged: its checksum differs; {_REMEDY}")
+                    raise Damaged(f"{path} is damaged: its checksum differs; {REMEDY}")
         except FileNotFoundError:
-            raise Damaged(f"{path} is missing; {_REMEDY}") from None
+            raise Damaged(f"{path} is missing; {REMEDY}") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise ProtlmError(
-                f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {_REMEDY}"
+                f"cannot read {path}: {getattr(error, 'strerror', None) or error}; {REMEDY}"
             ) from None
         return path
 
 
-def _require_finished(folder: Path) -> None:
-    """Raises ProtlmError where there is no manifest."""
-    if (folder / MANIFEST).exists():
-        return
+def _without_manifest(folder: Path) -> ProtlmError:
     if (folder / WORK).is_dir():
-        raise ProtlmError(
+        return ProtlmError(
             f"{folder} is not finished; run the same protlm prepare command again to go on"
         )
     if not folder.is_dir():
-        raise ProtlmError(f"{folder} does not exist; make it with protlm prepare")
-    raise ProtlmError(
+        return ProtlmError(f"{folder} does not exist; make it with protlm prepare")
+    return ProtlmError(
         f"{folder} is no prepared folder: it has no {MANIFEST}; make one with protlm prepare"
     )
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value
 
 
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r} is no number of things")
+        raise TypeError(f"{value!r} is not a count")
     return value
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or AttributeError where something that is read later is missing,
-    or of another kind. (The splits are checked by `_split`.)"""
+    """Raises KeyError, TypeError, ValueError or AttributeError where a field that is read later is
+    missing or of another type. (`_split` checks the splits.)"""
     for side in ("train", "heldout"):
         _number(manifest["splits"][side]["proteins"])
     heldout = manifest["heldout"]
@@ -221,11 +199,7 @@ def _check(manifest: Mapping[str, Any]) -> None:
 
 
 def _split(name: str, fields: Mapping[str, Any]) -> PreparedSplit:
-    """One split of a manifest.
-
-    Raises:
-        ValueError: its numbers contradict each other.
-    """
+    """One split of a manifest; raises ValueError where its numbers contradict each other."""
     lengths = np.array(fields["lengths"], np.int64).reshape(-1, 2)
     split = PreparedSplit(
         name=name,

@@ -1,8 +1,7 @@
 """Imports TensorFlow, TFDS and SeqIO quietly, and hides the accelerators from them.
 
-TensorFlow is only our data loader. Left alone it prints a page of notes on start-up and reserves
-every GPU it finds, memory and all, from under JAX. Modules of this package write
-`from protlm_jax.data.runtime import seqio, tf, tfds`.
+TensorFlow only loads data here; by default it would print a page of notes and reserve the memory of
+every GPU. Other modules write `from protlm_jax.data.runtime import seqio, tf, tfds`.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from protlm_jax.errors import ProtlmError
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Sends what native code writes to the error stream to nowhere.
+    """Drops what native code writes to the error stream.
 
-    While it is being loaded, TensorFlow reports missing CUDA libraries before it reads its own log
-    level. Who sets TF_CPP_MIN_LOG_LEVEL to 0, to debug it, sees everything (1 is what JAX sets).
+    While it is loaded, TensorFlow reports missing CUDA libraries before it reads its own log level.
+    TF_CPP_MIN_LOG_LEVEL=0 shows everything (JAX sets it to 1).
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         yield
@@ -56,7 +55,7 @@ except ImportError as error:
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 for _kind in ("GPU", "TPU"):
-    # RuntimeError: someone else has started TensorFlow before us, and it is too late to hide.
+    # RuntimeError: TensorFlow was started by other code already.
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], _kind)
 
@@ -69,7 +68,7 @@ def numpy_function(
 ) -> Any:
     """`tf.numpy_function`, stateless, so that an iterator over it can be saved.
 
-    A call that TensorFlow begins while Python shuts down would wait for ever; `_end` prevents it.
+    A call that TensorFlow begins while Python shuts down would never return; `_end` prevents it.
     """
 
     def call(*arrays: Any) -> Any:

@@ -3,18 +3,17 @@
     {uniref50,uniref90,uniref100,bfd,fasta,bundled}_{tokens,prott5,span3,ankh}
     bfd_uniref50_{tokens,prott5,span3,ankh}
 
-Each has the splits "train" and "heldout". The `bundled` ones are the proteins of this package, the
-split that of `DataConfig`. For the others data are looked for when a task is used:
+Each has the splits "train" and "heldout". The `bundled` ones are the proteins of this package,
+split as by `DataConfig`. The others look for their data when a task is used:
 
     $PROTLM_DATA_DIR/uniref50     a folder that `protlm prepare --records --output` made
     $TFDS_DATA_DIR/uniref50       what a TFDS builder made: its only config and version
 
-`tokens` are in ProtBert's alphabet and the others in ProtT5's. A task crops a protein that is
-longer than the row to a random piece, corrupts it (`corruption.py`, the same as in native training)
-and puts the specials around it; `seqio_features.py` packs the examples. Both splits are cropped and
-corrupted as in training, since a task of SeqIO does not know its split; to score held-out proteins
-whole, let `protlm train` or `protlm score` read them. SeqIO's offline caching stores ids of whole
-proteins, before anything is cropped or hidden:
+`tokens` are in ProtBert's vocabulary and the others in ProtT5's. A task crops a protein that is
+longer than the row to a random piece, corrupts it as native training does (`token_rows.py`), and
+adds the specials; `seqio_features.py` packs the examples. A task of SeqIO does not know its split,
+so both splits are cropped and corrupted; `protlm train` and `protlm score` score held-out proteins
+whole. SeqIO's offline caching stores ids of whole proteins, before cropping and corruption:
 
     seqio_cache_tasks --module_import=protlm_jax.data.seqio_tasks --tasks=uniref50_prott5 \\
         --output_cache_dir=gs://.../cache --pipeline_options=--runner=DataflowRunner,...
@@ -33,16 +32,20 @@ from typing import cast
 
 import numpy as np
 
-from protlm_jax.data import corruption, orders
+from protlm_jax.data import orders, token_rows
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.corruption import SPAN_TASKS
 from protlm_jax.data.prepared import MANIFEST, Prepared
-from protlm_jax.data.record_source import RecordSource
+from protlm_jax.data.records import RecordSource
 from protlm_jax.data.runtime import numpy_function, seqio, tf, tfds
-from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.data.seqio_features import SeqioVocabulary
 from protlm_jax.data.splits import Split, load_records
-from protlm_jax.data.token_batches import residues_per_row
-from protlm_jax.data.token_rows import Alphabet, Layout, spread
+from protlm_jax.data.token_rows import (
+    SPAN_TASKS,
+    Alphabet,
+    Layout,
+    residues_per_row,
+    spread,
+)
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import PROT_BERT, PROT_T5, RESIDUES, Vocabulary
 
@@ -59,11 +62,7 @@ Example = dict[str, tf.Tensor]
 
 
 def find_records(dataset: str) -> Path:
-    """The TFDS folder of a dataset, where the environment says that data are.
-
-    Raises:
-      ProtlmError: neither variable is set, there is no such dataset, or there are several.
-    """
+    """The TFDS folder of a dataset; raises ProtlmError where there is none, or several."""
     ours, theirs = os.environ.get("PROTLM_DATA_DIR"), os.environ.get("TFDS_DATA_DIR")
     if ours and (folder := Path(ours, dataset, "records")).joinpath(_INFO).exists():
         return folder
@@ -84,17 +83,13 @@ def find_records(dataset: str) -> Path:
 
 
 def record_files(dataset: str, split: str) -> Sequence[str]:
-    """Paths of the shards of a split, in order, without empty ones; none where it has no records.
-
-    Raises:
-      ProtlmError: see `find_records`.
-    """
+    """Paths of the shards of a split that are not empty, in order."""
     return _record_files(str(find_records(dataset)), split)
 
 
 @functools.lru_cache
 def _record_files(folder: str, split: str) -> Sequence[str]:
-    # Our own manifest, where it is there, is checked when it is read; TFDS's files are not.
+    # Our own manifest is checked when it is read; TFDS's files are not.
     for ours in (Path(folder).parent, Path(folder)):
         if (ours / MANIFEST).exists():
             prepared = Prepared.open(ours)
@@ -108,7 +103,7 @@ def _record_files(folder: str, split: str) -> Sequence[str]:
 
 
 def bundled_source(config: DataConfig = DataConfig()) -> seqio.FunctionDataSource:
-    """The proteins of a config (by default the bundled ones), read when a split is asked for."""
+    """The proteins of a config (by default the bundled ones), read when a split is used."""
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         sequences = [record.sequence for record in load_records(config, cast("Split", split))]
@@ -130,7 +125,7 @@ def encode(example: Example, table: np.ndarray) -> Example:
 
 
 def features_of(kind: str) -> tuple[str, ...]:
-    """The features of a task's examples: "targets", and "inputs" where there is a decoder."""
+    """The features of a task's examples: "targets", and "inputs" for an encoder-decoder."""
     return ("targets",) if kind == "tokens" else ("inputs", "targets")
 
 
@@ -171,7 +166,7 @@ def examples_of(
     """Examples of some proteins: for each feature rows, int32 [proteins, longest], and their sizes.
 
     Args:
-      ids: int32 [proteins, length], -1 behind the end of each protein.
+      ids: int32 [proteins, length], -1 after the end of each protein.
       seeds: int32 [proteins, 2].
       room: residues that fit; of a longer protein a piece from a random place is taken.
     """
@@ -188,13 +183,13 @@ def examples_of(
     if kind == "prott5":
         rows = np.zeros(ids.shape, np.uint8)
         rows[inside] = letters
-        hidden = corruption.prott5_noise(rows, noise_keys, corruption.RANDOM_SHARE)
-        sides = [(hidden[inside], sizes), (letters, sizes)]
+        noisy = token_rows.prott5_noise(rows, noise_keys, token_rows.RANDOM_SHARE)
+        sides = [(noisy[inside], sizes), (letters, sizes)]
     elif kind in SPAN_TASKS:
-        inputs, shown, targets, asked = corruption.span_noise(
+        inputs, shown, targets, hidden = token_rows.span_noise(
             letters, sizes, noise_keys, SPAN_TASKS[kind]
         )
-        sides = [(inputs, shown), (targets, asked)]
+        sides = [(inputs, shown), (targets, hidden)]
     made: list[np.ndarray] = []
     for values, residues in sides:
         tokens = residues + vocabulary.num_specials
@@ -222,7 +217,7 @@ def make_task(name: str, source: seqio.DataSource, kind: str, vocabulary: Vocabu
       ProtlmError: the task needs sentinels, and the vocabulary has none.
     """
     if kind in SPAN_TASKS:
-        corruption.sentinel_count(vocabulary)
+        token_rows.sentinel_count(vocabulary)
     table = vocabulary.letter_table
     cached = [seqio.CacheDatasetPlaceholder()] if source.caching_permitted else []
     return seqio.Task(

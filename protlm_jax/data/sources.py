@@ -1,12 +1,9 @@
-"""Opens source files: local or remote, plain or compressed (gz, bz2, xz, zst).
+"""Opens source files: local or remote (by fsspec), plain or compressed (gz, bz2, xz, zst).
 
-The first bytes of a file, not its name, decide how it is decompressed. Members of gz, streams of
-bz2 and xz, and frames of zst in a row are all read; trailing bytes that are not another one are an
-error. The standard library's readers of bz2 and xz (and fsspec, which uses them) stop there without
-an error, and zstandard's stream reader does so at a truncated end. Hence the short reader here. It
-decompresses no more than was asked for, so memory does not depend on the ratio of compression.
-
-Remote files (`gs://`, `s3://`, `https://`, ...) go through fsspec.
+The first bytes of a file, not its name, decide how it is decompressed. Several members, streams or
+frames in a row are all read; other trailing bytes, and a truncated end, are errors. (fsspec and the
+standard library's readers of bz2 and xz ignore trailing bytes, zstandard's reader a truncated end.)
+Only the bytes that are read are decompressed, so memory does not depend on the compression ratio.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from typing import IO, Any, cast
 from protlm_jax.errors import ProtlmError
 
 Watch = Callable[[bytes], object]
-"""Is given every piece of a file as it is read, still compressed: for progress and checksums."""
+"""Is called with every piece of a file as it is read, still compressed."""
 
 _PIECE = 1 << 16  # compressed bytes at a time
 _BUFFER = 1 << 20  # decompressed bytes held by the buffer of a source
@@ -37,16 +34,11 @@ class DamagedError(Exception):
 
 
 def open_source(path: str, watch: Watch | None = None) -> IO[bytes]:
-    """The decompressed bytes of a file.
+    """The decompressed bytes of a local path, or of a URL of any file system that fsspec knows.
 
-    Reading to the end passes every byte of the file itself to `watch`, in order.
-
-    Args:
-      path: a local path, or a URL of any file system that fsspec knows.
-    Raises:
-      ProtlmError: the file is empty, or its URL cannot be opened.
-      OSError: a local file cannot be opened. Reading may raise OSError, EOFError (the compressed
-        data end too soon) and DamagedError; `explained` puts all of these into words.
+    Raises ProtlmError for an empty file and for a URL that cannot be opened, OSError for a local
+    file. Reading may raise OSError, EOFError (the compressed data end too soon) and DamagedError;
+    `explained` turns these into a ProtlmError.
     """
     raw = _Raw(path, _open(path), watch)
     file = io.BufferedReader(raw, _PIECE)
@@ -65,11 +57,7 @@ def open_source(path: str, watch: Watch | None = None) -> IO[bytes]:
 
 
 def source_size(path: str) -> int:
-    """Bytes of a file as it lies there, compressed; 0 where a server does not say.
-
-    Raises:
-      ProtlmError: there is no such file, or it cannot be looked at.
-    """
+    """Bytes of a file, compressed; 0 where a server does not say. Raises ProtlmError."""
     with explained(path, lambda: 0):
         if "://" not in path:
             return os.stat(path).st_size
@@ -80,7 +68,7 @@ def source_size(path: str) -> int:
 
 @contextmanager
 def explained(path: str, line: Callable[[], int]) -> Iterator[None]:
-    """Says in a ProtlmError what is wrong with a file; `line()` is the last line that was read."""
+    """Turns errors of reading a file into a ProtlmError; `line()` is the last line read."""
     try:
         yield
     except EOFError:
@@ -121,7 +109,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _remote(url: str) -> Iterator[None]:
-    """Every file system has exceptions of its own; all of them mean that a file cannot be read."""
+    """Turns the exceptions of any file system into a ProtlmError."""
     try:
         yield
     except ProtlmError:
@@ -133,7 +121,7 @@ def _remote(url: str) -> Iterator[None]:
 
 
 class _Raw(io.RawIOBase):
-    """The bytes of a file as it lies there, shown to `watch` as they pass."""
+    """The bytes of a file, still compressed, passed to `watch` as they are read."""
 
     def __init__(self, path: str, file: IO[bytes], watch: Watch | None) -> None:
         self._guard: Callable[[], AbstractContextManager[None]] = (
@@ -159,10 +147,10 @@ class _Raw(io.RawIOBase):
 
 
 class _Members(io.RawIOBase):
-    """Decompresses members one after the other, and notices when the last one is cut short.
+    """Decompresses members one after the other; raises EOFError where the last one is cut short.
 
     `new` makes the decompressor of one member, an object like bz2's. `padded`: zero bytes may
-    stand behind a member, as the formats of gz and xz allow.
+    follow a member, as the formats of gz and xz allow.
     """
 
     def __init__(self, file: IO[bytes], new: Callable[[], Any], padded: bool) -> None:
@@ -203,7 +191,7 @@ class _Members(io.RawIOBase):
             if "limit exceeded" in str(error):  # of xz, before it allocates
                 raise OSError(
                     f"it needs more than {_XZ_MEMORY:,} bytes of memory; compress it "
-                    "anew with xz -9 or another program"
+                    "again with xz -9 or another program"
                 ) from None
             raise DamagedError(str(error)) from None
 
@@ -213,7 +201,7 @@ class _Members(io.RawIOBase):
 
 
 def _decompressor(magic: bytes) -> Callable[[], Any] | None:
-    """What makes a decompressor for data that begin so; None for plain data."""
+    """Makes decompressors for data with these first bytes; None for plain data."""
     if magic.startswith(b"\x1f\x8b"):
         return _Gzip
     if magic.startswith(b"BZh"):
@@ -254,8 +242,8 @@ def _zstd() -> Callable[[], Any]:
         raise ProtlmError("reading .zst files needs a package: pip install zstandard") from None
 
     class Frame:
-        """zstandard's decompressor in the form of bz2's: it has no bound of its own, so it is given
-        little at a time, and what comes of it is handed out in parts."""
+        """zstandard's decompressor in the form of bz2's. It has no bound of its own, so it gets
+        little at a time, and its output is returned in parts."""
 
         def __init__(self) -> None:
             self._frame = zstandard.ZstdDecompressor().decompressobj()

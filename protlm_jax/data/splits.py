@@ -1,14 +1,12 @@
 """Which proteins are trained on, which are held out, and how often each residue occurs.
 
-The split is a rule, not a list: a protein is held out when a hash of its sequence says so. It
-needs no file, does not depend on the order or the number of proteins, gives the same answer on
-every machine and in every later version, puts identical sequences on one side, and a larger
-held-out share contains the smaller one.
+The split is a rule, not a list: a hash of the sequence decides. It does not depend on the order or
+number of proteins, gives the same answer on every machine and in every version, puts identical
+sequences on one side, and a larger held-out share contains the smaller one.
 
-What it does not do is look at similarity. The bundled proteins are representatives of clusters at
-50 % identity, so a near-copy of a held-out protein is not among those trained on. In a FASTA of
-your own, homologs may stand on both sides, and the held-out loss then looks better than it would
-on new families: cluster first (for instance with MMseqs2) and give one protein per cluster.
+It ignores similarity. The bundled proteins represent clusters at 50 % identity; in your own FASTA,
+homologs may be on both sides, which makes the held-out loss too low: cluster first (for instance
+with MMseqs2) and give one protein per cluster.
 """
 
 from __future__ import annotations
@@ -30,26 +28,20 @@ Split = Literal["train", "heldout"]
 
 
 def is_heldout(sequence: str, percent: float) -> bool:
-    """Whether a normalised sequence belongs to the held-out `percent` of all sequences.
-
-    The rule: the first 8 bytes of its BLAKE2b hash, read as a big-endian number and divided by
-    2^64, are less than percent / 100.
-    """
+    """Whether a normalised sequence is held out: the first 8 bytes of its BLAKE2b hash, as a
+    big-endian number divided by 2^64, are less than percent / 100."""
     digest = blake2b(sequence.encode("ascii"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < percent / 100
 
 
 def source_name(config: DataConfig) -> str:
-    """The folder or the FASTA file that a config reads, for messages and reading alike."""
+    """The folder or the FASTA file that a config reads."""
     return config.prepared or config.fasta or str(bundled.path("pretraining"))
 
 
 def open_prepared(config: DataConfig) -> Prepared | None:
-    """The prepared folder that a config names, if it names one.
-
-    Raises:
-      ProtlmError: it is at fault; or it was prepared without the rare residues that are asked for.
-    """
+    """The prepared folder of a config, if it has one; raises ProtlmError where it is at fault, or
+    was prepared without the rare residues of the config."""
     if config.prepared is None:
         return None
     if "://" in config.prepared:
@@ -68,13 +60,9 @@ def open_prepared(config: DataConfig) -> Prepared | None:
 
 
 def load_records(config: DataConfig, split: Split) -> list[Record]:
-    """The proteins of one side of the split, in the order of the file; all of them in memory.
-
-    Of a prepared folder only the held-out ones are read in this way.
-
-    Raises:
-      ProtlmError: the file or the folder is at fault, or that side of the split is empty.
-    """
+    """The proteins of one side of the split, in the order of the file, in memory; of a prepared
+    folder only the held-out side. Raises ProtlmError where a file is at fault, or the side is
+    empty."""
     policy = ResiduePolicy(rare=config.rare_residues)
     source = source_name(config)
     if prepared := open_prepared(config):
@@ -84,12 +72,12 @@ def load_records(config: DataConfig, split: Split) -> list[Record]:
                 "in batches (protlm_jax.data.pipeline.open_batches)"
             )
         return list(read_fasta(prepared.heldout_fasta(), policy=policy))
-    wanted = split == "heldout"
+    heldout = split == "heldout"
     everything = list(read_fasta(source, policy=policy))
     percent = config.heldout_percent
-    records = [r for r in everything if is_heldout(r.sequence, percent) == wanted]
+    records = [r for r in everything if is_heldout(r.sequence, percent) == heldout]
     if not records:
-        side, remedy = ("held out", "raise") if wanted else ("left to train", "lower")
+        side, remedy = ("held out", "raise") if heldout else ("left to train", "lower")
         raise ProtlmError(
             f"{source}: of its {len(everything)} proteins none is {side} with "
             f"data.heldout_percent={percent:g}; {remedy} it, or give more proteins"
@@ -103,13 +91,8 @@ def heldout_records(config: DataConfig) -> list[Record]:
 
 
 def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
-    """float64 [20]: share of each standard amino acid, in the order of `AMINO_ACIDS`.
-
-    X and the rare residues are left out of the count.
-
-    Raises:
-      ProtlmError: no standard amino acid in any of them.
-    """
+    """float64 [20]: share of each standard amino acid, in the order of `AMINO_ACIDS`; X and rare
+    residues do not count. Raises ProtlmError where there is no standard amino acid."""
     counts = np.zeros(256, np.int64)
     for sequence in sequences:
         counts += np.bincount(np.frombuffer(sequence.encode("ascii"), np.uint8), minlength=256)
@@ -117,7 +100,6 @@ def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-    """Counts of the 20 amino acids, divided by their sum."""
     if not counts.any():
         raise ProtlmError("these proteins hold none of the 20 standard amino acids, only X")
     return counts / counts.sum()
@@ -125,9 +107,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 def training_frequencies(config: DataConfig) -> np.ndarray:
     """float64 [20]: `residue_frequencies` of the proteins that a run with this config trains on.
-
-    The entropy of these is what a model must beat to have learned anything at all.
-    """
+    A model that has learned anything beats their entropy."""
     if prepared := open_prepared(config):
         letters = prepared.splits["train"].residue_counts
         counts = np.array([letters.get(letter, 0) for letter in AMINO_ACIDS], np.float64)

@@ -1,16 +1,15 @@
-"""Rows that continue each other: what a model with a memory of earlier rows is trained on.
+"""Batches whose rows continue each other, for models with a memory of earlier rows.
 
 Row r of a batch begins where row r of the batch before ended (Dai et al. 2019, section 3.2):
 
     batch t      M K T A Y I     ]  [ G S W ]      [ ] are the vocabulary's prefix and suffix
     batch t + 1  [ M A A K ]     [ L P Q V R T     each row is one endless stream
-    segment_ids  7 7 7 7 7 7  ...                  the same protein has the same number throughout
+    segment_ids  7 7 7 7 7 7  ...                  one number per protein, over all batches
 
-Proteins come one after the other, whole, in an order of their own in every epoch, and a row that
-has finished one takes the next: each protein is read exactly once per epoch, by one row. Where an
-iterator stands is three numbers a row, so that going on costs nothing. Rows depend on each other
-through the proteins that they take; a host that wants only some of them follows the others by
-their lengths, without reading them.
+Proteins come whole, in a new order in every epoch, and a row that has finished one takes the next:
+each protein is read exactly once per epoch, by one row. The state is three numbers per row, so
+resuming costs nothing. Which proteins a row takes depends on the other rows; a host that reads
+some of the rows follows the others by the lengths of their proteins.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from protlm_jax.data import orders
+from protlm_jax.data.batches import BatchRequest, ReadCounts, ResumableBatches
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.resumable import BatchRequest, ReadCounts, ResumableBatches
 from protlm_jax.data.token_files import TokenShard
 from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.vocabularies import Vocabulary
@@ -35,26 +34,15 @@ _TAKEN_AT_ONCE = 1024
 
 
 class StreamIterator(ResumableBatches):
-    """Batches whose rows continue the rows of the batch before.
-
-    Each batch is int32 [rows, length] of
+    """Batches of int32 [rows, length]:
 
         input_tokens    prefix, residues and suffix of proteins, one after the other
-        target_tokens   the token after each, of the same protein
-        target_weights  1 where there is one: after a protein's last token nothing is predicted
-        segment_ids     a number of the protein; no other protein of the row has it, in this batch
-                        or (but after 2^31 proteins) an earlier one
+        target_tokens   the next token of the same protein
+        target_weights  1 where there is one: nothing is predicted after a protein's last token
+        segment_ids     a number of the protein, unique in the row over 2^31 proteins
         positions       index in the protein, prefix included, whichever batch it began in
 
-    Held out, the streams end after one pass, and what is left of their rows is padding (segment 0).
-
-    Args:
-        shards: of the split.
-        config: its length (tokens per row of a batch; each row is a stream of its own) and its rule
-            for rare residues.
-        vocabulary: of the model.
-        identity: a name for these batches, see `identity_of`.
-        wanted: which batches.
+    Held-out streams end after one pass; the rest of their rows is padding (segment 0).
     """
 
     def __init__(
@@ -63,16 +51,16 @@ class StreamIterator(ResumableBatches):
         config: DataConfig,
         vocabulary: Vocabulary,
         identity: str,
-        wanted: BatchRequest,
+        request: BatchRequest,
     ) -> None:
         self._lengths = np.concatenate([np.diff(s.offsets).astype(np.int32) for s in shards])
         super().__init__(ReadCounts(len(self._lengths), int(self._lengths.sum()), 0), identity)
         self._shards, self._vocabulary = shards, vocabulary
         self._first = np.cumsum([0] + [len(shard.offsets) - 1 for shard in shards[:-1]])
         self._alphabet = Alphabet(vocabulary, config.rare_residues)
-        self._rows, self._length = wanted.batch_size, config.length
-        self._place = {row: place for place, row in enumerate(wanted.numbers.tolist())}
-        self._endless, self._seed = wanted.split == "train", wanted.seed
+        self._rows, self._length = request.batch_size, config.length
+        self._place = {row: place for place, row in enumerate(request.numbers.tolist())}
+        self._endless, self._seed = request.split == "train", request.seed
         self._move_to({"taken": 0, "reading": [-1] * self._rows, "read": [0] * self._rows})
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -85,7 +73,7 @@ class StreamIterator(ResumableBatches):
         return batch
 
     def _fill(self, row: int, batch: dict[str, np.ndarray]) -> int:
-        """Writes the row's next tokens, if it is wanted; returns how many there were."""
+        """Writes the row's next tokens where this host reads the row; returns their number."""
         at, length = 0, self._length
         place = self._place.get(row)
         while at < length:
@@ -107,9 +95,10 @@ class StreamIterator(ResumableBatches):
         """Writes tokens `start` to `stop` of the protein that a row reads."""
         number, tokens = self._tokens.get(row, (-1, self._lengths))
         if number != self._reading[row]:
+            vocabulary = self._vocabulary
             protein = self._ids(self._protein[row])
-            ends = self._vocabulary.prefix_ids, self._vocabulary.suffix_ids
-            tokens = np.concatenate([ends[0], protein, ends[1]]).astype(np.int32)
+            tokens = np.concatenate([vocabulary.prefix_ids, protein, vocabulary.suffix_ids])
+            tokens = tokens.astype(np.int32)
             self._tokens[row] = self._reading[row], tokens
         here = slice(at, at + stop - start)
         after = tokens[start + 1 : stop + 1]
@@ -141,7 +130,7 @@ class StreamIterator(ResumableBatches):
         return True
 
     def _chosen(self, numbers: np.ndarray) -> np.ndarray:
-        """Which proteins are taken as numbers `numbers`, over all epochs: int64 [n]."""
+        """The proteins that are taken as numbers `numbers`, over all epochs: int64 [n]."""
         epochs, index = np.divmod(numbers, len(self._lengths))
         distinct, which = np.unique(epochs, return_inverse=True)
         keys = [orders.key_of(self._seed, int(epoch)) for epoch in distinct]
@@ -157,7 +146,7 @@ class StreamIterator(ResumableBatches):
 
     def _move_to(self, position: dict[str, Any]) -> None:
         self._taken = position["taken"]  # proteins that any row has begun, over all epochs
-        # What each row reads, as a number below `taken`, and how many of its tokens it has had.
+        # For each row the number of its protein (-1: none), and how many of its tokens it has had.
         self._reading, self._read = list(position["reading"]), list(position["read"])
         proteins = self._chosen(np.maximum(self._reading, 0))
         self._protein, self._size = proteins.tolist(), self._sizes(proteins)

@@ -1,9 +1,9 @@
 """Reads tables of any origin: CSV and TSV files, plain or compressed, with a header line.
 
-Commas, semicolons or tabs separate the cells; the header says which, and all rows follow it.
-Byte-order marks, line ends of any system, quotes and pandas' words for missing values are read.
-What is no such table raises a ProtlmError with file and line. Cells are stripped of white space,
-rows without any content are skipped. Needs neither JAX nor TensorFlow.
+Commas, semicolons or tabs separate the cells, as in the header. Byte-order marks, line ends of any
+system, quotes and pandas' words for missing values are read; anything else raises a ProtlmError
+with file and line. (pandas' reader knows no line numbers.) Cells are stripped, empty rows are
+skipped. Needs neither JAX nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MISSING = frozenset(
     ["", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "None"]
     + ["NaN", "nan", "NAN", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"]
 )
-"""Cells without a value: those that `pandas.read_csv` takes for missing, and NAN."""
+"""Cells without a value: those of `pandas.read_csv`, and NAN."""
 
 LONGEST_CELL = 1 << 24  # letters
 MOST_CELLS = 1 << 26
@@ -44,11 +44,11 @@ _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)  # as 53,921: tho
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it stands in its file.
+    """A table as it is in its file.
 
     Attributes:
-        file: where it was read.
-        columns: unique names; those without one are called "Unnamed: 0" and so on, by their place.
+        file: its path or URL.
+        columns: unique names; a column without one is "Unnamed: 0" and so on, by its index.
         cells: the cells of each row, as many as columns unless `read_table` kept uneven rows.
         lines: the line at which each row begins, from 1.
         delimiter: comma, semicolon or tab.
@@ -62,28 +62,28 @@ class Table:
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
-        """Column -> cell of each row; a row that is too short has no cell for its last columns."""
+        """Column -> cell of each row; a short row has no cells for its last columns."""
         return [dict(zip(self.columns, cells, strict=False)) for cells in self.cells]
 
     def column(self, name: str) -> list[str]:
-        """The cells of one column, "" where a row is too short."""
+        """The cells of one column, "" where a row is short."""
         return [row.get(name, "") for row in self.rows]
 
     def place(self, row: int, column: str | None = None) -> str:
-        """Where a row or cell is, for messages; rows are counted from 0."""
+        """The place of a row or cell, for messages; rows are counted from 0."""
         where = f"{self.file}, line {self.lines[row]}"
         return where if column is None else f"{where}, column {column!r}"
 
     def uneven(self, row: int) -> str:
-        """What is wrong with the number of a row's cells; "" where it is right."""
+        """The message about a row with too few or too many cells; "" for others."""
         count = len(self.cells[row])
         return "" if count == len(self.columns) else _uneven(count, self.columns, self.delimiter)
 
     def decimal(self, column: str) -> str:
         """The decimal sign of a column, "." or ",".
 
-        Commas count where semicolons or tabs separate the cells, and no cell of the column has a
-        point. Cells as 53,921 alone do not settle it: these may be thousands.
+        A comma, where semicolons or tabs separate the cells, no cell of the column has a point, and
+        not all cells are like 53,921, which may be thousands.
         """
         cells = [cell for cell in self.column(column) if cell not in MISSING]
         if self.delimiter == "," or any("." in cell for cell in cells):
@@ -97,7 +97,7 @@ def read_table(file: Path | str, *, keep_uneven: bool = False) -> Table:
 
     Args:
         file: a local path, or a URL that `open_source` knows.
-        keep_uneven: keep rows with more or fewer cells than the header; `Table.uneven` tells them.
+        keep_uneven: keep rows with more or fewer cells than the header, see `Table.uneven`.
 
     Raises:
         ProtlmError: it is missing, empty, damaged, too large or not text; its header names a
@@ -136,11 +136,8 @@ def read_table(file: Path | str, *, keep_uneven: bool = False) -> Table:
 
 
 def find_column(table: Table, names: Sequence[str]) -> str | None:
-    """The column with the first of these names that there is; case, spaces and "_" do not count.
-
-    Raises:
-        ProtlmError: several columns have it, and none exactly.
-    """
+    """The column with the first of these names that exists, whatever its case, spaces and "_";
+    raises ProtlmError where several columns have it, and none exactly."""
     for name in names:
         if name in table.columns:
             return name
@@ -156,7 +153,7 @@ def find_column(table: Table, names: Sequence[str]) -> str | None:
 
 
 def plain(name: str) -> str:
-    """A column's name without what `find_column` does not count."""
+    """A column's name without case, spaces and "_"."""
     return re.sub(r"[\s_]+", "", name).casefold()
 
 
@@ -169,16 +166,8 @@ def is_number(text: str, decimal: str = ".") -> bool:
 
 
 def number(text: str, place: str, decimal: str = ".") -> float:
-    """The number in a cell, nan where its value is missing.
-
-    Args:
-        text: the cell.
-        place: where it is, for the message: see `Table.place`.
-        decimal: its decimal sign: see `Table.decimal`.
-
-    Raises:
-        ProtlmError: it is infinite, or no number.
-    """
+    """The number in a cell, nan where it is missing; `place` and `decimal` as `Table` gives them.
+    Raises ProtlmError where it is infinite, or no number."""
     if text in MISSING:
         return math.nan
     if is_number(text, decimal):
@@ -201,7 +190,7 @@ def shortened(text: str) -> str:
 
 
 def _with_point(text: str, decimal: str) -> str:
-    """A number with a point before its decimals; "" where it has one in place of the comma."""
+    """A number with a point before its decimals; "" where it has a point instead of its comma."""
     if decimal == ".":
         return text
     return "" if "." in text else text.replace(decimal, ".")
@@ -230,7 +219,7 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _need_text(path: str, magic: bytes) -> None:
-    """Refuses what is often taken for a table."""
+    """Refuses files that are often mistaken for a table."""
     if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ProtlmError(f"{path} is text in UTF-16, not in UTF-8; {_SAVE}")
     if magic[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
@@ -238,7 +227,7 @@ def _need_text(path: str, magic: bytes) -> None:
 
 
 def _delimiter(head: list[str]) -> str:
-    """What separates the cells: what the header holds and the first rows hold as often."""
+    """The delimiter of the header that the first rows contain as often."""
     found: dict[str, int] = {}
     for delimiter in _DELIMITERS:
         reader = csv.reader(iter(head), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -263,18 +252,15 @@ def _rows(
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ProtlmError(f"{path}, line {number}: {_explained(error)}") from None
+            what = f"{error}; close the quotes, and double those inside a quoted cell"
+            if "field limit" in str(error):
+                what = f"a cell of more than {LONGEST_CELL:,} letters; are its quotes closed?"
+            raise ProtlmError(f"{path}, line {number}: {what}") from None
         if cells is None:
             return
         cells = [cell.strip() for cell in cells]
         if any(cells):
             yield number, cells
-
-
-def _explained(error: csv.Error) -> str:
-    if "field limit" in str(error):
-        return f"a cell of more than {LONGEST_CELL:,} letters; are its quotes closed?"
-    return f"{error}; close the quotes, and double those inside a quoted cell"
 
 
 def _columns(place: str, header: list[str]) -> tuple[str, ...]:

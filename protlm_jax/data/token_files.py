@@ -1,7 +1,7 @@
-"""Token files: proteins as they are, one after the other, in files that are mapped into memory.
+"""Token files: proteins, one after the other, in files that are mapped into memory.
 
-A shard holds letters and not ids, and proteins and not rows: one copy serves every vocabulary and
-every row length, and what is packed with what is decided anew in every epoch (`packing_plan.py`).
+A shard holds letters, not ids, and proteins, not rows: one copy serves every vocabulary and every
+row length, and rows are packed again in every epoch.
 
     8 bytes                  PRTLMTOK
     uint32, uint32           format version; length of the header in bytes
@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.prepared import Prepared, Shard
+from protlm_jax.data.prepared import REMEDY, Prepared, Shard
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
 from protlm_jax.storage.files import atomic_file
@@ -43,21 +43,19 @@ VERSION = 1
 
 _PRELUDE = struct.Struct("<8sII")
 _ALIGNMENT = 64
-_REMEDY = "restore it from a copy, or prepare the data again"
 
 
 def write_token_shard(path: Path, proteins: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Writes one shard, whole or not at all.
+    """Writes one shard atomically; all of its proteins are held in memory.
 
     Args:
-      path: of the file; what was there is replaced.
-      proteins: names and normalised sequences (`protlm_jax.vocabularies.normalise`), in the order
-        in which they are to be read. All of them are held in memory.
+      path: of the file, which is replaced.
+      proteins: names and normalised sequences (`protlm_jax.vocabularies.normalise`), in order.
     Returns:
       For the manifest: proteins, residues, bytes of the file, and blake2b (32 hexadecimal digits)
       of all that follows the header.
     Raises:
-      ProtlmError: a protein without residues; or the folder or the disk does not take the file.
+      ProtlmError: a protein without residues; or the disk does not take the file.
     """
     pairs = list(proteins)
     for name, sequence in pairs:
@@ -97,7 +95,7 @@ def _prelude(proteins: int, residues: int, name_bytes: int, digest: str) -> byte
 
 @dataclass(frozen=True)
 class TokenShard:
-    """One shard, mapped into memory; its checksum was found right.
+    """The proteins of one shard, mapped into memory.
 
     offsets: int64 [proteins + 1]; protein i is letters[offsets[i] : offsets[i + 1]].
     letters: uint8 [residues], ASCII.
@@ -118,17 +116,12 @@ class TokenShard:
 
     @classmethod
     def open(cls, path: Path, shard: Shard) -> TokenShard:
-        """Maps a shard and reads all of it once, for its checksum (about 1 GB a second).
-
-        Args:
-          path: of the file.
-          shard: what the manifest says of it.
-        Raises:
-          ProtlmError: it is missing, of another version, truncated, damaged, or another shard.
-        """
+        """Maps the file of a manifest's shard, and verifies its checksum (about 1 GB a second);
+        raises ProtlmError where it is missing, of another version, truncated, damaged, or another
+        shard."""
         data = _mapped(path)
         if len(data) < _PRELUDE.size or not data[: len(MAGIC)] == MAGIC:
-            raise Damaged(f"{path} is no token file, or its beginning is damaged; {_REMEDY}")
+            raise Damaged(f"{path} is no token file, or its beginning is damaged; {REMEDY}")
         _, version, size = _PRELUDE.unpack(data[: _PRELUDE.size])
         if version != VERSION:
             raise ProtlmError(
@@ -136,15 +129,19 @@ class TokenShard:
                 "prepare the data again with this version"
             )
         begin = _PRELUDE.size + size
-        residues, name_bytes = _sizes(data[_PRELUDE.size : begin])
-        # Whatever differs in a byte of the header is damage too.
+        try:
+            fields = json.loads(data[_PRELUDE.size : begin])
+            residues, name_bytes = int(fields["residues"]), int(fields["name_bytes"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            residues = name_bytes = 0
+        # A header that differs in any byte is damaged too.
         intact = data[:begin] == _prelude(shard.proteins, residues, name_bytes, shard.blake2b)
         count = shard.proteins + 1
         expected = begin + 16 * count + residues + name_bytes
         if not (intact and len(data) == expected == shard.bytes):
-            raise Damaged(f"{path} is not the shard that was prepared; {_REMEDY}")
+            raise Damaged(f"{path} is not the shard that was prepared; {REMEDY}")
         if blake2b(memoryview(data)[begin:], digest_size=16).hexdigest() != shard.blake2b:
-            raise Damaged(f"{path} is damaged: its checksum is wrong; {_REMEDY}")
+            raise Damaged(f"{path} is damaged: its checksum is wrong; {REMEDY}")
         letters = begin + 16 * count
         return cls(
             np.frombuffer(data, "<i8", count, begin),
@@ -166,23 +163,17 @@ class TokenShard:
 
 
 def open_token_shards(prepared: Prepared, split: str) -> list[TokenShard]:
-    """All shards of one side of a split, opened in as many threads as there are cores.
-
-    Raises:
-      ProtlmError: there are no token files; or one is at fault, see `TokenShard.open`.
-    """
+    """All shards of one side of a split, opened in as many threads as there are cores; raises
+    ProtlmError where there are no token files, or one is at fault."""
     paths = prepared.token_files(split)
-    _allow_open_files(len(paths))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(TokenShard.open, paths, prepared.splits[split].tokens))
-
-
-def _allow_open_files(more: int) -> None:
-    """Raises this process's own limit on open files, of which each mapped shard is one."""
+    # Each mapped shard is an open file: raise this process's limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
-        most = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+        more = soft + len(paths)
+        most = more if hard == resource.RLIM_INFINITY else min(more, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(TokenShard.open, paths, prepared.splits[split].tokens))
 
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
@@ -193,17 +184,8 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
-        raise Damaged(f"{path} is missing, and with it its proteins; {_REMEDY}") from None
+        raise Damaged(f"{path} is missing, and with it its proteins; {REMEDY}") from None
     except OSError as error:
         many = error.errno == errno.EMFILE
-        remedy = "allow more open files (ulimit -n)" if many else _REMEDY
+        remedy = "allow more open files (ulimit -n)" if many else REMEDY
         raise ProtlmError(f"cannot read {path}: {error.strerror}; {remedy}") from None
-
-
-def _sizes(header: bytes) -> tuple[int, int]:
-    """Residues and bytes of names as a header has them; zeros where it cannot be read."""
-    try:
-        fields = json.loads(header)
-        return int(fields["residues"]), int(fields["name_bytes"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return 0, 0

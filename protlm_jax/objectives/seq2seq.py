@@ -3,7 +3,7 @@
 The targets of ProtT5's own objective are the whole sequence, most of which the encoder sees; those
 of T5's span corruption and Ankh's partial demasking are the hidden residues alone, between
 sentinels. The corruption changes lengths, so the data pipeline does it
-(`protlm_jax.data.corruption`); here the prediction is scored, over all targets for the loss and
+(`protlm_jax.data.token_rows`); here the prediction is scored, over all targets for the loss and
 over the hidden residues for the metrics.
 """
 

@@ -26,7 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from t5x import decoding
 from t5x.models import BaseTransformerModel
 
-from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.data.seqio_features import SeqioVocabulary
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models import ModelConfig, build, preset
 from protlm_jax.models.axes import NamedAxes

@@ -37,7 +37,7 @@ from protlm_jax.training.workdir import claim_workdir
 from protlm_jax.vocabularies import get_vocabulary
 
 if TYPE_CHECKING:
-    from protlm_jax.data.resumable import ResumableBatches
+    from protlm_jax.data.batches import ResumableBatches
 
 Batch = dict[str, np.ndarray]
 

@@ -1,21 +1,18 @@
-"""Amino-acid alphabets of ProtBert, ProtT5, ESM-2, ESM-C and ProGen2, and three of our own.
+"""Amino-acid vocabularies of ProtBert, ProtT5, ESM-2, ESM-C and ProGen2, and three of our own.
 
-A protein goes through two doors. `normalise` takes whatever the user wrote (spaced or not, lower
-case, rare residues) and returns plain upper-case letters, or says precisely what it cannot take.
-`Vocabulary.encode` maps plain letters to ids. No letter ever becomes `<unk>` silently: the models
-were not trained on it, and an embedding of `<unk>` looks like any other embedding.
+`normalise` reads what a user wrote (spaced or not, lower case, rare residues) and returns plain
+upper-case letters, or an error that names the character. `Vocabulary.encode` maps letters to ids.
+No letter ever becomes `<unk>` silently: no model was trained on it, and its embedding looks like
+any other. Pure Python and NumPy; the SeqIO wrapper is in `data/seqio_features.py`.
 
-Pure Python and NumPy; the seqio wrapper lives in `data/seqio_vocabulary.py`.
-
-Source of the ids: the published `vocab.txt` of Rostlab/prot_bert and `spiece.model` of
-Rostlab/prot_t5_xl (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381), and the published
-`vocab.txt` of facebook/esm2_t6_8M_UR50D, the same for all sizes; `EsmcTokenizer` of
-transformers, which has ESM-2's with a mark between chains; `tokenizer.json` of ProGen2, where
-a protein stands between its ends "1" and "2" and nothing is unknown (<|bos|> serves as that).
-Nobody here has seen the tokenizer
-files of Rostlab/prot_albert and Rostlab/prot_xlnet, and ProtTXL was never released: `prot_albert`,
-`prot_xlnet` and `prot_txl` are layouts of our own, with the special tokens that each family needs
-before the 25 letters, and claim no compatibility with any published file.
+Sources of the ids: `vocab.txt` of Rostlab/prot_bert and `spiece.model` of Rostlab/prot_t5_xl
+(Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381); `vocab.txt` of facebook/esm2_t6_8M_UR50D,
+the same for all sizes; `EsmcTokenizer` of transformers, which is ESM-2's with a mark between
+chains; `tokenizer.json` of ProGen2, where a protein is between its ends "1" and "2" (nothing is
+unknown there; <|bos|> serves as unk). The tokenizer files of Rostlab/prot_albert and
+Rostlab/prot_xlnet were not available here and ProtTXL was never released: `prot_albert`,
+`prot_xlnet` and `prot_txl` are our own layouts, the special tokens of each family before the 25
+letters, and claim no compatibility with any published file.
 """
 
 from __future__ import annotations
@@ -51,8 +48,7 @@ _PROGEN2_RESIDUES = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
 _T5_SENTINELS = 100
 
 _STANDARD = re.compile(f"[{AMINO_ACIDS}X]+").fullmatch
-# Whitespace is dropped wherever it stands: ProtTrans files have a space between residues, copies
-# from the web have line ends and tabs.
+# ProtTrans files have a space between residues, copies from the web have line ends and tabs.
 _DROP_WHITESPACE = {ord(c): None for c in string.whitespace}
 # Only ASCII letters change case: str.upper() would turn one "ß" into two serines.
 _TO_UPPER = {ord(c): c.upper() for c in string.ascii_lowercase}
@@ -71,11 +67,10 @@ class ResidueError(ProtlmError):
 class ResiduePolicy:
     """What `normalise` does with letters that are legal but that a model may not know.
 
-    rare: "X" maps U, Z, O and B to X, as ProtTrans did in pretraining (their own embeddings were
-      never trained); "keep" leaves them, for models whose vocabulary has ids for them; "error"
-      refuses them.
+    rare: "X" maps U, Z, O and B to X, as ProtTrans did in pretraining; "keep" leaves them, for
+      models that have ids for them; "error" refuses them.
     lower_case: "upper" reads lower case (soft-masked residues) as upper case; "error" refuses it.
-    tally: where `normalise` counts the rare residues that it meets; None does not count.
+    tally: counts the rare residues that `normalise` meets.
     """
 
     rare: Rare = "X"
@@ -85,7 +80,7 @@ class ResiduePolicy:
 
 @dataclass
 class RareTally:
-    """Rare residues of the sequences read so far; one that is read twice counts once."""
+    """Rare residues of the sequences read so far; a sequence that is read twice counts once."""
 
     sequences: set[int] = field(default_factory=set)
     letters: Counter[str] = field(default_factory=Counter)
@@ -103,19 +98,13 @@ AS_WRITTEN = ResiduePolicy(rare="keep")
 
 
 def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record: str) -> str:
-    """Plain upper-case residues of a sequence that may be spaced, lower case or hold U, Z, O, B.
+    """Plain upper-case residues (`RESIDUES`, at least one) of a sequence that may be spaced, lower
+    case or hold U, Z, O, B; `record` is the name of the protein, for messages.
 
-    Args:
-      sequence: what the user wrote. Whitespace is dropped.
-      policy: what to do with rare residues and lower case.
-      record: name of the protein, for the error message.
-    Returns:
-      A string over the 25 letters of `RESIDUES`, at least one letter long.
     Raises:
       ProtlmError: no residues; or, as `ResidueError`, a character that is not a residue (J, `*`,
         `-`, digits, ...), lower case under `lower_case="error"` or a rare residue under
-        `rare="error"`: names the record and the 1-based position, counted in residues, that is
-        without whitespace.
+        `rare="error"`: names the record and the 1-based position, counted without whitespace.
     """
     if _STANDARD(sequence):  # nearly every protein, and much faster
         return sequence
@@ -123,29 +112,23 @@ def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record:
     if not letters:
         raise ProtlmError(f"record {record!r} has no residues; remove it or supply its sequence")
     upper = letters.translate(_TO_UPPER)
+
+    def refuse(at: int, message: str) -> ResidueError:
+        return ResidueError(f"record {record!r}, position {at + 1}: {message}", at + 1)
+
     if policy.lower_case == "error" and upper != letters:
         at = next(i for i, (a, b) in enumerate(zip(letters, upper, strict=True)) if a != b)
-        raise ResidueError(
-            f"record {record!r}, position {at + 1}: lower-case residue {letters[at]!r}; write it "
-            'in upper case or set the policy lower_case="upper"',
-            at + 1,
-        )
+        remedy = 'write it in upper case or set the policy lower_case="upper"'
+        raise refuse(at, f"lower-case residue {letters[at]!r}; {remedy}")
     if not set(upper) <= _RESIDUE_SET:
         at = next(i for i, c in enumerate(upper) if c not in _RESIDUE_SET)
-        raise ResidueError(
-            f"record {record!r}, position {at + 1}: {letters[at]!r} is not an amino acid; "
-            + _remedy(upper[at]),
-            at + 1,
-        )
+        raise refuse(at, f"{letters[at]!r} is not an amino acid; {_remedy(upper[at])}")
     if policy.tally is not None:
         policy.tally.count(upper)
     if policy.rare == "error" and not set(upper).isdisjoint(RARE):
         at = next(i for i, c in enumerate(upper) if c in RARE)
-        raise ResidueError(
-            f"record {record!r}, position {at + 1}: {upper[at]!r} is a rare residue, and these are "
-            "refused (--rare_residues error); choose x or keep",
-            at + 1,
-        )
+        remedy = "these are refused (--rare_residues error); choose x or keep"
+        raise refuse(at, f"{upper[at]!r} is a rare residue, and {remedy}")
     return upper.translate(_RARE_TO_X) if policy.rare == "X" else upper
 
 
@@ -163,7 +146,7 @@ def _remedy(character: str) -> str:
 
 
 def _constant(values: Sequence[int]) -> np.ndarray:
-    """A read-only int32 array, since every caller shares it."""
+    """A read-only int32 array, because all callers share it."""
     array = np.array(values, np.int32)
     array.flags.writeable = False
     return array
@@ -171,18 +154,18 @@ def _constant(values: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens of a model and their ids: the id of a token is its index in `tokens`.
+    """Tokens of a model; the id of a token is its index in `tokens`.
 
-    Residue tokens are plain letters, whatever mark the original tokenizer file puts before them.
-    The 20 amino acids must be there; X and the rare letters may be missing. Tokens that are no
-    residue (pieces of several letters, lower-case structure letters) keep their ids and are never
-    written by `encode`. Padding is marked by `segment_ids == 0`: `pad_id` may be any id.
+    Residue tokens are plain letters, without the mark of the original tokenizer file. The 20 amino
+    acids are required; X and the rare letters are not. `encode` never writes other tokens (pieces
+    of several letters, lower-case structure letters). Padding is marked by `segment_ids == 0`:
+    `pad_id` may be any id.
 
     Attributes:
-      mask_id: the token that hides a residue ([MASK]; for ProtT5 <extra_id_0>); None in a causal
-        model's vocabulary, which hides none.
-      prefix_ids: what stands before every protein ([CLS]; nothing for ProtT5).
-      suffix_ids: what stands after it ([SEP]; </s>; for XLNet <sep><cls>).
+      mask_id: the token that hides a residue ([MASK]; for ProtT5 <extra_id_0>); None for causal
+        models.
+      prefix_ids: before every protein ([CLS]; nothing for ProtT5).
+      suffix_ids: after it ([SEP]; </s>; for XLNet <sep><cls>).
     """
 
     name: str
@@ -227,7 +210,7 @@ class Vocabulary:
 
     @cached_property
     def letter_table(self) -> np.ndarray:
-        """int32 [256]: id of each Latin-1 character, -1 for all that is no residue here."""
+        """int32 [256]: id of each Latin-1 character, -1 where it is no residue here."""
         ids = {t: i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET}
         return _constant([ids.get(chr(c), -1) for c in range(256)])
 
@@ -244,11 +227,7 @@ class Vocabulary:
 
     @property
     def hiding_id(self) -> int:
-        """`mask_id`, for those who cannot do without.
-
-        Raises:
-          ProtlmError: this vocabulary hides nothing.
-        """
+        """`mask_id`; raises ProtlmError where there is none."""
         if self.mask_id is None:
             raise ProtlmError(
                 f"{self.name} has no token that hides a residue: it is for causal models; take the "
@@ -283,7 +262,7 @@ class Vocabulary:
         return np.concatenate([self.prefix_ids, ids, self.suffix_ids]).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The tokens of `ids`, written one after the other, specials and padding included."""
+        """The tokens of `ids`, joined, specials and padding included."""
         ids = np.asarray(ids, np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= self.size):
             raise ProtlmError(f"{self.name} has ids 0 to {self.size - 1}, not all of {ids}")
@@ -295,11 +274,7 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Vocabulary:
-        """The reverse of `to_dict`, also after JSON has made lists of the tuples.
-
-        Raises:
-          ProtlmError: fields are missing, unknown, or contradict each other.
-        """
+        """The inverse of `to_dict`, also from JSON's lists; raises ProtlmError for other fields."""
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
         }
@@ -310,90 +285,53 @@ class Vocabulary:
 
 
 PROT_BERT = Vocabulary(
-    name="prot_bert",
-    tokens=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_PROT_BERT_RESIDUES),
-    pad_id=0,
-    unk_id=1,
-    mask_id=4,
-    prefix_ids=(2,),
-    suffix_ids=(3,),
-)
+    name="prot_bert", tokens=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_PROT_BERT_RESIDUES),
+    pad_id=0, unk_id=1, mask_id=4, prefix_ids=(2,), suffix_ids=(3,),
+)  # fmt: skip
 
 PROT_T5 = Vocabulary(
     name="prot_t5",
     tokens=("<pad>", "</s>", "<unk>", *_PROT_T5_RESIDUES)
     + tuple(f"<extra_id_{i}>" for i in reversed(range(_T5_SENTINELS))),
-    pad_id=0,
-    unk_id=2,
-    mask_id=127,
-    prefix_ids=(),
-    suffix_ids=(1,),
-)
+    pad_id=0, unk_id=2, mask_id=127, prefix_ids=(), suffix_ids=(1,),
+)  # fmt: skip
 
 PROT_ALBERT = Vocabulary(
-    name="prot_albert",
-    tokens=("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", *RESIDUES),
-    pad_id=0,
-    unk_id=1,
-    mask_id=4,
-    prefix_ids=(2,),
-    suffix_ids=(3,),
-)
+    name="prot_albert", tokens=("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]", *RESIDUES),
+    pad_id=0, unk_id=1, mask_id=4, prefix_ids=(2,), suffix_ids=(3,),
+)  # fmt: skip
 
 PROT_XLNET = Vocabulary(
-    name="prot_xlnet",
-    tokens=("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", *RESIDUES),
-    pad_id=0,
-    unk_id=1,
-    mask_id=4,
-    prefix_ids=(),
-    suffix_ids=(3, 2),
-)
+    name="prot_xlnet", tokens=("<pad>", "<unk>", "<cls>", "<sep>", "<mask>", *RESIDUES),
+    pad_id=0, unk_id=1, mask_id=4, prefix_ids=(), suffix_ids=(3, 2),
+)  # fmt: skip
 
 PROT_TXL = Vocabulary(
-    name="prot_txl",
-    tokens=("<pad>", "<unk>", "<s>", "</s>", *RESIDUES),
-    pad_id=0,
-    unk_id=1,
-    mask_id=None,
-    prefix_ids=(2,),
-    suffix_ids=(3,),
-)
+    name="prot_txl", tokens=("<pad>", "<unk>", "<s>", "</s>", *RESIDUES),
+    pad_id=0, unk_id=1, mask_id=None, prefix_ids=(2,), suffix_ids=(3,),
+)  # fmt: skip
 
 ESM2 = Vocabulary(
     name="esm2",
     tokens=("<cls>", "<pad>", "<eos>", "<unk>", *_ESM2_RESIDUES, ".", "-", "<null_1>", "<mask>"),
-    pad_id=1,
-    unk_id=3,
-    mask_id=32,
-    prefix_ids=(0,),
-    suffix_ids=(2,),
-)
+    pad_id=1, unk_id=3, mask_id=32, prefix_ids=(0,), suffix_ids=(2,),
+)  # fmt: skip
 
 ESMC = replace(ESM2, name="esmc", tokens=tuple("|" if t == "<null_1>" else t for t in ESM2.tokens))
 
 PROGEN2 = Vocabulary(
-    name="progen2",
-    tokens=("<|pad|>", "<|bos|>", "<|eos|>", "1", "2", *_PROGEN2_RESIDUES),
-    pad_id=0,
-    unk_id=1,
-    mask_id=None,
-    prefix_ids=(3,),
-    suffix_ids=(4,),
-)
+    name="progen2", tokens=("<|pad|>", "<|bos|>", "<|eos|>", "1", "2", *_PROGEN2_RESIDUES),
+    pad_id=0, unk_id=1, mask_id=None, prefix_ids=(3,), suffix_ids=(4,),
+)  # fmt: skip
 
 BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, ESMC, PROGEN2)
 
 VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
-"""All that this process knows by name: ours, and those that came with a loaded model."""
+"""By name: ours, and those of models that this process has loaded."""
 
 
 def get_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary called `name`.
-
-    Raises:
-      ProtlmError: there is none of that name.
-    """
+    """The vocabulary called `name`; raises ProtlmError where there is none."""
     if name not in VOCABULARIES:
         raise ProtlmError(f"no vocabulary {name!r}; choose one of {', '.join(VOCABULARIES)}")
     return VOCABULARIES[name]

@@ -1,8 +1,7 @@
-"""Vocabularies that came with a downloaded model: their names, and the file that keeps them.
+"""Vocabularies of downloaded models: their names, and the file that keeps them.
 
-A model over one of our own vocabularies needs its name alone. Any other vocabulary is called
-`custom-` and eight digits of a digest of its content; a folder whose model uses it holds
-`vocabulary.json` beside config.json.
+A vocabulary that is not one of ours is called `custom-` and eight digits of a digest of its
+content; a folder whose model uses it has `vocabulary.json` beside config.json.
 """
 
 from __future__ import annotations
@@ -31,11 +30,8 @@ def custom_vocabulary(
     prefix_ids: Sequence[int],
     suffix_ids: Sequence[int],
 ) -> Vocabulary:
-    """A vocabulary named after its content; from now on `get_vocabulary` knows it by that name.
-
-    Raises:
-        ProtlmError: the fields make no vocabulary; see `Vocabulary`.
-    """
+    """A vocabulary named after its content, registered for `get_vocabulary`; raises ProtlmError
+    where the fields make none."""
     fields: dict[str, Any] = {
         "tokens": list(tokens),
         "pad_id": pad_id,
@@ -50,21 +46,14 @@ def custom_vocabulary(
 
 
 def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes vocabulary.json into a folder, unless the vocabulary is one of our own.
-
-    Raises:
-        ProtlmError: when the folder or the disk does not take it.
-    """
+    """Writes vocabulary.json into a folder, unless the vocabulary is one of ours."""
     if vocabulary.name.startswith(_PREFIX):
         write_json(folder / FILE, vocabulary.to_dict())
 
 
 def find_vocabulary(name: str, folder: Path) -> Vocabulary:
-    """The vocabulary called `name`: one that this process knows, or that of vocabulary.json.
-
-    Raises:
-        ProtlmError: there is none of that name, or the file holds another one.
-    """
+    """The vocabulary called `name`: a registered one, or that of vocabulary.json; raises
+    ProtlmError where there is none of that name, or the file holds another one."""
     if name in VOCABULARIES or not name.startswith(_PREFIX):
         return get_vocabulary(name)
     file = folder / FILE
@@ -78,11 +67,7 @@ def find_vocabulary(name: str, folder: Path) -> Vocabulary:
 
 
 def read_vocabulary_file(file: Path) -> Vocabulary:
-    """What a vocabulary.json holds; from now on `get_vocabulary` knows it by its name.
-
-    Raises:
-        ProtlmError: it cannot be read, or is no vocabulary.
-    """
+    """The vocabulary of a vocabulary.json, registered for `get_vocabulary`; raises ProtlmError."""
     fields = read_json(file)
     fields.pop("name", None)
     try:

@@ -1,13 +1,20 @@
-"""Headers of releases: every field comes out, and nothing is lost."""
+"""Headers and UniRef XML: every field comes out, and no cluster is lost to a broken file."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from protlm_jax.data.blocks import cut, entries
 from protlm_jax.data.entries import ReleaseEntry, from_header
+from protlm_jax.data.fasta import BadRecord
+from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import ResiduePolicy
 
 FILES = Path(__file__).parent / "files"
 
@@ -80,50 +87,12 @@ def test_variants_of_uniprot_headers(header, fields):
 
 def test_the_headers_of_a_real_release():
     found = [e for block in cut(str(FILES / "uniprot.fasta")) for e in entries(block)]
-    assert [(e.id, e.description, e.taxon, len(e.sequence), e.line) for e in found] == [
-        (
-            "sp|P53508|CSSA1_ECOLX",
-            "CS6 fimbrial subunit A GN=cssA PE=1 SV=1 Split=0",
-            "Escherichia coli",
-            154,
-            1,
-        ),
-        (
-            "tr|M4CKE4|M4CKE4_BRARP",
-            "Uncharacterized protein PE=4 SV=1 Split=0",
-            "Brassica rapa subsp. pekinensis",
-            302,
-            3,
-        ),
-        (
-            "tr|G9KBR1|G9KBR1_MUSPF",
-            "Myotubularin related protein 4 (Fragment) PE=2 SV=1 Split=0",
-            "Mustela putorius furo",
-            148,
-            5,
-        ),
-        (
-            "sp|C4KHV1|VATE_SULIK",
-            "V-type proton ATPase subunit E GN=atpE PE=3 SV=1 Split=0",
-            "Sulfolobus islandicus (strain M.16.4 / Kamchatka #3)",
-            194,
-            7,
-        ),
-        (
-            "tr|F8AN26|F8AN26_METOI",
-            "50S ribosomal protein L21e GN=rpl21e PE=3 SV=1 Split=0",
-            "Methanothermococcus okinawensis (strain DSM 14208 / JCM 11175 / IH1)",
-            98,
-            9,
-        ),
-        (
-            "tr|A0A0F3QN05|A0A0F3QN05_RICPA",
-            "SCO1/SenC family protein GN=RPAGB_0675 PE=4 SV=1 Split=0",
-            "Rickettsia parkeri str. Grand Bay",
-            205,
-            11,
-        ),
-    ]
+    assert [(e.id.split("|")[1], len(e.sequence), e.line) for e in found] == [
+        ("P53508", 154, 1), ("M4CKE4", 302, 3), ("G9KBR1", 148, 5),
+        ("C4KHV1", 194, 7), ("F8AN26", 98, 9), ("A0A0F3QN05", 205, 11),
+    ]  # fmt: skip
+    assert found[3].description == "V-type proton ATPase subunit E GN=atpE PE=3 SV=1 Split=0"
+    assert found[3].taxon == "Sulfolobus islandicus (strain M.16.4 / Kamchatka #3)"
     assert {(e.members, e.taxon_id, e.representative, e.uniref50, e.file) for e in found} == {
         (0, 0, "", "", str(FILES / "uniprot.fasta"))
     }
@@ -134,3 +103,185 @@ def test_other_headers_keep_their_text():
         "SRR5690349_123", "MK", "any n=3 text Tax=B", file="f", line=7
     )
     assert entry("A0A183 n=41") == ReleaseEntry("A0A183", "MK", "", 41, file="f", line=7)
+
+
+REAL = Path(__file__).parent / "files" / "uniref50.xml"
+
+
+def read(path: Path, size: int = 1 << 20, **policy: str) -> list[ReleaseEntry | BadRecord]:
+    return [
+        entry for block in cut(str(path), size) for entry in entries(block, ResiduePolicy(**policy))
+    ]
+
+
+@pytest.fixture(scope="module")
+def real() -> list[ReleaseEntry]:
+    return read(REAL)
+
+
+def test_real_clusters(real):
+    (first, second), digest = real, hashlib.blake2b(digest_size=4)
+    digest.update(first.sequence.encode())
+    assert len(first.sequence) == 332 and digest.hexdigest() == "a87b5fcf"
+    assert real[0] == ReleaseEntry(
+        id="UniRef50_Q9EPS7",
+        sequence=real[0].sequence,
+        description="Pheromone receptor V3R6",
+        members=64,
+        taxon="Muroidea",
+        taxon_id=337687,
+        representative="Q9EPS7_MOUSE",
+        uniref50="UniRef50_Q9EPS7",
+        file=str(REAL),
+        line=5,
+    )
+    assert (second.id, second.line, second.members) == ("UniRef50_Q95604", 58, 5423)
+    assert (second.taxon, second.taxon_id, second.representative) == (
+        "Eutheria", 9347, "1C17_HUMAN",
+    )  # fmt: skip
+    assert len(second.sequence) == 372 and second.sequence.endswith("DESLIACKA")
+
+
+@pytest.mark.parametrize("size", [1, 3000, 4000, 7000])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"\n", b"\r"),
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"<UniRef ", b"<UniRef50 ").replace(b"</UniRef", b"</UniRef50"),
+        lambda text: gzip.compress(text[:3000]) + gzip.compress(text[3000:]),
+    ],
+    ids=["as it is", "crlf", "cr", "bom", "other root", "gz members"],
+)
+def test_neither_blocks_nor_line_ends_matter(tmp_path, real, size, change):
+    (tmp_path / "u.xml").write_bytes(change(REAL.read_bytes()))
+    found = read(tmp_path / "u.xml", size)
+    assert [(c.id, c.sequence, c.line, c.members) for c in found] == [
+        (c.id, c.sequence, c.line, c.members) for c in real
+    ]
+
+
+def test_clusters_at_90_know_their_uniref50_cluster(tmp_path):
+    text = REAL.read_text().replace('id="UniRef50_Q9EPS7"', 'id="UniRef90_Q9EPS7"')
+    text = text.replace(
+        '<property type="UniRef90 ID" value="UniRef90_Q9EPS7"/>',
+        '<property type="UniRef50 ID" value="UniRef50_A"/>',
+    )
+    (tmp_path / "u.xml").write_text(text)
+    found = read(tmp_path / "u.xml")[0]
+    assert found.uniref50 == "UniRef50_A"
+
+
+def test_latin_1_is_read(tmp_path):
+    text = REAL.read_text().replace("UTF-8", "ISO-8859-1").replace("Pheromone", "Phéromone")
+    (tmp_path / "u.xml").write_bytes(text.encode("latin-1"))
+    found = read(tmp_path / "u.xml")
+    assert found[0].description == "Phéromone receptor V3R6"
+    (tmp_path / "u.xml").write_bytes(text.replace("ISO-8859-1", "UTF-8").encode("latin-1"))
+    broken, whole = read(tmp_path / "u.xml")
+    assert "line 6" in str(broken.error) and whole.id == "UniRef50_Q95604"
+    (tmp_path / "u.xml").write_bytes(text.replace("ISO-8859-1", "klingon").encode("latin-1"))
+    with pytest.raises(ProtlmError, match=r"u.xml.*'klingon'"):
+        read(tmp_path / "u.xml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("MVITPL", "MVIJPL", ["line 25", "'UniRef50_Q9EPS7'", "position 4", "J means"]),
+        ("RPIQII", "RP-QII", ["line 26", "position 63", "gap"]),
+        ("MVITPL", "MVITP", ["line 5", "331 residues", "332"]),
+        ('<entry id="UniRef50_Q9EPS7"', "<entry", ["line 5", "without an id"]),
+        ("<name>Cluster: Ph", "<name>Cluster: <Ph", ["line 6", "not well-formed"]),
+        ("representativeMember", "reprisentativeMember", ["line 5", "no sequence"]),
+        ("R6</name>", "R6</nome>", ["line 6", "mismatched tag"]),
+        ("R6</name>", "R6 &bad;</name>", ["line 6", "undefined entity"]),
+    ],
+)
+def test_a_broken_entry_is_named_and_leaves_the_other(tmp_path, real, old, new, parts):
+    text = re.sub(re.escape(old), new, REAL.read_text(), count=0 if "repr" in old else 1)
+    if "repr" in old:  # both ends of the element, but in the first entry only
+        head, end, rest = text.partition("</entry>")
+        text = head + end + rest.replace(new, old)
+    (tmp_path / "u.xml").write_text(text)
+    bad, good = read(tmp_path / "u.xml")
+    assert isinstance(bad, BadRecord) and bad.line == 5
+    assert bad.id == ("" if "without an id" in parts else "UniRef50_Q9EPS7")
+    for part in ["u.xml", *parts]:
+        assert part in str(bad.error)
+    assert good.sequence == real[1].sequence
+    assert good.line == 58
+
+
+@pytest.mark.parametrize("rare", ["X", "keep"])
+def test_the_policy_is_applied(tmp_path, rare):
+    (tmp_path / "u.xml").write_text(REAL.read_text().replace("MVITPL", "MVuTPL"))
+    found = read(tmp_path / "u.xml", rare=rare)[0].sequence
+    assert found.startswith("MVXT" if rare == "X" else "MVUT")
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    text = REAL.read_bytes().rstrip()
+    for end in [*range(1, len(text), 97), len(text) - 1, text.rindex(b"</UniRef")]:
+        (tmp_path / "u.xml").write_bytes(text[:end])
+        with pytest.raises(ProtlmError, match=r"u\.xml"):
+            read(tmp_path / "u.xml", 3000)
+
+
+def test_no_cluster_is_lost_to_a_wrong_byte(tmp_path):
+    text = REAL.read_bytes()
+    for at in range(0, len(text), 83):
+        (tmp_path / "u.xml").write_bytes(text[:at] + b"<" + text[at + 1 :])
+        try:
+            found = read(tmp_path / "u.xml", 3000)
+        except ProtlmError as error:
+            assert "u.xml" in str(error)
+        else:
+            assert len(found) == 2 or any(isinstance(f, BadRecord) for f in found), at
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (b"<!DOCTYPE html><html><body>404</body></html>", "not of UniRef"),
+        (b"\n\n<uniprot><entry></entry></uniprot>", "line 1: XML or HTML"),
+        (b'<?xml version="1.0"?><UniRef50 x="1"></UniRef50>', "does not end with an entry"),
+        (b"<UniRef50 ><entry", "truncated"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, part):
+    (tmp_path / "u.xml").write_bytes(text)
+    with pytest.raises(ProtlmError, match=part):
+        read(tmp_path / "u.xml")
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        b'<?xml version="1.0" encoding="foo"?>',
+        b'<?xml version="1.0" encoding="utf-7"?>',
+        b'<!DOCTYPE a [<!ENTITY x "AAAA">]>',
+        b"text",
+    ],
+)
+def test_nothing_between_entries_changes_how_they_are_read(tmp_path, real, between):
+    """An encoding that nobody knows was a LookupError; an entity made four residues of two."""
+    text = REAL.read_bytes().replace(b"</entry>", b"</entry>\n" + between, 1)
+    line = text[: text.index(between)].count(b"\n") + 1
+    text = text.replace(b"<sequence", b"<!-- a comment --><sequence")
+    (tmp_path / "x.xml").write_bytes(text)
+    first, second = read(tmp_path / "x.xml")
+    assert first == replace(real[0], file=first.file)
+    assert isinstance(second, BadRecord) and second.line == line
+    assert f"x.xml, line {line}: {between.decode()[:30]!r}"[:-1] in str(second.error)
+    (tmp_path / "x.xml").write_bytes(text.replace(between, b"<!-- any -->\n <!-- text -->"))
+    assert [c.sequence for c in read(tmp_path / "x.xml")] == [c.sequence for c in real]
+
+
+def test_entities_are_not_expanded(tmp_path):
+    text = REAL.read_bytes().replace(b"?>", b'?>\n<!DOCTYPE a [<!ENTITY x "AAAA">]>', 1)
+    (tmp_path / "x.xml").write_bytes(re.sub(rb"(<sequence[^>]*>)", rb"\1&x;", text))
+    first, second = read(tmp_path / "x.xml")
+    assert "undefined entity" in str(first.error) and "undefined entity" in str(second.error)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,12 +51,6 @@ def test_compression_is_seen_from_the_bytes(tmp_path, how, name):
     )
     assert (second.id, second.description, second.sequence, second.line) == ("b", "", "GGSS", 4)
     assert second.file == str(tmp_path / name)
-
-
-@pytest.mark.parametrize("how", ["gz", "bz2", "xz", "zst"])
-def test_members_in_a_row_are_all_read(tmp_path, how):
-    data = COMPRESS[how](b">a\nMK\n") + COMPRESS[how](b">b\nGG\n")
-    assert [r.id for r in read_fasta(write(tmp_path, data))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("how", ["gz", "bz2", "xz", "zst"])
@@ -129,11 +121,6 @@ def test_faults_are_named_with_file_and_line(tmp_path, data, parts):
         assert part in message
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
-    assert "No such file" in error_of(str(tmp_path / "none.fa"))
-    assert "directory" in error_of(str(tmp_path))
-
-
 def test_names_must_differ_across_files(tmp_path):
     one = write(tmp_path, b">a\nMK\n", "one.fa")
     two = write(tmp_path, b">b\nMK\n>a\nMK\n", "two.fa")
@@ -174,28 +161,6 @@ def test_what_is_written_comes_back(tmp_path_factory, records, how, width, end):
     assert [(r.id, r.description, r.sequence) for r in read_fasta(file)] == records
 
 
-@given(
-    data=st.binary(max_size=60)
-    | st.text(">\n\r AMK*x\x00", max_size=40).map(str.encode)
-    | st.tuples(
-        st.sampled_from([b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]), st.binary()
-    ).map(b"".join)
-)
-def test_any_bytes_give_records_or_one_error(tmp_path_factory, data):
-    file = write(tmp_path_factory.mktemp("f"), data)
-    try:
-        records = list(read_fasta(file))
-    except ProtlmError as error:
-        assert file in str(error)
-    else:
-        assert records and all(r.id and r.sequence for r in records)
-
-
-def test_the_reader_needs_neither_jax_nor_tensorflow():
-    code = "import sys, protlm_jax.data.fasta; assert not {'jax', 'tensorflow'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_every_record_gets_an_answer(tmp_path):
     file = write(tmp_path, b">a x\nMK\n>b\nM1\n>a\nU\n>\nMK\n>c\n")
     answers = list(read_every_record(file, ResiduePolicy(rare="keep")))
@@ -231,8 +196,3 @@ def test_nucleotides_are_warned_of_once(tmp_path, caplog):
         assert len(list(read_every_record(file))) == 3
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(f"{file}: 2 of 3 records have only the letters of nucleotides")
-
-
-def test_no_real_protein_looks_like_nucleotides():
-    records = list(read_fasta(bundled.path("pretraining")))
-    assert len(records) == 20_000 and not any(looks_like_nucleotides(r.sequence) for r in records)

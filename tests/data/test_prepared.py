@@ -59,12 +59,6 @@ def test_what_the_manifest_says(tmp_path, told):
     assert prepared.source == "uniref50 2024_01"
 
 
-def test_the_digest_names_the_content(tmp_path, told):
-    first = Prepared.open(write(tmp_path, told)).digest
-    assert Prepared.open(tmp_path).digest == first
-    assert Prepared.open(write(tmp_path, told | {"release": "2024_02"})).digest != first
-
-
 def test_what_is_not_finished_says_how_to_go_on(tmp_path):
     with pytest.raises(ProtlmError, match="does not exist"):
         Prepared.open(tmp_path / "none")
@@ -98,13 +92,6 @@ def test_a_manifest_that_cannot_be_is_refused(tmp_path, told, change, message):
     with pytest.raises(ProtlmError, match=message) as caught:
         Prepared.open(tmp_path)
     assert "manifest.json" in str(caught.value)
-
-
-def test_half_a_manifest_is_refused(tmp_path, told):
-    path = write(tmp_path, told) / "manifest.json"
-    path.write_text(path.read_text()[:-20])
-    with pytest.raises(ProtlmError, match=r"manifest.json is not JSON .*restore it from a copy"):
-        Prepared.open(tmp_path)
 
 
 def test_held_out_proteins_that_changed_are_noticed(tmp_path, told):

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from protlm_jax.data import corruption, orders, seqio_tasks
+from protlm_jax.data import orders, seqio_tasks, token_rows
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.runtime import seqio, tf
-from protlm_jax.data.token_batches import residues_per_row
 from protlm_jax.data.token_rows import Alphabet
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5
@@ -91,7 +90,7 @@ def test_a_mixture_draws_at_its_rates(data):
 def test_seqio_caches_a_task_and_reads_it_back(data, tmp_path):
     from seqio.scripts import cache_tasks_main
 
-    from protlm_jax.data.builders.runtime import beam
+    from protlm_jax.data.prepare.beam import beam
 
     flags.FLAGS.mark_as_parsed()
     name, whole = "uniref50_prott5", {"inputs": 80, "targets": 80}
@@ -174,18 +173,9 @@ def test_the_corruption_is_that_of_native_training():
     made = seqio_tasks.examples_of("prott5", PROT_T5, ids[None], np.array([[3, 4]]), 511)
     letters = np.frombuffer((AMINO_ACIDS * 9).encode(), np.uint8)
     key = orders.keys_of(orders.key_of(3, 4), 1)
-    native = corruption.prott5_noise(letters[None], key, corruption.RANDOM_SHARE)[0]
+    native = token_rows.prott5_noise(letters[None], key, token_rows.RANDOM_SHARE)[0]
     assert made[0][0, :-1].tolist() == Alphabet(PROT_T5).ids(native).tolist()
     assert made[2][0].tolist() == PROT_T5.encode(AMINO_ACIDS * 9).tolist()
-
-
-def test_a_row_of_span_corruption_holds_more_than_its_tokens():
-    # T5's numbers: 568 of text make rows of 512 and 114. Ankh's are bound by the 100 sentinels.
-    assert residues_per_row("span3", PROT_T5, 512, 114) == 568
-    assert residues_per_row("span3", PROT_T5, 512, 512) == 568
-    assert residues_per_row("ankh", PROT_T5, 512, 512) == 502
-    assert residues_per_row("prott5", PROT_T5, 512, 512) == 511
-    assert residues_per_row("tokens", PROT_BERT, 512, 512) == 510
 
 
 def test_where_data_are_looked_for(data, tmp_path, monkeypatch):

@@ -10,12 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protlm_jax.data.batches import BatchRequest
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.pipeline import open_batches
-from protlm_jax.data.resumable import BatchRequest
 from protlm_jax.data.streams import FEATURES, StreamIterator
 from protlm_jax.data.token_files import TokenShard
-from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, PROT_T5, PROT_TXL, Vocabulary
 
 Batch = dict[str, np.ndarray]
@@ -149,18 +147,3 @@ def test_held_out_streams_end_after_one_pass(lengths: list[int], rows: int, leng
     assert sorted(texts) == sorted(f"<s>{s}</s>" for s in sequences)
     assert next(iterator, None) is None
     assert iterator.counts.proteins == len(lengths) and iterator.counts.residues == sum(lengths)
-
-
-def test_the_seed_decides_training_and_nothing_held_out() -> None:
-    sequences = proteins([9, 8, 7, 6, 5, 4, 3, 2])
-    assert equal(next(streams(sequences, 2, 8)), next(streams(sequences, 2, 8)))
-    assert not equal(next(streams(sequences, 2, 8)), next(streams(sequences, 2, 8, seed=1)))
-    settings = {"vocabulary": PROT_TXL, "seed": 0, "batch_size": 4}
-    config = DataConfig(task="stream", length=32)
-    one = open_batches(config, split="heldout", **settings)
-    two = open_batches(config, split="heldout", **{**settings, "seed": 5})
-    assert equal(next(one), next(two)) and one.counts.longer == 0
-    state = open_batches(config, split="train", **settings).state()
-    for change in ({"seed": 1}, {"batch_size": 8}):
-        with pytest.raises(ProtlmError, match="cannot be continued exactly"):
-            open_batches(config, split="train", **{**settings, **change}).restore(state)

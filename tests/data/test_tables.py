@@ -6,8 +6,6 @@ import csv
 import gzip
 import io
 import lzma
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,8 +177,3 @@ def test_columns_are_found_in_any_case() -> None:
     assert find_column(twice, ["id"]) == "id"
     with pytest.raises(ProtlmError, match="'Seq' and 'SEQ' may both be 'seq'"):
         find_column(twice, ["seq"])
-
-
-def test_needs_neither_jax_nor_tensorflow() -> None:
-    code = "import sys, protlm_jax.data.tables; assert not {'jax', 'tensorflow'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

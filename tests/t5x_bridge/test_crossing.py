@@ -21,7 +21,7 @@ from t5x.examples.scalable_t5 import network as scalable_t5
 from t5x.examples.t5 import network as t5
 from t5x.models import EncoderDecoderModel
 
-from protlm_jax.data.seqio_vocabulary import SeqioVocabulary
+from protlm_jax.data.seqio_features import SeqioVocabulary
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.huggingface.load import load_source

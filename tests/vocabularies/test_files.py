@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,11 +27,6 @@ def test_the_name_follows_the_content() -> None:
     assert made(pad_id=1).name != vocabulary.name
     assert vocabulary.name.startswith("custom-") and len(vocabulary.name) == 15
     assert vocabulary.encode("AC").tolist() == [4, 5, 2, 0]
-
-
-def test_dict_and_back() -> None:
-    for vocabulary in (PROT_BERT, made()):
-        assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
 
 
 def test_another_process_finds_it_in_the_folder(tmp_path: Path) -> None:

@@ -100,12 +100,6 @@ def test_our_own_layouts():
     assert (PROT_ALBERT.size, PROT_XLNET.size, PROT_TXL.size) == (30, 30, 29)
 
 
-def test_a_causal_vocabulary_hides_nothing():
-    assert PROT_TXL.mask_id is None and PROT_BERT.hiding_id == PROT_BERT.mask_id
-    with pytest.raises(ProtlmError, match="prot_txl has no token that hides a residue"):
-        _ = PROT_TXL.hiding_id
-
-
 @both
 @given(sequence=residues)
 def test_encode_and_decode_are_inverse(vocabulary, sequence):
@@ -179,11 +173,6 @@ def test_bad_names_and_ids_are_refused():
     with pytest.raises(ProtlmError, match="0 to 29"):
         PROT_BERT.decode([30])
     assert get_vocabulary("prot_t5") is PROT_T5
-
-
-def test_shared_arrays_cannot_be_changed():
-    with pytest.raises(ValueError):
-        PROT_BERT.amino_acid_ids[0] = 1
 
 
 def test_vocabularies_need_neither_jax_nor_tensorflow():

@@ -13,9 +13,9 @@ Importing this module registers them with TensorFlow Datasets:
 
 Without options Beam's own runner works on this machine, with all data in memory; there,
 `protlm prepare --records` makes a TFDS folder of the same proteins with flat memory. TFDS decides
-on shards and order (by a hash of its own). Beside the shards lie `manifest.json` and, for
-`--heldout_from`, `heldout.fasta`. What was built needs no code of ours:
-tfds.builder_from_directory(folder) reads it.
+on shards and order (by its own hash). Beside the shards are `manifest.json` and, for
+`--heldout_from`, `heldout.fasta`. `tfds.builder_from_directory(folder)` reads the result without
+this package.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
 
 from etils import epath
 
-from protlm_jax.data.builders.pipeline import (
+from protlm_jax.data.prepare import manifest
+from protlm_jax.data.prepare.beam import (
+    beam,
     judged,
     load_counted,
     plain_errors,
     rows_of,
     save_counted,
 )
-from protlm_jax.data.builders.runtime import beam
-from protlm_jax.data.prepare import manifest
 from protlm_jax.data.prepare.plan import PreparePlan
-from protlm_jax.data.prepare.records import NUMBERS, TEXTS, features, version_of
 from protlm_jax.data.prepare.rows import Row, heldout_fasta, split
 from protlm_jax.data.prepare.rules import SIDES, SelectionRules
 from protlm_jax.data.prepare.shards import join_heldout
 from protlm_jax.data.prepared import HELDOUT, MANIFEST, WORK
+from protlm_jax.data.records import NUMBERS, TEXTS, described, features, version_of
 from protlm_jax.data.runtime import tfds
 
 
@@ -53,7 +52,7 @@ class ProteinConfig(tfds.core.BuilderConfig):
     """Which files, and which of their proteins.
 
     Attributes:
-        name: part of the folder's name, beside the version: "2024_01", or what sets it apart.
+        name: part of the folder's name, beside the version, such as "2024_01".
         release: of the input, such as "2024_01"; the version follows from it (2024.1.0).
         files: FASTA or UniRef XML, in this order; none for all files of `manual_dir`.
         rules: fields of `SelectionRules`, as a mapping, which TFDS's command line can give.
@@ -79,7 +78,7 @@ class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         return self.dataset_info_from_configs(features=features(), description=type(self).__doc__)
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        """Generates the shards, and writes the manifest of all but a trial with fewer examples."""
+        """Generates the shards, and writes the manifest (not for `max_examples_per_split`)."""
         if not (download_config.beam_runner or download_config.beam_options):
             download_config = download_config.replace(beam_runner="DirectRunner")
         files = [os.fspath(path) for path in self.builder_config.files]
@@ -94,7 +93,7 @@ class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         epath.Path(self._work).rmtree()
 
     def _split_generators(self, dl_manager: Any, pipeline: Any) -> dict[str, Any]:
-        """For each side that is not empty by the rules its (key, example) pairs."""
+        """The (key, example) pairs of each side that the rules do not leave empty."""
         buckets, judged_counts, sources = judged(pipeline, self._plan)
         rules = self._plan.rules
         made = (
@@ -126,14 +125,7 @@ class ProteinBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             }
         counts, sources = load_counted(self._work)
         content = manifest.build(
-            dataset=self._plan.dataset,
-            release=self._plan.release,
-            sources=sources,
-            rules=self._plan.rules,
-            counts=counts,
-            tokens={},
-            records=records,
-            heldout=heldout,
+            self._plan, counts, sources=sources, tokens={}, records=records, heldout=heldout
         )
         (folder / MANIFEST).write_text(manifest.to_text(content))
 
@@ -162,13 +154,9 @@ def _keyed(row: Row) -> tuple[str, dict[str, Any]]:
 
 
 def _describe(path: Any, proteins: int) -> dict[str, Any]:
-    """What a manifest says of a shard."""
-    digest, size = blake2b(digest_size=16), 0
+    """The manifest's entry of a shard."""
     with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-            size += len(data)
-    return {"file": path.name, "proteins": proteins, "bytes": size, "blake2b": digest.hexdigest()}
+        return {"file": path.name} | described(file, proteins)
 
 
 class Uniref50(ProteinBuilder):

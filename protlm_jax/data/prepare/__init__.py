@@ -1,19 +1,17 @@
-"""From release files to a prepared folder: `protlm prepare`, one machine or Beam.
+"""From release files to a prepared folder: `protlm prepare`.
 
-    rules.py       which proteins are kept, and on which side of the split they stand
-    similarity.py  which proteins resemble a held-out one
-    plan.py        what was asked for, and the sizes that follow from it
-    rows.py        a block of input -> rows by bucket; rows of a bucket -> those that are kept
-    spill.py       the rows of a block on disk, ordered by bucket
-    shards.py      a bucket of all spill files -> one shard per split
-    records.py     shards of `tf.train.Example` in a TFDS folder
-    manifest.py    what is in the folder, counted exactly
-    pool.py        worker processes
-    run.py         all of it, resumable
-    estimate.py    what it will take, from a sample
-    verb.py        the command line
+Pure functions, in the order of reading:
 
-Every step but the last is a pure function of its input, and every file is there whole or not at
-all. So a run that was killed goes on where it was, and the shards are the same bytes whatever the
-number of workers.
+    rules.py     which proteins are kept, and on which side of the split each is
+    plan.py      what to prepare, and the sizes of blocks and buckets that follow from the input
+    rows.py      a block of input -> rows by bucket; the rows of a bucket -> those that are kept
+    manifest.py  what is in the folder, counted exactly
+
+Two drivers, which write the same bytes:
+
+    shards.py    the files of a block and of a bucket
+    direct.py    one machine, resumable
+    beam.py      an Apache Beam pipeline
+
+verb.py is the command line, with the estimate of `--dry_run`.
 """

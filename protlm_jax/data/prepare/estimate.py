@@ -1,8 +1,8 @@
-"""What a plan will take, from preparing a sample of its input: `protlm prepare --dry_run`.
+"""Estimates the cost of a plan by preparing a sample of its input: `protlm prepare --dry_run`.
 
-The sample is the beginning of the first files, and goes through the very same steps in a temporary
-folder. So the estimate is as good as the beginning is like the rest; releases are usually sorted
-(UniRef by size of the cluster, UniProt by organism), and duplicates far apart are not seen at all.
+The sample is the beginning of the first files, prepared in a temporary folder. The estimate is as
+good as the beginning is like the rest: releases are usually sorted (UniRef by size of the cluster,
+UniProt by organism), and duplicates far apart are not found.
 """
 
 from __future__ import annotations
@@ -17,19 +17,14 @@ from pathlib import Path
 from protlm_jax.data.blocks import cut
 from protlm_jax.data.prepare.manifest import total
 from protlm_jax.data.prepare.plan import PreparePlan
-from protlm_jax.data.prepare.shards import finished_bucket, gather
-from protlm_jax.data.prepare.spill import read_tail, scatter
+from protlm_jax.data.prepare.shards import finished_bucket, gather, read_tail, scatter
 
 SAMPLED_FILES = 4
 SAMPLED_BYTES = 2 << 20  # of the text of each
 
 
 def to_text(plan: PreparePlan, workers: int) -> str:
-    """The plan, and what it will take, for people: prepares a sample, and scales up.
-
-    Raises:
-        ProtlmError: the input is at fault within the sample.
-    """
+    """The plan and its estimated cost as text; raises ProtlmError where the sample is at fault."""
     began = time.perf_counter()
     blocks = []
     for source in plan.sources[:SAMPLED_FILES]:
@@ -41,7 +36,7 @@ def to_text(plan: PreparePlan, workers: int) -> str:
         folder = Path(name)
         spills = [folder / str(i) for i in range(len(blocks))]
         if plan.records:
-            from protlm_jax.data.prepare import records  # noqa: F401  (not to be timed)
+            from protlm_jax.data import records  # noqa: F401  (its import is not timed)
         began = time.perf_counter()
         for number, (path, block) in enumerate(zip(spills, blocks, strict=True)):
             scatter(block, number, small, path)
@@ -88,7 +83,6 @@ def to_text(plan: PreparePlan, workers: int) -> str:
 
 
 def _about(number: float) -> str:
-    """Three digits of a number, which is more than a sample tells."""
     return f"about {float(f'{number:.3g}'):,.0f}"
 
 

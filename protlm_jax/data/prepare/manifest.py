@@ -2,18 +2,18 @@
 
     format      version of this layout
     dataset, release
-    sources     [{name, bytes, sha256}], in the order in which they were read
+    sources     [{name, bytes, sha256}], in the order of reading
     rules       what was kept and what held out (`SelectionRules.describe`)
-    read, kept  number of records in the sources, and of proteins in the splits together
-    nucleotides number of records that are DNA or RNA by their letters; absent where it is 0
+    read, kept  records in the sources, and proteins in both splits
+    nucleotides records that are DNA or RNA by their letters; absent where there are none
     dropped     {reason: {count, examples}}, with the names of the first few
     splits      {train, heldout}: proteins, residues, longest, lengths [[length, proteins], ...],
                 residue_counts {letter: number}, tokens and records [{file, proteins, ...}]
     heldout     {file, bytes, blake2b}: the held-out proteins as FASTA, for `--heldout_from`
 
-No clock, no machine and no path stands in it, and a first line "digest" tells whether it is as it
-was written: the same input and rules give the same bytes. All
-counts here can be added up in any order, so that workers, restarts and Beam agree.
+It contains no time, machine or path: the same input and rules give the same bytes. Its first line
+"digest" is a checksum of the rest. Counts can be added up in any order, so that workers, restarts
+and Beam agree.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.prepare.rules import REASONS, SIDES, SelectionRules
+from protlm_jax.data.prepare.plan import PreparePlan
+from protlm_jax.data.prepare.rules import REASONS, SIDES
+from protlm_jax.data.prepared import FORMAT
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.json_files import DIGEST, digest_of_json
 from protlm_jax.vocabularies import RESIDUES
 
-FORMAT = 1
 EXAMPLES = 5
 
 Position = tuple[int, int]
-"""Where a record stands: number of its source, line of its header."""
+"""The place of a record: number of its source, line of its header."""
 
 
 @dataclass
 class Tally:
-    """Sums over the proteins of a split: how many of each length, residues of each letter."""
+    """Sums over the proteins of a split: proteins of each length, residues of each letter."""
 
     lengths: Counter[int] = field(default_factory=Counter)
     letters: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, sequences: Iterable[str]) -> Tally:
-        """Counts some normalised sequences."""
+        """Counts normalised sequences."""
         some = list(sequences)
         codes = np.frombuffer("".join(some).encode("ascii"), np.uint8)
         counts = np.bincount(codes, minlength=256).tolist()
@@ -71,13 +72,13 @@ class Tally:
 
     @classmethod
     def from_json(cls, fields: Any) -> Tally:
-        """What `describe` gave; raises ValueError, KeyError or TypeError for anything else."""
+        """The inverse of `describe`; raises ValueError, KeyError or TypeError for anything else."""
         return cls(Counter(dict(fields["lengths"])), Counter(fields["residue_counts"]))
 
 
 @dataclass
 class Dropped:
-    """Records left out for one reason: how many, and where and who the first few were."""
+    """Records left out for one reason: their number, and positions and names of the first few."""
 
     count: int = 0
     examples: list[tuple[Position, str]] = field(default_factory=list)
@@ -94,10 +95,7 @@ class Dropped:
 
 @dataclass
 class RecordCounts:
-    """What became of some records: how many were read, left out, and kept on each side.
-
-    nucleotides: how many of those read are DNA or RNA by their letters.
-    """
+    """Records read (`nucleotides`: DNA or RNA by their letters), left out, kept on each side."""
 
     read: int = 0
     nucleotides: int = 0
@@ -105,7 +103,7 @@ class RecordCounts:
     splits: dict[str, Tally] = field(default_factory=lambda: {side: Tally() for side in SIDES})
 
     def add(self, other: RecordCounts) -> None:
-        """Adds what became of other records."""
+        """Adds the counts of other records."""
         self.read += other.read
         self.nucleotides += other.nucleotides
         for reason, dropped in other.dropped.items():
@@ -114,7 +112,7 @@ class RecordCounts:
             self.splits[side].add(tally)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for the work folder."""
+        """All counts, for the work folder."""
         return {
             "read": self.read,
             "nucleotides": self.nucleotides,
@@ -124,7 +122,7 @@ class RecordCounts:
 
     @classmethod
     def from_json(cls, fields: Any) -> RecordCounts:
-        """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
+        """The inverse of `to_json`; raises ValueError, KeyError or TypeError for anything else."""
         counts = cls(int(fields["read"]), int(fields["nucleotides"]))
         for reason in REASONS:
             number, examples = fields["dropped"][reason]
@@ -135,7 +133,7 @@ class RecordCounts:
 
 
 def total(counts: Iterable[RecordCounts]) -> RecordCounts:
-    """The sum of some counts."""
+    """The sum of counts."""
     added = RecordCounts()
     for one in counts:
         added.add(one)
@@ -143,25 +141,16 @@ def total(counts: Iterable[RecordCounts]) -> RecordCounts:
 
 
 def build(
-    *,
-    dataset: str,
-    release: str,
-    sources: Sequence[Mapping[str, Any]],
-    rules: SelectionRules,
+    plan: PreparePlan,
     counts: RecordCounts,
+    *,
+    sources: Sequence[Mapping[str, Any]],
     tokens: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     heldout: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of a finished folder.
-
-    Args:
-        sources: name, bytes and sha256 of each.
-        tokens, records: for each side its shards, in order; empty where there are none.
-        heldout: file (None where nothing is held out), bytes and blake2b of the FASTA file.
-    Raises:
-        ProtlmError: no protein is left to train on.
-    """
+    """The manifest of a finished folder; shards by side, in order. Raises ProtlmError where no
+    protein is left to train on."""
     dropped = {reason: some for reason, some in counts.dropped.items() if some.count}
     kept = sum(tally.lengths.total() for tally in counts.splits.values())
     lost = counts.read - kept - sum(some.count for some in dropped.values())
@@ -174,10 +163,10 @@ def build(
         )
     return {
         "format": FORMAT,
-        "dataset": dataset,
-        "release": release,
+        "dataset": plan.dataset,
+        "release": plan.release,
         "sources": list(sources),
-        "rules": rules.describe(),
+        "rules": plan.rules.describe(),
         "read": counts.read,
         "kept": kept,
         **({"nucleotides": counts.nucleotides} if counts.nucleotides else {}),
@@ -195,9 +184,9 @@ def build(
 
 
 def to_text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as JSON that people can read: one line per entry, lists of pairs in one line.
+    """The manifest as readable JSON: one line per entry, lists of pairs in one line.
 
-    Its digest comes first, so that without this line it is the text of earlier versions.
+    The digest is the first line, so that without it this is the text of earlier versions.
     """
     return _pretty({DIGEST: digest_of_json(manifest)} | dict(manifest), "") + "\n"
 

@@ -1,8 +1,8 @@
-"""What `protlm prepare` was asked to do, and the sizes that follow from it.
+"""What `protlm prepare` makes, and sizes that follow from its input.
 
 The input is read in blocks; each block's proteins go to buckets by the hash of their sequence; each
-bucket becomes one shard of each side. Sizes of blocks and buckets follow from the input alone,
-never from the machine, since they decide what stands in which shard.
+bucket becomes one shard of each side. Sizes of blocks and buckets follow from the input alone, not
+from the machine, because they decide which proteins are in which shard.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Dataset = Literal["uniref50", "uniref90", "uniref100", "bfd", "fasta"]
 CLUSTERS = {"uniref50": "UniRef50_", "uniref90": "UniRef90_", "uniref100": "UniRef100_"}
 """How names of the entries of a dataset begin."""
 
-LAYOUT = 3  # of the work folder; another one is not gone on with
+LAYOUT = 3  # version of the work folder; a run does not continue one of another version
 
 _MB = 1 << 20
 _SAMPLED_FILES = 16
 _SAMPLED_BYTES = 4 * _MB
-_UNKNOWN_SIZE = 16 << 30  # where a server does not say: rather too many buckets than too large ones
+_UNKNOWN_SIZE = 16 << 30  # where a server gives none: too many buckets rather than too large ones
 _LARGEST_BUCKET = 64 * _MB
 _SMALLEST_BUCKET = 1 * _MB
 _USUAL_SHARDS = 64
@@ -36,8 +36,7 @@ _BLOCK_BYTES = (4 * _MB, 64 * _MB)
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file. bytes: as it lies there. text_bytes: decompressed, estimated from its
-    beginning."""
+    """One input file: its size in bytes, and of its text, estimated from its beginning."""
 
     path: str
     bytes: int
@@ -51,15 +50,15 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class PreparePlan:
-    """What is to be prepared, where to, and how.
+    """What is prepared, where to, and how.
 
     Attributes:
         dataset, release: what the input is.
         sources: the input, in the order in which it is read.
-        output: folder to be made.
+        output: the folder to make.
         rules: what is kept and held out.
         tokens, records: which kinds of files are written.
-        block_bytes: decompressed text in one unit of parsing.
+        block_bytes: decompressed text that is parsed at a time.
         buckets: number of shards of each side.
     """
 
@@ -84,20 +83,18 @@ class PreparePlan:
         tokens: bool = False,
         records: bool = True,
     ) -> PreparePlan:
-        """A plan for these files; the release is that of the rules. Looks at their beginnings.
-
-        Raises:
-            ProtlmError: no release of a UniRef, a file given twice, missing or unreadable.
-        """
+        """A plan for these files, from their sizes and beginnings; the release is that of `rules`.
+        Raises ProtlmError for a UniRef without a release, and a file given twice, missing or
+        unreadable."""
         if dataset in CLUSTERS and not rules.release:
             raise ProtlmError(
-                f"which release of {dataset} is it? Give --release, such as 2024_01 (it stands in "
-                "the release notes beside the file): names of clusters change between releases"
+                f"which release of {dataset} is it? Give --release, such as 2024_01 (see the "
+                "release notes beside the file): names of clusters change between releases"
             )
         for path in inputs:
             if inputs.count(path) > 1:
                 raise ProtlmError(f"{path} is given twice; give every file once")
-        sources = look_at(inputs)
+        sources = _look_at(inputs)
         text = sum(source.text_bytes for source in sources)
         return cls(
             dataset=dataset,
@@ -135,30 +132,16 @@ class PreparePlan:
             )
 
 
-def token_file(side: str, number: int, shards: int) -> str:
-    """Name of a shard of tokens, e.g. train-00000-of-00064.tokens."""
-    return f"{side}-{number:05d}-of-{shards:05d}.tokens"
-
-
-def record_file(dataset: str, side: str, number: int, shards: int) -> str:
-    """Name of a shard of records as TFDS has it, e.g. bfd-train.tfrecord-00000-of-00064."""
-    return f"{dataset}-{side}.tfrecord-{number:05d}-of-{shards:05d}"
-
-
 def number_of_buckets(text_bytes: int) -> int:
-    """A power of two: about 64 buckets, but none below 1 MB or above 64 MB on average."""
-    wanted = max(
+    """A power of two: about 64 buckets, of 1 MB to 64 MB on average."""
+    buckets = max(
         min(_USUAL_SHARDS, text_bytes // _SMALLEST_BUCKET), -(-text_bytes // _LARGEST_BUCKET), 1
     )
-    return 1 << (wanted - 1).bit_length()
+    return 1 << (buckets - 1).bit_length()
 
 
-def look_at(paths: Sequence[str]) -> tuple[SourceFile, ...]:
-    """Sizes of the files; how far each expands is measured on the beginnings of the first few.
-
-    Raises:
-        ProtlmError: a file is missing or cannot be read.
-    """
+def _look_at(paths: Sequence[str]) -> tuple[SourceFile, ...]:
+    """Sizes of the files; the ratio of compression is measured on the beginnings of the first."""
     sizes = [source_size(path) or _UNKNOWN_SIZE for path in paths]
     samples = [_sample(path) for path in paths[:_SAMPLED_FILES]]
     read, text = map(sum, zip(*samples, strict=True))
@@ -170,15 +153,13 @@ def look_at(paths: Sequence[str]) -> tuple[SourceFile, ...]:
 
 
 def _sample(path: str) -> tuple[int, int]:
-    """Bytes read, and decompressed bytes that they hold, of the beginning of a file."""
-    read = 0
-
-    def watch(data: bytes) -> None:
-        nonlocal read
-        read += len(data)
-
+    """Compressed and decompressed bytes of the beginning of a file."""
+    read: list[int] = []
     text = 0
-    with explained(path, lambda: 0), open_source(path, watch) as source:
+    with (
+        explained(path, lambda: 0),
+        open_source(path, lambda data: read.append(len(data))) as source,
+    ):
         while text < _SAMPLED_BYTES and (data := source.read(1 << 16)):
             text += len(data)
-    return max(read, 1), text
+    return max(sum(read), 1), text

@@ -1,9 +1,9 @@
-"""From entries to rows of shards, as pure functions that every runner calls.
+"""From entries to the rows of shards, as pure functions that both drivers call.
 
     judge   a block of input -> the rows of its proteins, by bucket, and counts of the others
     split   all rows of a bucket -> those that are kept, in the order of the shard, and counts
 
-On their way rows are JSON: no program code.
+Between the two, rows are JSON: no program code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from protlm_jax.data.prepare.rules import BAD_RECORD, DUPLICATE, KEY, SIDES, buc
 
 
 class Row(NamedTuple):
-    """What is kept of a protein's entry, and where it belongs.
+    """What is kept of a protein's entry.
 
     key: of `order_key`. side: of the split. position: in the input.
     """
@@ -40,22 +40,13 @@ class Row(NamedTuple):
     representative: str
     uniref50: str
 
+    @classmethod
+    def of(cls, entry: ReleaseEntry, side: str, position: Position) -> Row:
+        """The row of an entry."""
+        return cls(order_key(entry.sequence), side, position, *_kept(entry))
 
-def to_row(entry: ReleaseEntry, side: str, position: Position) -> Row:
-    """What is kept of an entry."""
-    return Row(
-        order_key(entry.sequence),
-        side,
-        position,
-        entry.id,
-        entry.sequence,
-        entry.description,
-        entry.members,
-        entry.taxon,
-        entry.taxon_id,
-        entry.representative,
-        entry.uniref50,
-    )
+
+_kept = attrgetter(*Row._fields[3:])
 
 
 def to_bytes(rows: Sequence[Row]) -> bytes:
@@ -78,13 +69,9 @@ def from_bytes(data: bytes) -> list[Row]:
 
 
 def judge(block: TextBlock, source: int, plan: PreparePlan) -> tuple[list[list[Row]], RecordCounts]:
-    """The rows of a block by bucket, in the order of the input, and what was read and left out.
-
-    Args:
-        source: number of the block's file in the plan.
-    Raises:
-        ProtlmError: a record is no protein (under `bad_records="error"`) or not of this dataset.
-    """
+    """The rows of a block by bucket, in the order of the input, and counts of what was read and
+    left out; `source` is the number of the block's file. Raises ProtlmError for a record that is no
+    protein (under `bad_records="error"`) or not of this dataset."""
     counts, proteins = RecordCounts(), []
     for entry in entries(block, plan.rules.policy):
         counts.read += 1
@@ -100,7 +87,7 @@ def judge(block: TextBlock, source: int, plan: PreparePlan) -> tuple[list[list[R
     for entry, verdict in zip(proteins, plan.rules.verdicts(proteins), strict=True):
         position = (source, entry.line)
         if verdict in SIDES:
-            row = to_row(entry, verdict, position)
+            row = Row.of(entry, verdict, position)
             buckets[bucket_of(row.key, plan.buckets)].append(row)
         else:
             counts.dropped[verdict].note(position, entry.id)
@@ -108,14 +95,10 @@ def judge(block: TextBlock, source: int, plan: PreparePlan) -> tuple[list[list[R
 
 
 def split(rows: Iterable[Row], deduplicate: bool) -> tuple[list[Row], RecordCounts]:
-    """The rows of a bucket that are kept, in the order in which they are stored, and their counts.
+    """The rows of a bucket that are kept, in the order of storage, and their counts.
 
-    Rows are sorted by the hash of their sequence, so equal sequences stand side by side, and the
-    first of them in the order of the input is kept.
-
-    Args:
-        rows: all rows of the bucket, in any order.
-        deduplicate: keep one of equal sequences.
+    Rows are sorted by the hash of their sequence, so equal sequences are neighbours; with
+    `deduplicate` the first of them in the order of the input is kept.
     """
     counts = RecordCounts()
     kept = list(_keep_one(sorted(rows, key=attrgetter("key", "position")), deduplicate, counts))
@@ -125,9 +108,9 @@ def split(rows: Iterable[Row], deduplicate: bool) -> tuple[list[Row], RecordCoun
 
 
 def _keep_one(rows: Iterable[Row], deduplicate: bool, counts: RecordCounts) -> Iterator[Row]:
-    """Of rows with equal sequences (neighbours) the first, or all; counts the others.
+    """The first of each run of equal sequences, or all; counts the others.
 
-    Equal sequences stand on one side, also where the cluster of only one of them is held out.
+    Equal sequences are on one side, also where the cluster of only one of them is held out.
     """
     for _, group in groupby(rows, key=attrgetter("key")):
         first, *others = group
@@ -142,8 +125,7 @@ def _keep_one(rows: Iterable[Row], deduplicate: bool, counts: RecordCounts) -> I
 
 
 def heldout_fasta(rows: Iterable[Row]) -> str:
-    """FASTA of the held-out ones of some rows, with their UniRef50 clusters; `rules.Frozen` reads
-    it."""
+    """FASTA of the held-out rows, with their UniRef50 clusters; `rules.Frozen` reads it."""
     return "".join(
         f">{row.id} uniref50={row.uniref50}\n{row.sequence}\n"
         for row in rows

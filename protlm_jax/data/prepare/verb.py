@@ -24,12 +24,12 @@ typical use:
 
 input: FASTA or UniRef XML, plain or gz, bz2, xz, zst, local or a URL (gs://, https://).
   --dataset fasta takes any FASTA file; the others also check that names are theirs. Only
-  UniRef's XML says of UniRef90 and UniRef100 which UniRef50 cluster a protein is in.
+  UniRef's XML names the UniRef50 cluster of a protein of UniRef90 and UniRef100.
 
 output: one folder. With --tokens, token files, which training reads without TensorFlow,
-  packed anew in every epoch: what most runs want. With --records (the default without
-  --tokens), TFRecord files for TensorFlow Datasets, SeqIO and T5X. manifest.json says what
-  is in it, what was left out and why, and how each file hashes.
+  packed again in every epoch: the choice for most runs. With --records (the default without
+  --tokens), TFRecord files for TensorFlow Datasets, SeqIO and T5X. manifest.json lists
+  its content, what was left out and why, and the hash of each file.
 
 held out: a share of all proteins, by a hash of the sequence. Or, with --heldout_from, what
   an earlier folder held out: the same sequences, members of the same UniRef50 clusters
@@ -37,8 +37,8 @@ held out: a share of all proteins, by a hash of the sequence. Or, with --heldout
   program mmseqs must be installed) is left out of both sides. So a model trained on this
   data can be evaluated on that folder's proteins.
 
-The same command again goes on after a kill, and does nothing when all is done. Shards are
-the same bytes whatever the number of workers. The exit code is 0 when every record was a
+The same command continues after a kill, and does nothing when all is done. Shards are
+the same bytes for any number of workers. The exit code is 0 when every record was a
 protein, 3 when some were not and --bad_records drop left them out, 1 on errors.
 """
 
@@ -96,11 +96,7 @@ def _add_rules(verb: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the verb; returns 3 when records were left out because they were no proteins.
-
-    Raises:
-        ProtlmError: see `run.prepare`.
-    """
+    """Runs the verb; returns 3 when records were left out because they were no proteins."""
     plan = _plan(arguments)
     if arguments.dry_run:
         from protlm_jax.data.prepare.estimate import to_text
@@ -143,10 +139,10 @@ def _plan(arguments: argparse.Namespace) -> PreparePlan:
 
 def _prepare(plan: PreparePlan, arguments: argparse.Namespace) -> Prepared:
     if arguments.runner == "beam":
-        from protlm_jax.data.builders.pipeline import prepare_with_beam
+        from protlm_jax.data.prepare.beam import prepare_with_beam
 
         return prepare_with_beam(plan, arguments.beam_options)
-    from protlm_jax.data.prepare.run import prepare
+    from protlm_jax.data.prepare.direct import prepare
 
     return prepare(plan, arguments.workers, progress=sys.stderr.isatty())
 

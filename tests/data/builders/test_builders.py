@@ -6,17 +6,16 @@ import importlib
 import random
 import sys
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protlm_jax.data.builders.datasets import ProteinConfig
-from protlm_jax.data.builders.pipeline import prepare_with_beam
+from protlm_jax.data.prepare.beam import prepare_with_beam
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.runtime import tfds
 from protlm_jax.errors import ProtlmError
@@ -117,11 +116,6 @@ def test_a_manifest_lies_beside_what_tfds_wrote(built, direct):
     assert not (made.folder / ".work").exists()
 
 
-def test_sources_are_hashed(sources, direct):
-    told = {source["name"]: source["sha256"] for source in direct.manifest["sources"]}
-    assert told == {Path(p).name: sha256(Path(p).read_bytes()).hexdigest() for p in sources}
-
-
 def test_a_builder_on_beam_says_what_is_wrong(sources, tmp_path):
     config = ProteinConfig(name="mine", files=sources)
     builder = tfds.builder("fasta", config=config, data_dir=tmp_path)
@@ -134,9 +128,9 @@ def test_a_builder_on_beam_says_what_is_wrong(sources, tmp_path):
 
 def test_without_beam_it_is_said_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "protlm_jax.data.builders.runtime")
+    monkeypatch.delitem(sys.modules, "protlm_jax.data.prepare.beam")
     with pytest.raises(ProtlmError, match=r"pip install 'protlm-jax\[beam\]'"):
-        importlib.import_module("protlm_jax.data.builders.runtime")
+        importlib.import_module("protlm_jax.data.prepare.beam")
 
 
 def test_a_uniref_needs_its_release(sources, tmp_path):

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from protlm_jax.data.entries import ReleaseEntry
-from protlm_jax.data.prepare import rules, similarity
+from protlm_jax.data.prepare import rules
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SIMILAR, SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -37,7 +37,7 @@ def mmseqs(monkeypatch, tmp_path_factory) -> None:
     program = tmp_path_factory.mktemp("bin") / "mmseqs"
     program.write_text(f"#!{sys.executable}\n{MMSEQS}")
     program.chmod(0o755)
-    monkeypatch.setattr(similarity.shutil, "which", lambda _: str(program))
+    monkeypatch.setattr(rules.shutil, "which", lambda _: str(program))
     rules._frozen.cache_clear()
 
 

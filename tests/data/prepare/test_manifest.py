@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from protlm_jax.data.prepare import manifest
 from protlm_jax.data.prepare.manifest import RecordCounts, Tally
+from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
@@ -65,10 +67,9 @@ def test_a_record_that_got_lost_is_noticed():
 
 
 def built(counts: RecordCounts) -> dict:
-    return manifest.build(
-        dataset="fasta", release="r1", sources=[{"name": "a.fa", "bytes": 1, "sha256": "0"}],
-        rules=SelectionRules(), counts=counts, tokens={}, records={}, heldout=NOTHING,
-    )  # fmt: skip
+    plan = PreparePlan("fasta", "r1", (), Path("out"), SelectionRules(), True, False, 1, 1)
+    source = {"name": "a.fa", "bytes": 1, "sha256": "0"}
+    return manifest.build(plan, counts, sources=[source], tokens={}, records={}, heldout=NOTHING)
 
 
 def test_the_file_gives_back_what_was_counted(tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protlm_jax.data.entries import ReleaseEntry
+from protlm_jax.data.prepare.rows import Row, from_bytes, to_bytes
 from protlm_jax.data.prepare.rules import SelectionRules, bucket_of, order_key
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -33,13 +32,6 @@ def test_buckets_are_about_equally_full_on_both_sides_of_the_split():
     assert all(abs(n - 500) < 84 for side in counts.values() for n in side)
 
 
-@given(sequence=sequences, percent=st.floats(0, 99.9))
-def test_the_side_is_the_stated_hash(sequence, percent):
-    number = int.from_bytes(blake2b(sequence.encode(), digest_size=8).digest(), "big")
-    expected = "heldout" if number / 2**64 < percent / 100 else "train"
-    assert SelectionRules(heldout_percent=percent).side(ReleaseEntry("p", sequence)) == expected
-
-
 def test_lengths_are_limits_that_still_pass():
     rules = SelectionRules(min_length=3, max_length=5, heldout_percent=0.0)
     proteins = [ReleaseEntry("p", "A" * n) for n in range(1, 8)]
@@ -62,7 +54,20 @@ def test_rules_that_keep_nothing_are_refused(settings, message):
         SelectionRules(**settings)
 
 
-def test_rules_tell_what_decides_and_no_paths():
-    told = SelectionRules(max_length=9, heldout_percent=1.0).describe()
-    assert told["max_length"] == 9 and told["split"]["percent"] == 1.0
-    assert "BLAKE2b(sequence)" in told["split"]["rule"]
+numbers = st.integers(0, 10**18 - 1)
+text = st.text(max_size=6)
+rows = st.lists(
+    st.builds(
+        Row,
+        st.binary(min_size=16, max_size=16),
+        st.sampled_from(["train", "heldout"]),
+        st.tuples(numbers, numbers),
+        *(text, text, text, numbers, text, numbers, text, text),
+    ),
+    max_size=5,
+)
+
+
+@given(rows)
+def test_rows_come_back(rows):
+    assert from_bytes(to_bytes(rows)) == rows

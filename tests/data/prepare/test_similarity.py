@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from protlm_jax import bundled
-from protlm_jax.data.entries import ReleaseEntry
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.data.prepare.similarity import Similar
+from protlm_jax.data.prepare.rules import Similar
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -27,7 +26,7 @@ def proteins() -> list[str]:
 
 
 def found(frozen: list[str], asked: list[str]) -> list[bool]:
-    return Similar(frozen).find([ReleaseEntry(f"p{i}", s) for i, s in enumerate(asked)])
+    return Similar(frozen).find(asked)
 
 
 def mutated(sequence: str, share: float, seed: int) -> str:

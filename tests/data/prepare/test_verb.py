@@ -68,9 +68,7 @@ def test_a_dry_run_tells_what_comes_and_makes_nothing(fasta, tmp_path, capsys):
     ("change", "message"),
     [
         (["--workers", "0"], "workers is 0"),
-        (["--min_length", "0"], "min_length is 0"),
         (["--input", "/no/such.fasta"], "/no/such.fasta"),
-        (["--heldout_from", "/no/such"], "/no/such does not exist"),
         (["--dataset", "uniref50"], "which release of uniref50"),
     ],
 )

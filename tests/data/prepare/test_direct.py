@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from protlm_jax.cli import main
-from protlm_jax.data.prepare import run
+from protlm_jax.data.prepare import direct
+from protlm_jax.data.prepare.direct import prepare
 from protlm_jax.data.prepare.plan import PreparePlan
 from protlm_jax.data.prepare.rules import SelectionRules
-from protlm_jax.data.prepare.run import prepare
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.digests import Damaged
@@ -95,12 +95,6 @@ def test_the_manifest_accounts_for_every_record(plan, release):
     assert str(plan.output.parent) not in json.dumps(told)
 
 
-def test_two_workers_write_the_same_bytes(plan, tmp_path):
-    prepare(plan, workers=1)
-    prepare(replace(plan, output=tmp_path / "two"), workers=2)
-    assert contents(tmp_path / "two") == contents(plan.output)
-
-
 def test_stopped_anywhere_it_ends_with_the_same_bytes(plan, tmp_path, monkeypatch):
     """Every file takes its name by os.replace: stop before or after any of them, several times."""
     prepare(plan, workers=1)
@@ -132,9 +126,9 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(plan, tmp_path, monkeypatc
 def test_what_is_done_is_not_done_again(plan, monkeypatch):
     calls = []
     for name in ("scatter", "gather"):
-        real = getattr(run, name)
-        monkeypatch.setattr(run, name, lambda *a, n=name, r=real: (calls.append(n), r(*a))[1])
-    monkeypatch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        real = getattr(direct, name)
+        monkeypatch.setattr(direct, name, lambda *a, n=name, r=real: (calls.append(n), r(*a))[1])
+    monkeypatch.setattr(direct, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             prepare(plan, workers=1)
@@ -146,19 +140,20 @@ def test_what_is_done_is_not_done_again(plan, monkeypatch):
     assert before == {p: p.stat().st_mtime_ns for p in plan.output.rglob("*")}
 
 
-def interrupted(plan: PreparePlan, monkeypatch) -> None:
-    """Leaves a run that has read everything and gathered nothing."""
+def stopped(plan: PreparePlan, monkeypatch, at: str) -> Path:
+    """The work folder of a run that was stopped when it came to this step."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_gather_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(direct, at, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(plan, workers=1)
     with pytest.raises(ProtlmError, match="not finished; run the same"):
         Prepared.open(plan.output)
+    return plan.output / ".work"
 
 
 def test_another_command_does_not_go_on_with_a_folder(plan, monkeypatch):
     other = replace(plan, rules=replace(plan.rules, max_length=50))
-    interrupted(plan, monkeypatch)
+    stopped(plan, monkeypatch, "_gather_all")
     with pytest.raises(ProtlmError, match=r"another rules .*another --output"):
         prepare(other, workers=1)
     prepare(plan, workers=1)
@@ -172,8 +167,7 @@ def test_an_input_that_changed_meanwhile_is_noticed(tmp_path, plan, monkeypatch)
     path = tmp_path / "mine.fasta"
     path.write_bytes(to_fasta(proteins(5)))
     mine = replace(plan, sources=(replace(plan.sources[0], path=str(path)),))
-    interrupted(mine, monkeypatch)
-    (mine.output / ".work" / "scattered").unlink()
+    (stopped(mine, monkeypatch, "_gather_all") / "scattered").unlink()
     path.write_bytes(to_fasta(proteins(6)))
     with pytest.raises(ProtlmError, match=r"mine.fasta is not the file with which"):
         prepare(mine, workers=1)
@@ -215,11 +209,7 @@ def test_a_full_disk_says_so_and_later_it_goes_on(plan, tmp_path, monkeypatch, a
 @pytest.fixture
 def gathered(plan, monkeypatch) -> Path:
     """The work folder of a run that was stopped before its end, with all that such a folder has."""
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            prepare(plan, workers=1)
-    return plan.output / ".work"
+    return stopped(plan, monkeypatch, "finish")
 
 
 def test_what_changed_in_an_unfinished_run_is_made_again_or_named(plan, tmp_path, gathered):
@@ -340,12 +330,8 @@ def test_bad_records_stop_or_are_counted(tmp_path):
     assert prepared.token_files("heldout") == [] and not (tmp_path / "drop/heldout.fasta").exists()
 
 
-def test_a_shard_that_vanishes_on_the_way_is_missed(plan, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            prepare(plan, workers=1)
-    (plan.output / ".work/tokens/train-00002-of-00004.tokens").unlink()
+def test_a_shard_that_vanishes_on_the_way_is_missed(plan, gathered):
+    (gathered / "tokens/train-00002-of-00004.tokens").unlink()
     with pytest.raises(ProtlmError, match=r"train-00002-of-00004.tokens .*has vanished"):
         prepare(plan, workers=1)
 

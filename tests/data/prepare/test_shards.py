@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from protlm_jax.data.entries import ReleaseEntry
-from protlm_jax.data.prepare.records import to_example, write_record_shard
-from protlm_jax.data.prepare.rows import to_row
-from protlm_jax.data.prepare.run import prepare
+from protlm_jax.data.prepare.direct import prepare
+from protlm_jax.data.prepare.rows import Row
+from protlm_jax.data.records import to_example, write_record_shard
 from protlm_jax.errors import ProtlmError
 
 ENTRY = ReleaseEntry(
@@ -25,9 +25,9 @@ def tfds():
 
 
 def test_every_field_comes_back(tfds):
-    from protlm_jax.data.prepare.records import features
+    from protlm_jax.data.records import features
 
-    found = features().deserialize_example_np(to_example(to_row(ENTRY, "train", (0, 1))))
+    found = features().deserialize_example_np(to_example(Row.of(ENTRY, "train", (0, 1))))
     texts = {k: v.decode() for k, v in found.items() if isinstance(v, bytes)}
     numbers = {k: int(v) for k, v in found.items() if not isinstance(v, bytes)}
     assert texts | numbers == {
@@ -65,7 +65,7 @@ def test_tfds_reads_the_folder_in_the_order_of_the_token_files(tfds, plan):
 def test_a_shard_that_cannot_be_written_names_itself(tfds, tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(ProtlmError, match=r"cannot write .*/x: .*"):
-        write_record_shard(tmp_path / "x", [to_row(ENTRY, "train", (0, 1))])
+        write_record_shard(tmp_path / "x", [Row.of(ENTRY, "train", (0, 1))])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,6 @@ def test_a_shard_that_cannot_be_written_names_itself(tfds, tmp_path):
     [("2024_01", "2024.1.0"), ("", "1.0.0"), ("v3", "3.0.0"), ("1.2.3.4", "1.2.3")],
 )
 def test_releases_are_versions_of_tfds(release, version):
-    from protlm_jax.data.prepare.records import version_of
+    from protlm_jax.data.records import version_of
 
     assert version_of(release) == version

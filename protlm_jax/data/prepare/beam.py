@@ -1,44 +1,52 @@
 """`protlm prepare --runner beam`, and the steps that it shares with the TFDS builders.
 
     sources   (number, path)                one element per file
-    blocks    (number of source, TextBlock)     cut from front to back, then spread over all workers
+    blocks    (number of source, TextBlock) cut sequentially, then spread over all workers
     rows      (bucket, bytes of rows)       of one block; what the rules leave out is counted
     buckets   (bucket, all its rows)        every bucket once, also those without a row
 
-A bucket is a range of hashes of sequences, so equal sequences meet in it. All work is done by the
-functions of `protlm_jax.data.prepare.rows`.
+A bucket is a range of hashes of sequences, so equal sequences meet in it. `prepare.rows` does all
+the work.
 
-Workers of `prepare_with_beam` write the shards themselves, each whole or not at all, below the
-output folder: so all of them must see it under the same path (one machine, or a shared file
-system). Shards and manifest are the same bytes as those of one machine without Beam. What Beam has
-read lies with Beam: after a kill the next run begins again, and writes the same.
+Workers of `prepare_with_beam` write the shards below the output folder, each atomically: all of
+them must see it under the same path (one machine, or a shared file system). Shards and manifest are
+the same bytes as those of the direct driver. After a kill the next run starts again.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from protlm_jax.data.blocks import TextBlock, cut
-from protlm_jax.data.builders.runtime import beam
+from protlm_jax.data.prepare.direct import HashedSource, Workers, finish, finished, work_folder
 from protlm_jax.data.prepare.manifest import RecordCounts, total
 from protlm_jax.data.prepare.plan import PreparePlan
-from protlm_jax.data.prepare.pool import Workers
 from protlm_jax.data.prepare.rows import Row, from_bytes, judge, to_bytes
-from protlm_jax.data.prepare.run import finish, finished, work_folder
 from protlm_jax.data.prepare.shards import write_bucket
 from protlm_jax.data.prepared import MANIFEST, Prepared
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.owner import owned
+
+_disabled = logging.root.manager.disable
+logging.disable(logging.WARNING)  # Beam warns of every package for Google's cloud that is absent
+try:
+    import apache_beam as beam
+except ImportError as error:
+    raise ProtlmError(
+        f"this needs Apache Beam ({error}): pip install 'protlm-jax[beam]'"
+    ) from error
+finally:
+    logging.disable(_disabled)
 
 COUNTED = "counted"
 """File of the work folder: counts of all records, and size and hash of each source."""
@@ -47,15 +55,11 @@ _OUR_ERROR = re.compile(r"ProtlmError: (.*?)(?: \[while running|\n|$)")
 
 
 def prepare_with_beam(plan: PreparePlan, flags: str = "") -> Prepared:
-    """Makes the folder of a plan; returns at once where it is there already.
+    """Makes the folder of a plan by Beam, or returns it where it exists; raises as
+    `direct.prepare`.
 
-    Args:
-        flags: Beam's command-line flags. Without any, one process of this machine does it;
-            "--direct_num_workers=2 --direct_running_mode=multi_processing" takes two.
-    Raises:
-        ProtlmError: Beam is not installed, the input is at fault, the disk is full, no protein is
-            left, or the folder holds something else.
-        Occupied: another process works in the output folder.
+    flags: Beam's command-line flags. The default is one process of this machine;
+      "--direct_num_workers=2 --direct_running_mode=multi_processing" takes two.
     """
     options = beam.options.pipeline_options.PipelineOptions(shlex.split(flags))
     workers = options.view_as(beam.options.pipeline_options.WorkerOptions)
@@ -79,12 +83,10 @@ def _write(element: tuple[int, Iterable[bytes]], plan: PreparePlan, work: Path) 
 
 
 def judged(pipeline: beam.Pipeline, plan: PreparePlan) -> tuple[Any, Any, Any]:
-    """Adds the first steps of a plan to a pipeline.
-
-    Returns:
-        PCollections: (bucket, list of bytes of rows); one `RecordCounts` per block, of records read
-        and left out by the rules; (number, {name, bytes, sha256}) of each source.
-    """
+    """Adds the first steps of a plan to a pipeline. Returns PCollections: (bucket, list of bytes of
+    rows); a `RecordCounts` per block, of records read and left out; (number, {name, bytes, sha256})
+    of
+    each source."""
     blocks = (
         pipeline
         | "sources" >> beam.Create([(i, s.path) for i, s in enumerate(plan.sources)])
@@ -102,20 +104,10 @@ def judged(pipeline: beam.Pipeline, plan: PreparePlan) -> tuple[Any, Any, Any]:
 
 def _cut(element: tuple[int, str], plan: PreparePlan) -> Iterator[Any]:
     number, path = element
-    hashed, size = sha256(), 0
-
-    def watch(data: bytes) -> None:
-        nonlocal size
-        hashed.update(data)
-        size += len(data)
-
-    for block in cut(path, plan.block_bytes, watch):
+    hashed = HashedSource()
+    for block in cut(path, plan.block_bytes, hashed):
         yield number, block
-    source = {
-        "name": plan.sources[number].name,
-        "bytes": size,
-        "sha256": hashed.hexdigest(),
-    }
+    source = hashed.describe(plan.sources[number].name)
     yield beam.pvalue.TaggedOutput("sources", (number, source))
 
 
@@ -154,7 +146,7 @@ def _save(counts: RecordCounts, sources: list[tuple[int, dict[str, Any]]], work:
 
 
 def load_counted(work: str) -> tuple[RecordCounts, list[dict[str, Any]]]:
-    """Counts of all records, and what a manifest says of each source."""
+    """Counts of all records, and the manifest's entry of each source."""
     content = json.loads((epath.Path(work) / COUNTED).read_text())
     return RecordCounts.from_json(content["counts"]), content["sources"]
 

@@ -1,27 +1,34 @@
-"""Prepares a folder, and goes on where an earlier run of the same command was stopped.
+"""Prepares a folder on one machine, and continues where the same command was stopped.
 
-    OUT/.lock                 says who is writing
-    OUT/.work/plan.json       the settings; another command refuses to go on with this folder
+    OUT/.lock                 the process that is writing
+    OUT/.work/plan.json       the settings; another command refuses to continue with this folder
     OUT/.work/spill/000000    one file per block of input
-    OUT/.work/scattered       number of blocks, and hashes of the sources, once all are there
-    OUT/.work/gathered/00000  one file per bucket whose shards are there
-    OUT/.work/tokens, ...     the shards; moved into OUT when the last one is there
-    OUT/manifest.json         comes last, then .work goes
+    OUT/.work/scattered       number of blocks, and hashes of the sources, once all exist
+    OUT/.work/gathered/00000  one file per bucket whose shards exist
+    OUT/.work/tokens, ...     the shards; moved into OUT when the last one exists
+    OUT/manifest.json         comes last; then .work is removed
 
-The parent process reads and cuts the input, since decompressing goes from front to back; workers
-parse, judge, sort and write. Files are named by what they are made from, and appear whole; so
-nothing that exists has to be made again, and nothing depends on who made it.
+The parent process reads and cuts the input, because decompression is sequential; workers parse,
+judge, sort and write. Files are named by what they are made from, and appear whole; so no existing
+file is made again, and nothing depends on which worker made it.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import file_digest, sha256
 from itertools import chain, product
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +38,16 @@ from protlm_jax.data.blocks import TextBlock, cut
 from protlm_jax.data.prepare import manifest
 from protlm_jax.data.prepare.manifest import RecordCounts, total
 from protlm_jax.data.prepare.plan import PreparePlan
-from protlm_jax.data.prepare.pool import Workers
 from protlm_jax.data.prepare.rules import SIDES
-from protlm_jax.data.prepare.shards import finished_bucket, gather, heldout_piece, join_heldout
-from protlm_jax.data.prepare.spill import SCATTERED, read_tail, scatter
+from protlm_jax.data.prepare.shards import (
+    SCATTERED,
+    finished_bucket,
+    gather,
+    heldout_piece,
+    join_heldout,
+    read_tail,
+    scatter,
+)
 from protlm_jax.data.prepared import HELDOUT, MANIFEST, RECORDS, TOKENS, WORK, Prepared
 from protlm_jax.data.sources import explained
 from protlm_jax.data.token_files import TokenShard
@@ -45,18 +58,18 @@ from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.storage.owner import LOCK, owned
 
 HASHED = 1 << 30
-"""Bytes of a source up to which its content is compared where all is said to be done."""
+"""Bytes of a source up to which its content is compared where the folder is finished."""
+
+_WAITING = 2  # tasks per worker that may wait: each holds a block of input in memory
 
 
 def prepare(plan: PreparePlan, workers: int = 2, *, progress: bool = False) -> Prepared:
-    """Makes the folder of a plan; returns at once where it is there already.
+    """Makes the folder of a plan, or returns it where it exists, by some worker processes (one
+    works in this process).
 
-    Args:
-        workers: processes that parse and write; with one, everything happens in this process.
-        progress: whether to show bars on the error stream.
     Raises:
         ProtlmError: the input is at fault, the disk is full, a worker was killed, no protein is
-            left, or the folder holds something else. What is done stays, and the same call goes on.
+            left, or the folder holds something else. The same call then continues.
         Occupied: another process works in the output folder.
     """
     with owned(plan.output, inside=True):
@@ -71,15 +84,11 @@ def prepare(plan: PreparePlan, workers: int = 2, *, progress: bool = False) -> P
 
 
 def finished(plan: PreparePlan) -> Prepared:
-    """The folder as it is, where it was made from this plan, and is as it was made.
-
-    Raises:
-        Damaged: a file of it is missing or has changed.
-        ProtlmError: it was made from something else.
-    """
+    """The finished folder of this plan, all its checksums verified; raises Damaged where a file is
+    missing or has changed, ProtlmError where it was made from something else."""
     prepared = Prepared.open(plan.output)
     there = prepared.manifest
-    asked = json.loads(json.dumps(plan.settings()))
+    settings = _as_json(plan.settings())
     found = {
         "dataset": there["dataset"],
         "release": there["release"],
@@ -88,7 +97,7 @@ def finished(plan: PreparePlan) -> Prepared:
         "tokens": any(split.tokens for split in prepared.splits.values()),
         "records": any(split.records for split in prepared.splits.values()),
     }
-    _compare(plan, {key: asked[key] for key in found}, found)
+    _compare(plan, {key: settings[key] for key in found}, found)
     for source, was in zip(plan.sources, there["sources"], strict=True):
         if "://" not in source.path and source.bytes <= HASHED:
             with explained(source.path, lambda: 0), open(source.path, "rb") as file:
@@ -108,31 +117,31 @@ def finished(plan: PreparePlan) -> Prepared:
     return prepared
 
 
-def _compare(plan: PreparePlan, asked: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raises ProtlmError where a folder was begun with other settings than those asked for."""
-    if asked.get("layout") != found.get("layout"):
+def _as_json(settings: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(settings))
+
+
+def _compare(plan: PreparePlan, settings: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises ProtlmError where a folder was begun with other settings."""
+    if settings.get("layout") != found.get("layout"):
         raise ProtlmError(
             f"{plan.output} was begun by another version of protlm_jax, which did not finish it; "
             f"remove {plan.output / WORK} to begin again"
         )
-    for key in asked:
-        if asked[key] != found.get(key):
+    for key in settings:
+        if settings[key] != found.get(key):
             raise ProtlmError(
                 f"{plan.output} was begun with another {key} ({json.dumps(found.get(key))}, not "
-                f"{json.dumps(asked[key])}); give another --output, or remove that folder"
+                f"{json.dumps(settings[key])}); give another --output, or remove that folder"
             )
 
 
 @contextmanager
 def work_folder(plan: PreparePlan) -> Iterator[Path]:
-    """The work folder of this plan, without what a kill left half done. Its output is `owned`.
-    It is gone when the block ends well.
-
-    Raises:
-        ProtlmError: the folder holds something else, or links to other places.
-    """
+    """The work folder of this plan, without files that a kill left half written; removed when the
+    block ends without an error. Raises ProtlmError where the folder holds something else, or
+    links."""
     work = plan.output / WORK
-    settings = json.loads(json.dumps(plan.settings()))
     others = {entry.name for entry in plan.output.iterdir()} - {LOCK}
     if others and WORK not in others:
         raise ProtlmError(
@@ -149,10 +158,10 @@ def work_folder(plan: PreparePlan) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(work, error) from error
     if (work / "plan.json").exists():
-        remedy = f"remove {work} to begin again"
-        _compare(plan, settings, read_json(work / "plan.json", remedy=remedy))
+        found = read_json(work / "plan.json", remedy=f"remove {work} to begin again")
+        _compare(plan, _as_json(plan.settings()), found)
     else:
-        write_json(work / "plan.json", settings)
+        write_json(work / "plan.json", plan.settings())
     yield work
     shutil.rmtree(work)
 
@@ -160,7 +169,7 @@ def work_folder(plan: PreparePlan) -> Iterator[Path]:
 def _scatter_all(
     plan: PreparePlan, work: Path, pool: Workers, progress: bool
 ) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Every block's spill file, and what the manifest says of each source."""
+    """Every block's spill file, and the manifest's entry of each source."""
     done = work / SCATTERED
     if done.exists():
         with suppress(ProtlmError, KeyError, TypeError):  # else it is made again
@@ -174,15 +183,8 @@ def _scatter_all(
         def tasks() -> Iterator[tuple[TextBlock, int, PreparePlan, Path]]:
             """Blocks without a spill file."""
             for number, source in enumerate(plan.sources):
-                hashed, size = sha256(), 0
-
-                def watch(data: bytes, add: Callable[[bytes], None] = hashed.update) -> None:
-                    nonlocal size
-                    add(data)
-                    size += len(data)
-                    bar.update(len(data))
-
-                for block in cut(source.path, plan.block_bytes, watch):
+                hashed = HashedSource(bar.update)
+                for block in cut(source.path, plan.block_bytes, hashed):
                     path = _spill(work, len(spills))
                     spills.append(path)
                     made_from = None
@@ -195,12 +197,28 @@ def _scatter_all(
                             f"{source.path} is not the file with which {plan.output} was begun; "
                             f"put that one back, or remove {work} to begin again"
                         )
-                sources.append({"name": source.name, "bytes": size, "sha256": hashed.hexdigest()})
+                sources.append(hashed.describe(source.name))
 
         for _ in pool.run(scatter, tasks()):
             pass
     write_json(done, {"units": len(spills), "sources": sources})
     return spills, sources
+
+
+class HashedSource:
+    """Watches the bytes of a source file: their number and SHA-256."""
+
+    def __init__(self, passed: Callable[[int], object] = lambda _: None) -> None:
+        self._hash, self._size, self._passed = sha256(), 0, passed
+
+    def __call__(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._size += len(data)
+        self._passed(len(data))
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The manifest's entry of the file, once all of it was read."""
+        return {"name": name, "bytes": self._size, "sha256": self._hash.hexdigest()}
 
 
 def _spill(work: Path, unit: int) -> Path:
@@ -225,11 +243,8 @@ def finish(
     counts: RecordCounts,
     sources: Sequence[dict[str, Any]],
 ) -> None:
-    """Moves the shards to where they are seen, and writes the manifest.
-
-    Args:
-        counts: records read and left out before they came to a bucket.
-    """
+    """Moves the shards to their places, and writes the manifest; `counts` are of the records read
+    and left out before they came to a bucket."""
     shards: dict[str, dict[str, list[dict[str, Any]]]]
     shards = {kind: {side: [] for side in SIDES} for kind in (TOKENS, RECORDS)}
     for bucket in range(plan.buckets):
@@ -237,7 +252,7 @@ def finish(
         if done is None:
             raise ProtlmError(
                 f"a shard of bucket {bucket} in {work} has changed since it was written; run the "
-                "same command again, which makes it anew"
+                "same command again, which makes it again"
             )
         counts.add(done["counts"])
         for kind, side in product(shards, SIDES):
@@ -257,15 +272,7 @@ def finish(
         heldout = join_heldout(pieces, file)
     if heldout["file"] is None:
         (work / HELDOUT).unlink()
-    content = manifest.build(
-        dataset=plan.dataset,
-        release=plan.release,
-        sources=sources,
-        rules=plan.rules,
-        counts=counts,
-        **shards,
-        heldout=heldout,
-    )
+    content = manifest.build(plan, counts, sources=sources, heldout=heldout, **shards)
     if (work / RECORDS).exists():
         list(pool.run(_describe_records, [(work / RECORDS, plan, shards[RECORDS])]))
     for name in (TOKENS, RECORDS, HELDOUT):
@@ -280,11 +287,66 @@ def finish(
 def _describe_records(
     folder: Path, plan: PreparePlan, shards: dict[str, list[dict[str, Any]]]
 ) -> None:
-    """Makes a TFDS folder of the records; in a worker, where TensorFlow is loaded already."""
-    from protlm_jax.data.prepare.records import write_metadata
+    """Makes a TFDS folder of the records; in a worker, which has loaded TensorFlow already."""
+    from protlm_jax.data.records import write_metadata
 
     write_metadata(folder, plan.dataset, plan.release, shards)
 
 
 def _bar(what: str, total: int, progress: bool, **options: Any) -> Any:
     return tqdm(total=total, desc=what, disable=not progress, dynamic_ncols=True, **options)
+
+
+class Workers(ExitStack):
+    """Worker processes for the block of a `with`; one worker works in this process."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        if count < 1:
+            raise ProtlmError(f"workers is {count}; at least one has to do the work")
+        self._limit = _WAITING * count
+        self._executor: ProcessPoolExecutor | None = None
+        if count > 1:
+            # Not fork: the caller may have threads, and JAX's do not survive it.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(count, context, _follow_parent)
+            self.callback(self._executor.shutdown, cancel_futures=True)
+
+    def run(
+        self, function: Callable[..., None], tasks: Iterable[tuple[Any, ...]]
+    ) -> Iterator[None]:
+        """Calls `function` with the arguments of each task; yields None for each that has ended.
+
+        The earliest failed task raises here, or a ProtlmError where a worker was killed; then no
+        further tasks are started.
+        """
+        running: deque[Future[None]] = deque()
+        try:
+            for task in tasks:
+                if self._executor is None:
+                    function(*task)
+                    yield
+                    continue
+                if len(running) >= self._limit:
+                    yield running.popleft().result()
+                running.append(self._executor.submit(function, *task))
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool:
+            raise ProtlmError(
+                "a worker process was killed, probably because memory ran out; run the same "
+                "command again to go on, with fewer --workers"
+            ) from None
+
+
+def _follow_parent() -> None:
+    """In a worker: ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -10,17 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protlm_jax.data import orders
-from protlm_jax.data.corruption import (
+from protlm_jax.data.token_rows import (
     HIDDEN,
     RANDOM_SHARE,
     SPAN_TASKS,
+    Alphabet,
     prott5_noise,
-    sentinel_count,
     span_noise,
 )
-from protlm_jax.data.token_rows import Alphabet
-from protlm_jax.errors import ProtlmError
-from protlm_jax.vocabularies import AMINO_ACIDS, PROT_BERT, PROT_T5, RESIDUES
+from protlm_jax.vocabularies import AMINO_ACIDS, PROT_T5, RESIDUES
 
 each = pytest.mark.parametrize("kind", SPAN_TASKS)
 FIRST, LAST = 127, 28  # <extra_id_0> and <extra_id_99>
@@ -230,21 +228,9 @@ def test_what_fits_is_all_that_fits(kind):
             assert fits == (residues <= longest)
 
 
-def test_seeds_decide_prott5():
-    targets = np.resize(letters_of(RESIDUES), 10_000)
-    first, again, other = (noised(targets, seed) for seed in (3, 3, 4))
-    assert (first == again).all() and (first != other).any()
-    assert (first[0] != first[1]).any(), "two rows have different noise"
-
-
 @each
 def test_seeds_decide(kind):
     proteins = [PROT_T5.encode(AMINO_ACIDS * 5, specials=False)] * 10
     first, again, other = (corrupt(kind, proteins, seed) for seed in (3, 3, 4))
     assert first == again != other
     assert len({tuple(inputs) for inputs, _ in first}) > 8, "two examples have different noise"
-
-
-def test_a_vocabulary_without_sentinels_is_refused():
-    with pytest.raises(ProtlmError, match="'prot_bert' has no sentinels"):
-        sentinel_count(PROT_BERT)

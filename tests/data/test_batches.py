@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from prepared_data import proteins, write_prepared
 
-from protlm_jax.data import orders, token_batches
+from protlm_jax.data import batches as module
+from protlm_jax.data import orders
+from protlm_jax.data.batches import TokenBatches
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.data.splits import heldout_records, is_heldout
-from protlm_jax.data.token_batches import TokenBatches
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import (
     AMINO_ACIDS,
@@ -122,15 +123,16 @@ def test_a_golden_batch(tmp_path: Path) -> None:
 
 
 def test_vocabularies_of_any_form_are_served(tmp_path: Path) -> None:
-    """Two tokens behind a protein; more ids than a byte has, and no padding at 0."""
-    folder = write_prepared(tmp_path, {"a": "MKT"}, heldout_percent=0.0)
+    """Two tokens after a protein; more ids than a byte has; 0 is a residue and not padding."""
+    folder = write_prepared(tmp_path, {"a": "MAT"}, heldout_percent=0.0)
     config = DataConfig(prepared=str(folder), length=7)
     many = (*(f"<{i}>" for i in range(300)), *AMINO_ACIDS, "X")
     wide = Vocabulary("wide", many, 7, 1, 2, (299,), ())
     how = {"split": "train", "seed": 0, "batch_size": 1}
-    for vocabulary in (PROT_XLNET, wide):
+    zero = Vocabulary("zero", (*AMINO_ACIDS, "X", "<c>", "<m>", "<p>"), 23, 20, 22, (21,), (21,))
+    for vocabulary in (PROT_XLNET, wide, zero):
         batch = next(open_batches(config, vocabulary, **how))
-        expected = vocabulary.encode("MKT").tolist()
+        expected = vocabulary.encode("MAT").tolist()
         padding = [vocabulary.pad_id] * (7 - len(expected))
         assert batch["input_tokens"].tolist() == [expected + padding]
 
@@ -228,29 +230,17 @@ def test_held_out_batches_are_one_pass_over_every_residue(folder: Path, task: st
     assert batch[f"{ids}segment_ids"][-1].max() == 0 or len(found) % ROWS == 0
 
 
-def test_prott5_hides_what_it_should(tmp_path: Path) -> None:
-    letters = AMINO_ACIDS + "X"
-    folder = write_prepared(tmp_path, proteins([400] * 60, letters=letters), heldout_percent=20.0)
-    iterator = batches(folder, "prott5", length=402, batch_size=16)
-    inputs, targets = (
-        np.concatenate([iterator.batch(i)[name] for i in range(20)])
-        for name in ("encoder_input_tokens", "decoder_target_tokens")
-    )
-    residue = targets > 2
-    share = {
-        "hidden": (inputs == 127)[residue].mean(),
-        "swapped": ((inputs != targets) & (inputs != 127))[residue].mean(),
-    }
-    error = np.sqrt(0.15 * 0.85 / residue.sum())
-    assert abs(share["hidden"] - 0.135) < 4 * error and abs(share["swapped"] - 0.015) < 2 * error
-    assert np.array_equal(inputs[~residue], targets[~residue]), "specials are never hidden"
-    others = inputs[(inputs != targets) & (inputs != 127)]
-    assert set(others.tolist()) == set(PROT_T5.amino_acid_ids.tolist())
-    hidden = (inputs == 127) & residue
-    assert len({row.tobytes() for row in np.packbits(hidden, axis=1)}) == len(hidden)
-    held = next(batches(folder, "prott5", "heldout", length=402, batch_size=4))
-    changed = held["encoder_input_tokens"] != held["decoder_target_tokens"]
-    assert (held["encoder_input_tokens"][changed] == 127).all() and changed.any()
+def test_prott5_hides_and_swaps_in_training_and_only_hides_held_out(tmp_path: Path) -> None:
+    """The shares are those of test_token_rows."""
+    folder = write_prepared(tmp_path, proteins([400] * 60), heldout_percent=20.0)
+    for split, swaps in (("train", True), ("heldout", False)):
+        batch = next(batches(folder, "prott5", split, length=402, batch_size=8))
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        changed = inputs != targets
+        assert 0.1 < changed[targets > 2].mean() < 0.2 and not changed[targets <= 2].any()
+        assert (inputs[changed] != PROT_T5.hiding_id).any() == swaps
+        used = [row for row in changed if row.any()]
+        assert len({row.tobytes() for row in used}) == len(used) > 4, "each row has its own noise"
 
 
 @every_road
@@ -301,7 +291,7 @@ def test_a_late_batch_costs_what_an_early_one_does(
     monkeypatch.setattr(
         orders, "shuffled_many", lambda i, c, k: (work.append(len(i)), shuffle(i, c, k))[1]
     )
-    monkeypatch.setattr(token_batches, "AHEAD", 0)
+    monkeypatch.setattr(module, "AHEAD", 0)
     needed = []
     for number in (100, 1_000_000):
         iterator = batches(folder)
@@ -315,7 +305,7 @@ def test_a_late_batch_costs_what_an_early_one_does(
         batch = next(again)
         needed.append(sum(work))
         assert equal(batch, iterator.batch(number))
-    assert abs(needed[0] - needed[1]) < 0.1 * needed[0] and needed[0] < 4 * token_batches.PLANNED
+    assert abs(needed[0] - needed[1]) < 0.1 * needed[0] and needed[0] < 4 * module.PLANNED
 
 
 def test_the_identity_is_that_of_the_data(folder: Path, tmp_path: Path, sequences) -> None:
