@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     for add in (
         *(_add_prepare, _add_train, _add_plan, _add_evaluate, _add_probe, _add_predict),
-        *(_add_depth, _add_embed, _add_score, _add_export, _add_import, _add_quickstart),
+        *(_add_depth, _add_prune, _add_embed, _add_score, _add_export, _add_import),
+        _add_quickstart,
         _add_doctor,
     ):
         add(verbs)
@@ -172,6 +173,13 @@ def _add_depth(verbs: Verbs) -> None:
 
     verb = _verb(verbs, _depth, "depth", "measure what each layer contributes")
     depth.add_arguments(verb, MODEL_HELP)
+
+
+def _add_prune(verbs: Verbs) -> None:
+    from protlm_jax.verbs import prune
+
+    verb = _verb(verbs, prune.run, "prune", "remove layers that contribute little")
+    prune.add_arguments(verb, MODEL_HELP)
 
 
 def _add_embed(verbs: Verbs) -> None:

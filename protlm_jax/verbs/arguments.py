@@ -9,7 +9,7 @@ from pathlib import Path
 from protlm_jax.storage.owner import owned
 
 # Verbs whose --output is a folder that is filled; elsewhere it appears when it is complete.
-_FILLING = ("depth", "probe")
+_FILLING = ("depth", "probe", "prune")
 _OWNING = ("prepare", "quickstart", "train")  # verbs that look after their own place
 
 
