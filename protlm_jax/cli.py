@@ -44,6 +44,7 @@ typical use:
   protlm probe --model runs/bert --layers all --output probes/bert
   protlm predict --probe probes/bert --model runs/bert --input new.fasta --output states.fasta
   protlm depth --model runs/bert
+  protlm prune --model runs/bert --drop auto --layers 1 --output pruned/bert
   protlm embed --model runs/bert --input proteins.fasta --output embeddings.h5
   protlm score --model runs/bert --input proteins.fasta --output scores.csv
   protlm export --model runs/bert --output hf/bert
@@ -110,7 +111,7 @@ def _verbs() -> dict[str, Verb]:
     from protlm_jax.evaluation.embedding import verb as embed
     from protlm_jax.evaluation.probes import verb as probe
     from protlm_jax.planning import verb as plan
-    from protlm_jax.verbs import doctor
+    from protlm_jax.verbs import doctor, prune
 
     def reader(
         text: str,
@@ -134,6 +135,8 @@ def _verbs() -> dict[str, Verb]:
         "predict": reader("apply a probe's heads to new proteins",
                           probe.add_predict_arguments, probe.run_predict),
         "depth": reader("measure what each layer contributes", depth.add_arguments, depth.run),
+        "prune": ("remove layers that contribute little",
+                  lambda verb: prune.add_arguments(verb, MODEL_HELP), prune.run),
         "embed": reader("turn proteins into vectors, of each residue or of the whole",
                         embed.add_arguments, embed.run),
         "score": reader("how likely the model finds proteins, or variants of one",

@@ -9,7 +9,7 @@ from pathlib import Path
 from protlm_jax.storage.owner import owned
 
 # Verbs that fill the folder --output; elsewhere --output appears when it is complete.
-_FILLING = ("depth", "probe")
+_FILLING = ("depth", "probe", "prune")
 _OWNING = ("prepare", "quickstart", "train")  # verbs that lock their own place
 
 

@@ -1,0 +1,68 @@
+"""Models with fewer layers: what a `LayerProgram` skips, removed from config and parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from protlm_jax.errors import ProtlmError
+from protlm_jax.models.build import build, logical_axes
+from protlm_jax.models.exchange import Joint
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.registry import family_of
+
+LAYERS_FIELD = {"encoder": "num_layers", "decoder": "num_decoder_layers"}
+
+
+def pruned(loaded: LoadedModel, drop: Mapping[str, Collection[int]]) -> LoadedModel:
+    """The model without some of its layers.
+
+    Its outputs are those of the whole model under a program that skips the same layers. The weights
+    of a contact head (ESM-2) for the attention maps of removed layers are removed too; the others
+    keep their values and are no longer the best fit.
+
+    Args:
+        loaded: the model.
+        drop: for each stack ("encoder", "decoder") the layers to remove, counted from 0.
+
+    Raises:
+        ProtlmError: a stack or a layer does not exist, a stack would be left without layers, or the
+            model consists of several (ELECTRA).
+    """
+    if isinstance(family_of(loaded.config).exchange, Joint):
+        raise ProtlmError(
+            f"{loaded.name} consists of several models: export it, and prune one of its folders"
+        )
+    stacks = loaded.model.stack_names
+    if unknown := sorted(set(drop) - set(stacks)):
+        raise ProtlmError(f"{loaded.name} has no stack {unknown[0]!r}, only {', '.join(stacks)}")
+    kept = {stack: _kept(loaded, stack, drop[stack]) for stack in stacks if drop.get(stack)}
+    axes = logical_axes(loaded.model)
+
+    def take(path: tuple[Any, ...], leaf: Any, names: tuple[str | None, ...]) -> Any:
+        stack = path[0].key if path[0].key in stacks else "encoder"
+        shared = loaded.config.share_layers and path[0].key in stacks
+        if names[:1] != ("layers",) or stack not in kept or shared:
+            return leaf
+        return np.asarray(leaf)[kept[stack]]
+
+    params = jax.tree_util.tree_map_with_path(take, loaded.params, axes)
+    fields = {LAYERS_FIELD[stack]: len(layers) for stack, layers in kept.items()}
+    model = build(loaded.config.replace(**fields), loaded.missing)
+    return dataclasses.replace(loaded, model=model, params=params)
+
+
+def _kept(loaded: LoadedModel, stack: str, drop: Collection[int]) -> list[int]:
+    layers = getattr(loaded.config, LAYERS_FIELD[stack])
+    if missing := sorted(set(drop) - set(range(layers))):
+        raise ProtlmError(
+            f"{loaded.name} has no layer {missing[0]} in its {stack}: its layers are 0 to "
+            f"{layers - 1}"
+        )
+    if len(set(drop)) == layers:
+        raise ProtlmError(f"the {stack} of {loaded.name} would be left without layers")
+    return [layer for layer in range(layers) if layer not in set(drop)]
