@@ -18,13 +18,11 @@ _FIFTHS = 5
 
 @dataclass(frozen=True)
 class Colouring:
-    """One respect in which proteins differ.
+    """Classes of proteins in one respect.
 
     Attributes:
-        title: for people.
-        classes: their names, the commonest first, or in order of their scale.
+        classes: their names, the most frequent first, or `ordered` as steps of a scale.
         values: [n] class of each protein, -1 unknown.
-        ordered: whether they are steps of a scale.
     """
 
     title: str
@@ -43,9 +41,9 @@ class Colouring:
 
 
 def colourings(benchmark: Benchmark, proteins: Sequence[LabelledProtein]) -> list[Colouring]:
-    """All that these proteins can be coloured by: labels of proteins, notes, structural class.
+    """Colourings by labels of proteins (numbers in fifths), notes, and structural class.
 
-    Numbers are cut into fifths. Whatever has fewer than two classes here is left out.
+    Those with fewer than two classes are left out.
     """
     found = []
     for target in benchmark.targets:
@@ -62,8 +60,7 @@ def _of_target(target: Target, proteins: Sequence[LabelledProtein]) -> Colouring
     labels = [p.labels.get(target.name) for p in proteins]
     if target.kind == "classes":
         numbers = [UNKNOWN if label is None else int(label) for label in labels]
-        named = [target.classes[n] if n >= 0 else "" for n in numbers]
-        return _of_names(target.name, named)
+        return _of_names(target.name, [target.classes[n] if n >= 0 else "" for n in numbers])
     values = np.array([np.nan if label is None else float(label) for label in labels])
     there = np.isfinite(values)
     if not there.any():
@@ -75,7 +72,7 @@ def _of_target(target: Target, proteins: Sequence[LabelledProtein]) -> Colouring
 
 
 def _of_names(title: str, names: Sequence[str]) -> Colouring:
-    """Classes by name, "" being unknown; the commonest first, and the rarest as "other"."""
+    """Classes by name, "" being unknown; the most frequent first, and the rarest as "other"."""
     counts = Counter(name for name in names if name)
     classes = sorted(counts, key=lambda name: (-counts[name], name))
     if len(classes) > _MOST_CLASSES:
@@ -99,15 +96,7 @@ def _structural(protein: LabelledProtein) -> str:
 
 @dataclass(frozen=True)
 class Property:
-    """A number of each residue, and three classes of it.
-
-    Attributes:
-        of: letter -> number.
-        unit: of the number.
-        source: where it is from.
-        classes: names from low to high.
-        edges: between them.
-    """
+    """A number of each residue, and three classes of it, from low to high, between two edges."""
 
     of: Mapping[str, float]
     unit: str
@@ -131,11 +120,10 @@ def _table(text: str) -> dict[str, float]:
     return {k: float(v) for k, v in zip(fields[::2], fields[1::2], strict=True)}
 
 
-_CHARGED = {"D": -1.0, "E": -1.0, "H": 0.1, "K": 1.0, "R": 1.0}
-
 PROPERTIES = {
     "charge": Property(
-        {letter: _CHARGED.get(letter, 0.0) for letter in "ACDEFGHIKLMNPQRSTVWY"},
+        _table("A 0 C 0 D -1 E -1 F 0 G 0 H 0.1 I 0 K 1 L 0 M 0 N 0 P 0 Q 0 R 1 S 0 T 0 V 0 W 0 "
+               "Y 0"),
         "elementary charges at pH 7",
         "side-chain pKa; histidine, a tenth charged, counts as neutral",
         ("negative", "neutral", "positive"),
@@ -158,4 +146,3 @@ PROPERTIES = {
         (-2.5, 1.0),
     ),
 }  # fmt: skip
-"""Name -> the property of each of the 20 residues."""

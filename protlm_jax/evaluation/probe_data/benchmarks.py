@@ -25,8 +25,8 @@ from protlm_jax.evaluation.probe_data.base import (
     Target,
     View,
 )
-from protlm_jax.evaluation.probe_data.columns import SEQUENCES
-from protlm_jax.evaluation.probe_data.user_files import split_of
+from protlm_jax.evaluation.probe_data.table import SEQUENCES
+from protlm_jax.evaluation.probe_data.user import split_of
 from protlm_jax.storage.json_files import LARGEST
 from protlm_jax.vocabularies import AS_WRITTEN, normalise
 

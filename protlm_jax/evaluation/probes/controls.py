@@ -1,4 +1,4 @@
-"""What a model's embeddings are held against: inputs that have learned nothing.
+"""Controls, with which a model's embeddings are compared: inputs that have learned nothing.
 
 random       the same architecture with fresh parameters, through the same heads
 one_hot      each residue's letter, through the same heads (read by residue)
@@ -50,7 +50,7 @@ _BLOSUM62 = """
 BLOSUM62 = np.array(_BLOSUM62.split(), np.float32).reshape(21, 20)
 """[21, 20] float32: a residue's scores against the 20 amino acids; row 20 is X."""
 
-# Of equal width, so that heads of both are one program; what never varies is left out by heads.
+# Of equal width, so that heads of both are one program; heads ignore what never varies.
 TABLES = {
     "one_hot": np.eye(21, dtype=np.float32),
     "blosum62": np.pad(BLOSUM62, ((0, 0), (0, 1))),

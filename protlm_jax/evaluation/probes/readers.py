@@ -20,13 +20,7 @@ from protlm_jax.vocabularies import normalise
 
 
 class Reader(Protocol):
-    """Turns sequences into features.
-
-    Attributes:
-        num_inputs: N.
-        width: D.
-        vectors: which arrays it gives of a protein, "residues" or "mean" or both.
-    """
+    """Turns sequences into features: N inputs of width D, of residues, means or both."""
 
     num_inputs: int
     width: int
@@ -39,7 +33,7 @@ class Reader(Protocol):
 
 @dataclass
 class ModelReader:
-    """All asked layers of a model, in one pass; long proteins through windows."""
+    """Some layers of a model, in one pass; long proteins through windows."""
 
     embedder: Embedder
 
@@ -66,34 +60,22 @@ def model_reader(
     window: int | None,
     compute: Dtype = "float32",
 ) -> ModelReader:
-    """A reader whose batches have shapes that suit proteins of these lengths.
-
-    Raises:
-        ProtlmError: for a window that does not fit the model.
-    """
+    """A reader whose batches suit proteins of so many residues; ProtlmError for a wrong window."""
     lengths, spec = np.asarray(residues, np.int64), EmbeddingSpec(layers, vectors)
     return ModelReader(Embedder(for_reading(loaded, compute), spec, lengths, window))
 
 
 @dataclass
 class TableReader:
-    """Rows of a table of residues, which know nothing of their neighbours."""
+    """A table's row of each residue, whatever its neighbours; `kind` is of `controls.TABLES`."""
 
     kind: str
     vectors: tuple[Vectors, ...]
-
-    def __post_init__(self) -> None:
-        self.num_inputs = 1
-        self.width = TABLES[self.kind].shape[1]
+    num_inputs: int = 1
+    width: int = 21
 
     def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
         for index, sequence in enumerate(sequences):
             rows = rows_of(sequence, TABLES[self.kind])
             found = {"residues": rows[None], "mean": rows.mean(axis=0)[None]}
             yield index, {name: found[name] for name in self.vectors}
-
-
-def compiled_shapes(readers: Sequence[Reader]) -> int:
-    """How many shapes of batches were compiled for these readers, equal ones counted once."""
-    used = [r.embedder.engine.used for r in readers if isinstance(r, ModelReader)]
-    return len(set().union(*used))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from protlm_jax.data.tables import MISSING
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data import Benchmark, read_own
-from protlm_jax.evaluation.probe_data.parts import fraction
+from protlm_jax.evaluation.probe_data.splits import fraction
 
 SPLITS = ("train", "valid", "test", "test_far")
 rows_of_table = st.lists(

@@ -13,12 +13,7 @@ from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, shares
-from protlm_jax.evaluation.probes.readers import (
-    ModelReader,
-    TableReader,
-    compiled_shapes,
-    model_reader,
-)
+from protlm_jax.evaluation.probes.readers import ModelReader, TableReader, model_reader
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 STATE = Target("state", "classes", ("A", "B"))
@@ -157,10 +152,3 @@ def test_the_budget_is_shared_and_never_exceeded() -> None:
     for train, valid in ((601, 400), (5000, 100), (100, 5000)):
         assert sum(shares(train, valid, 1000)) <= 1000
     assert shares(5000, 100, 1000) == (650, 100, 250)
-
-
-def test_equal_shapes_are_compiled_once(
-    reader: ModelReader, proteins: list[LabelledProtein]
-) -> None:
-    list(reader.read([p.sequence for p in proteins]))
-    assert compiled_shapes([reader, reader]) == len(reader.embedder.engine.used)

@@ -42,7 +42,7 @@ def test_classes_are_scored_as_by_scikit_learn(proteins: list[LabelledProtein]) 
     assert of is not None and of.proteins == 5  # the first has no label
     found = scores.full(predicted, of, CLASSES, "residue", seed=0)
     known = truth >= 0
-    assert found["n"] == known.sum()
+    assert len(of.truth) == known.sum()
     pairs = [(truth[known], one[known]) for one in predicted]
     expected = [metrics.accuracy_score(*pair) for pair in pairs]
     assert found["by_seed"] == pytest.approx(expected)
@@ -80,7 +80,7 @@ def test_numbers_are_scored_as_by_scipy(proteins: list[LabelledProtein]) -> None
     expected = [stats.pearsonr(*pair).statistic for pair in pairs]
     assert found["pearson"]["value"] == pytest.approx(np.mean(expected), rel=1e-5)
     assert found["mae"]["value"] == pytest.approx(np.mean([np.abs(p - t).mean() for p, t in pairs]))
-    assert found["n"] == known.sum() and found["proteins"] == 6
+    assert len(of.truth) == known.sum() and of.proteins == 6
     constant = scores.full(np.ones_like(predicted), of, NUMBER, "residue", seed=0)
     assert constant["pooled"] is None and constant["pearson"] is None
 
@@ -96,7 +96,7 @@ def test_what_is_not_asked_changes_nothing(proteins: list[LabelledProtein]) -> N
     assert of is not None
     first, second = (scores.full(p, of, CLASSES, "residue", seed=0) for p in (predicted, other))
     assert first == second
-    assert first["n"] == ((truth >= 0) & some).sum()
+    assert len(of.truth) == ((truth >= 0) & some).sum()
 
 
 def test_a_mark_of_the_protein_counts_all_its_residues(proteins: list[LabelledProtein]) -> None:

@@ -1,6 +1,6 @@
-"""Which proteins train, validate and test: as a file says, or by a hash of their sequence.
+"""Which proteins train, validate and test: as their file says, or by a hash of the sequence.
 
-A file's own division is used or refused, and never replaced unless `--split random` asks for that.
+The split of a file is used or refused; only `--split random` replaces it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from pathlib import Path
 
 from protlm_jax.data.tables import shortened
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data.user_files import UserProtein
 
 RANDOM = "random"
 _WORDS = {
-    "train": "train", "training": "train",
-    "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
-    "development": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _TEST_SET = re.compile(r"test_.+", re.IGNORECASE)
 _NAMES = "train, valid, test, or test_ and a name for several test sets"
 _SEED = 0
@@ -31,14 +29,27 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class SplitRequest:
-    """What `--split` says.
+class UserProtein:
+    """A protein as its file has it.
 
     Attributes:
-        column: that holds the split; None takes one by its name.
-        random: the file's own split is not used.
-        words: a word of the column -> train, valid, test, test_NAME.
+        line: where it begins in the file.
+        split: as written, "" where the file says nothing.
+        label: of FASTA files, one label, or a letter for each residue.
+        counted: "1" or "0" for each residue; "" counts all.
     """
+
+    line: int
+    id: str
+    sequence: str
+    split: str
+    label: str = ""
+    counted: str = ""
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """`--split`: the column (None: found by its name), or `random`, and what its words mean."""
 
     column: str | None = None
     random: bool = False
@@ -49,7 +60,7 @@ def parse_split(words: Sequence[str]) -> SplitRequest:
     """Reads COLUMN, `random`, and assignments as train=0,1,2.
 
     Raises:
-        ProtlmError: several columns, or an assignment to something else than a split.
+        ProtlmError: there are several columns, or an assignment to something else than a split.
     """
     columns, meant = [], {}
     for word in words:
@@ -68,96 +79,98 @@ def parse_split(words: Sequence[str]) -> SplitRequest:
     return SplitRequest(columns[0] if columns else None, words=meant)
 
 
-def divided(
+def assign(
     path: Path,
-    found: Sequence[UserProtein],
-    asked: SplitRequest = SplitRequest(),
+    proteins: Sequence[UserProtein],
+    request: SplitRequest = SplitRequest(),
     column: str = "split",
 ) -> tuple[list[UserProtein], list[str]]:
-    """Every entry with its split, and what to say about how that came about.
+    """Gives every protein its split; returns the proteins and notes on how they were divided.
 
     Raises:
-        ProtlmError: an entry has no split where others have, or words that name none; or a split
-            has no proteins.
+        ProtlmError: some proteins have no split, a word names no split, or a split is empty.
     """
-    given = [e for e in found if e.split and not asked.random]
-    if not given:
-        if asked.words:
+    if request.random or not any(p.split for p in proteins):
+        if request.words:
             raise ProtlmError(f"{path} has no column of splits: name it, or leave out --split")
-        found = [replace(e, split=_drawn(e.sequence)) for e in found]
-        how = "The split of the file is not used" if asked.random else "The file names no split"
-        notes = [
+        proteins = [replace(p, split=_by_hash(p.sequence)) for p in proteins]
+        how = "The split of the file is not used" if request.random else "The file names no split"
+        _require(path, proteins, ("train", "valid", "test"), f"name the splits ({_NAMES})")
+        return proteins, [
             f"{how}: {1 - _VALID - _TEST:.0%} of the sequences train, {_VALID:.0%} validate and "
             f"{_TEST:.0%} test, by a hash of the sequence (SHA-256, seed {_SEED}). Relatives fall "
             "on both sides, which flatters every score: cluster the proteins, with MMseqs2 for "
             "instance, and give a split that keeps clusters together."
         ]
-        _need(path, found, ("train", "valid", "test"), f"name the splits ({_NAMES})")
-        return found, notes
     notes = ["Split as the file says; that no test protein has relatives in training is its care."]
-    found = _translated(path, found, asked, column)
+    proteins = _translated(path, proteins, request, column)
     remedy = f"name it ({_NAMES}), or divide the proteins anew (--split {RANDOM})"
-    _need(path, found, ("train", "test"), remedy)
-    if not any(e.split == "valid" for e in found):
-        found = [
-            replace(e, split="valid")
-            if e.split == "train" and fraction(e.sequence, "valid") < _VALID
-            else e
-            for e in found
+    _require(path, proteins, ("train", "test"), remedy)
+    if not any(p.split == "valid" for p in proteins):
+        proteins = [
+            replace(p, split="valid")
+            if p.split == "train" and fraction(p.sequence, "valid") < _VALID
+            else p
+            for p in proteins
         ]
         notes.append(
             f"The file names no validation proteins: {_VALID:.0%} of the training sequences are "
             f"taken, by a hash of the sequence (SHA-256, seed {_SEED})."
         )
-        _need(path, found, ("train", "valid"), remedy)
-    return found, notes
+        _require(path, proteins, ("train", "valid"), remedy)
+    return proteins, notes
 
 
 def fraction(sequence: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on the sequence alone; equal sequences share it."""
+    """A number in [0, 1) that depends on the sequence and the purpose alone."""
     digest = hashlib.sha256(f"{_SEED}:{purpose}:{sequence}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def shared(found: Sequence[UserProtein]) -> list[str]:
-    """A warning about sequences that stand on both sides of a split."""
+def duplicates(proteins: Sequence[UserProtein]) -> list[str]:
+    """A warning that counts sequences on both sides of a split; [] where there are none."""
     warnings = []
     seen: set[str] = set()
-    for of, name in (("train", "training"), ("valid", "validation"), ("test", "test")):
-        of_part = [e for e in found if e.split == of or (of == "test" and e.split[:5] == "test_")]
-        double = [e.id for e in of_part if e.sequence in seen]
-        if double:
-            before = "a training" if of == "valid" else "a training or validation"
+    for part, name in (("train", "training"), ("valid", "validation"), ("test", "test")):
+        members = [p for p in proteins if side(p.split) == part]
+        if double := [p.id for p in members if p.sequence in seen]:
+            before = "a training" if part == "valid" else "a training or validation"
             warnings.append(
-                f"{len(double):,} of {len(of_part):,} {name} proteins have the sequence of "
+                f"{len(double):,} of {len(members):,} {name} proteins have the sequence of "
                 f"{before} protein ({shown(double)})"
             )
-        seen |= {e.sequence for e in of_part}
+        seen |= {p.sequence for p in members}
     return [f"WARNING: {'; '.join(warnings)}."] if warnings else []
 
 
+def side(split: str) -> str:
+    """train, valid or test: all test sets are one side."""
+    return "test" if split.startswith("test") else split
+
+
 def shown(names: Sequence[str]) -> str:
-    """The first of many names."""
+    """The first three names."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _translated(
-    path: Path, found: Sequence[UserProtein], asked: SplitRequest, column: str
+    path: Path, proteins: Sequence[UserProtein], request: SplitRequest, column: str
 ) -> list[UserProtein]:
-    known = {**_WORDS, **asked.words}
-    made, unknown = [], dict[str, int]()
-    for e in found:
-        word = e.split
-        if not word:
+    """The proteins with the names of splits in place of the file's words."""
+    known = {**_WORDS, **request.words}
+    found, unknown = [], dict[str, int]()
+    for p in proteins:
+        if not p.split:
             raise ProtlmError(
-                f"{path}, line {e.line}, column {column!r}: {e.id!r} has no split, others have; "
+                f"{path}, line {p.line}, column {column!r}: {p.id!r} has no split, others have; "
                 f"write {_NAMES}, of all proteins or of none"
             )
-        if (part := known.get(word.casefold())) is None and _TEST_SET.fullmatch(word):
-            part = "test_" + word[5:]
+        part = known.get(p.split.casefold())
+        if part is None and _TEST_SET.fullmatch(p.split):
+            part = "test_" + p.split[5:]
         if part is None:
-            unknown.setdefault(word, e.line)
-        made.append(replace(e, split=part or ""))
+            unknown.setdefault(p.split, p.line)
+        found.append(replace(p, split=part or ""))
     if unknown:
         words = [f"{shortened(word)} (line {line})" for word, line in unknown.items()]
         more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
@@ -167,19 +180,21 @@ def _translated(
             f"write {_NAMES}, or say what they mean (--split {name} train=A,B valid=C test=D), or "
             f"divide the proteins anew (--split {RANDOM}), or learn the column (--targets {name})"
         )
-    return made
+    return found
 
 
-def _drawn(sequence: str) -> str:
+def _by_hash(sequence: str) -> str:
     place = fraction(sequence, "split")
     return "test" if place < _TEST else "valid" if place < _TEST + _VALID else "train"
 
 
-def _need(path: Path, found: Sequence[UserProtein], parts: Sequence[str], remedy: str) -> None:
-    splits = Counter("test" if e.split.startswith("test") else e.split for e in found)
+def _require(
+    path: Path, proteins: Sequence[UserProtein], parts: Sequence[str], remedy: str
+) -> None:
+    there = Counter(side(p.split) for p in proteins)
     for part in parts:
-        if not splits[part]:
+        if not there[part]:
             raise ProtlmError(
-                f"{path}: none of its {len(found):,} proteins is in split {part!r}: give more "
+                f"{path}: none of its {len(proteins):,} proteins is in split {part!r}: give more "
                 f"proteins, {remedy}"
             )
