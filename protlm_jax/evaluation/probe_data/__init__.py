@@ -9,7 +9,6 @@ from protlm_jax.evaluation.probe_data.base import (
     View,
     counts,
     known,
-    scored,
     subset,
 )
 from protlm_jax.evaluation.probe_data.benchmarks import NAMES, load
@@ -17,5 +16,5 @@ from protlm_jax.evaluation.probe_data.user import read as read_own
 
 __all__ = [
     "NAMES", "UNKNOWN", "Benchmark", "LabelledProtein", "PaperRow", "Target", "View", "counts",
-    "known", "load", "read_own", "scored", "subset",
+    "known", "load", "read_own", "subset",
 ]  # fmt: skip

@@ -100,12 +100,6 @@ def known(target: Target, labels: np.ndarray) -> np.ndarray:
     return ~np.isnan(labels) if target.kind == "number" else labels != UNKNOWN
 
 
-def scored(protein: LabelledProtein, target: Target, view: View) -> np.ndarray:
-    """Bool, of the labels' shape: which labels of a protein a view counts."""
-    there = known(target, protein.labels[target.name])
-    return there & protein.marks[view.mark] if view.mark else there
-
-
 def subset(
     proteins: Sequence[LabelledProtein], count: int | None, seed: int
 ) -> list[LabelledProtein]:

@@ -142,18 +142,6 @@ def exact(columns: Sequence[str], name: str, place: str) -> str:
     return found[0]
 
 
-def unique(path: Path | str, proteins: Sequence[UserProtein]) -> None:
-    """Raises ProtlmError where an id occurs twice."""
-    first: dict[str, int] = {}
-    for p in proteins:
-        if p.id in first:
-            raise ProtlmError(
-                f"{path}, line {p.line}: the id {p.id!r} was used in line {first[p.id]}; give "
-                "every protein an id of its own, or remove the double"
-            )
-        first[p.id] = p.line
-
-
 def _dividing(table: Table, taken: set[str]) -> list[str]:
     """The columns that divide proteins into training, validation and test, or into folds."""
     found = []
@@ -261,7 +249,7 @@ def _proteins(
     table: Table, sequences: str, names: str | None, splits: str | None, validation: str | None
 ) -> list[UserProtein]:
     """The rows as proteins, in their order."""
-    found = []
+    found: dict[str, UserProtein] = {}
     for number, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
         name = row[names] if names else f"row{line}"
         if not name:
@@ -288,9 +276,13 @@ def _proteins(
             if validates and split.casefold().startswith("test"):
                 raise ProtlmError(f"{place}: {name!r} validates, and its split is {split!r}")
             split = "valid" if validates else split if splits else "train"
-        found.append(UserProtein(line, name, sequence, split))
-    unique(table.file, found)
-    return found
+        if name in found:
+            raise ProtlmError(
+                f"{table.file}, line {line}: the id {name!r} was used in line {found[name].line}; "
+                "give every protein an id of its own, or remove the double"
+            )
+        found[name] = UserProtein(line, name, sequence, split)
+    return list(found.values())
 
 
 def _plain(name: str) -> str:

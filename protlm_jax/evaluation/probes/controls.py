@@ -9,12 +9,13 @@ majority     the most frequent class of the training labels, whatever the protei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from protlm_jax import models
+from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -64,6 +65,22 @@ _ROWS[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
 def rows_of(sequence: str, table: np.ndarray) -> np.ndarray:
     """[residues, columns]: the table's row of each residue of a normalised sequence."""
     return table[_ROWS[np.frombuffer(sequence.encode("ascii"), np.uint8)]]
+
+
+@dataclass
+class TableReader:
+    """A table's row of each residue, whatever its neighbours; `kind` is of TABLES."""
+
+    kind: str
+    vectors: tuple[Vectors, ...]
+    num_inputs: int = 1
+    width: int = 21
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        for index, sequence in enumerate(sequences):
+            rows = rows_of(sequence, TABLES[self.kind])
+            found = {"residues": rows[None], "mean": rows.mean(axis=0)[None]}
+            yield index, {name: found[name] for name in self.vectors}
 
 
 def random_control(loaded: LoadedModel, seed: int) -> LoadedModel:

@@ -14,8 +14,8 @@ import xarray
 
 from protlm_jax.data.rows import window_counts
 from protlm_jax.evaluation.probes import scores
+from protlm_jax.evaluation.probes.features import ModelReader
 from protlm_jax.evaluation.probes.fit import Fitted, Settings
-from protlm_jax.evaluation.probes.readers import ModelReader
 from protlm_jax.evaluation.probes.results import ESTIMATE, METRICS, numbers
 from protlm_jax.evaluation.statistics import Bootstrapped
 from protlm_jax.models.loaded import LoadedModel

@@ -1,6 +1,7 @@
 """Features of labelled proteins, all layers side by side, in batches of one shape.
 
-A `Store` keeps the features of one split as far as its memory allows and computes the others anew
+A `Reader` gives features: the layers of a frozen model in one pass, or `controls.TableReader`. A
+`Store` keeps the features of one split as far as its memory allows and computes the others anew
 in every pass. A `Source` packs proteins into batches that depend on lengths and the epoch's seed
 alone: the numbers are the same whether features were kept or not.
 
@@ -12,19 +13,69 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
+from protlm_jax.evaluation.embedding.embedder import Embedder
+from protlm_jax.evaluation.embedding.spec import Arrays, Dtype, EmbeddingSpec, Vectors
+from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
-from protlm_jax.evaluation.probes.readers import ModelReader, Reader
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import normalise
 
 ROWS = 4096  # residues of a batch
 POOLED = 256  # proteins of a batch if each is one row: many small steps, as proteins are few
 _SHARE = 0.25  # of the machine's memory
 _BYTES = 4  # of a float32
+
+
+class Reader(Protocol):
+    """Turns sequences into features: N inputs of width D, of residues, means or both."""
+
+    num_inputs: int
+    width: int
+    vectors: tuple[Vectors, ...]
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        """(index, {"residues": [N, residues, D], "mean": [N, D]} float32), in any order."""
+        ...
+
+
+@dataclass
+class ModelReader:
+    """Some layers of a model, in one pass; long proteins through windows."""
+
+    embedder: Embedder
+
+    def __post_init__(self) -> None:
+        self.num_inputs = len(self.embedder.spec.layers)
+        self.width = self.embedder.loaded.config.d_model
+        self.vectors = self.embedder.spec.vectors
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        policy = self.embedder.loaded.policy
+        plain = [normalise(s, policy, record=f"{s[:20]}...") for s in sequences]
+        for complete in self.embedder.embed(plain):
+            for index, arrays in complete:
+                if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
+                    arrays = {name: values[None] for name, values in arrays.items()}
+                yield index, arrays
+
+
+def model_reader(
+    loaded: LoadedModel,
+    layers: tuple[int, ...],
+    vectors: tuple[Vectors, ...],
+    residues: Sequence[int],
+    window: int | None,
+    compute: Dtype = "float32",
+) -> ModelReader:
+    """A reader whose batches suit proteins of so many residues; ProtlmError for a wrong window."""
+    lengths, spec = np.asarray(residues, np.int64), EmbeddingSpec(layers, vectors)
+    return ModelReader(Embedder(for_reading(loaded, compute), spec, lengths, window))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,15 @@ from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.embedding.spec import Dtype, Vectors
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein
 from protlm_jax.evaluation.probes import controls, heads, scores
-from protlm_jax.evaluation.probes.features import Source, Store, shares
-from protlm_jax.evaluation.probes.readers import ModelReader, Reader, TableReader, model_reader
+from protlm_jax.evaluation.probes.controls import TableReader
+from protlm_jax.evaluation.probes.features import (
+    ModelReader,
+    Reader,
+    Source,
+    Store,
+    model_reader,
+    shares,
+)
 from protlm_jax.evaluation.probes.trained import Found, TrainedHeads, decided
 from protlm_jax.evaluation.probes.training import train
 from protlm_jax.models.loaded import LoadedModel

@@ -20,8 +20,7 @@ from protlm_jax.evaluation.finite import NotFinite
 from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
-from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
-from protlm_jax.evaluation.probes.readers import model_reader
+from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
 from protlm_jax.evaluation.probes.trained import by_protein
 from protlm_jax.models.loaded import LoadedModel

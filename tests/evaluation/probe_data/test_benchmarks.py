@@ -10,7 +10,8 @@ import pytest
 from protlm_jax import bundled
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import probe_data
-from protlm_jax.evaluation.probe_data import Benchmark, benchmarks, scored
+from protlm_jax.evaluation.probe_data import Benchmark, benchmarks
+from protlm_jax.evaluation.probes import scores
 
 STRUCTURE = {  # proteins, labels of q3 and q8
     "train": (9712, 2_319_963, 1_534_340),
@@ -79,8 +80,9 @@ def test_secondary_structure_has_the_stated_counts(structure: Benchmark) -> None
 def test_views_of_cb513_count_what_they_say(structure: Benchmark) -> None:
     for name, expected in VIEWS.items():
         view = structure.views[name]
-        counted = [scored(p, structure.targets[0], view) for p in structure.splits["cb513"]()]
-        assert (sum(c.any() for c in counted), sum(int(c.sum()) for c in counted)) == expected
+        proteins = structure.splits[view.split]()
+        of = scores.labelled(proteins, "residue", structure.targets[0], view.mark)
+        assert of is not None and (of.proteins, len(of.truth)) == expected
 
 
 def test_labels_are_the_letters_where_resolved_and_known(structure: Benchmark) -> None:

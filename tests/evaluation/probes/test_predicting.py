@@ -21,10 +21,10 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.parts import Arrays
 from protlm_jax.evaluation.probe_data import Target
 from protlm_jax.evaluation.probes import saved
+from protlm_jax.evaluation.probes.features import ModelReader
 from protlm_jax.evaluation.probes.heads import kind
 from protlm_jax.evaluation.probes.moments import Standard
 from protlm_jax.evaluation.probes.predicting import predict, predict_file
-from protlm_jax.evaluation.probes.readers import ModelReader
 from protlm_jax.evaluation.probes.run import run
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.models.loaded import LoadedModel

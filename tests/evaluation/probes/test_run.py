@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,9 @@ from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import results
-from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.probes import training
 from protlm_jax.evaluation.probes.results import ProbeResult, summary, table
 from protlm_jax.evaluation.probes.run import Probed, run
-
-
-@pytest.fixture(scope="module")
-def forwards() -> Iterator[list[str]]:
-    """All sequences that go through a model, as often as they do."""
-    seen: list[str] = []
-    plain = Embedder.embed
-
-    def counted(self: Embedder, sequences: Sequence[str], done: Any = ()) -> Iterator[Any]:
-        seen.extend(sequences)
-        yield from plain(self, sequences, done)
-
-    Embedder.embed = counted  # type: ignore[method-assign]
-    yield seen
-    Embedder.embed = plain  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +145,8 @@ def test_the_table_says_what_is_in_the_result(of_residues: Probed, of_proteins: 
     text = summary(of_proteins.result)
     assert "train: 55 of 60 proteins" in text and "learned from all training proteins" in text
     found = table(of_proteins.result)
-    assert list(found.columns[:7]) == [
-        "head",
-        "input",
-        "layer",
-        "chosen",
-        "target",
-        "view",
-        "metric",
-    ]
+    columns = ["head", "input", "layer", "chosen", "target", "view", "metric"]
+    assert list(found.columns[:7]) == columns
     minus = ["fnn", "model minus random", None, True, "share", "test", "spearman"]
     assert any(list(row[:7]) == minus for row in found.rows)
     assert sum(row[3] for row in found.rows if row[1] == "model" and row[6] == "accuracy") == 2
