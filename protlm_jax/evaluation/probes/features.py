@@ -86,7 +86,7 @@ class Batch:
         features: [N, T, D] float32, not standardised; undefined where there is no protein.
         protein: [T] int32, the batch's protein of each row, ascending from 0; -1 in padding.
         labels: target -> classes (-1 unknown) or numbers (nan unknown): [T] if residues carry
-            labels, [P] if proteins do. An absent target is unknown throughout.
+            labels, [P] if proteins do.
         slots: P, more than any `protein`, the same for all batches; if pooled, P = T.
         members, starts: [proteins] their places in the split, and the first row of each.
     """

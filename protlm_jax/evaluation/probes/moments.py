@@ -72,8 +72,8 @@ def measure(
         total = total + np.asarray(sums[0], np.float64)
         squares = squares + np.asarray(sums[1], np.float64)
         for target in targets:
-            if (found := batch.labels.get(target.name)) is not None:
-                labels[target.name].append(found[known(target, found)])
+            found = batch.labels[target.name]
+            labels[target.name].append(found[known(target, found)])
         rows, batches = rows + int((batch.protein >= 0).sum()), batches + 1
         if rows >= SAMPLE:
             break

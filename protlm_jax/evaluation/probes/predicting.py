@@ -97,12 +97,12 @@ def _predicted(
     )
     store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
     source = Source(store, probe.heads.targets, about["level"], rows)
-    for member, found in by_protein(source, {"probe": probe.heads}):
-        values = {}
-        for target in probe.heads.targets:
-            mean = found["probe"][target.name][:, 0].mean(axis=0)
-            values[target.name] = mean if target.kind == "classes" else mean[:, 0]
-        yield names[member], values
+    for member, found in by_protein(source, probe.heads):
+        means = {t: found[t.name][:, 0].mean(axis=0) for t in probe.heads.targets}
+        yield (
+            names[member],
+            {t.name: mean if t.kind == "classes" else mean[:, 0] for t, mean in means.items()},
+        )
 
 
 def _predicted_records(

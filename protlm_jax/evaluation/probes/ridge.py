@@ -52,10 +52,8 @@ def fit(
     sums: dict[str, Sums] = {}
     for batch in source.batches(None):
         for target in targets:
-            if (found := batch.labels.get(target.name)) is None:
-                continue
             mean, deviation = moments.units[target.name]
-            numbers = ((found - mean) / deviation).astype(np.float32)
+            numbers = ((batch.labels[target.name] - mean) / deviation).astype(np.float32)
             more = _sums(moments.standard, batch.features, batch.protein, numbers)
             more = jax.tree.map(lambda s: np.asarray(s, np.float64), more)
             old = sums.get(target.name)

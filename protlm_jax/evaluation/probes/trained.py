@@ -129,9 +129,8 @@ def validate(
     for batch in valid.batches(None):
         answers = answer(module, variables, standard, batch.features, batch.protein, batch.slots)
         for target in module.targets:
-            if (labels := batch.labels.get(target.name)) is None:
-                continue
-            there, values = known(target, labels), np.asarray(answers[target.name])
+            labels, values = batch.labels[target.name], np.asarray(answers[target.name])
+            there = known(target, labels)
             if len(there) != values.shape[2]:
                 raise ProtlmError(
                     f"{len(there)} labels of {target.name!r} for {values.shape[2]} answers: a head "
@@ -160,34 +159,36 @@ def _decided(target: Target, values: np.ndarray) -> np.ndarray:
     return values.argmax(axis=-1) if target.kind == "classes" else values[..., 0]
 
 
-def by_protein(source: Source, trained: Mapping[str, TrainedHeads]) -> Iterator[tuple[int, Found]]:
-    """(place in the split, head -> target -> [S, N, items, C] float32), in the order of the split.
+def by_protein(source: Source, heads: TrainedHeads) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(place in the split, target -> [S, N, items, C] float32), in the order of the split.
 
-    Items are the protein's residues, or the protein. Features are read once for all heads.
+    Items are the protein's residues, or the protein.
     """
     for batch in source.batches(None):
-        found = {name: heads.predict(batch) for name, heads in trained.items()}
+        found = heads.predict(batch)
         for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
             place = slice(slot, slot + 1)
             if source.level == "residue":
                 place = slice(start, start + int(source.store.lengths[member]))
-            parts = {
-                name: {target: values[:, :, place] for target, values in answers.items()}
-                for name, answers in found.items()
-            }
-            yield int(member), parts
+            yield int(member), {name: values[:, :, place] for name, values in found.items()}
 
 
 def decided(source: Source, trained: Mapping[str, TrainedHeads]) -> Found:
-    """head -> target -> the most probable class, int16, or the number, float32, [S, N, items]."""
+    """head -> target -> the most probable class, int16, or the number, float32, [S, N, items].
+
+    Features are read once for all heads.
+    """
     parts: dict[str, dict[str, list[np.ndarray]]] = {
         name: {t.name: [] for t in of.targets} for name, of in trained.items()
     }
-    for _, found in by_protein(source, trained):
+    for batch in source.batches(None):
+        rows = int((batch.protein >= 0).sum())
+        items = rows if source.level == "residue" else len(batch.members)
         for name, of in trained.items():
+            found = of.predict(batch)
             for target in of.targets:
                 dtype = np.int16 if target.kind == "classes" else np.float32
-                values = _decided(target, found[name][target.name]).astype(dtype)
+                values = _decided(target, found[target.name][:, :, :items]).astype(dtype)
                 parts[name][target.name].append(values)
     return {
         name: {target: np.concatenate(values, axis=-1) for target, values in by_target.items()}

@@ -196,17 +196,13 @@ class _Learning:
         return variables, validate(self.module, variables, self.fixed.standard, valid)
 
     def _labels(self, batch: Batch) -> dict[str, np.ndarray]:
-        """A label of every target for each row or slot, numbers in standard deviations."""
-        size = batch.slots if self.kind.pools else len(batch.protein)
+        """The batch's labels, numbers in standard deviations."""
         labels = {}
         for target in self.targets:
-            classes = target.kind == "classes"
-            found = batch.labels.get(target.name)
-            if found is None:
-                found = np.full(size, -1 if classes else np.nan)
-            mean, deviation = self.moments.units[target.name]
-            units = found if classes else (found - mean) / deviation
-            labels[target.name] = units.astype(np.int32 if classes else np.float32)
+            found, (mean, deviation) = batch.labels[target.name], self.moments.units[target.name]
+            labels[target.name] = found
+            if target.kind == "number":
+                labels[target.name] = ((found - mean) / deviation).astype(np.float32)
         return labels
 
 

@@ -125,7 +125,7 @@ def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: Array
 
 @dataclasses.dataclass(frozen=True)
 class Spoiled:
-    """A source with anything at all where there is no protein, and labels missing altogether."""
+    """A source with anything at all where there is no protein, and one target's labels unknown."""
 
     source: ArraySource
     without: str = ""
@@ -143,7 +143,7 @@ class Spoiled:
             features, labels = batch.features.copy(), dict(batch.labels)
             features[:, batch.protein < 0] = np.nan
             if self.without and number % 2:
-                del labels[self.without]
+                labels[self.without] = np.full_like(labels[self.without], -1)
             yield dataclasses.replace(batch, features=features, labels=labels)
 
 
@@ -269,9 +269,9 @@ def test_heads_that_do_not_fit_into_memory_are_refused(
 
 
 def test_what_cannot_be_learned_is_an_error(source: ArraySource, valid: ArraySource) -> None:
-    with pytest.raises(ProtlmError, match="no training label of 'fold'"):
-        train("linear", (Target("fold", "classes", ("a", "b")),), source, valid)
     unlabelled = dataclasses.replace(valid, labels={"q3": valid.labels["q3"] * 0 - 1})
+    with pytest.raises(ProtlmError, match="no training label of 'q3'"):
+        train("linear", (Q3,), unlabelled, valid)
     with pytest.raises(ProtlmError, match="no validation label of 'q3'"):
         train("linear", (Q3,), source, unlabelled)
     wrong = dataclasses.replace(source, features=source.features * np.float32(np.inf))
