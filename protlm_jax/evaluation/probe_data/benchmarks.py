@@ -31,7 +31,7 @@ from protlm_jax.storage.json_files import LARGEST
 from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 NEAREST = 6
-"""Pairs of residues closer than this along the chain are not asked for contacts."""
+"""Pairs of residues closer than this along the chain are not predicted as contacts."""
 Q3, Q8 = "HEC", "GHIEBSTC"
 FOLDS = 1195
 GB1_SITES = (39, 40, 41, 54)  # counted from 1, in FLIP's construct, which goes on after the domain
@@ -91,7 +91,7 @@ def _existing(name: str, about: dict[str, Any], folder: Path | None) -> Path:
     files, where = ", ".join(about["files"]), about["where"]
     if folder is None:
         raise ProtlmError(
-            f"{name} does not ship with protlm: say --data_dir FOLDER, with {files} in it, from "
+            f"{name} does not ship with protlm: give --data_dir FOLDER, with {files} in it, from "
             f"{where}"
         )
     for file in about["files"]:

@@ -60,7 +60,7 @@ def parse(column: LabelColumn) -> tuple[list[Labels], list[str]]:
     labelled = sum(map(bool, cells))
     if not labelled:
         where = _where(column)
-        raise ProtlmError(f"{where}: no protein has a label; name another one in --targets")
+        raise ProtlmError(f"{where}: no protein has a label; name another column in --targets")
     kind, notes = column.kind, list[str]()
     if not column.several and not kind:
         kind, notes = _recognised(column, set(cells) - {""})
@@ -113,7 +113,7 @@ def _recognised(column: LabelColumn, different: set[str]) -> tuple[str, list[str
         return "number", []
     return "classes", [
         f"{name}: {len(different)} different whole numbers, taken for classes; head the column "
-        f"'{name}:number', or say --targets '{name}:number', if they are measured."
+        f"'{name}:number', or give --targets '{name}:number', if they are measured."
     ]
 
 
@@ -144,7 +144,7 @@ def _classes(column: LabelColumn, kind: str, cells: list[str]) -> tuple[Labels, 
         )
     folded = Counter(name.casefold() for name in classes)
     if alike := [name for name in classes if folded[name.casefold()] > 1]:
-        notes.append(f"WARNING: classes of {column.name!r} differ in case alone: {_listed(alike)}.")
+        notes.append(f"WARNING: classes of {column.name!r} differ only in case: {_listed(alike)}.")
     codes = {name: code for code, name in enumerate(classes)} | {"": UNKNOWN}
     values = [np.array(codes[cell], np.int16) for cell in cells]
     return Labels(Target(column.name, cast(Kind, kind), tuple(classes)), values), notes
@@ -168,7 +168,7 @@ def _refuse_several(column: LabelColumn, cells: list[str]) -> list[str]:
     several = f"--multilabel {_word(column.name)}"
     if mixed and not alike:
         raise ProtlmError(
-            f"{_where(column)}: {what}: say {several} to learn several labels at once, or "
+            f"{_where(column)}: {what}: use {several} to learn several labels at once, or "
             f"--targets {_word(column.name + ':classes')} to take each combination for a class of "
             "its own"
         )

@@ -102,7 +102,9 @@ def assign(
             "on both sides, which flatters every score: cluster the proteins, with MMseqs2 for "
             "instance, and give a split that keeps clusters together."
         ]
-    notes = ["Split as the file says; that no test protein has relatives in training is its care."]
+    notes = [
+        "The file's split is used; whether test proteins have relatives in training is not checked."
+    ]
     proteins = _translated(path, proteins, request, column)
     remedy = f"name it ({_NAMES}), or divide the proteins anew (--split {RANDOM})"
     _require(path, proteins, ("train", "test"), remedy)
@@ -176,8 +178,8 @@ def _translated(
         more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
         name = f"'{column}'" if " " in column else column
         raise ProtlmError(
-            f"{path}, column {column!r}: {', '.join(words[:_SHOWN])}{more}: no names of a split; "
-            f"write {_NAMES}, or say what they mean (--split {name} train=A,B valid=C test=D), or "
+            f"{path}, column {column!r}: {', '.join(words[:_SHOWN])}{more}: not the names of splits; "
+            f"write {_NAMES}, give their meaning (--split {name} train=A,B valid=C test=D), "
             f"divide the proteins anew (--split {RANDOM}), or learn the column (--targets {name})"
         )
     return found

@@ -177,7 +177,7 @@ def _labels(table: Table, why: dict[str, Reason]) -> list[Named]:
         raise ProtlmError(
             f"{table.file}: no column holds labels; "
             + (
-                f"{reasons}: name those to learn nevertheless with --targets NAME"
+                f"{reasons}: --targets NAME learns a column nevertheless"
                 if reasons
                 else f"add one beside {_listed(table.columns)}"
             )
@@ -279,7 +279,7 @@ def _proteins(
         if name in found:
             raise ProtlmError(
                 f"{table.file}, line {line}: the id {name!r} was used in line {found[name].line}; "
-                "give every protein an id of its own, or remove the double"
+                "give every protein its own id, or remove the duplicate"
             )
         found[name] = UserProtein(line, name, sequence, split)
     return list(found.values())

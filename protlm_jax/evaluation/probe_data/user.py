@@ -149,7 +149,9 @@ def _read_pair(path: Path, labels: Path, mask: Path | None) -> list[UserProtein]
                 raise ProtlmError(f"{where} has no mask in {mask}; add one or remove it")
             _require_length(mask, mask_line, record.id, counted, record.sequence)
             if not set(counted) <= {"0", "1"}:
-                raise ProtlmError(f"{mask}, line {mask_line}: a mask of other signs than 0 and 1")
+                raise ProtlmError(
+                    f"{mask}, line {mask_line}: a mask with other characters than 0 and 1"
+                )
         split = split or split_of(record.description)
         found.append(UserProtein(line, record.id, record.sequence, split, text, counted))
     for file, left in ((labels, list(letters)), (mask, list(masks))):
@@ -229,7 +231,7 @@ def _conflicts(of: Labels, found: list[UserProtein]) -> list[str]:
     if not torn:
         return []
     return [
-        f"WARNING: {len(torn):,} sequences stand in training several times with different labels "
+        f"WARNING: {len(torn):,} sequences are in training several times with different labels "
         f"in {of.target.name!r} ({splits.shown(torn)})."
     ]
 

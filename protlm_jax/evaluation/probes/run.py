@@ -66,20 +66,18 @@ def run(
 
     Args:
         heads: of HEADS at the benchmark's level; None: those of DEFAULT_HEADS.
-        layers: "last", "all" or numbers, see `spec.resolve_layers`; one pass reads all of them.
-        seeds: how many times each head is trained.
+        layers: "last", "all" or numbers; one pass of the model reads all of them.
         train_proteins, valid_proteins: how many are drawn; None takes all, of validation a tenth of
             the training proteins, at least 200.
         views, controls: of the benchmark and of `controls`; None takes all.
-        window: residues read at once; see `embed.resolve_window`.
-        budget: bytes of features in memory; None: `memory_budget()`. The model runs again in each
-            epoch for features beyond it.
+        window: residues read at once; see `embedder.resolve_window`.
+        budget: bytes of features in memory; the model runs again in each epoch for the others.
         seed: of draws of proteins, the random control, heads and the bootstrap.
-        say, progress: takes lines of text; draw progress bars on a terminal.
+        say: takes lines of text.
 
     Raises:
-        ProtlmError: for a head, view, control, layer or window that does not exist, data without
-            labels, or proteins that the model's policy refuses.
+        ProtlmError: for a head, view, control, layer or window that does not exist, a split without
+            proteins or labels, or proteins that the model's policy refuses.
     """
     began = time.perf_counter()
     if benchmark.level not in HEADS:
@@ -87,14 +85,10 @@ def run(
     names = _chosen("head", heads, HEADS[benchmark.level], DEFAULT_HEADS[benchmark.level])
     shown = _chosen("view", views, tuple(benchmark.views), tuple(benchmark.views))
     splits = _drawn(benchmark, shown, train_proteins, valid_proteins, seed)
-    drawn = (protein for proteins in splits.values() for protein in proteins)
-    normalised(((p.id, p.sequence) for p in drawn), loaded.policy)  # refused now, if at all
+    drawn = ((p.id, p.sequence) for proteins in splits.values() for p in proteins)
+    normalised(drawn, loaded.policy)  # refused now, if at all
     settings = Settings(
-        benchmark=benchmark,
-        splits=splits,
-        views=shown,
-        heads=names,
-        layers=resolve_layers(loaded, layers),
+        *(benchmark, splits, shown, names, resolve_layers(loaded, layers)),
         seeds=tuple(range(seed, seed + seeds)),
         window=window,
         compute=compute,

@@ -174,7 +174,7 @@ def test_several_labels_in_a_cell_are_never_classes_unsaid(tmp_path: Path) -> No
     cells = ["Nucleus", "Nucleus|Cytoplasm", "Cytoplasm", "Membrane | Nucleus", ""]
     rows = [f"{protein(i)},{('train', 'valid', 'test')[i // 10]},{cells[i % 5]}" for i in range(30)]
     write(file, "sequence,split,loc", *rows)
-    wrong = r"12 of 24 labels hold '\|', as 'Nucleus\|Cytoplasm' \(line 3\): say --multilabel loc"
+    wrong = r"12 of 24 labels hold '\|', as 'Nucleus\|Cytoplasm' \(line 3\): use --multilabel loc"
     with pytest.raises(ProtlmError, match=wrong):
         read_own(file)
     as_it_is = read_own(file, targets=["loc:classes"])
@@ -202,7 +202,7 @@ def test_what_stands_on_both_sides_is_counted(tmp_path: Path) -> None:
     assert (
         "1 of 2 test proteins have the sequence of a training or validation protein (e)." in notes
     )
-    assert "1 sequences stand in training several times with different labels in 'y' (a)" in notes
+    assert "1 sequences are in training several times with different labels in 'y' (a)" in notes
 
 
 @pytest.mark.parametrize(

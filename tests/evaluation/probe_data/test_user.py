@@ -137,7 +137,7 @@ def test_validation_is_taken_from_training_where_there_is_none(tmp_path: Path) -
         ),
         (
             "sequence,split,y\nMK,train,a\nMV,valid,a\nMA,test,a\n",
-            "'y' has the value 'a' everywhere: name those to learn nevertheless with --targets",
+            "'y' has the value 'a' everywhere: --targets NAME learns a column nevertheless",
         ),
         ("sequence,split,y\nMK,train,\nMV,valid,NA\nMA,test,\n", "'y' has no values"),
         (
@@ -195,7 +195,7 @@ def test_proteins_whose_headers_hold_the_label(tmp_path: Path) -> None:
         (["a\nHE", "b\nEE", "c\nE"], None, "'c' has no sequence"),
         (["a\nHE", "a\nEE"], None, "line 3: the name 'a' a second time"),
         (["a\nHE", "b\nEE"], ["a\n11"], "'b' has no mask"),
-        (["a\nHE", "b\nEE"], ["a\n11", "b\n12"], "line 3: a mask of other signs"),
+        (["a\nHE", "b\nEE"], ["a\n11", "b\n12"], "line 3: a mask with other characters"),
         (["a SET=train\nHE", "b\nEE"], None, "'b' has no split, others have"),
     ],
 )
