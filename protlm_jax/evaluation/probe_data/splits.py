@@ -178,7 +178,7 @@ def _translated(
         more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
         name = f"'{column}'" if " " in column else column
         raise ProtlmError(
-            f"{path}, column {column!r}: {', '.join(words[:_SHOWN])}{more}: not the names of splits; "
+            f"{path}, column {column!r}: {', '.join(words[:_SHOWN])}{more}: not names of splits; "
             f"write {_NAMES}, give their meaning (--split {name} train=A,B valid=C test=D), "
             f"divide the proteins anew (--split {RANDOM}), or learn the column (--targets {name})"
         )
