@@ -11,10 +11,10 @@ residues    whether distances go with differences in charge, size and hydrophobi
 """
 
 from protlm_jax.evaluation.maps.colouring import Colouring, colourings
-from protlm_jax.evaluation.maps.drawing import draw, protein_maps, residue_map, write_tables
+from protlm_jax.evaluation.maps.drawing import draw, write_tables
 from protlm_jax.evaluation.maps.projection import METHODS, mantel, project, require_packages
 
 __all__ = [
-    "METHODS", "Colouring", "colourings", "draw", "mantel", "project", "protein_maps",
-    "require_packages", "residue_map", "write_tables",
+    "METHODS", "Colouring", "colourings", "draw", "mantel", "project", "require_packages",
+    "write_tables",
 ]  # fmt: skip

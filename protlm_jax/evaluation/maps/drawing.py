@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.spec import resolve_layers
@@ -47,7 +46,7 @@ def draw(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """{"residues": `residue_map`, "proteins": `protein_maps`}, the latter if proteins have classes.
+    """Both maps, of the 20 residues and, where proteins have classes, of proteins, as plain JSON.
 
     The proteins are at most 1,500 of the first test set, or of the validation set where more is
     known of them; nothing is trained on either here.
@@ -56,9 +55,16 @@ def draw(
         layer: of the proteins' vectors, see `spec.resolve_layers`.
         window: residues read at once; see `embed_sequences`.
         seed: of the draw, the re-initialised copy, t-SNE and UMAP.
-        progress: draw progress bars on a terminal.
+
+    Returns:
+        {"residues": `residue_map`, "proteins": `protein_maps`}. Both have "methods" -> method ->
+        "model"/"random" -> [n, 2], "explained" -> "model"/"random" -> share of the variance on each
+        axis of PCA, and "protocol".
+
+    Raises:
+        ProtlmError: without scikit-learn.
     """
-    result = {"residues": residue_map(loaded, seed=seed)}
+    result = {"residues": residue_map(loaded, seed)}
     offered = {}
     for split in dict.fromkeys((next(iter(benchmark.views.values())).split, "valid")):
         proteins = subset(benchmark.splits[split](), MOST_PROTEINS, seed)
@@ -66,9 +72,8 @@ def draw(
     split = max(offered, key=lambda name: len(offered[name][1]))
     proteins, colours = offered[split]
     if colours and len(proteins) >= FEWEST:
-        made = protein_maps(
-            loaded, proteins, colours, layer=layer, window=window, seed=seed, progress=progress
-        )
+        (depth,) = resolve_layers(loaded, [layer])
+        made = protein_maps(loaded, proteins, colours, depth, window, seed, progress)
         titles = {view.split: view.title for view in reversed(list(benchmark.views.values()))}
         named = titles.get(split, "validation")
         result["proteins"] = {**made, "of": len(benchmark.splits[split]()), "set": named}
@@ -79,34 +84,24 @@ def protein_maps(
     loaded: LoadedModel,
     proteins: Sequence[LabelledProtein],
     colours: Sequence[Colouring],
-    *,
-    layer: int = -1,
-    window: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    layer: int,
+    window: int | None,
+    seed: int,
+    progress: bool,
 ) -> dict[str, Any]:
-    """PCA, t-SNE and UMAP of proteins (means over residues), model and re-initialised copy.
+    """PCA, t-SNE and UMAP of proteins (means over residues), and their neighbours.
 
-    Returns:
-        Plain JSON: "ids" [n]; "colours" -> title -> `Colouring.to_dict`; "methods" -> method ->
-        "model"/"random" -> [n, 2]; "explained" -> "model"/"random" -> share of the variance on each
-        axis of PCA; "neighbours" -> title -> {"model", "random", "difference" (estimates),
-        "chance"}; "left_out", "protocol".
-
-    Raises:
-        ProtlmError: for fewer than 4 proteins, or without scikit-learn.
+    "ids" [n]; "colours" -> title -> `Colouring.to_dict`; "neighbours" -> title -> {"model",
+    "random", "difference" (estimates), "chance"}; "left_out".
     """
     from tqdm import tqdm
 
-    if len(proteins) < FEWEST:
-        raise ProtlmError(f"a map needs at least {FEWEST} proteins, not {len(proteins)}")
-    (depth,) = resolve_layers(loaded, [layer])
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     methods, left_out = installed()
     vectors: Vectors = {}
     for kind, model in _both(loaded, seed).items():
         stream = embed_sequences(
-            model, sequences, layers=[depth], vectors="mean", window=window, progress=progress
+            model, sequences, layers=[layer], vectors="mean", window=window, progress=progress
         )
         vectors[kind] = standardised(np.stack([vector for _, vector in stream]))
     quiet = None if progress else True  # None draws on a terminal only
@@ -115,28 +110,24 @@ def protein_maps(
     orders = {kind: nearest(vectors[kind], seed) for kind in vectors}
     return {
         "model": loaded.name,
-        "layer": depth,
+        "layer": layer,
         "num_layers": loaded.config.num_layers,
         "ids": [protein.id for protein in proteins],
         "colours": {colour.title: colour.to_dict() for colour in colours},
         **projected,
         "neighbours": {colour.title: _agreement(orders, colour, seed) for colour in colours},
         "left_out": left_out,
-        "protocol": f"Means over residues of layer {depth}, standardised by feature; t-SNE and "
+        "protocol": f"Means over residues of layer {layer}, standardised by feature; t-SNE and "
         f"UMAP read the first {COMPONENTS} principal components. Neighbours: the {NEIGHBOURS} "
         "nearest by distance between all standardised features, errors by bootstrap over proteins.",
     }
 
 
-def residue_map(loaded: LoadedModel, *, seed: int = 0) -> dict[str, Any]:
+def residue_map(loaded: LoadedModel, seed: int) -> dict[str, Any]:
     """The 20 residues as the model takes them in: layer 0 of each, alone in a protein.
 
-    Returns:
-        Plain JSON: "residues" (20 letters), "methods" and "explained" as of `protein_maps`,
-        "properties" -> name -> `Property.to_dict` and "agreement" -> "model"/"random" -> `mantel`.
-
-    Raises:
-        ProtlmError: without scikit-learn.
+    "residues" (20 letters); "properties" -> name -> `Property.to_dict`, and "agreement" ->
+    "model"/"random" -> `mantel`.
     """
     alone = {letter: letter for letter in AMINO_ACIDS}
     vectors = {
@@ -145,15 +136,12 @@ def residue_map(loaded: LoadedModel, *, seed: int = 0) -> dict[str, Any]:
         )
         for kind, model in _both(loaded, seed).items()
     }
-    apart = {kind: distances(vectors[kind]) for kind in vectors}
     properties = {}
     for name, values in PROPERTIES.items():
         numbers = np.array([values.of[letter] for letter in AMINO_ACIDS])
-        differences = np.abs(numbers[:, None] - numbers[None])
-        properties[name] = {
-            **values.to_dict(AMINO_ACIDS),
-            "agreement": {kind: mantel(apart[kind], differences, seed=seed) for kind in apart},
-        }
+        apart = np.abs(numbers[:, None] - numbers[None])
+        agreement = {kind: mantel(distances(v), apart, seed=seed) for kind, v in vectors.items()}
+        properties[name] = {**values.to_dict(AMINO_ACIDS), "agreement": agreement}
     return {
         "model": loaded.name,
         "residues": AMINO_ACIDS,

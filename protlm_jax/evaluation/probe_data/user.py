@@ -66,8 +66,9 @@ def read(
     elif request.column or (labels and (targets or multilabel)):
         raise ProtlmError(f"{path} is a FASTA file: it has no columns to name")
     elif labels is None:
-        found = _read_annotated(path)
-        columns = [_annotated(path, found, targets, multilabel)]
+        name = next(iter((*multilabel, *targets)), "target")
+        found, target = _read_annotated(path, name, several=bool(multilabel))
+        columns = [target]
     else:
         found = _read_pair(path, labels, mask)
     if mask and not labels:
@@ -107,8 +108,8 @@ def _is_fasta(path: Path) -> bool:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">")
 
 
-def _read_annotated(path: Path) -> list[UserProtein]:
-    """Proteins whose headers give their label as TARGET=..."""
+def _read_annotated(path: Path, name: str, several: bool) -> tuple[list[UserProtein], LabelColumn]:
+    """Proteins whose headers give their label as TARGET=..., and these labels."""
     found = []
     for record in read_fasta(path, policy=AS_WRITTEN):
         label = _attributes(record.description).get("TARGET")
@@ -119,16 +120,10 @@ def _read_annotated(path: Path) -> list[UserProtein]:
             )
         split = split_of(record.description)
         found.append(UserProtein(record.line, record.id, record.sequence, split, label))
-    return found
-
-
-def _annotated(
-    path: Path, found: list[UserProtein], targets: Sequence[str], multilabel: Sequence[str]
-) -> LabelColumn:
-    kind = table.named(["target"], next(iter((*multilabel, *targets)), "target"), str(path)).kind
+    kind = table.named(["target"], name, str(path)).kind
     places = [f"{path}, line {p.line}, TARGET" for p in found]
     cells = [p.label for p in found]
-    return LabelColumn("target", kind, cells, places, str(path), several=bool(multilabel))
+    return found, LabelColumn("target", kind, cells, places, str(path), several=several)
 
 
 def _read_pair(path: Path, labels: Path, mask: Path | None) -> list[UserProtein]:
@@ -227,13 +222,12 @@ def _conflicts(of: Labels, found: list[UserProtein]) -> list[str]:
         if p.split == "train" and known(of.target, value):
             labels.setdefault(p.sequence, set()).add(float(value))
             first.setdefault(p.sequence, p.id)
-    torn = [first[sequence] for sequence, different in labels.items() if len(different) > 1]
-    if not torn:
-        return []
-    return [
-        f"WARNING: {len(torn):,} sequences are in training several times with different labels "
-        f"in {of.target.name!r} ({splits.shown(torn)})."
-    ]
+    names = [first[sequence] for sequence, different in labels.items() if len(different) > 1]
+    warning = (
+        f"WARNING: {len(names):,} sequences are in training several times with different labels "
+        f"in {of.target.name!r} ({splits.shown(names)})."
+    )
+    return [warning] if names else []
 
 
 def _benchmark(

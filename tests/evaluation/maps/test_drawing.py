@@ -155,8 +155,8 @@ def test_residues_are_read_at_layer_0(drawn: dict[str, Any], model: LoadedModel)
 def test_the_set_of_which_more_is_known_is_drawn(
     model: LoadedModel, proteins: list[LabelledProtein], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "residue_map", lambda *_, **__: {})
-    monkeypatch.setattr(drawing, "protein_maps", lambda _, found, colours, **__: {"ids": found})
+    monkeypatch.setattr(drawing, "residue_map", lambda *_: {})
+    monkeypatch.setattr(drawing, "protein_maps", lambda _, found, *__: {"ids": found})
     annotated = [
         LabelledProtein(p.id, p.sequence, p.labels, notes={"kingdom": "ab"[i % 2]})
         for i, p in enumerate(proteins)
