@@ -6,13 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from protlm_jax.data.tables import MISSING, is_number, number, shortened
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data.base import UNKNOWN, Kind, Target
+from protlm_jax.evaluation.probe_data.base import UNKNOWN, Target
 
 FEW = 10  # this many different values may be classes even if each occurs once
 SEPARATORS = "|;"
@@ -61,20 +60,18 @@ def parse(column: LabelColumn) -> tuple[list[Labels], list[str]]:
     if not labelled:
         where = _where(column)
         raise ProtlmError(f"{where}: no protein has a label; name another column in --targets")
-    kind, notes = column.kind, list[str]()
-    if not column.several and not kind:
-        kind, notes = _recognised(column, set(cells) - {""})
     if column.several:
         found, notes = _several(column, cells)
-    elif kind == "number":
-        values = _numbers(column, cells)
-        found = [Labels(Target(column.name, "number"), values)]
-        low, high = np.nanmin(values), np.nanmax(values)
-        notes.insert(0, f"{column.name}: numbers, from {low:g} to {high:g}.")
     else:
-        notes += [] if column.kind else _refuse_several(column, cells)
-        labels, more = _classes(column, kind, cells)
-        found, notes = [labels], [more[0], *notes, *more[1:]]
+        kind, notes = column.kind, list[str]()
+        if not kind:
+            kind, notes = _recognised(column, set(cells) - {""})
+        if kind == "number":
+            one, more = _numbers(column, cells)
+        else:
+            notes += [] if column.kind else _refuse_several(column, cells)
+            one, more = _classes(column, cells)
+        found, notes = [one], [more[0], *notes, *more[1:]]
     if labelled < len(cells):
         notes.append(
             f"{len(cells) - labelled:,} of {len(cells):,} proteins have no label in "
@@ -117,17 +114,18 @@ def _recognised(column: LabelColumn, different: set[str]) -> tuple[str, list[str
     ]
 
 
-def _numbers(column: LabelColumn, cells: list[str]) -> list[np.ndarray]:
+def _numbers(column: LabelColumn, cells: list[str]) -> tuple[Labels, list[str]]:
     found = []
     for cell, place in zip(cells, column.places, strict=True):
         value = number(cell, place, column.decimal)
         if abs(value) > _LARGEST:
             raise ProtlmError(f"{place}: {shortened(cell)} is beyond float32; use another unit")
         found.append(np.array(value, np.float32))
-    return found
+    notes = [f"{column.name}: numbers, from {np.nanmin(found):g} to {np.nanmax(found):g}."]
+    return Labels(Target(column.name, "number"), found), notes
 
 
-def _classes(column: LabelColumn, kind: str, cells: list[str]) -> tuple[Labels, list[str]]:
+def _classes(column: LabelColumn, cells: list[str]) -> tuple[Labels, list[str]]:
     counts = Counter(cell for cell in cells if cell)
     classes = sorted(counts, key=_in_order)
     if not 2 <= len(classes) <= _MOST_CLASSES:
@@ -147,7 +145,7 @@ def _classes(column: LabelColumn, kind: str, cells: list[str]) -> tuple[Labels, 
         notes.append(f"WARNING: classes of {column.name!r} differ only in case: {_listed(alike)}.")
     codes = {name: code for code, name in enumerate(classes)} | {"": UNKNOWN}
     values = [np.array(codes[cell], np.int16) for cell in cells]
-    return Labels(Target(column.name, cast(Kind, kind), tuple(classes)), values), notes
+    return Labels(Target(column.name, "classes", tuple(classes)), values), notes
 
 
 def _refuse_several(column: LabelColumn, cells: list[str]) -> list[str]:
