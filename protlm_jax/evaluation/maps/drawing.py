@@ -12,7 +12,11 @@ import numpy as np
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.spec import resolve_layers
-from protlm_jax.evaluation.maps.colouring import PROPERTIES, Colouring, colourings
+from protlm_jax.evaluation.maps.colouring import (
+    Colouring,
+    colourings,
+    residue_properties,
+)
 from protlm_jax.evaluation.maps.projection import (
     COMPONENTS,
     FEWEST,
@@ -126,7 +130,7 @@ def protein_maps(
 def residue_map(loaded: LoadedModel, seed: int) -> dict[str, Any]:
     """The 20 residues as the model takes them in: layer 0 of each, alone in a protein.
 
-    "residues" (20 letters); "properties" -> name -> `Property.to_dict`, and "agreement" ->
+    "residues" (20 letters); "properties" -> name -> `residue_properties`, and "agreement" ->
     "model"/"random" -> `mantel`.
     """
     alone = {letter: letter for letter in AMINO_ACIDS}
@@ -136,12 +140,10 @@ def residue_map(loaded: LoadedModel, seed: int) -> dict[str, Any]:
         )
         for kind, model in _both(loaded, seed).items()
     }
-    properties = {}
-    for name, values in PROPERTIES.items():
-        numbers = np.array([values.of[letter] for letter in AMINO_ACIDS])
-        apart = np.abs(numbers[:, None] - numbers[None])
-        agreement = {kind: mantel(distances(v), apart, seed=seed) for kind, v in vectors.items()}
-        properties[name] = {**values.to_dict(AMINO_ACIDS), "agreement": agreement}
+    properties = residue_properties(AMINO_ACIDS)
+    for about in properties.values():
+        apart = np.abs(np.subtract.outer(about["values"], about["values"]))
+        about["agreement"] = {k: mantel(distances(v), apart, seed=seed) for k, v in vectors.items()}
     return {
         "model": loaded.name,
         "residues": AMINO_ACIDS,

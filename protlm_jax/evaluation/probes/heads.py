@@ -195,8 +195,7 @@ class Kind:
             protein [T], slots P and train (dropout, statistics of the batch).
         patience: epochs without a better validation score after which a head stops.
         pools: whether it reads a protein's rows and answers for slots, not for rows.
-        seeded: whether it has random parts; if not, one seed stands for all.
-        linear: whether its loss is convex, and it learns as linear heads do.
+        linear: whether its loss is convex: it has one optimum, whatever the seed.
         penalty: L2, half of which times the squared kernels is added to the loss.
     """
 
@@ -205,13 +204,12 @@ class Kind:
     max_epochs: int
     patience: int
     pools: bool = False
-    seeded: bool = True
     linear: bool = False
     penalty: float = 0.0
 
 
 KINDS = {
-    "linear": Kind(Linear, 0.3, 50, 2, seeded=False, linear=True, penalty=1e-4),
+    "linear": Kind(Linear, 0.3, 50, 2, linear=True, penalty=1e-4),
     "cnn": Kind(Cnn, 1e-3, 20, 3),
     "fnn": Kind(Fnn, 1e-3, 100, 10),
     "light_attention": Kind(LightAttention, 1e-4, 50, 8, pools=True),

@@ -62,7 +62,7 @@ def train(
     from tqdm import tqdm
 
     kind, targets = heads.kind(head), tuple(targets)
-    seeds = tuple(seeds) if kind.seeded else tuple(seeds)[:1]
+    seeds = tuple(seeds)[:1] if kind.linear else tuple(seeds)
     moments = measure(source, targets, seeds[0], covariance=kind.linear)
     numbers = tuple(t for t in targets if t.kind == "number" and kind.linear)
     others = tuple(t for t in targets if t not in numbers)
