@@ -159,13 +159,15 @@ def _decided(target: Target, values: np.ndarray) -> np.ndarray:
     return values.argmax(axis=-1) if target.kind == "classes" else values[..., 0]
 
 
-def by_protein(source: Source, heads: TrainedHeads) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def by_protein(
+    source: Source, trained: TrainedHeads
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """(place in the split, target -> [S, N, items, C] float32), in the order of the split.
 
     Items are the protein's residues, or the protein.
     """
     for batch in source.batches(None):
-        found = heads.predict(batch)
+        found = trained.predict(batch)
         for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
             place = slice(slot, slot + 1)
             if source.level == "residue":
