@@ -22,7 +22,6 @@ from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
-from protlm_jax.evaluation.probes.trained import by_protein
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
@@ -97,12 +96,17 @@ def _predicted(
     )
     store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
     source = Source(store, probe.heads.targets, about["level"], rows)
-    for member, found in by_protein(source, probe.heads):
-        means = {t: found[t.name][:, 0].mean(axis=0) for t in probe.heads.targets}
-        yield (
-            names[member],
-            {t.name: mean if t.kind == "classes" else mean[:, 0] for t, mean in means.items()},
-        )
+    for batch in source.batches(None):
+        found = probe.heads.predict(batch)
+        for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
+            place = slice(slot, slot + 1)
+            if about["level"] == "residue":
+                place = slice(start, start + lengths[member])
+            means = {t: found[t.name][:, 0, place].mean(axis=0) for t in probe.heads.targets}
+            yield (
+                names[member],
+                {t.name: mean if t.kind == "classes" else mean[:, 0] for t, mean in means.items()},
+            )
 
 
 def _predicted_records(

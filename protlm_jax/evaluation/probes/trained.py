@@ -6,7 +6,7 @@ Letters: S seeds, N inputs (layers), T rows, P protein slots, C classes (1 for a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -157,22 +157,6 @@ def validate(
 def _decided(target: Target, values: np.ndarray) -> np.ndarray:
     """The most probable class, or the number, of values [..., C]."""
     return values.argmax(axis=-1) if target.kind == "classes" else values[..., 0]
-
-
-def by_protein(
-    source: Source, trained: TrainedHeads
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(place in the split, target -> [S, N, items, C] float32), in the order of the split.
-
-    Items are the protein's residues, or the protein.
-    """
-    for batch in source.batches(None):
-        found = trained.predict(batch)
-        for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
-            place = slice(slot, slot + 1)
-            if source.level == "residue":
-                place = slice(start, start + int(source.store.lengths[member]))
-            yield int(member), {name: values[:, :, place] for name, values in found.items()}
 
 
 def decided(source: Source, trained: Mapping[str, TrainedHeads]) -> Found:
