@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from protlm_jax.evaluation.embedding.spec import Arrays, Dtype, EmbeddingSpec, V
 from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
+from protlm_jax.evaluation.probes.controls import TableReader
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import normalise
 
@@ -30,18 +30,6 @@ ROWS = 4096  # residues of a batch
 POOLED = 256  # proteins of a batch if each is one row: many small steps, as proteins are few
 _SHARE = 0.25  # of the machine's memory
 _BYTES = 4  # of a float32
-
-
-class Reader(Protocol):
-    """Turns sequences into features: N inputs of width D, of residues, means or both."""
-
-    num_inputs: int
-    width: int
-    vectors: tuple[Vectors, ...]
-
-    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
-        """(index, {"residues": [N, residues, D], "mean": [N, D]} float32), in any order."""
-        ...
 
 
 @dataclass
@@ -56,6 +44,7 @@ class ModelReader:
         self.vectors = self.embedder.spec.vectors
 
     def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        """(index, {"residues": [N, residues, D], "mean": [N, D]} float32), in any order."""
         policy = self.embedder.loaded.policy
         plain = [normalise(s, policy, record=f"{s[:20]}...") for s in sequences]
         for complete in self.embedder.embed(plain):
@@ -63,6 +52,9 @@ class ModelReader:
                 if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
                     arrays = {name: values[None] for name, values in arrays.items()}
                 yield index, arrays
+
+
+Reader = ModelReader | TableReader  # N inputs of D features
 
 
 def model_reader(
@@ -191,16 +183,14 @@ class Store:
         with tqdm(total=total, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
             for index, arrays in self.reader.read(sequences):
                 if not all(np.isfinite(values).all() for values in arrays.values()):
-                    raise self._not_finite(self.proteins[missing[index]])
+                    protein, reader = self.proteins[missing[index]], self.reader
+                    if not isinstance(reader, ModelReader):
+                        raise ProtlmError(f"the features of {protein.id!r} are not finite")
+                    loaded = reader.embedder.loaded
+                    raise not_finite(loaded, protein.sequence, protein.id, "the embedding")
                 found[missing[index]] = arrays
                 bar.update(len(sequences[index]))
         return found
-
-    def _not_finite(self, protein: LabelledProtein) -> ProtlmError:
-        if isinstance(self.reader, ModelReader):
-            loaded = self.reader.embedder.loaded
-            return not_finite(loaded, protein.sequence, protein.id, "the embedding")
-        return ProtlmError(f"the features of {protein.id!r} are not finite")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import flax.linen as nn
@@ -45,12 +45,9 @@ def outputs(target: Target) -> int:
     return len(target.classes) if target.kind == "classes" else 1
 
 
-def by_part(
-    targets: tuple[Target, ...], value: Callable[[Target, Literal["kernel", "bias"]], Any]
-) -> dict[str, Any]:
+def by_part(targets: tuple[Target, ...], value: Callable[[Target, str], Any]) -> dict[str, Any]:
     """A tree like the parameters of `Readout`: q3_kernel, q3_bias."""
-    parts: tuple[Literal["kernel", "bias"], ...] = ("kernel", "bias")
-    return {f"{key(t.name)}_{part}": value(t, part) for t in targets for part in parts}
+    return {f"{key(t.name)}_{part}": value(t, part) for t in targets for part in ("kernel", "bias")}
 
 
 class Readout(nn.Module):

@@ -203,7 +203,10 @@ def _outcome(probe: SavedProbe, survey: Survey, output: Path) -> Outcome:
         f"{about['model']}, trained on {about['train_proteins']:,} proteins of "
         f"{about['benchmark']}"
     ]
-    lines += [probe.caution] if probe.caution else []
+    if "identity" not in about:  # format 1, see `require_model`
+        lines.append(
+            "an older version wrote the probe: only a sample of the model's parameters was compared"
+        )
     long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in survey.windowed]
     lines += listed(long, f"longer than {about['window']:,} residues, read through windows")
     failures = [f"line {f.line}, {f.id or 'without a name'}: {f.reason}" for f in survey.failures]

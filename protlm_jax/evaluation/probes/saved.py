@@ -60,15 +60,6 @@ class SavedProbe:
     about: dict[str, Any]
 
     @property
-    def caution(self) -> str:
-        """A sentence where `require_model` does not compare all parameters; else ""."""
-        if "identity" in self.about:
-            return ""
-        return (
-            "an older version wrote the probe: only a sample of the model's parameters was compared"
-        )
-
-    @property
     def rare_residues(self) -> Rare:
         """How its training read rare residues: as X, before it was recorded."""
         return "keep" if self.about.get("rare_residues") == "keep" else "X"
