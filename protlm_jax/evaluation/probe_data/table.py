@@ -83,8 +83,8 @@ def read(
     several = {named(table.columns, text, str(path)).column for text in multilabel}
     if targets:
         targets = [*targets, *(text for text in multilabel if text not in targets)]
-    asked = [named(table.columns, text, f"{table.file}") for text in targets or multilabel]
-    taken = {label.column for label in asked}
+    chosen = [named(table.columns, text, f"{table.file}") for text in targets or multilabel]
+    taken = {label.column for label in chosen}
     sequence = find_column(table, SEQUENCES)
     if sequence is None:
         raise ProtlmError(
@@ -103,7 +103,7 @@ def read(
     name = _naming(table, taken)
     rest = [c for c in table.columns if c not in {sequence, name, split, validation}]
     why = {column: _reason(table, column, sequence, dividing) for column in rest}
-    labels = asked or _labels(table, why)
+    labels = chosen or _labels(table, why)
     columns = [
         LabelColumn(
             label.name,

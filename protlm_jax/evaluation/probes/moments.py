@@ -39,7 +39,7 @@ class Moments:
     """Moments of training rows.
 
     Attributes:
-        covariance: [N, D, D] float64 of standardised features; None unless asked for.
+        covariance: [N, D, D] float64 of standardised features; None unless `covariance` is set.
         units: mean and standard deviation of each number; (0, 1) for classes.
         labelled: target -> labels in a batch on average.
         batches: of an epoch; None if there are more than were read.
