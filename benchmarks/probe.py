@@ -30,8 +30,14 @@ from protlm_jax import models
 from protlm_jax.evaluation import probe_data
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein
 from protlm_jax.evaluation.probes import heads
-from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, shares
-from protlm_jax.evaluation.probes.readers import ModelReader, model_reader
+from protlm_jax.evaluation.probes.features import (
+    ModelReader,
+    Source,
+    Store,
+    memory_budget,
+    model_reader,
+    shares,
+)
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.evaluation.probes.training import train
 from protlm_jax.huggingface import load_model

@@ -18,8 +18,8 @@ from protlm_jax.evaluation.finite import NotFinite, first_not_finite
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target
 from protlm_jax.evaluation.probe_data.base import View
 from protlm_jax.evaluation.probes import run
+from protlm_jax.evaluation.probes.controls import TableReader
 from protlm_jax.evaluation.probes.features import Source, Store
-from protlm_jax.evaluation.probes.readers import TableReader
 from protlm_jax.models import LoadedModel
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"

@@ -1,7 +1,7 @@
 """Maps: proteins and the 20 residues in two dimensions, beside a re-initialised copy's.
 
-A map shows what there is to be seen and proves nothing, t-SNE and UMAP least of all: they make
-clusters of noise. So each comes with a number taken in the full space, before any projection:
+A map proves nothing, t-SNE and UMAP least of all: they make clusters of noise. So each comes with a
+number taken in the full space, before any projection:
 
 proteins    of a protein's ten nearest neighbours, how many share its class (error over proteins)
 residues    whether distances go with differences in charge, size and hydrophobicity (Mantel 1967)
@@ -10,23 +10,11 @@ residues    whether distances go with differences in charge, size and hydrophobi
     write_tables(Path("maps"), result)  # every number behind the pictures, as CSV
 """
 
-from __future__ import annotations
-
 from protlm_jax.evaluation.maps.colouring import Colouring, colourings
-from protlm_jax.evaluation.maps.drawing import draw, protein_maps, residue_map
+from protlm_jax.evaluation.maps.drawing import draw, write_tables
 from protlm_jax.evaluation.maps.projection import METHODS, mantel, project, require_packages
-from protlm_jax.evaluation.maps.tables import tables, write_tables
 
 __all__ = [
-    "METHODS",
-    "Colouring",
-    "colourings",
-    "draw",
-    "mantel",
-    "project",
-    "protein_maps",
-    "require_packages",
-    "residue_map",
-    "tables",
+    "METHODS", "Colouring", "colourings", "draw", "mantel", "project", "require_packages",
     "write_tables",
-]
+]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,11 @@ _FIFTHS = 5
 
 @dataclass(frozen=True)
 class Colouring:
-    """One respect in which proteins differ.
+    """Classes of proteins in one respect.
 
     Attributes:
-        title: for people.
-        classes: their names, the commonest first, or in order of their scale.
+        classes: their names, the most frequent first, or `ordered` as steps of a scale.
         values: [n] class of each protein, -1 unknown.
-        ordered: whether they are steps of a scale.
     """
 
     title: str
@@ -43,9 +41,9 @@ class Colouring:
 
 
 def colourings(benchmark: Benchmark, proteins: Sequence[LabelledProtein]) -> list[Colouring]:
-    """All that these proteins can be coloured by: labels of proteins, notes, structural class.
+    """Colourings by labels of proteins (numbers in fifths), notes, and structural class.
 
-    Numbers are cut into fifths. Whatever has fewer than two classes here is left out.
+    Those with fewer than two classes are left out.
     """
     found = []
     for target in benchmark.targets:
@@ -62,8 +60,7 @@ def _of_target(target: Target, proteins: Sequence[LabelledProtein]) -> Colouring
     labels = [p.labels.get(target.name) for p in proteins]
     if target.kind == "classes":
         numbers = [UNKNOWN if label is None else int(label) for label in labels]
-        named = [target.classes[n] if n >= 0 else "" for n in numbers]
-        return _of_names(target.name, named)
+        return _of_names(target.name, [target.classes[n] if n >= 0 else "" for n in numbers])
     values = np.array([np.nan if label is None else float(label) for label in labels])
     there = np.isfinite(values)
     if not there.any():
@@ -75,7 +72,7 @@ def _of_target(target: Target, proteins: Sequence[LabelledProtein]) -> Colouring
 
 
 def _of_names(title: str, names: Sequence[str]) -> Colouring:
-    """Classes by name, "" being unknown; the commonest first, and the rarest as "other"."""
+    """Classes by name, "" being unknown; the most frequent first, and the rarest as "other"."""
     counts = Counter(name for name in names if name)
     classes = sorted(counts, key=lambda name: (-counts[name], name))
     if len(classes) > _MOST_CLASSES:
@@ -97,65 +94,46 @@ def _structural(protein: LabelledProtein) -> str:
     return "mostly strand" if strand > 0.10 else "little of either"
 
 
-@dataclass(frozen=True)
-class Property:
-    """A number of each residue, and three classes of it.
-
-    Attributes:
-        of: letter -> number.
-        unit: of the number.
-        source: where it is from.
-        classes: names from low to high.
-        edges: between them.
-    """
-
-    of: Mapping[str, float]
-    unit: str
-    source: str
-    classes: tuple[str, str, str]
-    edges: tuple[float, float]
-
-    def to_dict(self, letters: str) -> dict[str, Any]:
-        values = [self.of[letter] for letter in letters]
-        return {
+def residue_properties(letters: str) -> dict[str, dict[str, Any]]:
+    """Name -> "values", their "groups" among three "classes", "unit" and "source"."""
+    found = {}
+    for name, (text, unit, source, classes, edges) in _PROPERTIES.items():
+        words = text.split()
+        of = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        values = [of[letter] for letter in letters]
+        found[name] = {
             "values": values,
-            "unit": self.unit,
-            "source": self.source,
-            "classes": list(self.classes),
-            "groups": np.searchsorted(self.edges, values).tolist(),
+            "unit": unit,
+            "source": source,
+            "classes": list(classes),
+            "groups": np.searchsorted(edges, values).tolist(),
         }
+    return found
 
 
-def _table(text: str) -> dict[str, float]:
-    fields = text.split()
-    return {k: float(v) for k, v in zip(fields[::2], fields[1::2], strict=True)}
-
-
-_CHARGED = {"D": -1.0, "E": -1.0, "H": 0.1, "K": 1.0, "R": 1.0}
-
-PROPERTIES = {
-    "charge": Property(
-        {letter: _CHARGED.get(letter, 0.0) for letter in "ACDEFGHIKLMNPQRSTVWY"},
+# Name -> values, unit, source, three classes from low to high, and the edges between them.
+_PROPERTIES = {
+    "charge": (
+        "A 0 C 0 D -1 E -1 F 0 G 0 H 0.1 I 0 K 1 L 0 M 0 N 0 P 0 Q 0 R 1 S 0 T 0 V 0 W 0 Y 0",
         "elementary charges at pH 7",
         "side-chain pKa; histidine, a tenth charged, counts as neutral",
         ("negative", "neutral", "positive"),
         (-0.5, 0.5),
     ),
-    "size": Property(
-        _table("A 88.6 R 173.4 N 114.1 D 111.1 C 108.5 Q 143.8 E 138.4 G 60.1 H 153.2 I 166.7 "
-               "L 166.7 K 168.6 M 162.9 F 189.9 P 112.7 S 89.0 T 116.1 W 227.8 Y 193.6 V 140.0"),
+    "size": (
+        "A 88.6 R 173.4 N 114.1 D 111.1 C 108.5 Q 143.8 E 138.4 G 60.1 H 153.2 I 166.7 "
+        "L 166.7 K 168.6 M 162.9 F 189.9 P 112.7 S 89.0 T 116.1 W 227.8 Y 193.6 V 140.0",
         "cubic angstrom",
         "volumes of Zamyatnin 1972",
         ("small", "medium", "large"),
         (120.0, 160.0),
     ),
-    "hydrophobicity": Property(
-        _table("A 1.8 R -4.5 N -3.5 D -3.5 C 2.5 Q -3.5 E -3.5 G -0.4 H -3.2 I 4.5 "
-               "L 3.8 K -3.9 M 1.9 F 2.8 P -1.6 S -0.8 T -0.7 W -0.9 Y -1.3 V 4.2"),
+    "hydrophobicity": (
+        "A 1.8 R -4.5 N -3.5 D -3.5 C 2.5 Q -3.5 E -3.5 G -0.4 H -3.2 I 4.5 "
+        "L 3.8 K -3.9 M 1.9 F 2.8 P -1.6 S -0.8 T -0.7 W -0.9 Y -1.3 V 4.2",
         "Kyte-Doolittle scale",
         "Kyte and Doolittle 1982",
         ("hydrophilic", "between", "hydrophobic"),
         (-2.5, 1.0),
     ),
-}  # fmt: skip
-"""Name -> the property of each of the 20 residues."""
+}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.spec import resolve_layers
-from protlm_jax.evaluation.maps.colouring import PROPERTIES, Colouring, colourings
+from protlm_jax.evaluation.maps.colouring import (
+    Colouring,
+    colourings,
+    residue_properties,
+)
 from protlm_jax.evaluation.maps.projection import (
     COMPONENTS,
     FEWEST,
@@ -26,11 +30,13 @@ from protlm_jax.evaluation.maps.projection import (
 )
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, subset
 from protlm_jax.evaluation.probes.controls import random_control
+from protlm_jax.evaluation.tables import Table
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
 NEIGHBOURS = 10
 MOST_PROTEINS = 1500
+_ESTIMATE = ("value", "standard_error", "low", "high", "proteins")
 
 Vectors = dict[str, np.ndarray]  # "model" and "random" -> [n, d]
 
@@ -44,24 +50,25 @@ def draw(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Both maps: of the 20 residues, and of proteins where they have classes.
+    """Both maps, of the 20 residues and, where proteins have classes, of proteins, as plain JSON.
 
-    The proteins are those of the first test set, or of the validation set where more is known of
-    them; nothing is trained on either here.
+    The proteins are at most 1,500 of the first test set, or of the validation set where more is
+    known of them; nothing is trained on either here.
 
     Args:
-        loaded: the model.
-        benchmark: at most 1,500 proteins of one split are drawn.
-        layer: of the proteins' vectors, see `wanted.resolve_layers`.
+        layer: of the proteins' vectors, see `spec.resolve_layers`.
         window: residues read at once; see `embed_sequences`.
         seed: of the draw, the re-initialised copy, t-SNE and UMAP.
-        progress: draw progress bars on a terminal.
 
     Returns:
-        {"residues": `residue_map`, "proteins": `protein_maps`}, the latter where there is something
-        to colour by.
+        {"residues": `residue_map`, "proteins": `protein_maps`}. Both have "methods" -> method ->
+        "model"/"random" -> [n, 2], "explained" -> "model"/"random" -> share of the variance on each
+        axis of PCA, and "protocol".
+
+    Raises:
+        ProtlmError: without scikit-learn.
     """
-    result = {"residues": residue_map(loaded, seed=seed)}
+    result = {"residues": residue_map(loaded, seed)}
     offered = {}
     for split in dict.fromkeys((next(iter(benchmark.views.values())).split, "valid")):
         proteins = subset(benchmark.splits[split](), MOST_PROTEINS, seed)
@@ -69,9 +76,8 @@ def draw(
     split = max(offered, key=lambda name: len(offered[name][1]))
     proteins, colours = offered[split]
     if colours and len(proteins) >= FEWEST:
-        made = protein_maps(
-            loaded, proteins, colours, layer=layer, window=window, seed=seed, progress=progress
-        )
+        (depth,) = resolve_layers(loaded, [layer])
+        made = protein_maps(loaded, proteins, colours, depth, window, seed, progress)
         titles = {view.split: view.title for view in reversed(list(benchmark.views.values()))}
         named = titles.get(split, "validation")
         result["proteins"] = {**made, "of": len(benchmark.splits[split]()), "set": named}
@@ -82,71 +88,50 @@ def protein_maps(
     loaded: LoadedModel,
     proteins: Sequence[LabelledProtein],
     colours: Sequence[Colouring],
-    *,
-    layer: int = -1,
-    window: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    layer: int,
+    window: int | None,
+    seed: int,
+    progress: bool,
 ) -> dict[str, Any]:
-    """PCA, t-SNE and UMAP of proteins (means over residues), model and re-initialised copy.
+    """PCA, t-SNE and UMAP of proteins (means over residues), and their neighbours.
 
-    Args:
-        proteins: n of them, at least 4.
-        colours: their classes in each respect.
-        loaded, layer, window, seed, progress: as in `draw`.
-
-    Returns:
-        Plain JSON: "ids" [n]; "colours" -> title -> {"classes", "counts", "values" [n] (-1
-        unknown), "ordered"}; "methods" -> method -> "model"/"random" -> [n, 2]; "explained" ->
-        "model"/"random" -> share of the variance on each axis of PCA; "neighbours" -> title ->
-        {"model", "random", "difference" (estimates), "chance"}; "left_out", "protocol".
-
-    Raises:
-        ProtlmError: for fewer than 4 proteins, or without scikit-learn.
+    "ids" [n]; "colours" -> title -> `Colouring.to_dict`; "neighbours" -> title -> {"model",
+    "random", "difference" (estimates), "chance"}; "left_out".
     """
     from tqdm import tqdm
 
-    if len(proteins) < FEWEST:
-        raise ProtlmError(f"a map needs at least {FEWEST} proteins, not {len(proteins)}")
-    (depth,) = resolve_layers(loaded, [layer])
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     methods, left_out = installed()
     vectors: Vectors = {}
     for kind, model in _both(loaded, seed).items():
         stream = embed_sequences(
-            model, sequences, layers=[depth], vectors="mean", window=window, progress=progress
+            model, sequences, layers=[layer], vectors="mean", window=window, progress=progress
         )
         vectors[kind] = standardised(np.stack([vector for _, vector in stream]))
     quiet = None if progress else True  # None draws on a terminal only
     with tqdm(total=2 * len(methods), desc="maps", disable=quiet) as bar:
         projected = _projected(vectors, methods, seed, bar)
     orders = {kind: nearest(vectors[kind], seed) for kind in vectors}
-    neighbours = {colour.title: _agreement(orders, colour, seed) for colour in colours}
     return {
         "model": loaded.name,
-        "layer": depth,
+        "layer": layer,
         "num_layers": loaded.config.num_layers,
         "ids": [protein.id for protein in proteins],
         "colours": {colour.title: colour.to_dict() for colour in colours},
         **projected,
-        "neighbours": neighbours,
+        "neighbours": {colour.title: _agreement(orders, colour, seed) for colour in colours},
         "left_out": left_out,
-        "protocol": f"Means over residues of layer {depth}, standardised by feature; t-SNE and "
+        "protocol": f"Means over residues of layer {layer}, standardised by feature; t-SNE and "
         f"UMAP read the first {COMPONENTS} principal components. Neighbours: the {NEIGHBOURS} "
         "nearest by distance between all standardised features, errors by bootstrap over proteins.",
     }
 
 
-def residue_map(loaded: LoadedModel, *, seed: int = 0) -> dict[str, Any]:
+def residue_map(loaded: LoadedModel, seed: int) -> dict[str, Any]:
     """The 20 residues as the model takes them in: layer 0 of each, alone in a protein.
 
-    Returns:
-        Plain JSON: "residues" (20 letters), "methods" -> method -> "model"/"random" -> [20, 2],
-        "explained", "properties" -> name -> {"values" [20], "unit", "source", "classes", "groups"
-        [20], "agreement" -> "model"/"random" -> {"correlation", "p"}}, "protocol".
-
-    Raises:
-        ProtlmError: without scikit-learn.
+    "residues" (20 letters); "properties" -> name -> `residue_properties`, and "agreement" ->
+    "model"/"random" -> `mantel`.
     """
     alone = {letter: letter for letter in AMINO_ACIDS}
     vectors = {
@@ -155,25 +140,59 @@ def residue_map(loaded: LoadedModel, *, seed: int = 0) -> dict[str, Any]:
         )
         for kind, model in _both(loaded, seed).items()
     }
-    apart = {kind: distances(vectors[kind]) for kind in vectors}
-    properties = {}
-    for name, values in PROPERTIES.items():
-        numbers = np.array([values.of[letter] for letter in AMINO_ACIDS])
-        differences = np.abs(numbers[:, None] - numbers[None])
-        properties[name] = {
-            **values.to_dict(AMINO_ACIDS),
-            "agreement": {kind: mantel(apart[kind], differences, seed=seed) for kind in apart},
-        }
+    properties = residue_properties(AMINO_ACIDS)
+    for about in properties.values():
+        apart = np.abs(np.subtract.outer(about["values"], about["values"]))
+        about["agreement"] = {k: mantel(distances(v), apart, seed=seed) for k, v in vectors.items()}
     return {
         "model": loaded.name,
         "residues": AMINO_ACIDS,
-        **_projected(vectors, ("pca", "tsne"), seed, None),
+        **_projected(vectors, ("pca", "tsne"), seed),
         "properties": properties,
         "protocol": "Layer 0, each residue as a protein of one; standardised by feature. "
         "Correlation: Spearman's, between the 190 distances of two residues and their differences "
         f"in the property; p: share of {PERMUTATIONS + 1:,} relabellings, the right one among "
         "them, that correlate at least as much (Mantel 1967).",
     }
+
+
+def write_tables(folder: Path, result: Mapping[str, Any]) -> list[Path]:
+    """Every number of `draw` as CSV files, in a folder that is made where it is missing.
+
+    map_of_proteins.csv, neighbours.csv, map_of_residues.csv, properties.csv.
+    """
+    found: dict[str, Table] = {}
+    if proteins := result.get("proteins"):
+        columns: dict[str, Sequence[Any]] = {"id": proteins["ids"]}
+        for title, colour in proteins["colours"].items():
+            columns[title] = [colour["classes"][v] if v >= 0 else None for v in colour["values"]]
+        found["map_of_proteins"] = _points(columns, proteins["methods"])
+        rows = [
+            [title, kind, *(about[kind][field] for field in _ESTIMATE),
+             None if kind == "difference" else about["chance"], about["neighbours"]]
+            for title, about in proteins["neighbours"].items()
+            for kind in ("model", "random", "difference")
+        ]  # fmt: skip
+        found["neighbours"] = Table(("colour", "of", *_ESTIMATE, "chance", "neighbours"), rows)
+    if residues := result.get("residues"):
+        columns = {"residue": list(residues["residues"])}
+        columns |= {name: about["values"] for name, about in residues["properties"].items()}
+        found["map_of_residues"] = _points(columns, residues["methods"])
+        rows = [
+            [name, kind, agreement["correlation"], agreement["p"]]
+            for name, about in residues["properties"].items()
+            for kind, agreement in about["agreement"].items()
+        ]
+        found["properties"] = Table(("property", "of", "correlation", "p"), rows)
+    return [table.csv(folder / f"{name}.csv") for name, table in found.items()]
+
+
+def _points(columns: dict[str, Sequence[Any]], methods: Mapping[str, Any]) -> Table:
+    for method, by_kind in methods.items():
+        for kind, points in by_kind.items():
+            for axis, letter in enumerate("xy"):
+                columns[f"{method}_{kind}_{letter}"] = [point[axis] for point in points]
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _both(loaded: LoadedModel, seed: int) -> dict[str, LoadedModel]:
@@ -210,11 +229,10 @@ def _agreement(orders: Mapping[str, np.ndarray], colour: Colouring, seed: int) -
         shares[kind] = (colour.values[first] == colour.values[known][:, None]).mean(axis=1)
     ones = np.ones(len(known))
     counts = np.bincount(colour.values[known])
-    chance = float((counts * (counts - 1)).sum() / (len(known) * (len(known) - 1)))
     difference = statistics.paired_difference(shares["model"], shares["random"], ones, seed=seed)
     return {
         **{kind: statistics.ratio(s, ones, seed=seed).to_dict() for kind, s in shares.items()},
         "difference": difference.to_dict(),
-        "chance": chance,
+        "chance": float((counts * (counts - 1)).sum() / (len(known) * (len(known) - 1))),
         "neighbours": near,
     }

@@ -1,4 +1,4 @@
-"""Many dimensions in two, and what is counted in all of them.
+"""Projections of vectors to two dimensions, and distances between all of them.
 
 Vectors are [n, d] float64 throughout, standardised by feature.
 """
@@ -16,24 +16,17 @@ from protlm_jax.evaluation import statistics
 
 METHODS = ("pca", "tsne", "umap")
 FEWEST = 4
-COMPONENTS = 50  # what t-SNE and UMAP are given of larger vectors, as is usual
+COMPONENTS = 50  # that t-SNE and UMAP read of larger vectors, as is usual
 PERMUTATIONS = 1999
 _FEW = 500
 
 
 def project(vectors: np.ndarray, method: str, seed: int) -> np.ndarray:
-    """Two dimensions of many.
-
-    Args:
-        vectors: [n, d] of any scale, n at least 4.
-        method: of METHODS.
-        seed: of t-SNE and UMAP; PCA has none.
-
-    Returns:
-        [n, 2] float64, centred.
+    """[n, 2] float64, centred, of vectors [n, d] of any scale; the seed is of t-SNE and UMAP.
 
     Raises:
-        ProtlmError: for an unknown method, vectors that are not finite, or a missing package.
+        ProtlmError: for an unknown method, fewer than 4 vectors, vectors that are not finite, or a
+            missing package.
     """
     if method not in METHODS:
         raise ProtlmError(f"no map {method!r}: there is {', '.join(METHODS)}")
@@ -66,10 +59,9 @@ def project(vectors: np.ndarray, method: str, seed: int) -> np.ndarray:
 
 
 def mantel(first: np.ndarray, second: np.ndarray, *, seed: int) -> dict[str, float | None]:
-    """Spearman's correlation of two tables of distances [n, n], and its chance by relabelling.
+    """Spearman's "correlation" of two tables of distances [n, n], and "p" by relabelling.
 
-    Returns:
-        "correlation" and "p" (one-sided); None where a table is constant.
+    p is one-sided; both are None where a table is constant.
     """
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 
@@ -114,18 +106,14 @@ def nearest(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def installed() -> tuple[tuple[str, ...], str]:
-    """The methods that can be drawn, and why another is not."""
+    """The methods whose packages are there, and a sentence about another."""
     if importlib.util.find_spec("umap"):
         return METHODS, ""
     return METHODS[:2], "UMAP is left out: pip install 'protlm-jax[probe]' brings umap-learn."
 
 
 def require_packages() -> None:
-    """To be asked before long work whose result is to be drawn.
-
-    Raises:
-        ProtlmError: scikit-learn is not installed.
-    """
+    """Raises ProtlmError where scikit-learn is missing; for use before long work."""
     _require("sklearn", "scikit-learn")
 
 
@@ -136,7 +124,7 @@ def _require(module: str, package: str) -> None:
 
 @contextlib.contextmanager
 def _threads(points: int) -> Iterator[None]:
-    """One thread for few points: they would wait for each other most of the time."""
+    """One thread for few points: several would wait for each other."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(1 if points < _FEW else None):

@@ -1,4 +1,4 @@
-"""Labelled proteins to probe a model with: benchmarks, and the user's own."""
+"""Labelled proteins: the bundled benchmarks, and the user's own tables and FASTA files."""
 
 from protlm_jax.evaluation.probe_data.base import (
     UNKNOWN,
@@ -9,24 +9,12 @@ from protlm_jax.evaluation.probe_data.base import (
     View,
     counts,
     known,
-    scored,
     subset,
 )
 from protlm_jax.evaluation.probe_data.benchmarks import NAMES, load
 from protlm_jax.evaluation.probe_data.user import read as read_own
 
 __all__ = [
-    "NAMES",
-    "UNKNOWN",
-    "Benchmark",
-    "LabelledProtein",
-    "PaperRow",
-    "Target",
-    "View",
-    "counts",
-    "known",
-    "load",
-    "read_own",
-    "scored",
-    "subset",
-]
+    "NAMES", "UNKNOWN", "Benchmark", "LabelledProtein", "PaperRow", "Target", "View", "counts",
+    "known", "load", "read_own", "subset",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a probe data set is: labelled proteins in splits, and test sets as they are scored."""
+"""The schema of labelled proteins: targets, proteins in splits, and views on which to score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 UNKNOWN = -1
-"""Class of what has no label. A number without a value is nan."""
+"""The class of a missing label. A missing number is nan."""
 
 Kind = Literal["classes", "number"]
 Level = Literal["residue", "protein", "pair"]
@@ -17,13 +17,10 @@ Level = Literal["residue", "protein", "pair"]
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be read from a protein or from each of its residues.
+    """What is predicted: classes (scored by accuracy) or a number (by Spearman's correlation).
 
-    Attributes:
-        name: as it stands in tables, "q3".
-        kind: "classes" (scored by accuracy) or "number" (scored by Spearman's correlation).
-        classes: their names, spelled for people, in the order of the labels' numbers.
-        letters: one for each class, where a protein's classes are written as a string.
+    `classes` are names in the order of the labels' codes; `letters`, one for each class, write a
+    protein's classes as a string.
     """
 
     name: str
@@ -34,16 +31,13 @@ class Target:
 
 @dataclass(frozen=True)
 class LabelledProtein:
-    """A protein and what is known of it.
+    """A protein and its labels; `id` is unique within a split, `sequence` is normalised.
 
     Attributes:
-        id: its name, unique within a split.
-        sequence: normalised residues (rare ones as X).
-        labels: target -> classes, int8 or int16, `UNKNOWN` where there is none; or numbers,
-            float32, nan where there is none. [residues] at residue level, [] at protein level. At
-            pair level the pairs themselves: [pairs, 2] integers counted from 0, i < j.
+        labels: target -> classes (int8 or int16, `UNKNOWN`) or numbers (float32, nan): [residues]
+            at residue level, [] at protein level; at pair level the pairs [pairs, 2], i < j from 0.
         marks: name -> [residues] or [] bool, what a view counts.
-        notes: what else is known, {"kingdom": "Metazoa"}.
+        notes: other annotation, {"kingdom": "Metazoa"}.
     """
 
     id: str
@@ -55,14 +49,7 @@ class LabelledProtein:
 
 @dataclass(frozen=True)
 class View:
-    """A test set as it is scored: the residues or proteins of a split where a mark is True.
-
-    Attributes:
-        split: whose proteins; views of one split share embeddings and predictions.
-        title: for people.
-        mark: of `LabelledProtein.marks`; "" counts every label.
-        note: a sentence to print below the numbers.
-    """
+    """A test set as it is scored: of a split, what `mark` selects ("" selects all labels)."""
 
     split: str
     title: str
@@ -72,13 +59,9 @@ class View:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A published number of the same protocol, or why there is none.
+    """A published number of the same protocol: accuracy in percent, or 100 x Spearman.
 
-    Attributes:
-        model, view, target: whose number on what.
-        percent: the number as published (accuracy in percent, or 100 x Spearman); nan if `source`
-            says why it cannot stand beside ours.
-        source: paper and table.
+    `percent` is nan where `source` says why the number is not comparable.
     """
 
     model: str
@@ -90,19 +73,14 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One probe data set.
+    """A data set of labelled proteins.
 
     Attributes:
-        name: as the command line takes it.
-        title: for people.
+        name, title: for the command line, and for people.
         level: what carries a label: each residue, the protein, or pairs of residues.
-        targets: read together by one head.
         splits: "train", "valid" and the test splits; each is read when first called, then kept.
         views: what is reported, in order of printing.
-        licence: of the data.
-        source: papers and data sets to cite.
-        notes: sentences printed below every table.
-        paper: published numbers.
+        licence, source, notes: printed below every table.
     """
 
     name: str
@@ -118,14 +96,8 @@ class Benchmark:
 
 
 def known(target: Target, labels: np.ndarray) -> np.ndarray:
-    """Bool, of the labels' shape: where there is one."""
+    """Bool, of the labels' shape: where a label is known."""
     return ~np.isnan(labels) if target.kind == "number" else labels != UNKNOWN
-
-
-def scored(protein: LabelledProtein, target: Target, view: View) -> np.ndarray:
-    """Bool, of the labels' shape: what a view counts of a protein."""
-    there = known(target, protein.labels[target.name])
-    return there & protein.marks[view.mark] if view.mark else there
 
 
 def subset(
@@ -142,21 +114,17 @@ def subset(
 
 
 def counts(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
-    """Split -> {"proteins", "residues", "labelled": {target: labels}}; reads every split.
+    """Split -> {"proteins", "residues", "labelled": {target: labels or pairs}}, of all splits."""
 
-    At pair level a target's labels are its pairs.
-    """
+    def labels(protein: LabelledProtein, target: Target) -> int:
+        values = protein.labels[target.name]
+        return len(values) if benchmark.level == "pair" else int(known(target, values).sum())
+
     return {
         name: {
             "proteins": len(proteins := read()),
             "residues": sum(len(p.sequence) for p in proteins),
-            "labelled": {t.name: sum(_labels(benchmark, p, t) for p in proteins)
-                         for t in benchmark.targets},
+            "labelled": {t.name: sum(labels(p, t) for p in proteins) for t in benchmark.targets},
         }
         for name, read in benchmark.splits.items()
-    }  # fmt: skip
-
-
-def _labels(benchmark: Benchmark, protein: LabelledProtein, target: Target) -> int:
-    labels = protein.labels[target.name]
-    return len(labels) if benchmark.level == "pair" else int(known(target, labels).sum())
+    }

@@ -15,7 +15,7 @@ import numpy as np
 
 from protlm_jax import bundled
 from protlm_jax.data.fasta import name_of
-from protlm_jax.data.tables import MISSING, find_column, number, read_table
+from protlm_jax.data.tables import MISSING, Table, find_column, number, read_table
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import (
     UNKNOWN,
@@ -25,13 +25,13 @@ from protlm_jax.evaluation.probe_data.base import (
     Target,
     View,
 )
-from protlm_jax.evaluation.probe_data.columns import SEQUENCES
-from protlm_jax.evaluation.probe_data.user_files import split_of
+from protlm_jax.evaluation.probe_data.table import SEQUENCES
+from protlm_jax.evaluation.probe_data.user import split_of
 from protlm_jax.storage.json_files import LARGEST
 from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
 NEAREST = 6
-"""Pairs of residues closer than this along the chain are not asked for contacts."""
+"""Pairs of residues closer than this along the chain are not predicted as contacts."""
 Q3, Q8 = "HEC", "GHIEBSTC"
 FOLDS = 1195
 GB1_SITES = (39, 40, 41, 54)  # counted from 1, in FLIP's construct, which goes on after the domain
@@ -52,20 +52,18 @@ def load(name: str, data_dir: Path | None = None) -> Benchmark:
     """One of NAMES; its proteins are read when a split is called.
 
     Args:
-        name: of the benchmark.
-        data_dir: folder of the files of benchmarks that do not ship with the package.
+        data_dir: has the files of benchmarks that do not ship with the package.
 
     Raises:
-        ProtlmError: there is no such benchmark, or its files are not there.
+        ProtlmError: there is no such benchmark, or its files are missing.
     """
     if name not in NAMES:
         raise ProtlmError(f"no benchmark {name!r}; there is {', '.join(NAMES)}")
-    about = _about(name)
-    read: Callable[..., list[LabelledProtein]]
-    if name in _FROM_FOLDER:
+    about, read = _ABOUT.get(name, _ABOUT["gb1"]), _BUNDLED.get(name)
+    if name in _GB1:
+        about, read = {**about, "title": _GB1[name]}, partial(_variants, name)
+    elif read is None:
         read = partial(_FROM_FOLDER[name], _existing(name, about, data_dir))
-    else:
-        read = partial(_variants, name) if name in _ABOUT["gb1"]["titles"] else _BUNDLED[name]
     targets = [Target(**{**t, "classes": tuple(t.get("classes", ()))}) for t in about["targets"]]
     if name == "remote_homology":
         targets = [Target("fold", "classes", tuple(f"fold {i}" for i in range(FOLDS)))]
@@ -79,24 +77,13 @@ def load(name: str, data_dir: Path | None = None) -> Benchmark:
         licence=about["licence"],
         source=about["source"],
         notes=tuple(about["notes"]),
-        paper=tuple(_published(about["published"])) if "published" in about else (),
+        paper=tuple(
+            PaperRow(model, view, target, float(percent), published["source"])
+            for published in (about.get("published", {"percent": {}}),)
+            for model, percents in published["percent"].items()
+            for (view, target), percent in zip(published["of"], percents, strict=True)
+        ),
     )
-
-
-def _about(name: str) -> dict[str, Any]:
-    """The benchmark's section; the splits of GB1 share one."""
-    if name in _ABOUT["gb1"]["titles"]:
-        return {**_ABOUT["gb1"], "title": _ABOUT["gb1"]["titles"][name]}
-    found: dict[str, Any] = _ABOUT[name]
-    return found
-
-
-def _published(about: dict[str, Any]) -> list[PaperRow]:
-    return [
-        PaperRow(model, view, target, float(percent), about["source"])
-        for model, numbers in about["percent"].items()
-        for (view, target), percent in zip(about["of"], numbers, strict=True)
-    ]
 
 
 def _existing(name: str, about: dict[str, Any], folder: Path | None) -> Path:
@@ -104,7 +91,7 @@ def _existing(name: str, about: dict[str, Any], folder: Path | None) -> Path:
     files, where = ", ".join(about["files"]), about["where"]
     if folder is None:
         raise ProtlmError(
-            f"{name} does not ship with protlm: say --data_dir FOLDER, with {files} in it, from "
+            f"{name} does not ship with protlm: give --data_dir FOLDER, with {files} in it, from "
             f"{where}"
         )
     for file in about["files"]:
@@ -122,22 +109,22 @@ def _secondary_structure(words: Words) -> list[LabelledProtein]:
     alone: these are kept, and the eight states, of another run of DSSP, contradict the rule at
     0.3 % of the training residues that have both.
     """
-    return [_chain(chain) for chain in bundled.secondary_structure(*words)]
-
-
-def _chain(chain: bundled.LabelledChain) -> LabelledProtein:
-    resolved = _codes(chain.mask, "01") == 1
-    q3, q8 = _codes(chain.q3, Q3), _codes(chain.q8 or "-" * len(chain.seq), Q8)
-    if chain.split in ("casp13", "casp14"):
-        q3 = np.where(q8 == UNKNOWN, q3, _Q3_OF_Q8[q8])
-    labels = {name: np.where(resolved, q, np.int8(UNKNOWN)) for name, q in (("q3", q3), ("q8", q8))}
-    marks = {}
-    if chain.cb513_mask is not None:
-        marks["own_mask"] = _codes(chain.cb513_mask, "01") == 1
-    if chain.identity is not None:
-        marks["far"] = np.full(len(chain.seq), chain.identity < _FAR_CHAIN)
-    sequence = normalise(chain.seq, AS_WRITTEN, record=chain.id)
-    return LabelledProtein(chain.id, sequence, labels, marks)
+    found = []
+    for chain in bundled.secondary_structure(*words):
+        resolved = _codes(chain.mask, "01") == 1
+        q3, q8 = _codes(chain.q3, Q3), _codes(chain.q8 or "-" * len(chain.seq), Q8)
+        if chain.split in ("casp13", "casp14"):
+            q3 = np.where(q8 == UNKNOWN, q3, _Q3_OF_Q8[q8])
+        states = {"q3": q3, "q8": q8}
+        labels = {name: np.where(resolved, q, np.int8(UNKNOWN)) for name, q in states.items()}
+        marks = {}
+        if chain.cb513_mask is not None:
+            marks["own_mask"] = _codes(chain.cb513_mask, "01") == 1
+        if chain.identity is not None:
+            marks["far"] = np.full(len(chain.seq), chain.identity < _FAR_CHAIN)
+        sequence = normalise(chain.seq, AS_WRITTEN, record=chain.id)
+        found.append(LabelledProtein(chain.id, sequence, labels, marks))
+    return found
 
 
 def _codes(letters: str, alphabet: str) -> np.ndarray:
@@ -148,15 +135,15 @@ def _codes(letters: str, alphabet: str) -> np.ndarray:
 
 
 @cache
-def _rows(file: str) -> list[dict[str, str]]:
-    return read_table(bundled.path(file)).rows
+def _table(name: str) -> Table:
+    return read_table(bundled.path(name))
 
 
 @cache
 def _localization(words: Words) -> list[LabelledProtein]:
     location, _ = load("localization").targets
     found = []
-    for row in _rows("localization"):
+    for row in _table("localization").rows:
         if row["set"] not in words:
             continue
         labels = {
@@ -174,7 +161,7 @@ def _localization(words: Words) -> list[LabelledProtein]:
 def _variants(name: str, words: Words) -> list[LabelledProtein]:
     """Variants of protein G's domain B1, changed at four sites (8,733 in all splits)."""
     found = []
-    for row in _rows("gb1"):
+    for row in _table("gb1").rows:
         if row[name.removeprefix("gb1_")] not in words:
             continue
         sequence = list(GB1_PARENT)
@@ -274,6 +261,7 @@ def _entries(file: Path, member: str) -> list[tuple[str, str]]:
 
 
 _ABOUT: dict[str, Any] = tomllib.loads(bundled.path("benchmarks").read_text("utf-8"))
+_GB1: dict[str, str] = _ABOUT["gb1"]["titles"]  # its splits share a section
 _BUNDLED: dict[str, Callable[..., list[LabelledProtein]]] = {
     "secondary_structure": _secondary_structure,
     "localization": _localization,
@@ -284,4 +272,4 @@ _FROM_FOLDER: dict[str, Callable[..., list[LabelledProtein]]] = {
     "remote_homology": _remote_homology,
     "conservation": _conservation,
 }
-NAMES = ("secondary_structure", "localization", *_ABOUT["gb1"]["titles"], "contacts", *_FROM_FOLDER)
+NAMES = ("secondary_structure", "localization", *_GB1, "contacts", *_FROM_FOLDER)

@@ -1,4 +1,4 @@
-"""What can be read from frozen representations, and what the same heads read from controls.
+"""What can be predicted from frozen representations, and what the same heads predict from controls.
 
     from protlm_jax.evaluation.probes import predicting, run, saved
 
@@ -7,6 +7,7 @@
     for name, found in predicting.predict(loaded, saved.load(folder), {"P1": "MKTAYIAKQR"}):
         print(name, found["q3"].shape)  # probabilities [residues, classes]
 
-`probe_data` gives proteins, `readers` and `features` batches of features, `heads` and `training`
-learn from these, `trained` heads answer, and `scores` and `results` say how right they are.
+Reading order: `run` draws the proteins; `fit` reads `features`, trains `heads` (`moments`,
+`training`, `ridge`) and predicts the tests (`trained`); `scores` and `dataset` score them;
+`results` reads the dataset; `saved` and `predicting` apply the heads to new proteins.
 """

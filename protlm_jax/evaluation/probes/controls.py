@@ -1,4 +1,4 @@
-"""What a model's embeddings are held against: inputs that have learned nothing.
+"""Controls, with which a model's embeddings are compared: inputs that have learned nothing.
 
 random       the same architecture with fresh parameters, through the same heads
 one_hot      each residue's letter, through the same heads (read by residue)
@@ -9,12 +9,13 @@ majority     the most frequent class of the training labels, whatever the protei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from protlm_jax import models
+from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
@@ -50,7 +51,7 @@ _BLOSUM62 = """
 BLOSUM62 = np.array(_BLOSUM62.split(), np.float32).reshape(21, 20)
 """[21, 20] float32: a residue's scores against the 20 amino acids; row 20 is X."""
 
-# Of equal width, so that heads of both are one program; what never varies is left out by heads.
+# Of equal width, so that heads of both are one program; heads ignore what never varies.
 TABLES = {
     "one_hot": np.eye(21, dtype=np.float32),
     "blosum62": np.pad(BLOSUM62, ((0, 0), (0, 1))),
@@ -64,6 +65,22 @@ _ROWS[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
 def rows_of(sequence: str, table: np.ndarray) -> np.ndarray:
     """[residues, columns]: the table's row of each residue of a normalised sequence."""
     return table[_ROWS[np.frombuffer(sequence.encode("ascii"), np.uint8)]]
+
+
+@dataclass
+class TableReader:
+    """A table's row of each residue, whatever its neighbours; `kind` is of TABLES."""
+
+    kind: str
+    vectors: tuple[Vectors, ...]
+    num_inputs: int = 1
+    width: int = 21
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        for index, sequence in enumerate(sequences):
+            rows = rows_of(sequence, TABLES[self.kind])
+            found = {"residues": rows[None], "mean": rows.mean(axis=0)[None]}
+            yield index, {name: found[name] for name in self.vectors}
 
 
 def random_control(loaded: LoadedModel, seed: int) -> LoadedModel:

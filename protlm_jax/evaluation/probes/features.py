@@ -1,9 +1,9 @@
-"""What heads read: features of labelled proteins, all layers side by side, in batches of one shape.
+"""Features of labelled proteins, all layers side by side, in batches of one shape.
 
-A `Store` holds the features of one split as far as they fit in its share of memory; the rest is
-computed again whenever it is read, once in an epoch for all layers and seeds. A `Source` packs
-proteins into batches, which depend on lengths and the epoch's seed alone: the numbers are the same
-whether features were kept or not.
+A `Reader` gives features: the layers of a frozen model in one pass, or `controls.TableReader`. A
+`Store` keeps the features of one split as far as its memory allows and computes the others anew
+in every pass. A `Source` packs proteins into batches that depend on lengths and the epoch's seed
+alone: the numbers are the same whether features were kept or not.
 
 Letters: N inputs (layers), T rows of a batch, D features, P protein slots of a batch.
 """
@@ -17,17 +17,57 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
+from protlm_jax.evaluation.embedding.embedder import Embedder
+from protlm_jax.evaluation.embedding.spec import Arrays, Dtype, EmbeddingSpec, Vectors
+from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
-from protlm_jax.evaluation.probes.readers import ModelReader, Reader
+from protlm_jax.evaluation.probes.controls import TableReader
+from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import normalise
 
-ROWS = 4096
-"""Residues of a batch."""
-POOLED = 256
-"""Proteins of a batch if each is one row: many small steps, as there are few proteins."""
+ROWS = 4096  # residues of a batch
+POOLED = 256  # proteins of a batch if each is one row: many small steps, as proteins are few
 _SHARE = 0.25  # of the machine's memory
-_BYTES = 4
+_BYTES = 4  # of a float32
+
+
+@dataclass
+class ModelReader:
+    """Some layers of a model, in one pass; long proteins through windows."""
+
+    embedder: Embedder
+
+    def __post_init__(self) -> None:
+        self.num_inputs = len(self.embedder.spec.layers)
+        self.width = self.embedder.loaded.config.d_model
+        self.vectors = self.embedder.spec.vectors
+
+    def read(self, sequences: Sequence[str]) -> Iterator[tuple[int, Arrays]]:
+        """(index, {"residues": [N, residues, D], "mean": [N, D]} float32), in any order."""
+        policy = self.embedder.loaded.policy
+        plain = [normalise(s, policy, record=f"{s[:20]}...") for s in sequences]
+        for complete in self.embedder.embed(plain):
+            for index, arrays in complete:
+                if self.num_inputs == 1:  # the engine leaves the axis of a single layer out
+                    arrays = {name: values[None] for name, values in arrays.items()}
+                yield index, arrays
+
+
+Reader = ModelReader | TableReader  # N inputs of D features
+
+
+def model_reader(
+    loaded: LoadedModel,
+    layers: tuple[int, ...],
+    vectors: tuple[Vectors, ...],
+    residues: Sequence[int],
+    window: int | None,
+    compute: Dtype = "float32",
+) -> ModelReader:
+    """A reader whose batches suit proteins of so many residues; ProtlmError for a wrong window."""
+    lengths, spec = np.asarray(residues, np.int64), EmbeddingSpec(layers, vectors)
+    return ModelReader(Embedder(for_reading(loaded, compute), spec, lengths, window))
 
 
 @dataclass(frozen=True)
@@ -36,12 +76,10 @@ class Batch:
 
     Attributes:
         features: [N, T, D] float32, not standardised; undefined where there is no protein.
-        protein: [T] int32, which of the batch's proteins a row belongs to, counted from 0 in
-            order; -1 in padding. Heads never look from one protein into another.
-        labels: target -> classes (-1 where unknown) or numbers (nan where unknown): [T] if
-            residues carry labels, [P] if proteins do. An absent target is unknown throughout.
-        slots: P, more than any `protein`; the same for all batches of a source. Pooled features
-            have one row for a protein: P = T.
+        protein: [T] int32, the batch's protein of each row, ascending from 0; -1 in padding.
+        labels: target -> classes (-1 unknown) or numbers (nan unknown): [T] if residues carry
+            labels, [P] if proteins do.
+        slots: P, more than any `protein`, the same for all batches; if pooled, P = T.
         members, starts: [proteins] their places in the split, and the first row of each.
     """
 
@@ -53,19 +91,12 @@ class Batch:
     starts: np.ndarray
 
 
-def memory_budget() -> int:
-    """Bytes of features that are kept by default: a quarter of the machine's memory."""
-    return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
 @dataclass
 class Store:
     """The features of one split.
 
     Attributes:
-        reader: where they come from.
-        proteins: of the split.
-        keep: bytes that may stay in memory between passes; means come first.
+        keep: bytes that stay in memory between passes; means before residues.
         hold: bytes computed together of what does not stay; more means better sorted batches.
         progress: draw a bar on a terminal while it computes.
         computed: residues that went through the reader so far.
@@ -111,7 +142,7 @@ class Store:
     def _parts(
         self, batches: Sequence[np.ndarray], missing: Callable[[np.ndarray], list[int]]
     ) -> Iterator[Sequence[np.ndarray]]:
-        """Cuts a sequence of batches where what must be computed for them is too much at once."""
+        """Cuts a sequence of batches so that what is computed for a part fits into `hold`."""
         each = np.sum(list(self.bytes.values()), axis=0)
         first, held = 0, 0
         for last, members in enumerate(batches):
@@ -123,7 +154,7 @@ class Store:
         yield batches[first:]
 
     def _keep(self) -> dict[int, Arrays]:
-        """What stays in memory, of as many proteins as fit; computed when first asked for."""
+        """The features that stay in memory, computed when first needed."""
         if self._kept is None:
             room = self.keep
             fitting: dict[Vectors, int] = {}
@@ -152,16 +183,14 @@ class Store:
         with tqdm(total=total, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
             for index, arrays in self.reader.read(sequences):
                 if not all(np.isfinite(values).all() for values in arrays.values()):
-                    raise self._not_finite(self.proteins[missing[index]])
+                    protein, reader = self.proteins[missing[index]], self.reader
+                    if not isinstance(reader, ModelReader):
+                        raise ProtlmError(f"the features of {protein.id!r} are not finite")
+                    loaded = reader.embedder.loaded
+                    raise not_finite(loaded, protein.sequence, protein.id, "the embedding")
                 found[missing[index]] = arrays
                 bar.update(len(sequences[index]))
         return found
-
-    def _not_finite(self, protein: LabelledProtein) -> ProtlmError:
-        if isinstance(self.reader, ModelReader):
-            loaded = self.reader.embedder.loaded
-            return not_finite(loaded, protein.sequence, protein.id, "the embedding")
-        return ProtlmError(f"the features of {protein.id!r} are not finite")
 
 
 @dataclass
@@ -169,10 +198,8 @@ class Source:
     """Labelled features that can be read again and again, in batches of one shape.
 
     Attributes:
-        store: the features.
-        targets: whose labels are in a batch.
         level: what carries a label, "residue" or "protein".
-        vectors: what a row is, a residue of a protein ("residues") or a whole one ("mean").
+        vectors: what a row is, a residue ("residues") or a whole protein ("mean").
 
     Raises:
         ProtlmError: a label is infinite.
@@ -213,7 +240,13 @@ class Source:
     def _batch(self, members: np.ndarray, features: dict[int, Arrays]) -> Batch:
         x = _aligned_zeros(self.num_inputs, self.rows, self.width)
         protein = np.full(self.rows, -1, np.int32)
-        labels = {t.name: self._no_labels(t) for t in self.targets}
+        size = self.rows if self.level == "residue" else self.slots
+        labels = {
+            t.name: np.full(size, np.nan, np.float32)
+            if t.kind == "number"
+            else np.full(size, UNKNOWN, np.int32)
+            for t in self.targets
+        }
         ends = np.cumsum(self.sizes[members])
         starts = ends - self.sizes[members]
         for slot, (member, start, stop) in enumerate(zip(members, starts, ends, strict=True)):
@@ -227,18 +260,17 @@ class Source:
                     labels[target.name][place] = known
         return Batch(x, protein, labels, self.slots, members, starts)
 
-    def _no_labels(self, target: Target) -> np.ndarray:
-        size = self.rows if self.level == "residue" else self.slots
-        if target.kind == "number":
-            return np.full(size, np.nan, np.float32)
-        return np.full(size, UNKNOWN, np.int32)
+
+def memory_budget() -> int:
+    """Bytes of features that are kept by default: a quarter of the machine's memory."""
+    return int(_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def shares(train: int, valid: int, budget: int) -> tuple[int, int, int]:
     """Bytes that stay of the training and validation features, and bytes computed at a time.
 
-    Where all fit in the budget, all stay. Otherwise a quarter of it is for what is computed at a
-    time, and validation, which every epoch reads as well, is kept before training.
+    Where not all fit, a quarter of the budget is for what is computed at a time, and validation,
+    which every epoch reads as well, is kept before training.
     """
     if train + valid <= budget:
         return train, valid, 1 << 28
@@ -270,8 +302,7 @@ def packed(lengths: np.ndarray, order: np.ndarray, rows: int, slots: int) -> Ite
 
 
 def _aligned_zeros(inputs: int, rows: int, width: int) -> np.ndarray:
-    """[N, T, D] float32 at a multiple of 64 bytes, which JAX reads without a copy on CPUs: a copy
-    takes as long as a linear head."""
+    """[N, T, D] float32 at a multiple of 64 bytes, which JAX reads without a copy on CPUs."""
     count = inputs * rows * width
     memory = np.zeros(count + 16, np.float32)
     begin = -memory.ctypes.data % 64 // 4

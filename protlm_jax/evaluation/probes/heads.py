@@ -1,7 +1,7 @@
 """Heads: small networks that read frozen features.
 
 A head is written for one input: features [T, D] and `protein` [T], see `Batch`. `training` makes
-one program of all seeds and all inputs of it.
+one program of all its seeds and inputs.
 
 Letters: T rows, D features, P protein slots, C classes of a target (1 for a number).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import flax.linen as nn
@@ -26,17 +26,14 @@ DROPOUT = 0.25
 Answers = dict[str, jax.Array]
 """Target -> logits [T or P, C], or standardised numbers [T or P, 1]."""
 
-
 _TAKEN = ("shared", "Dropout_0")  # modules of `Cnn` beside its targets
 
 
 def key(name: str) -> str:
-    """What a target is called among parameters: its name, percent-encoded where need be.
-
-    Names of parameters are joined by slashes; a label's name may hold any character.
+    """The name of a target among parameters, whose names slashes join: percent-encoded.
 
     Raises:
-        ProtlmError: there is no name.
+        ProtlmError: the name is empty.
     """
     if not name:
         raise ProtlmError("a column of labels has no name: write one into the table's header")
@@ -45,16 +42,12 @@ def key(name: str) -> str:
 
 
 def outputs(target: Target) -> int:
-    """C."""
     return len(target.classes) if target.kind == "classes" else 1
 
 
-def by_part(
-    targets: tuple[Target, ...], value: Callable[[Target, Literal["kernel", "bias"]], Any]
-) -> dict[str, Any]:
+def by_part(targets: tuple[Target, ...], value: Callable[[Target, str], Any]) -> dict[str, Any]:
     """A tree like the parameters of `Readout`: q3_kernel, q3_bias."""
-    parts: tuple[Literal["kernel", "bias"], ...] = ("kernel", "bias")
-    return {f"{key(t.name)}_{part}": value(t, part) for t in targets for part in parts}
+    return {f"{key(t.name)}_{part}": value(t, part) for t in targets for part in ("kernel", "bias")}
 
 
 class Readout(nn.Module):
@@ -137,7 +130,7 @@ class Cnn(nn.Module):
 class Squeeze(nn.Module):
     """x [rows, D] -> {target: [rows, C]}: to 32, dropout 0.25, ReLU, BatchNorm, outputs.
 
-    Statistics are of rows that are there alone; running ones move by a tenth, as in PyTorch.
+    Statistics are of real rows alone; running ones move by a tenth, as in PyTorch.
     """
 
     targets: tuple[Target, ...]
@@ -192,17 +185,14 @@ class LightAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of head and how it is trained unless told otherwise.
+    """A kind of head and the defaults of its training.
 
     Attributes:
         module: targets -> the network; called with x [T, D] (0 where there is no protein),
             protein [T], slots P and train (dropout, statistics of the batch).
-        learning_rate: of the steps.
-        max_epochs: at most.
         patience: epochs without a better validation score after which a head stops.
         pools: whether it reads a protein's rows and answers for slots, not for rows.
-        seeded: whether it has random parts; if not, one seed stands for all.
-        linear: whether its loss is convex, and it learns as linear heads do.
+        linear: whether its loss is convex: it has one optimum, whatever the seed.
         penalty: L2, half of which times the squared kernels is added to the loss.
     """
 
@@ -211,37 +201,21 @@ class Kind:
     max_epochs: int
     patience: int
     pools: bool = False
-    seeded: bool = True
     linear: bool = False
     penalty: float = 0.0
 
 
 KINDS = {
-    "linear": Kind(
-        Linear,
-        pools=False,
-        seeded=False,
-        linear=True,
-        penalty=1e-4,
-        learning_rate=0.3,
-        max_epochs=50,
-        patience=2,
-    ),
-    "cnn": Kind(Cnn, learning_rate=1e-3, max_epochs=20, patience=3),
-    "fnn": Kind(Fnn, learning_rate=1e-3, max_epochs=100, patience=10),
-    "light_attention": Kind(
-        LightAttention, pools=True, learning_rate=1e-4, max_epochs=50, patience=8
-    ),
+    "linear": Kind(Linear, 0.3, 50, 2, linear=True, penalty=1e-4),
+    "cnn": Kind(Cnn, 1e-3, 20, 3),
+    "fnn": Kind(Fnn, 1e-3, 100, 10),
+    "light_attention": Kind(LightAttention, 1e-4, 50, 8, pools=True),
 }
 NAMES = tuple(KINDS)
 
 
 def kind(name: str) -> Kind:
-    """The kind of this name.
-
-    Raises:
-        ProtlmError: when there is none.
-    """
+    """The kind of this name; ProtlmError if there is none."""
     if name not in KINDS:
         raise ProtlmError(f"no probe head {name!r}; there is {', '.join(KINDS)}")
     return KINDS[name]

@@ -1,4 +1,4 @@
-"""What is measured on training rows before heads learn: scales of features and of numbers."""
+"""Scales of features and of numbers, measured on training rows before heads learn."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target, known
 from protlm_jax.evaluation.probes.features import Source
 
+# Rows measured, of proteins drawn at random: the error of a standard deviation is 0.3 % of it, and
+# a model that runs once per epoch need not run once more.
 SAMPLE = 65_536
-"""Rows measured, of proteins drawn at random. The error of a standard deviation from so many rows
-is 0.3 % of it, and a model that runs once per epoch need not run once more for them."""
-CLIP = 10.0
-"""Standard deviations beyond which a feature is cut."""
+CLIP = 10.0  # standard deviations
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["mean", "scale"], meta_fields=[])
 @dataclass(frozen=True)
 class Standard:
-    """Mean and scale [N, D] float32 of each input's features; scale is inf of a constant one."""
+    """Mean and scale [N, D] float32 of each input's features; the scale of a constant is inf."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -37,11 +36,10 @@ class Standard:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of training rows.
+    """Moments of training rows.
 
     Attributes:
-        standard: of the features.
-        covariance: [N, D, D] float64 of standardised features; None unless asked for.
+        covariance: [N, D, D] float64 of standardised features; None unless `covariance` is set.
         units: mean and standard deviation of each number; (0, 1) for classes.
         labelled: target -> labels in a batch on average.
         batches: of an epoch; None if there are more than were read.
@@ -60,7 +58,7 @@ def measure(
     """Reads batches of an epoch until there are SAMPLE rows.
 
     Raises:
-        ProtlmError: when there is no protein, no label of a target, or a feature is not finite.
+        ProtlmError: there is no protein, no label of a target, or a feature is not finite.
     """
     shift: np.ndarray | None = None
     total = squares = np.zeros(())
@@ -74,8 +72,8 @@ def measure(
         total = total + np.asarray(sums[0], np.float64)
         squares = squares + np.asarray(sums[1], np.float64)
         for target in targets:
-            if (found := batch.labels.get(target.name)) is not None:
-                labels[target.name].append(found[known(target, found)])
+            found = batch.labels[target.name]
+            labels[target.name].append(found[known(target, found)])
         rows, batches = rows + int((batch.protein >= 0).sum()), batches + 1
         if rows >= SAMPLE:
             break
@@ -89,16 +87,17 @@ def measure(
             f"features of input(s) {bad} are not finite: the model itself gives nan or infinity; "
             "try a wider dtype"
         )
-    mean = shift + offset
-    scale = np.sqrt(np.maximum(variance, 0.0))
-    # A feature that never changes in training says nothing: zero, not noise blown up.
+    mean, scale = shift + offset, np.sqrt(np.maximum(variance, 0.0))
+    # A feature that is constant in training becomes 0, not amplified noise.
     scale = np.where(scale < 1e-6 * np.maximum(1.0, np.abs(mean)), np.inf, scale)
     spread = None
     if covariance:
         spread = second - offset[:, :, None] * offset[:, None, :]
         spread = spread / scale[:, :, None] / scale[:, None, :]
     standard = Standard(mean.astype(np.float32), scale.astype(np.float32))
-    units, labelled = _of_labels(targets, labels, batches)
+    values = {target: np.concatenate([np.empty(0), *labels[target.name]]) for target in targets}
+    units = {target.name: _unit(target, found) for target, found in values.items()}
+    labelled = {target.name: len(found) / batches for target, found in values.items()}
     return Moments(standard, spread, units, labelled, batches if rows < SAMPLE else None)
 
 
@@ -114,18 +113,11 @@ def _sums(
     return jnp.sum(x, axis=1), square
 
 
-def _of_labels(
-    targets: Sequence[Target], labels: dict[str, list[np.ndarray]], batches: int
-) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    units, labelled = {}, {}
-    for target in targets:
-        values = np.concatenate([np.empty(0), *labels[target.name]])
-        if not len(values):
-            raise ProtlmError(
-                f"no training label of {target.name!r}: leave this target out or give its labels"
-            )
-        units[target.name] = (0.0, 1.0)
-        if target.kind == "number":
-            units[target.name] = float(values.mean()), float(values.std()) or 1.0
-        labelled[target.name] = len(values) / batches
-    return units, labelled
+def _unit(target: Target, values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        raise ProtlmError(
+            f"no training label of {target.name!r}: leave this target out or give its labels"
+        )
+    if target.kind == "classes":
+        return 0.0, 1.0
+    return float(values.mean()), float(values.std()) or 1.0

@@ -1,4 +1,4 @@
-"""`protlm predict`: a FASTA file in, what a trained probe says of its proteins out.
+"""`protlm predict`: the predictions of a trained probe for the proteins of a FASTA file.
 
 Records that cannot be read keep their row, with the reason in the column `error`. Probabilities and
 numbers are means over the seeds that the probe was trained with.
@@ -10,21 +10,18 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from protlm_jax.data.fasta import BadRecord, Record
+from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.input import Survey, again, survey_file, together
 from protlm_jax.evaluation.finite import NotFinite
 from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
-from protlm_jax.evaluation.probes.features import Source, Store, memory_budget
-from protlm_jax.evaluation.probes.readers import model_reader
+from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
-from protlm_jax.evaluation.probes.trained import by_protein
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
@@ -39,48 +36,17 @@ Predicted = dict[str, np.ndarray]
 def predict(
     loaded: LoadedModel, probe: SavedProbe, sequences: Mapping[str, str], *, progress: bool = False
 ) -> Iterator[tuple[str, Predicted]]:
-    """What the probe says: (id, target -> values), in the order of the sequences.
-
-    Args:
-        loaded: the model that the probe was trained on.
-        probe: of `saved.load`.
-        sequences: id -> normalised residues.
-        progress: draw a progress bar on a terminal.
+    """Predicts for normalised sequences, id -> residues, in their order.
 
     Yields:
-        Of classes their probabilities, [residues, classes] or [1, classes]; of numbers [residues]
-        or [1].
+        (id, target -> values): of classes probabilities [residues, classes] or [1, classes]; of
+        numbers [residues] or [1].
 
     Raises:
-        ProtlmError: the model is another one.
+        ProtlmError: the model is not the one that the probe was trained on.
     """
     require_model(probe, loaded)
     yield from _predicted(loaded, probe, sequences, progress)
-
-
-def _predicted(
-    loaded: LoadedModel, probe: SavedProbe, sequences: Mapping[str, str], progress: bool
-) -> Iterator[tuple[str, Predicted]]:
-    """`predict`, of the probe's own model."""
-    names, about = list(sequences), probe.about
-    proteins = [LabelledProtein(name, sequence, {}) for name, sequence in sequences.items()]
-    if not proteins:
-        return
-    rows, lengths = about["rows"], [len(s) for s in sequences.values()]
-    reader = model_reader(
-        loaded, (about["layer"],), (rows,), lengths, about["window"], about["compute"]
-    )
-    store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
-    source = Source(store, probe.heads.targets, about["level"], rows)
-    for member, found in by_protein(source, {"probe": probe.heads}):
-        values = {name: array[:, 0].mean(axis=0) for name, array in found["probe"].items()}
-        yield (
-            names[member],
-            {
-                t.name: values[t.name] if t.kind == "classes" else values[t.name][:, 0]
-                for t in probe.heads.targets
-            },
-        )
 
 
 def predict_file(
@@ -95,12 +61,8 @@ def predict_file(
     """Predicts for the proteins of a FASTA file, in the order of the file.
 
     Args:
-        loaded: the model that the probe was trained on.
-        probe: of `saved.load`.
-        path: FASTA, plain or compressed.
         output: .csv, or .fasta for residue classes that have letters.
-        policy: what to do with rare residues and lower case.
-        progress: draw a progress bar on a terminal.
+        policy: for rare residues and lower case.
 
     Raises:
         ProtlmError: the model is another one, or its weights are not finite; the input as a whole
@@ -109,7 +71,7 @@ def predict_file(
     targets = _written(probe, output)
     require_model(probe, loaded)
     survey = survey_file(loaded, path, probe.about["window"], policy)
-    cells: dict[int, list[Any]] = {}
+    cells: dict[int, list[str]] = {}
     for places, records in together(survey):
         group = list(zip(places, records, strict=True))
         for place, found in _predicted_records(loaded, probe, group, survey, progress):
@@ -121,6 +83,32 @@ def predict_file(
     return _outcome(probe, survey, output)
 
 
+def _predicted(
+    loaded: LoadedModel, probe: SavedProbe, sequences: Mapping[str, str], progress: bool
+) -> Iterator[tuple[str, Predicted]]:
+    if not sequences:
+        return
+    names, about = list(sequences), probe.about
+    proteins = [LabelledProtein(name, sequence, {}) for name, sequence in sequences.items()]
+    rows, lengths = about["rows"], [len(s) for s in sequences.values()]
+    reader = model_reader(
+        loaded, (about["layer"],), (rows,), lengths, about["window"], about["compute"]
+    )
+    store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
+    source = Source(store, probe.heads.targets, about["level"], rows)
+    for batch in source.batches(None):
+        found = probe.heads.predict(batch)
+        for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
+            place = slice(slot, slot + 1)
+            if about["level"] == "residue":
+                place = slice(start, start + lengths[member])
+            means = {t: found[t.name][:, 0, place].mean(axis=0) for t in probe.heads.targets}
+            yield (
+                names[member],
+                {t.name: mean if t.kind == "classes" else mean[:, 0] for t, mean in means.items()},
+            )
+
+
 def _predicted_records(
     loaded: LoadedModel,
     probe: SavedProbe,
@@ -128,12 +116,12 @@ def _predicted_records(
     survey: Survey,
     progress: bool,
 ) -> Iterator[tuple[int, Predicted]]:
-    """`_predicted`, of records by their places; those without finite embeddings become failures."""
+    """Predictions by place; records without finite embeddings become failures."""
     left = {f"{record.id}, line {record.line}": (place, record) for place, record in group}
     while left:
-        asked = {name: record.sequence for name, (_, record) in left.items()}
+        sequences = {name: record.sequence for name, (_, record) in left.items()}
         try:
-            for name, found in _predicted(loaded, probe, asked, progress):
+            for name, found in _predicted(loaded, probe, sequences, progress):
                 yield left.pop(name)[0], found
         except NotFinite as error:
             if error.everywhere:
@@ -142,18 +130,18 @@ def _predicted_records(
             survey.failures.append(Failure(place, record.line, record.id, str(error)))
 
 
-def columns(target: Target, level: str) -> list[str]:
-    """Of one target: its value; of a protein's class its probability and those of all classes."""
+def _columns(target: Target, level: str) -> list[str]:
+    """The value; of a protein's class also its probability and those of all classes."""
     if level == "residue" or target.kind == "number":
         return [target.name]
     named = [f"{target.name}: {name}" for name in target.classes]
     return [target.name, f"{target.name} probability", *named[:_MOST_COLUMNS]]
 
 
-def _cells(target: Target, found: np.ndarray, level: str) -> list[Any]:
+def _cells(target: Target, found: np.ndarray, level: str) -> list[str]:
+    """The cells below `_columns`."""
     if target.kind == "number":
-        numbers = [f"{value:.6g}" for value in found]
-        return [" ".join(numbers)]
+        return [" ".join(f"{value:.6g}" for value in found)]
     best = found.argmax(axis=-1)
     if level == "residue":
         if target.letters:
@@ -181,14 +169,11 @@ def _written(probe: SavedProbe, output: Path) -> list[Target]:
 
 
 def _table(
-    probe: SavedProbe,
-    targets: list[Target],
-    survey: Survey,
-    cells: dict[int, list[Any]],
+    probe: SavedProbe, targets: list[Target], survey: Survey, cells: dict[int, list[str]]
 ) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    named = [name for target in targets for name in columns(target, probe.about["level"])]
+    named = [name for target in targets for name in _columns(target, probe.about["level"])]
     writer.writerow(["id", "residues", *named, "error"])
     reasons = {failure.record: failure.reason for failure in survey.failures}
     for place, record in again(survey):
@@ -199,19 +184,14 @@ def _table(
 
 
 def _strings(
-    probe: SavedProbe,
-    targets: list[Target],
-    survey: Survey,
-    cells: dict[int, list[Any]],
+    probe: SavedProbe, targets: list[Target], survey: Survey, cells: dict[int, list[str]]
 ) -> str:
     """Of each protein one record for each target: >id target, and its letters."""
-    lines = []
-    for place, record in again(survey):
-        if isinstance(record, BadRecord) or place not in cells:
-            continue
-        for target, letters in zip(targets, cells[place], strict=True):
-            lines.append(f">{record.id} {target.name}\n{letters}\n")
-    return "".join(lines)
+    return "".join(
+        f">{record.id} {target.name}\n{letters}\n"
+        for place, record in again(survey)
+        for target, letters in zip(targets, cells.get(place, ()), strict=False)
+    )
 
 
 def _outcome(probe: SavedProbe, survey: Survey, output: Path) -> Outcome:
@@ -223,7 +203,10 @@ def _outcome(probe: SavedProbe, survey: Survey, output: Path) -> Outcome:
         f"{about['model']}, trained on {about['train_proteins']:,} proteins of "
         f"{about['benchmark']}"
     ]
-    lines += [probe.caution] if probe.caution else []
+    if "identity" not in about:  # format 1, see `require_model`
+        lines.append(
+            "an older version wrote the probe: only a sample of the model's parameters was compared"
+        )
     long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in survey.windowed]
     lines += listed(long, f"longer than {about['window']:,} residues, read through windows")
     failures = [f"line {f.line}, {f.id or 'without a name'}: {f.reason}" for f in survey.failures]

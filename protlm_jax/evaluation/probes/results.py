@@ -42,7 +42,7 @@ def from_numbers(found: np.ndarray) -> dict[str, float | None] | None:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Reads the dataset of `assemble.assemble`: estimates as dicts, None where there is none."""
+    """Reads the dataset of `dataset.assemble`: estimates as dicts, None where there is none."""
 
     data: xarray.Dataset
 
@@ -104,12 +104,12 @@ class ProbeResult:
         return bool(self.benchmark["targets"][target]["kind"] == "classes")
 
     def written(self, estimate: Score, target: str, sign: str = "") -> str:
-        """A score with its standard error: percent of classes read right, or a correlation."""
+        """A score with its standard error: percent of correct classes, or a correlation."""
         scale, digits = (100, 1) if self.is_classes(target) else (1, 3)
         return written(estimate, digits, scale=scale, sign=sign)
 
     def array(self, name: str, **labels: Any) -> np.ndarray:
-        """A variable at these labels of its dimensions."""
+        """A variable at these labels of its dimensions; `sel` takes too long for many of them."""
         variable = self.data.variables[name]
         places = (self._places[str(d)][labels[str(d)]] if d in labels else slice(None)
                   for d in variable.dims)  # fmt: skip
@@ -148,7 +148,7 @@ def table(data: xarray.Dataset) -> Table:
 def _rows(
     result: ProbeResult, head: str, kind: str, view: str, target: str
 ) -> list[dict[str, Any]]:
-    """The scores by layer, and of the chosen layer all others."""
+    """The scores by layer, and all others of the chosen layer."""
     n, proteins = result.counts(view, target)
     if not n or (kind == "majority" and not result.is_classes(target)):
         return []
@@ -174,9 +174,8 @@ def summary(data: xarray.Dataset) -> str:
     """Every head's scores by test set and input, differences, counts, licence and notes."""
     result, about = ProbeResult(data), ProbeResult(data).benchmark
     lines = [data.attrs["title"], *(_split(*of) for of in about["splits"].items())]
-    for head in result.heads:
-        for target in about["targets"]:
-            lines += ["", *_scores(result, head, target)]
+    for head, target in itertools.product(result.heads, about["targets"]):
+        lines += ["", *_scores(result, head, target)]
     pooled = data["score"].sel(metric="pooled")
     value, error = pooled.sel(estimate="value"), pooled.sel(estimate="standard_error")
     if bool((value.notnull() & error.isnull()).any()):
@@ -203,7 +202,7 @@ def _split(split: str, found: Mapping[str, Any]) -> str:
 
 
 def _scores(result: ProbeResult, head: str, target: str) -> list[str]:
-    """One target: test sets as rows, the inputs and the model's lead over each as columns."""
+    """One target: test sets as rows, the inputs and the differences from each as columns."""
     inputs = result.inputs(head, target)
     rows = [
         [
@@ -228,18 +227,17 @@ def _published(result: ProbeResult) -> list[str]:
     rows = [row for row in about["paper"] if row["percent"] is not None]
     reasons = dict.fromkeys(row["source"] for row in about["paper"] if row["percent"] is None)
     lines = [line for reason in reasons for line in textwrap.wrap(reason, _WIDTH)]
-    if rows:
-        places = list(dict.fromkeys((row["target"], row["view"]) for row in rows))
-        found = {(row["model"], row["target"], row["view"]): row["percent"] for row in rows}
-        columns = ("", *(f"{target} {about['views'][view]['title']}" for target, view in places))
-        cells = [
-            [model, *(found.get((model, *place)) for place in places)]
-            for model in dict.fromkeys(row["model"] for row in rows)
-        ]
-        sources = "; ".join(dict.fromkeys(row["source"] for row in rows))
-        lines += [f"published ({sources})", Table(columns, cells).text()]
-        if about["splits"]["train"]["of"] > about["splits"]["train"]["proteins"]:
-            lines.append(
-                "Published heads learned from all training proteins, those above from few."
-            )
+    if not rows:
+        return lines
+    places = list(dict.fromkeys((row["target"], row["view"]) for row in rows))
+    found = {(row["model"], row["target"], row["view"]): row["percent"] for row in rows}
+    columns = ("", *(f"{target} {about['views'][view]['title']}" for target, view in places))
+    cells = [
+        [model, *(found.get((model, *place)) for place in places)]
+        for model in dict.fromkeys(row["model"] for row in rows)
+    ]
+    sources = "; ".join(dict.fromkeys(row["source"] for row in rows))
+    lines += [f"published ({sources})", Table(columns, cells).text()]
+    if about["splits"]["train"]["of"] > about["splits"]["train"]["proteins"]:
+        lines.append("Published heads learned from all training proteins, those above from few.")
     return lines

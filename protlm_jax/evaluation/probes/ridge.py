@@ -1,9 +1,9 @@
-"""Ridge regression in closed form: what a single matrix reads of numbers.
+"""Ridge regression in closed form, for linear heads of numbers.
 
 One pass over the training features sums their products for all inputs; one eigendecomposition of
-each input's covariance then gives the optimum for every penalty (scikit-learn's `Ridge` would solve
-each input and penalty anew, from features that need not fit into memory). Minimises mean squared
-error + penalty |w|^2 on standardised features and numbers; scikit-learn's alpha is rows * penalty.
+each input's covariance gives the optimum for every penalty (scikit-learn's `Ridge` would need each
+input in memory, once per penalty). Minimises mean squared error + penalty |w|^2 on standardised
+features and numbers; scikit-learn's alpha is rows * penalty.
 
 Letters: N inputs, T rows, D features, A penalties.
 """
@@ -24,7 +24,6 @@ from protlm_jax.evaluation.probes.moments import Moments, Standard
 from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))
-"""Tried on validation proteins, for each input of its own."""
 
 
 class Sums(NamedTuple):
@@ -44,29 +43,25 @@ def fit(
     moments: Moments,
     seeds: tuple[int, ...],
 ) -> TrainedHeads:
-    """Linear heads for numbers, each with the penalty that is best on `valid` by Spearman's
-    correlation; nothing is random.
+    """Linear heads of numbers, each with the penalty of the best Spearman correlation on `valid`.
 
     Raises:
-        ProtlmError: when a target has no validation label.
+        ProtlmError: a target has no validation label.
     """
     targets = tuple(targets)
     sums: dict[str, Sums] = {}
     for batch in source.batches(None):
         for target in targets:
-            if (found := batch.labels.get(target.name)) is None:
-                continue
             mean, deviation = moments.units[target.name]
-            numbers = ((found - mean) / deviation).astype(np.float32)
+            numbers = ((batch.labels[target.name] - mean) / deviation).astype(np.float32)
             more = _sums(moments.standard, batch.features, batch.protein, numbers)
             more = jax.tree.map(lambda s: np.asarray(s, np.float64), more)
             old = sums.get(target.name)
             sums[target.name] = jax.tree.map(np.add, old, more) if old else more
     every = {name: _solutions(s) for name, s in sums.items()}
     tried = heads.by_part(targets, lambda t, part: every[t.name][part])
-    scores = validate(
-        heads.Linear(targets), {"params": {"readout": tried}}, moments.standard, valid
-    )
+    variables = {"params": {"readout": tried}}
+    scores = validate(heads.Linear(targets), variables, moments.standard, valid)
     best = {name: values.argmax(axis=0) for name, values in scores.items()}
     inputs = np.arange(source.num_inputs)
     chosen = heads.by_part(targets, lambda t, part: every[t.name][part][best[t.name], inputs][None])

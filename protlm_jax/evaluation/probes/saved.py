@@ -35,9 +35,10 @@ from protlm_jax.storage.files import write_atomically
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import Rare
 
+# Format 1 had names of targets in heads.npz without encoding, no digests, and another identity.
 FORMAT = 2
-"""1 had names of targets in heads.npz without encoding, no digests, and another identity."""
 _INDEX = "probes.json"
+_REMEDY = "copy it again, or probe again"
 
 # What NumPy raises of a file that is not .npz, and Python of JSON of another form.
 _BROKEN = (
@@ -48,39 +49,24 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class SavedProbe:
-    """Heads that can be applied.
+    """Heads of the layer that validation chose, and what they belong to.
 
-    Attributes:
-        heads: of one input, the layer that validation chose.
-        about: "model" (name), "identity", "vocabulary", "layer", "level", "rows", "window",
-            "rare_residues", "compute", "benchmark", "train_proteins", "valid". Format 1 had
-            "parameters" in the place of "identity", the digest of a sample.
+    `about` has "model" (name), "identity", "vocabulary", "layer", "level", "rows", "window",
+    "rare_residues", "compute", "benchmark", "train_proteins" and "valid". Format 1 had
+    "parameters", the digest of a sample, in the place of "identity".
     """
 
     heads: TrainedHeads
     about: dict[str, Any]
 
     @property
-    def caution(self) -> str:
-        """What to say of the check of `require_model`; "" where it compares all numbers."""
-        if "identity" in self.about:
-            return ""
-        return (
-            "an older version wrote the probe: only a sample of the model's parameters was compared"
-        )
-
-    @property
     def rare_residues(self) -> Rare:
-        """How the proteins that it was trained on were read: X, before it was recorded."""
+        """How its training read rare residues: as X, before it was recorded."""
         return "keep" if self.about.get("rare_residues") == "keep" else "X"
 
 
 def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
-    """Writes all heads of a probe, and last the file that lists them.
-
-    Raises:
-        ProtlmError: the folder cannot be written.
-    """
+    """Writes all heads of a probe, and last the file that lists them."""
     result = ProbeResult(probed.result)
     scores: dict[str, float] = {}
     model = identity(loaded)
@@ -105,8 +91,7 @@ def save(probed: Probed, loaded: LoadedModel, folder: Path) -> None:
         write_json(folder / head / "probe.json", about)
         seal(folder / head)
         scores[head] = float(np.mean(list(about["valid"].values())))
-    index = {"heads": scores, "best": max(scores, key=lambda head: scores[head])}
-    write_json(folder / _INDEX, index)
+    write_json(folder / _INDEX, {"heads": scores, "best": max(scores, key=scores.__getitem__)})
 
 
 def load(folder: Path) -> SavedProbe:
@@ -116,15 +101,14 @@ def load(folder: Path) -> SavedProbe:
         folder: of a head, of all heads, or the output of `protlm probe`.
 
     Raises:
-        ProtlmError: there is no probe.
+        ProtlmError: there is no probe, or it is damaged.
     """
     place = folder / "probe" if (folder / "probe" / _INDEX).exists() else folder
-    remedy = "copy it again, or probe again"
     if (place / _INDEX).exists():
-        index = read_json(place / _INDEX, remedy=remedy)
+        index = read_json(place / _INDEX, remedy=_REMEDY)
         found, best = index.get("heads"), index.get("best")
         if not isinstance(found, dict) or not isinstance(best, str) or best not in found:
-            raise ProtlmError(f"{place / _INDEX} names no best head: {remedy}")
+            raise ProtlmError(f"{place / _INDEX} names no best head: {_REMEDY}")
         place = place / best
     file = place / "probe.json"
     if not file.exists():
@@ -135,16 +119,12 @@ def load(folder: Path) -> SavedProbe:
     try:
         verify(place, what=f"probe {place}")
     except Damaged as error:
-        raise Damaged(f"{error}: {remedy}") from error
-    return SavedProbe(load_heads(place), read_json(file, remedy=remedy))
+        raise Damaged(f"{error}: {_REMEDY}") from error
+    return SavedProbe(load_heads(place), read_json(file, remedy=_REMEDY))
 
 
 def save_heads(trained: TrainedHeads, folder: Path) -> None:
-    """Writes heads.npz and then heads.json.
-
-    Raises:
-        ProtlmError: when they cannot be written.
-    """
+    """Writes heads.npz and then heads.json."""
     arrays = {f"variables/{k}": v for k, v in flatten_dict(trained.variables, sep="/").items()}
     for kind, by_target in (("valid", trained.valid), ("penalties", trained.penalties)):
         arrays |= {f"{kind}/{heads.key(name)}": values for name, values in by_target.items()}
@@ -164,11 +144,7 @@ def save_heads(trained: TrainedHeads, folder: Path) -> None:
 
 
 def load_heads(folder: Path) -> TrainedHeads:
-    """Reads what `save_heads` wrote.
-
-    Raises:
-        ProtlmError: when files are missing or broken.
-    """
+    """Reads what `save_heads` wrote; ProtlmError where files are missing or broken."""
     try:
         about = read_json(folder / "heads.json")
         targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in about["targets"])
@@ -203,24 +179,23 @@ def load_heads(folder: Path) -> TrainedHeads:
 
 
 def require_reading(probe: SavedProbe, rare: Rare | None, window: int | None) -> None:
-    """Raises ProtlmError when proteins would be read in another way than in the probe's training.
+    """Raises ProtlmError where the options read proteins in another way than the training did.
 
     Refusing rare residues changes no reading.
     """
     if rare in ("X", "keep") and rare != probe.rare_residues:
-        raise ProtlmError(
-            f"the probe was trained with --rare_residues {probe.rare_residues.lower()}: leave the "
-            f"argument away, or probe again"
-        )
-    if window is not None and window != probe.about["window"]:
-        raise ProtlmError(
-            f"the probe was trained with --window {probe.about['window']}: leave the argument "
-            f"away, or probe again"
-        )
+        option = f"--rare_residues {probe.rare_residues.lower()}"
+    elif window is not None and window != probe.about["window"]:
+        option = f"--window {probe.about['window']}"
+    else:
+        return
+    raise ProtlmError(
+        f"the probe was trained with {option}: leave the argument away, or probe again"
+    )
 
 
 def require_model(probe: SavedProbe, loaded: LoadedModel) -> None:
-    """Raises ProtlmError when a model is not the one whose features the heads have learned."""
+    """Raises ProtlmError where a model is not the one whose features the heads have learned."""
     if "identity" in probe.about:
         same = probe.about["identity"] == identity(loaded)
     else:
@@ -234,7 +209,7 @@ def require_model(probe: SavedProbe, loaded: LoadedModel) -> None:
 
 
 def _sampled(loaded: LoadedModel) -> str:
-    """How format 1 told models apart: a sample of the parameters, and all fields of the config."""
+    """The identity of format 1: a sample of the parameters, and all fields of the config."""
     plain = loaded.config.replace(dtype="float32", attention_backend="xla")
     about = json.dumps([plain.to_dict(), loaded.vocabulary.to_dict()], sort_keys=True)
     digest = hashlib.blake2b(about.encode(), digest_size=16)

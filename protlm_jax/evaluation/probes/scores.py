@@ -1,10 +1,10 @@
-"""How right predictions are, with errors over proteins.
+"""Scores of predictions, with errors by bootstrap over proteins.
 
-Residues of one protein are not independent, so proteins are what is drawn again; all inputs are
-scored on the same draws, and differences are paired. Where several seeds were trained, a score is
-the mean over the seeds' scores, of the whole set and of every draw.
+Residues of one protein are not independent, so proteins are drawn. All inputs are scored on the
+same draws, and differences are paired. Of several seeds, a score is the mean over the seeds'
+scores, of the whole set and of every draw. Nothing here needs a probe.
 
-Letters: S seeds, N inputs (layers), n scored items (residues or proteins), P proteins, C classes.
+Letters: S seeds, n scored items (residues or proteins), P proteins, C classes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein, Target
+from protlm_jax.evaluation.probe_data import LabelledProtein, Target, known
 from protlm_jax.evaluation.statistics import (
     Bootstrapped,
     of_sums,
@@ -30,10 +30,10 @@ _ROUNDING = 1e-9  # of float64 sums of squares, relative
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a view counts of one target.
+    """The labels of one target that a view counts.
 
     Attributes:
-        places: [n] where, among the items of all proteins end to end.
+        places: [n] among the items of all proteins end to end.
         truth: [n] classes or numbers.
         owners: [n] the protein of each, counted from 0 over those that have any; ascending.
     """
@@ -44,7 +44,6 @@ class Labelled:
 
     @property
     def proteins(self) -> int:
-        """P."""
         return int(self.owners[-1]) + 1
 
     def sums(self, values: np.ndarray) -> np.ndarray:
@@ -56,18 +55,13 @@ class Labelled:
 def labelled(
     proteins: Sequence[LabelledProtein], level: str, target: Target, mark: str = ""
 ) -> Labelled | None:
-    """The labels of a target where a mark is True ("": everywhere); None where there is none.
-
-    Raises:
-        KeyError: a protein lacks the mark.
-    """
+    """The labels of a target where a mark is True ("": everywhere); None where there is none."""
     places, truth, owners = [], [], []
     start = counted = 0
     for protein in proteins:
-        size = len(protein.sequence) if level == "residue" else 1
         if (labels := protein.labels.get(target.name)) is not None:
             labels = np.ravel(labels)
-            counts = labels != UNKNOWN if target.kind == "classes" else np.isfinite(labels)
+            counts = known(target, labels)
             if mark:
                 counts = counts & protein.marks[mark]
             index = np.flatnonzero(counts)
@@ -76,7 +70,7 @@ def labelled(
                 truth.append(labels[index])
                 owners.append(np.full(index.size, counted))
                 counted += 1
-        start += size
+        start += len(protein.sequence) if level == "residue" else 1
     if not counted:
         return None
     return Labelled(np.concatenate(places), np.concatenate(truth), np.concatenate(owners))
@@ -85,16 +79,16 @@ def labelled(
 def primary(predicted: np.ndarray, of: Labelled, target: Target, seed: int) -> Bootstrapped | None:
     """Accuracy over all items, or Spearman's correlation; None where it is not defined.
 
-    Args:
-        predicted: [S, items], classes or numbers.
-        of: what is counted.
-        target: decides the score.
-        seed: of the draws.
+    `predicted` has the classes or numbers [S, items] of all items; `seed` is of the draws.
     """
     chosen = predicted[:, of.places]
     if target.kind == "number":
         found = [rank_correlation(one, of.truth, of.owners, seed=seed) for one in chosen]
-        return _mean([one for one in found if one is not None], len(found))
+        there = [one for one in found if one is not None]
+        if len(there) < len(found):
+            return None
+        drawn = np.mean([one.drawn for one in there], axis=0)
+        return Bootstrapped(float(np.mean([one.value for one in there])), drawn, there[0].proteins)
     right = of.sums(chosen == of.truth)
     sums = np.concatenate([right, of.sums(np.ones((1, len(of.truth))))]).T
     return of_sums(sums, _accuracy, seed=seed)
@@ -103,25 +97,23 @@ def primary(predicted: np.ndarray, of: Labelled, target: Target, seed: int) -> B
 def full(
     predicted: np.ndarray, of: Labelled, target: Target, level: str, seed: int
 ) -> dict[str, Any]:
-    """All scores of one input on one view: a plain dict.
+    """All scores of one input on one view.
 
     "pooled" is `primary`; "per_protein" the mean over proteins of each one's own score (None where
     a protein is one item); "by_seed" the pooled score of each seed; for classes
     "balanced_accuracy", "mcc" and the "confusion" matrix (rows are the truth; mean over seeds; None
     for many classes); for numbers "pearson" and "mae".
     """
+    chosen = predicted[:, of.places]
     classes = target.kind == "classes"
-    pooled = primary(predicted, of, target, seed)
-    each = _per_protein(predicted, of, target) if level == "residue" else np.zeros(0)
-    per_protein = ratio(each, np.ones_like(each), seed=seed).to_dict() if each.size else None
+    each = _per_protein(chosen, of, target) if level == "residue" else np.zeros(0)
     return {
-        "n": len(of.truth),
-        "proteins": of.proteins,
-        "pooled": estimated(pooled),
-        "per_protein": per_protein,
-        "by_seed": _by_seed(predicted[:, of.places], of, target),
-        **(_of_classes if classes else _of_numbers)(predicted[:, of.places], of, target, seed),
-    }
+        "pooled": estimated(primary(predicted, of, target, seed)),
+        "per_protein": ratio(each, np.ones_like(each), seed=seed).to_dict() if each.size else None,
+        "by_seed": [float(np.mean(one == of.truth)) if classes else spearman(one, of.truth)
+                    for one in chosen],
+        **(_of_classes if classes else _of_numbers)(chosen, of, target, seed),
+    }  # fmt: skip
 
 
 def estimated(found: Bootstrapped | None) -> dict[str, float | int | None] | None:
@@ -130,24 +122,17 @@ def estimated(found: Bootstrapped | None) -> dict[str, float | int | None] | Non
     return None if estimate is None else estimate.to_dict()
 
 
-def _by_seed(chosen: np.ndarray, of: Labelled, target: Target) -> list[float | None]:
-    if target.kind == "classes":
-        return [float(value) for value in (chosen == of.truth).mean(axis=1)]
-    return [spearman(values, of.truth) for values in chosen]
-
-
 def _of_classes(chosen: np.ndarray, of: Labelled, target: Target, seed: int) -> dict[str, Any]:
-    count = len(target.classes)
-    true, right = _counts(of, of.truth, count), chosen == of.truth
-    parts = [(_counts(of, of.truth, count, r), true, _counts(of, c, count))
-             for c, r in zip(chosen, right, strict=True)]  # fmt: skip
+    count, everything = len(target.classes), np.ones(len(of.truth), bool)
+    true = _counts(of, of.truth, count, everything)
+    parts = [(_counts(of, of.truth, count, one == of.truth), true,
+              _counts(of, one, count, everything)) for one in chosen]  # fmt: skip
     sums = np.array(parts).transpose(2, 0, 1, 3)  # [P, S, 3, C]
     confusion = None
     if count <= MOST_IN_A_TABLE:
-        pairs = np.bincount(
-            np.ravel(of.truth.astype(np.int64) * count + chosen), minlength=count**2
-        )
-        confusion = (pairs.reshape(count, count) / len(chosen)).round(2).tolist()
+        index = np.ravel(of.truth.astype(np.int64) * count + chosen)
+        pairs = np.bincount(index, minlength=count**2).reshape(count, count)
+        confusion = (pairs / len(chosen)).round(2).tolist()
     return {
         "balanced_accuracy": estimated(of_sums(sums, _balanced, seed=seed)),
         "mcc": estimated(of_sums(sums, _mcc, seed=seed)),
@@ -169,28 +154,20 @@ def _of_numbers(chosen: np.ndarray, of: Labelled, target: Target, seed: int) -> 
     }
 
 
-def _per_protein(predicted: np.ndarray, of: Labelled, target: Target) -> np.ndarray:
-    """Each protein's own score, mean over seeds; numbers: of proteins that have a correlation."""
-    chosen = predicted[:, of.places]
+def _per_protein(chosen: np.ndarray, of: Labelled, target: Target) -> np.ndarray:
+    """Each protein's own score, mean over seeds; of numbers, where there is a correlation."""
     if target.kind == "classes":
         counts = of.sums(np.ones(len(of.truth)))
         return np.asarray((of.sums(chosen == of.truth) / counts).mean(axis=0))
     cuts = np.flatnonzero(np.diff(of.owners)) + 1
-    truths = np.split(of.truth, cuts)
-    found = [
-        [spearman(values, truth) for values in part]
-        for part, truth in zip(np.split(chosen, cuts, axis=1), truths, strict=True)
-    ]
+    proteins = zip(np.split(chosen, cuts, axis=1), np.split(of.truth, cuts), strict=True)
+    found = [[spearman(values, truth) for values in part] for part, truth in proteins]
     return np.array([np.mean(values) for values in found if None not in values], np.float64)  # type: ignore[arg-type]
 
 
-def _counts(
-    of: Labelled, classes: np.ndarray, count: int, where: np.ndarray | None = None
-) -> np.ndarray:
+def _counts(of: Labelled, classes: np.ndarray, count: int, where: np.ndarray) -> np.ndarray:
     """[P, C] how many items of each protein are of each class."""
-    index = of.owners * count + classes.astype(np.int64)
-    if where is not None:
-        index = index[where]
+    index = (of.owners * count + classes.astype(np.int64))[where]
     return np.bincount(index, minlength=of.proteins * count).reshape(of.proteins, count)
 
 
@@ -231,11 +208,3 @@ def _pearson(sums: np.ndarray) -> np.ndarray:
     there = (spread[0] > _ROUNDING * n * xx) & (spread[1] > _ROUNDING * n * yy)
     norm = np.sqrt(spread[0] * spread[1], out=np.full_like(n, np.nan), where=there)
     return np.asarray(np.clip((n * xy - x * y) / norm, -1.0, 1.0).mean(axis=-1))
-
-
-def _mean(found: Sequence[Bootstrapped], seeds: int) -> Bootstrapped | None:
-    """Over seeds; None where a seed has no score."""
-    if len(found) < seeds:
-        return None
-    value = float(np.mean([one.value for one in found]))
-    return Bootstrapped(value, np.mean([one.drawn for one in found], axis=0), found[0].proteins)

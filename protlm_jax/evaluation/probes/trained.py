@@ -6,7 +6,7 @@ Letters: S seeds, N inputs (layers), T rows, P protein slots, C classes (1 for a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,17 +28,12 @@ Found = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class TrainedHeads:
-    """Heads of one kind for S seeds and N inputs.
+    """Heads of one kind for S seeds and N inputs; S = 1 for linear heads, which have one optimum.
 
     Attributes:
-        head: of `heads.NAMES`.
-        targets: what they answer.
-        seeds: S of them. A linear head has one optimum, whatever the seed: S = 1.
         variables: of the network, every array [S, N, ...] float32.
-        standard: of the features.
-        units: mean and standard deviation of each number as learned from.
-        epochs: [S, N] int, epochs until it stopped.
-        best_epoch: [S, N] int, the epoch whose parameters these are, counted from 1.
+        units: mean and standard deviation of each number in training.
+        epochs, best_epoch: [S, N] int, until it stopped, and whose parameters these are; from 1.
         valid: target -> [S, N] float, accuracy or Spearman's correlation on validation proteins.
         penalties: target -> [S, N] float, L2 chosen on validation proteins, where it was.
     """
@@ -55,9 +50,9 @@ class TrainedHeads:
     penalties: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def predict(self, batch: Batch) -> dict[str, np.ndarray]:
-        """target -> probabilities [S, N, T or P, C], or numbers [S, N, T or P, 1], float32.
+        """target -> probabilities [S, N, T or P, C] or numbers [S, N, T or P, 1], float32.
 
-        Answers for rows without a protein are undefined.
+        They are undefined for rows without a protein.
         """
         module = heads.kind(self.head).module(self.targets)
         found = answer(
@@ -127,17 +122,15 @@ def validate(
     """target -> accuracy or Spearman's correlation [S, N] over all validation labels.
 
     Raises:
-        ProtlmError: when a target has no validation label, or proteins have them and the head
-            answers for residues.
+        ProtlmError: a target has no label, or proteins have labels and the head answers for rows.
     """
     found: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
     truth: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
     for batch in valid.batches(None):
         answers = answer(module, variables, standard, batch.features, batch.protein, batch.slots)
         for target in module.targets:
-            if (labels := batch.labels.get(target.name)) is None:
-                continue
-            there, values = known(target, labels), np.asarray(answers[target.name])
+            labels, values = batch.labels[target.name], np.asarray(answers[target.name])
+            there = known(target, labels)
             if len(there) != values.shape[2]:
                 raise ProtlmError(
                     f"{len(there)} labels of {target.name!r} for {values.shape[2]} answers: a head "
@@ -166,38 +159,22 @@ def _decided(target: Target, values: np.ndarray) -> np.ndarray:
     return values.argmax(axis=-1) if target.kind == "classes" else values[..., 0]
 
 
-def by_protein(source: Source, trained: Mapping[str, TrainedHeads]) -> Iterator[tuple[int, Found]]:
-    """(place in the split, head -> target -> [S, N, items, C] float32), in the order of the split.
-
-    Features are read once for all heads. Items are the protein's residues, or one if it is the
-    protein that carries the label.
-    """
-    for batch in source.batches(None):
-        found = {name: heads.predict(batch) for name, heads in trained.items()}
-        for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
-            place = slice(slot, slot + 1)
-            if source.level == "residue":
-                place = slice(start, start + int(source.store.lengths[member]))
-            parts = {
-                name: {target: values[:, :, place] for target, values in answers.items()}
-                for name, answers in found.items()
-            }
-            yield int(member), parts
-
-
 def decided(source: Source, trained: Mapping[str, TrainedHeads]) -> Found:
-    """head -> target -> [S, N, items] of all proteins end to end.
+    """head -> target -> the most probable class, int16, or the number, float32, [S, N, items].
 
-    The most probable class as int16, or the number as float32.
+    Features are read once for all heads.
     """
     parts: dict[str, dict[str, list[np.ndarray]]] = {
         name: {t.name: [] for t in of.targets} for name, of in trained.items()
     }
-    for _, found in by_protein(source, trained):
+    for batch in source.batches(None):
+        rows = int((batch.protein >= 0).sum())
+        items = rows if source.level == "residue" else len(batch.members)
         for name, of in trained.items():
+            found = of.predict(batch)
             for target in of.targets:
                 dtype = np.int16 if target.kind == "classes" else np.float32
-                values = _decided(target, found[name][target.name]).astype(dtype)
+                values = _decided(target, found[target.name][:, :, :items]).astype(dtype)
                 parts[name][target.name].append(values)
     return {
         name: {target: np.concatenate(values, axis=-1) for target, values in by_target.items()}

@@ -1,13 +1,12 @@
 """Trains the heads of one kind for all seeds and all inputs (layers) as one program.
 
 Networks learn by Adam. Linear heads of classes descend along plain gradients in whitened features,
-where every direction has about unit curvature, and are read as the mean of an epoch's parameters:
-within a percent of the optimum after two or three passes. Linear heads of numbers are solved in
-closed form (`ridge`).
+where every direction has about unit curvature, and are the mean of an epoch's parameters: within a
+percent of the optimum after two or three passes. Linear heads of numbers are solved by `ridge`.
 
-A head's epoch is chosen on validation proteins; a head that has not become better for a while stops
-and keeps its parameters. Every input sees the same batches, and heads of one seed start alike and
-drop the same units: no head depends on which others it is trained with.
+Validation proteins choose a head's epoch; a head that no longer improves stops and keeps its
+parameters. All inputs see the same batches, and heads of one seed start alike and drop the same
+units: no head depends on which others it is trained with.
 
 Letters: S seeds, N inputs, T rows, D features, P protein slots.
 """
@@ -32,8 +31,7 @@ from protlm_jax.evaluation.probes.features import Batch, Source
 from protlm_jax.evaluation.probes.moments import Moments, Standard, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
 
-STEPS = 16
-"""Of an epoch at least: where there are fewer batches, several steps are made on each."""
+STEPS = 16  # of an epoch at least: of fewer batches, each has several steps
 _ADAM = optax.scale_by_adam()
 
 
@@ -52,24 +50,19 @@ def train(
     """Trains on `source`, choosing each head's epoch (for numbers its penalty) on `valid`.
 
     Args:
-        head: of `heads.NAMES`.
-        targets: read together; losses are added up.
-        source: training proteins.
+        head: of `heads.NAMES`; `max_epochs`, `patience` and `learning_rate` are its own by default.
+        targets: learned together; their losses are added up.
         valid: proteins that choose the epoch by the mean of their targets' scores.
         seeds: of initialisation and dropout; the first also of the order of proteins.
-        max_epochs: epochs at most, each of one pass over the source; None: the head's own.
-        patience: epochs without a better score after which a head stops; None: the head's own.
-        learning_rate: of the steps; None: the head's own.
-        progress: draw a progress bar on a terminal.
 
     Raises:
-        ProtlmError: for an unknown head, a target without labels, features or losses that are not
-            finite.
+        ProtlmError: for an unknown head, a target without labels, or features or losses that are
+            not finite.
     """
     from tqdm import tqdm
 
     kind, targets = heads.kind(head), tuple(targets)
-    seeds = tuple(seeds) if kind.seeded else tuple(seeds)[:1]
+    seeds = tuple(seeds)[:1] if kind.linear else tuple(seeds)
     moments = measure(source, targets, seeds[0], covariance=kind.linear)
     numbers = tuple(t for t in targets if t.kind == "number" and kind.linear)
     others = tuple(t for t in targets if t not in numbers)
@@ -98,14 +91,7 @@ def train(
 
 
 class EarlyStopping:
-    """Keeps each head's best parameters and says which heads still run.
-
-    Attributes:
-        best: variables of every head's best epoch.
-        running: [S, N] bool.
-        epochs, best_epoch: [S, N] int.
-        valid: target -> scores [S, N] of the best epoch.
-    """
+    """Each head's best `variables`, their epoch and `valid` scores, and which heads still run."""
 
     def __init__(self, variables: Any, scores: Mapping[str, np.ndarray], patience: int) -> None:
         self.best = variables
@@ -117,7 +103,7 @@ class EarlyStopping:
         self._patience = patience
 
     def update(self, variables: Any, scores: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Takes in the heads after an epoch. Of equals the earlier stays."""
+        """Compares the heads after an epoch with the best; of equals the earlier stays."""
         mean = np.mean(list(scores.values()), axis=0)
         better = self.running & (mean > self._top)
 
@@ -133,43 +119,27 @@ class EarlyStopping:
 
 
 class State(NamedTuple):
-    """Heads as they learn; every array [S, N, ...].
+    """Heads as they learn; every array [S, N, ...]."""
 
-    Attributes:
-        params: of the network; kernels of linear heads in the coordinates of `Fixed.basis`.
-        statistics: running ones, of BatchNorm.
-        adam: None for linear heads.
-        total: of linear heads, the sum of parameters over this epoch's steps; else None.
-    """
-
-    params: Any
-    statistics: Any
-    adam: Any
-    total: Any
+    params: Any  # kernels of linear heads in the coordinates of `Fixed.basis`
+    statistics: Any  # running ones, of BatchNorm
+    adam: Any  # None for linear heads
+    total: Any  # of linear heads, the sum of parameters over the epoch's steps; else None
 
 
 class Fixed(NamedTuple):
-    """What does not change while heads learn.
-
-    Attributes:
-        standard: of the features.
-        labelled: target -> labels that a batch has on average.
-        basis: [N, D, D] float32 of linear heads, else None: the kernel is `basis` @ parameters.
-        penalty: L2 on kernels.
-        rates: of the steps, for each parameter.
-        keys: [S] of dropout.
-    """
+    """What does not change while heads learn."""
 
     standard: Standard
-    labelled: Mapping[str, Any]
-    basis: Any
-    penalty: float
-    rates: Any
-    keys: jax.Array
+    labelled: Mapping[str, Any]  # target -> labels that a batch has on average
+    basis: Any  # [N, D, D] float32 of linear heads, else None: the kernel is `basis` @ parameters
+    penalty: float  # L2 on kernels
+    rates: Any  # of the steps, for each parameter
+    keys: jax.Array  # [S] of dropout
 
 
 class _Learning:
-    """The heads as they learn, and all that they need for it."""
+    """The heads of one kind while they learn."""
 
     def __init__(
         self,
@@ -192,11 +162,10 @@ class _Learning:
             shares = {t: rate / (1 + source.width / n) for t, n in moments.labelled.items()}
             rates = {"readout": heads.by_part(targets, lambda t, part: shares[t.name])}
         self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rates, keys)
-        self.params = self.state.params
-        self.count = 0
+        self.params, self.count = self.state.params, 0
 
     def epoch(self, source: Source, epoch: int, running: np.ndarray) -> None:
-        """Reads all training proteins once, with several steps on each batch if they are few."""
+        """One pass over the training proteins, with several steps on each of few batches."""
         loss: Any = np.zeros(())
         before = self.count
         steps_each = -(-STEPS // (self.moments.batches or STEPS))
@@ -221,30 +190,26 @@ class _Learning:
             self.state, self.params = _epoch_mean(self.state, self.fixed.basis, steps)
 
     def validated(self, valid: Source) -> tuple[Any, dict[str, np.ndarray]]:
-        """Variables as the network takes them, on the host, and their validation scores."""
+        """The network's variables, on the host, and their validation scores."""
         variables = {"params": self.params, "batch_stats": self.state.statistics}
         variables = jax.tree.map(np.asarray, variables)
         return variables, validate(self.module, variables, self.fixed.standard, valid)
 
     def _labels(self, batch: Batch) -> dict[str, np.ndarray]:
-        """A label of every target for each row or slot, numbers in standard deviations."""
-        size = batch.slots if self.kind.pools else len(batch.protein)
+        """The batch's labels, numbers in standard deviations."""
         labels = {}
         for target in self.targets:
-            classes = target.kind == "classes"
-            found = batch.labels.get(target.name)
-            if found is None:
-                found = np.full(size, -1 if classes else np.nan)
-            mean, deviation = self.moments.units[target.name]
-            units = found if classes else (found - mean) / deviation
-            labels[target.name] = units.astype(np.int32 if classes else np.float32)
+            found, (mean, deviation) = batch.labels[target.name], self.moments.units[target.name]
+            labels[target.name] = found
+            if target.kind == "number":
+                labels[target.name] = ((found - mean) / deviation).astype(np.float32)
         return labels
 
 
 def _start(
     module: Any, seeds: Sequence[int], inputs: int, width: int, linear: bool
 ) -> tuple[State, jax.Array]:
-    """The state before the first step, heads of one seed alike, and the keys of dropout."""
+    """The state before the first step, the same for all inputs, and the keys of dropout."""
 
     def one(key: jax.Array) -> Any:
         return module.init(key, jnp.zeros((8, width)), jnp.arange(8), 8, False)
@@ -284,15 +249,8 @@ def step(
 ) -> tuple[State, jax.Array]:
     """One batch for all heads: -> the state after, and the losses [S, N] before.
 
-    Args:
-        module: the head.
-        slots: P.
-        state: before.
-        running: [S, N] bool; the others stay as they are.
-        fixed: see there.
-        features, protein: of the batch, [N, T, D] and [T].
-        labels: target -> [T or P]; classes (-1 unknown), or numbers in standard deviations.
-        count: steps done before.
+    Heads that are not `running` [S, N] stay as they are. `labels` are [T or P], classes (-1
+    unknown) or numbers in standard deviations; `count` steps were done before.
     """
     x = fixed.standard.apply(features, protein)
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(fixed.keys, count)
@@ -314,9 +272,7 @@ def step(
         if state.adam is not None:
             update, adam = _ADAM.update(gradient, state.adam)
         params = jax.tree.map(lambda p, u, r: p - r * u, state.params, update, fixed.rates)
-        total = None
-        if state.total is not None:
-            total = jax.tree.map(jnp.add, state.total, params)
+        total = None if state.total is None else jax.tree.map(jnp.add, state.total, params)
         new = State(params, statistics, adam, total)
         return jax.tree.map(lambda n, o: jnp.where(runs, n, o), new, state), value
 
@@ -333,8 +289,8 @@ def losses(
 ) -> jax.Array:
     """Cross entropy of classes plus squared error of numbers; unknown labels add nothing.
 
-    A target's sum over the batch is divided by the labels that a batch has on average, not by those
-    of this one: so an epoch's mean is the mean over labels, however they fall into batches.
+    A target's sum is divided by the labels of an average batch, not of this one: so an epoch's mean
+    is the mean over labels, however they fall into batches.
     """
     total = jnp.zeros(())
     for target in targets:
@@ -350,16 +306,14 @@ def losses(
 
 
 def _plain(params: Any, basis: Any) -> Any:
-    """Parameters of one head as the network takes them."""
-    if basis is None:
-        return params
-    return jax.tree.map(lambda p: basis @ p if p.ndim == 2 else p, params)
+    """The network's parameters of one head."""
+    return jax.tree.map(lambda p: p if basis is None or p.ndim != 2 else basis @ p, params)
 
 
 @jax.jit
 @float32_products
 def _epoch_mean(state: State, basis: Any, steps: int) -> tuple[State, Any]:
-    """Linear heads after an epoch of `steps`: -> the state for the next, and what they are now."""
+    """Linear heads after an epoch: -> the state for the next one, and their parameters."""
     mean = jax.tree.map(lambda p: p / steps, state.total)
     params = jax.vmap(jax.vmap(_plain), in_axes=(0, None))(mean, basis)
     return state._replace(total=jax.tree.map(jnp.zeros_like, state.total)), params

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
-_DEFAULT_COUNT = 0  # how many training proteins
-
 if TYPE_CHECKING:
+    import xarray
+
     from protlm_jax.evaluation.probe_data import Benchmark
     from protlm_jax.evaluation.probes.run import Probed
     from protlm_jax.models import LoadedModel
+
+_DEFAULT_COUNT = 0  # of training proteins: that of `run`, or of `contacts.run`
 
 PROBE_EPILOG = """\
 typical use:
@@ -73,48 +75,36 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     """Gives `protlm probe` its arguments."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = PROBE_EPILOG
-    verb.add_argument("--model", required=True, help=model_help)
+    add = verb.add_argument
+    add("--model", required=True, help=model_help)
     data = verb.add_mutually_exclusive_group()
     data.add_argument(
         "--benchmark", default="secondary_structure", help="default: secondary_structure"
     )
     data.add_argument("--input", type=Path, metavar="FILE", help="your own labelled proteins")
-    verb.add_argument(
-        "--targets", nargs="+", default=[], metavar="NAME",
-        help="columns of --input to learn; NAME:number or NAME:classes says what they hold",
-    )  # fmt: skip
-    verb.add_argument(
-        "--multilabel", nargs="+", default=[], metavar="NAME",
-        help="columns to learn whose cells hold several labels, separated by | or ;",
-    )  # fmt: skip
-    verb.add_argument(
-        "--split", nargs="+", default=[], metavar="WORD",
+    # fmt: off
+    add("--targets", nargs="+", default=[], metavar="NAME",
+        help="columns of --input to learn; NAME:number or NAME:classes says what they hold")
+    add("--multilabel", nargs="+", default=[], metavar="NAME",
+        help="columns to learn whose cells hold several labels, separated by | or ;")
+    add("--split", nargs="+", default=[], metavar="WORD",
         help="column that divides the proteins of --input, and what its words mean "
-        "(train=A,B valid=C test=D); or random",
-    )  # fmt: skip
-    verb.add_argument("--labels", type=Path, metavar="FILE", help="of the residues of a FASTA file")
-    verb.add_argument("--mask", type=Path, metavar="FILE", help="which of these labels count")
-    verb.add_argument("--data_dir", type=Path, metavar="DIR", help="where benchmarks' files lie")
-    verb.add_argument("--heads", type=_words, metavar="A,B", help="default: the first two below")
-    verb.add_argument(
-        "--layers", type=_layers, default="last", metavar="N,N",
-        help="last (default), all, or numbers",
-    )  # fmt: skip
-    verb.add_argument("--seeds", type=positive, default=3, metavar="N", help="default: 3")
-    verb.add_argument(
-        "--train_proteins",
-        type=_count,
-        default=_DEFAULT_COUNT,
-        metavar="N",
-        help="default: 2500 (contacts: 20 chains); or all",
-    )
+        "(train=A,B valid=C test=D); or random")
+    add("--labels", type=Path, metavar="FILE", help="of the residues of a FASTA file")
+    add("--mask", type=Path, metavar="FILE", help="which of these labels count")
+    add("--data_dir", type=Path, metavar="DIR", help="where benchmarks' files lie")
+    add("--heads", type=_words, metavar="A,B", help="default: the first two below")
+    add("--layers", type=_layers, default="last", metavar="N,N",
+        help="last (default), all, or numbers")
+    add("--seeds", type=positive, default=3, metavar="N", help="default: 3")
+    add("--train_proteins", type=_count, default=_DEFAULT_COUNT, metavar="N",
+        help="default: 2500 (contacts: 20 chains); or all")
     add_rare_residues(verb)
     add_window(verb)
-    verb.add_argument(
-        "--compute", choices=("fp32", "bf16"), default="fp32",
-        help="in which the model computes; default: fp32",
-    )  # fmt: skip
-    verb.add_argument("--output", type=Path, metavar="DIR", help="folder to write everything into")
+    add("--compute", choices=("fp32", "bf16"), default="fp32",
+        help="in which the model computes; default: fp32")
+    # fmt: on
+    add("--output", type=Path, metavar="DIR", help="folder to write everything into")
 
 
 def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
@@ -127,15 +117,14 @@ def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> Non
     verb.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="FILE.csv or FILE.fasta"
     )
-    for shared in (add_rare_residues, add_window):
-        shared(verb)
+    add_rare_residues(verb)
+    add_window(verb)
 
 
 def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
     """Probes the model that `load` reads, prints the numbers and writes them."""
     from protlm_jax.evaluation import maps, verbs
-    from protlm_jax.evaluation.probes import results
-    from protlm_jax.evaluation.probes.run import TRAIN_PROTEINS, run
+    from protlm_jax.evaluation.probes import results, run
 
     benchmark = _benchmark(arguments)
     if benchmark.level == "pair":
@@ -144,13 +133,13 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
     if arguments.output is not None:
         maps.require_packages()
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
-    probed = run(
+    probed = run.run(
         loaded,
         benchmark,
         heads=arguments.heads,
         layers=arguments.layers,
         seeds=arguments.seeds,
-        train_proteins=_count_or(arguments.train_proteins, TRAIN_PROTEINS),
+        train_proteins=_count_or(arguments.train_proteins, run.TRAIN_PROTEINS),
         window=_window(loaded, arguments),
         compute="bfloat16" if arguments.compute == "bf16" else "float32",
         seed=verbs.SEED,
@@ -167,17 +156,12 @@ def _run_contacts(
     arguments: argparse.Namespace, benchmark: Benchmark, load: Callable[[str], LoadedModel]
 ) -> None:
     """Contacts are read from attention maps."""
-    from protlm_jax import report
     from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import results, verbs
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
 
-    if (
-        arguments.heads
-        or arguments.window
-        or arguments.layers != "last"
-        or arguments.compute != "fp32"
-    ):
+    read_otherwise = arguments.layers != "last" or arguments.compute != "fp32"
+    if arguments.heads or arguments.window or read_otherwise:
         raise ProtlmError(
             f"{benchmark.title} are read from all attention maps at once, in fp32: leave out "
             "--heads, --layers, --window and --compute"
@@ -190,15 +174,10 @@ def _run_contacts(
     print(summary(result))
     verbs.say_rare(loaded)
     if arguments.output is not None:
-        folder = arguments.output
-        results.save(result, folder / "results.nc")
-        about = {
-            "title": result.attrs["title"],
-            "command": f"protlm probe --model {arguments.model} --benchmark {benchmark.name}",
-            "seconds": result.attrs["seconds"],
-        }
-        report.write(folder / "report.html", {"run": about, "contacts": result})
-        print(f"wrote {folder}: report.html, results.nc")
+        results.save(result, arguments.output / "results.nc")
+        command = f"protlm probe --model {arguments.model} --benchmark {benchmark.name}"
+        _report(arguments.output, result, command, {"contacts": result})
+        print(f"wrote {arguments.output}: report.html, results.nc")
 
 
 def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
@@ -209,8 +188,8 @@ def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel
 
     probe = saved.load(arguments.probe)
     saved.require_reading(probe, arguments.rare_residues, arguments.window)
-    asked = "error" if arguments.rare_residues == "error" else probe.rare_residues
-    loaded = verbs.with_residues(load(arguments.model), asked)
+    rare = "error" if arguments.rare_residues == "error" else probe.rare_residues
+    loaded = verbs.with_residues(load(arguments.model), rare)
     outcome = predict_file(
         loaded, probe, arguments.input, arguments.output, policy=loaded.policy, progress=True
     )
@@ -239,7 +218,6 @@ def _write(
     probed: Probed, loaded: LoadedModel, benchmark: Benchmark, arguments: argparse.Namespace
 ) -> None:
     """The folder: numbers and heads first, then what is drawn from them."""
-    from protlm_jax import report
     from protlm_jax.evaluation import maps, results
     from protlm_jax.evaluation.probes import saved
     from protlm_jax.evaluation.probes.results import table
@@ -252,17 +230,20 @@ def _write(
     window = result.attrs["window"] or None
     drawn: Mapping[str, Any] = maps.draw(loaded, benchmark, window=window, progress=True)
     maps.write_tables(folder / "maps", drawn)
-    about = {
-        "title": result.attrs["title"],
-        "command": f"protlm probe --model {arguments.model}",
-        "seconds": result.attrs["seconds"],
-    }
-    report.write(folder / "report.html", {"run": about, "probe": result, "maps": drawn})
+    command = f"protlm probe --model {arguments.model}"
+    _report(folder, result, command, {"probe": result, "maps": drawn})
     print(f"wrote {folder}: report.html, results.nc, scores.csv, maps/, probe/")
 
 
+def _report(folder: Path, result: xarray.Dataset, command: str, results: Mapping[str, Any]) -> None:
+    from protlm_jax import report
+
+    about = {name: result.attrs[name] for name in ("title", "seconds")} | {"command": command}
+    report.write(folder / "report.html", {"run": about, **results})
+
+
 def _window(loaded: LoadedModel, arguments: argparse.Namespace) -> int:
-    """Residues read at once: what is asked, or the model's own, as far as memory reaches."""
+    """Residues read at once: `--window`, or the model's own, as far as memory reaches."""
     from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.embedding.embedder import resolve_window
     from protlm_jax.evaluation.embedding.spec import resolve_layers

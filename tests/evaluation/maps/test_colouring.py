@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protlm_jax.evaluation.maps.colouring import PROPERTIES, colourings
+from protlm_jax.evaluation.maps.colouring import colourings, residue_properties
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target, View
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -64,7 +64,7 @@ def test_a_single_class_is_nothing_to_colour_by() -> None:
 
 
 def test_residues_have_every_property() -> None:
-    found = {name: about.to_dict(AMINO_ACIDS) for name, about in PROPERTIES.items()}
+    found = residue_properties(AMINO_ACIDS)
     members = {
         name: {"".join(c for c, g in zip(AMINO_ACIDS, f["groups"], strict=True) if g == i): i
                for i in range(3)}

@@ -34,24 +34,17 @@ def proteins() -> list[LabelledProtein]:
     found = []
     for i in range(24):
         letters = list(AMINO_ACIDS if i % 2 else "AEKL")
-        sequence = "".join(generator.choice(letters, size=20))
         labels = {"kind": np.array(i % 2 if i else -1, np.int8)}
+        sequence = "".join(generator.choice(letters, size=20))
         found.append(LabelledProtein(f"p{i}", sequence, labels))
     return found
 
 
 def data(proteins: list[LabelledProtein], annotated: list[LabelledProtein]) -> Benchmark:
-    return Benchmark(
-        name="toy",
-        title="Toy",
-        level="protein",
-        targets=(Target("kind", "classes", ("plain", "rich")),),
-        splits={"valid": lambda: annotated, "test": lambda: proteins},
-        views={"test": View("test", "Test set")},
-        licence="",
-        source="",
-        notes=(),
-    )
+    targets = (Target("kind", "classes", ("plain", "rich")),)
+    splits = {"valid": lambda: annotated, "test": lambda: proteins}
+    views = {"test": View("test", "Test set")}
+    return Benchmark("toy", "Toy", "protein", targets, splits, views, "", "", ())
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +60,18 @@ def test_pca_is_the_singular_value_decomposition() -> None:
     left, sizes, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
     points = maps.project(vectors, "pca", 0)
     np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * sizes[:2]), atol=1e-9)
+    assert not maps.project(np.ones((5, 3)), "pca", 0).any()  # equal vectors make one point
+    assert maps.project(np.arange(5.0)[:, None], "pca", 0).shape == (5, 2)
 
 
-def test_tsne_keeps_clusters_apart_and_repeats_itself() -> None:
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(24, 60)) + 8 * np.repeat([[0], [1]], 12, axis=0)
-    first, again = (maps.project(vectors, "tsne", 5) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    middle = [first[:12].mean(axis=0), first[12:].mean(axis=0)]
-    within = max(np.linalg.norm(first[i] - middle[i // 12]) for i in range(24))
-    assert np.linalg.norm(middle[0] - middle[1]) > within
-
-
-@pytest.mark.slow
-def test_umap_keeps_clusters_apart() -> None:
-    pytest.importorskip("umap")
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
+def test_clusters_stay_apart_and_maps_repeat_themselves(method: str) -> None:
+    if method == "umap":
+        pytest.importorskip("umap")
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(40, 60)) + 8 * np.repeat([[0], [1]], 20, axis=0)
-    points = maps.project(vectors, "umap", 5)
+    points, again = (maps.project(vectors, method, 5) for _ in range(2))
+    np.testing.assert_array_equal(points, again)
     middle = [points[:20].mean(axis=0), points[20:].mean(axis=0)]
     nearer = [np.argmin([np.linalg.norm(p - m) for m in middle]) for p in points]
     assert nearer == [0] * 20 + [1] * 20
@@ -103,25 +90,16 @@ def test_what_cannot_be_projected_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         maps.project(vectors, "pca", 0)
 
 
-def test_equal_vectors_make_one_point() -> None:
-    assert not maps.project(np.ones((5, 3)), "pca", 0).any()
-    assert maps.project(np.arange(5.0)[:, None], "pca", 0).shape == (5, 2)
-
-
 def test_mantel_finds_what_is_there_and_no_more() -> None:
     generator = np.random.default_rng(0)
-    places = generator.normal(size=(12, 3))
-    far = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    far = projection.distances(generator.normal(size=(12, 3)))
     upper = np.triu_indices(12, 1)
     noisy = far + 0.1 * np.abs(generator.normal(size=far.shape))
     found = maps.mantel(far, noisy, seed=0)
     assert found["correlation"] == pytest.approx(spearmanr(far[upper], noisy[upper]).statistic)
     assert found["p"] == 1 / 2000
-    chances = []
-    for _ in range(8):
-        others = generator.normal(size=(12, 3))
-        apart = np.linalg.norm(others[:, None] - others[None], axis=-1)
-        chances.append(maps.mantel(far, apart, seed=0)["p"])
+    others = (projection.distances(generator.normal(size=(12, 3))) for _ in range(8))
+    chances = [maps.mantel(far, other, seed=0)["p"] for other in others]
     assert np.mean(chances) > 0.05 and max(chances) > 0.3
     assert maps.mantel(far, np.ones_like(far), seed=0) == {"correlation": None, "p": None}
 
@@ -130,16 +108,15 @@ def test_neighbours_are_counted_among_the_known() -> None:
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(30, 4))
     values = generator.integers(-1, 3, size=30)
-    colour = Colouring("c", ("a", "b", "c"), values)
     order = projection.nearest(vectors, 0)
+    colour = Colouring("c", ("a", "b", "c"), values)
     found = drawing._agreement({"model": order, "random": order}, colour, 0)
     known = [i for i in range(30) if values[i] >= 0]
     shares = []
     for i in known:
-        others = sorted(
-            (j for j in known if j != i), key=lambda j: ((vectors[i] - vectors[j]) ** 2).sum()
-        )
-        shares.append(np.mean([values[j] == values[i] for j in others[:10]]))
+        apart = {j: ((vectors[i] - vectors[j]) ** 2).sum() for j in known if j != i}
+        nearest = sorted(apart, key=lambda j: apart[j])[:10]
+        shares.append(np.mean([values[j] == values[i] for j in nearest]))
     assert found["model"]["value"] == pytest.approx(np.mean(shares))
     assert found["model"]["proteins"] == len(known)
     assert found["difference"]["value"] == 0
@@ -178,30 +155,25 @@ def test_residues_are_read_at_layer_0(drawn: dict[str, Any], model: LoadedModel)
 def test_the_set_of_which_more_is_known_is_drawn(
     model: LoadedModel, proteins: list[LabelledProtein], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = {}
-    monkeypatch.setattr(drawing, "residue_map", lambda *_, **__: {})
-    monkeypatch.setattr(
-        drawing, "protein_maps", lambda _, found, colours, **__: taken.update(ids=found) or {}
-    )
+    monkeypatch.setattr(drawing, "residue_map", lambda *_: {})
+    monkeypatch.setattr(drawing, "protein_maps", lambda _, found, *__: {"ids": found})
     annotated = [
         LabelledProtein(p.id, p.sequence, p.labels, notes={"kingdom": "ab"[i % 2]})
         for i, p in enumerate(proteins)
     ]
-    assert maps.draw(model, data(proteins, annotated))["proteins"]["set"] == "validation"
-    assert taken["ids"] == annotated
+    found = maps.draw(model, data(proteins, annotated))["proteins"]
+    assert (found["set"], found["ids"]) == ("validation", annotated)
 
 
 def test_tables_hold_every_number(drawn: dict[str, Any], tmp_path: Path) -> None:
     paths = maps.write_tables(tmp_path / "new", drawn)
     names = ["map_of_proteins", "neighbours", "map_of_residues", "properties"]
     assert [p.name for p in paths] == [f"{name}.csv" for name in names]
-    with paths[0].open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows, neighbours, residues, properties = (
+        list(csv.DictReader(p.read_text().splitlines())) for p in paths
+    )
     points = drawn["proteins"]["methods"]["tsne"]["random"]
     assert [[float(r["tsne_random_x"]), float(r["tsne_random_y"])] for r in rows] == points
-    assert [r["kind"] for r in rows[:3]] == ["", "rich", "plain"]
-    assert len(paths[1].read_text().splitlines()) == 1 + 3
-    assert paths[3].read_text().startswith("property,of,correlation,p\ncharge,model,")
-    with paths[2].open(newline="") as file:
-        residues = {r["residue"]: r for r in csv.DictReader(file)}
-    assert float(residues["W"]["size"]) == 227.8 and len(residues) == 20
+    assert [r["kind"] for r in rows[:3]] == ["", "rich", "plain"] and len(neighbours) == 3
+    assert list(properties[0]) == ["property", "of", "correlation", "p"]
+    assert {r["residue"]: r for r in residues}["W"]["size"] == "227.8" and len(residues) == 20

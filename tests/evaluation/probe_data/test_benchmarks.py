@@ -1,7 +1,9 @@
-"""The bundled benchmarks: counts, masks, and what stands on both sides."""
+"""Benchmarks: counts, masks, and what stands on both sides; and files that do not ship."""
 
 from __future__ import annotations
 
+import gzip
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from protlm_jax import bundled
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import probe_data
-from protlm_jax.evaluation.probe_data import Benchmark, benchmarks, scored
+from protlm_jax.evaluation.probe_data import Benchmark, benchmarks
+from protlm_jax.evaluation.probes import scores
 
 STRUCTURE = {  # proteins, labels of q3 and q8
     "train": (9712, 2_319_963, 1_534_340),
@@ -79,11 +82,13 @@ def test_secondary_structure_has_the_stated_counts(structure: Benchmark) -> None
 def test_views_of_cb513_count_what_they_say(structure: Benchmark) -> None:
     for name, expected in VIEWS.items():
         view = structure.views[name]
-        counted = [scored(p, structure.targets[0], view) for p in structure.splits["cb513"]()]
-        assert (sum(c.any() for c in counted), sum(int(c.sum()) for c in counted)) == expected
+        proteins = structure.splits[view.split]()
+        of = scores.labelled(proteins, "residue", structure.targets[0], view.mark)
+        assert of is not None and (of.proteins, len(of.truth)) == expected
 
 
 def test_labels_are_the_letters_where_resolved_and_known(structure: Benchmark) -> None:
+    assert all((p.labels["q8"] == -1).all() for p in structure.splits["new364"]())
     raw = next(c for c in bundled.secondary_structure("valid") if "-" in (c.q8 or ""))
     chain = next(p for p in structure.splits["valid"]() if p.id == raw.id)
     assert raw.q8 is not None and "0" in raw.mask
@@ -105,15 +110,6 @@ def test_one_rule_makes_three_states_of_eight_in_every_test_set(structure: Bench
             published = ["HEC".index(s) for s in raw[p.id].q3]
             changed += int((np.array(published)[there] != expected).sum())
     assert changed == 20
-
-
-def test_unresolved_residues_and_unlabelled_proteins_have_no_label(structure: Benchmark) -> None:
-    assert all((p.labels["q8"] == -1).all() for p in structure.splits["new364"]())
-    for raw, p in zip(
-        bundled.secondary_structure("ts115"), structure.splits["ts115"](), strict=True
-    ):
-        hidden = np.array([m == "0" for m in raw.mask])
-        assert (p.labels["q3"][hidden] == -1).all() and (p.labels["q8"][hidden] == -1).all()
 
 
 def test_overlaps_of_secondary_structure_are_those_that_are_stated(structure: Benchmark) -> None:
@@ -159,12 +155,8 @@ def test_gb1_is_split_as_flip_splits_it(name: str) -> None:
     together = [p for split in splits for p in split]
     assert len({p.sequence for p in together}) == 8733
     for p in together[:100]:
-        changed = [
-            i + 1
-            for i, (a, b) in enumerate(zip(benchmarks.GB1_PARENT, p.sequence, strict=True))
-            if a != b
-        ]
-        assert set(changed) <= set(benchmarks.GB1_SITES)
+        pairs = enumerate(zip(benchmarks.GB1_PARENT, p.sequence, strict=True), start=1)
+        assert {i for i, (a, b) in pairs if a != b} <= set(benchmarks.GB1_SITES)
     if name == "gb1_two_vs_rest":
         parent = next(p for p in together if p.sequence == benchmarks.GB1_PARENT)
         assert float(parent.labels["fitness"]) == 1.0
@@ -196,3 +188,47 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         probe_data.load("stability")
     with pytest.raises(ProtlmError, match=r"flip_conservation_splits\.zip is missing.*FLIP"):
         probe_data.load("conservation", tmp_path)
+
+
+def write_parts(folder: Path, name: str, **rows: str) -> None:
+    for part, text in rows.items():
+        with gzip.open(folder / f"{name}.{part}.csv.gz", "wt") as file:
+            file.write("seq,label\n" + text)
+
+
+def test_stability_and_folds(tmp_path: Path) -> None:
+    write_parts(tmp_path, "stability", train="MKV,-0.5\nMKU,1.5\n", valid="MK,0\n", test="MA,2\n")
+    write_parts(tmp_path, "remote_homology", train="MKV,3\n", valid="MK,0\n", test="MA,1194\n")
+    stability = probe_data.load("stability", tmp_path)
+    train = stability.splits["train"]()
+    found = [(p.id, p.sequence, float(p.labels["stability"])) for p in train]
+    assert found == [("train-1", "MKV", -0.5), ("train-2", "MKU", 1.5)]
+    folds = probe_data.load("remote_homology", tmp_path)
+    assert int(folds.splits["test"]()[0].labels["fold"]) == 1194
+    assert len(folds.targets[0].classes) == 1195
+    assert "26 of its 12,851" in stability.notes[0]
+
+
+def test_conservation(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "flip_conservation_splits.zip", "w") as archive:
+        archive.writestr("splits/sequences.fasta", ">a-A\nMKV\n>b-A\nMK\nVA\n>c-A\nMM\n>d\nM\n")
+        labels = ">a-A SET=train VALIDATION=False\n159\n>b-A SET=train VALIDATION=True\n1234\n"
+        labels += ">c-A SET=test VALIDATION=False\n99\n"
+        archive.writestr("splits/sampled.fasta", labels)
+    benchmark = probe_data.load("conservation", tmp_path)
+    found = {name: read() for name, read in benchmark.splits.items()}
+    names = {n: [p.id for p in proteins] for n, proteins in found.items()}
+    assert names == {"train": ["a-A"], "valid": ["b-A"], "test": ["c-A"]}
+    np.testing.assert_array_equal(found["train"][0].labels["conservation"], [0, 4, 8])
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "flip_conservation_splits.zip").write_bytes(b"no archive")
+    with pytest.raises(ProtlmError, match="cannot be read"):
+        probe_data.load("conservation", tmp_path).splits["train"]()
+    write_parts(tmp_path, "stability", train="MKV,1\nM*V,2\n", valid="MK,\n", test="MA,2\n")
+    benchmark = probe_data.load("stability", tmp_path)
+    with pytest.raises(ProtlmError, match="line 3.*position 2"):
+        benchmark.splits["train"]()
+    with pytest.raises(ProtlmError, match="line 2: a row without a label"):
+        benchmark.splits["valid"]()

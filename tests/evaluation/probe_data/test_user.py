@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from protlm_jax.data.tables import MISSING
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data import Benchmark, read_own
-from protlm_jax.evaluation.probe_data.parts import fraction
+from protlm_jax.evaluation.probe_data.splits import fraction
 
 SPLITS = ("train", "valid", "test", "test_far")
 rows_of_table = st.lists(
@@ -114,14 +114,6 @@ def test_validation_is_taken_from_training_where_there_is_none(tmp_path: Path) -
     assert len(benchmark.splits["test"]()) == 5 and "no validation" in " ".join(benchmark.notes)
 
 
-def test_what_is_odd_is_said(tmp_path: Path) -> None:
-    body = [("MKV", "train", "a"), ("MKA", "valid", "b"), ("MKV", "test", "c"), ("M", "test", "")]
-    body += [("MKL", "train", "b")]
-    notes = " ".join(read_own(write(tmp_path / "x.csv", ("sequence", "split", "y"), *body)).notes)
-    assert "WARNING: 1 of 2 test proteins have the sequence of a training" in notes
-    assert "1 of 5 proteins have no label in 'y'" in notes and "y: never in training: c." in notes
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -145,7 +137,7 @@ def test_what_is_odd_is_said(tmp_path: Path) -> None:
         ),
         (
             "sequence,split,y\nMK,train,a\nMV,valid,a\nMA,test,a\n",
-            "'y' has the value 'a' everywhere: name those to learn nevertheless with --targets",
+            "'y' has the value 'a' everywhere: --targets NAME learns a column nevertheless",
         ),
         ("sequence,split,y\nMK,train,\nMV,valid,NA\nMA,test,\n", "'y' has no values"),
         (
@@ -188,18 +180,11 @@ def test_residues_from_a_pair_of_files_and_a_mask(tmp_path: Path) -> None:
 
 
 def test_proteins_whose_headers_hold_the_label(tmp_path: Path) -> None:
-    file = fasta(
-        tmp_path / "s.fasta",
-        "a TARGET=in SET=train\nMK",
-        "b TARGET=out SET=val\nMV",
-        "c TARGET=in SET=test\nMA",
-    )
-    found = everything(read_own(file))
-    assert {k: (s, v["target"]) for k, (s, v) in found.items()} == {
-        "a": ("train", "in"),
-        "b": ("valid", "out"),
-        "c": ("test", "in"),
-    }
+    headers = ("a TARGET=in SET=train", "b TARGET=out SET=val", "c TARGET=in SET=test")
+    found = read_own(fasta(tmp_path / "s.fasta", *(f"{h}\nMK{h[0].upper()}" for h in headers)))
+    labels = {name: (split, of["target"]) for name, (split, of) in everything(found).items()}
+    assert labels == {"a": ("train", "in"), "b": ("valid", "out"), "c": ("test", "in")}
+    assert "target: never in training: out." in found.notes
 
 
 @pytest.mark.parametrize(
@@ -210,7 +195,7 @@ def test_proteins_whose_headers_hold_the_label(tmp_path: Path) -> None:
         (["a\nHE", "b\nEE", "c\nE"], None, "'c' has no sequence"),
         (["a\nHE", "a\nEE"], None, "line 3: the name 'a' a second time"),
         (["a\nHE", "b\nEE"], ["a\n11"], "'b' has no mask"),
-        (["a\nHE", "b\nEE"], ["a\n11", "b\n12"], "line 3: a mask of other signs"),
+        (["a\nHE", "b\nEE"], ["a\n11", "b\n12"], "line 3: a mask with other characters"),
         (["a SET=train\nHE", "b\nEE"], None, "'b' has no split, others have"),
     ],
 )
