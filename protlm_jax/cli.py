@@ -187,10 +187,10 @@ def _add_embed(verbs: Verbs) -> None:
 
 
 def _add_score(verbs: Verbs) -> None:
-    from protlm_jax.evaluation import score_verb
+    from protlm_jax.evaluation.scoring import verb as score
 
     verb = _verb(verbs, _score, "score", "how likely the model finds proteins, or variants of one")
-    score_verb.add_arguments(verb, MODEL_HELP)
+    score.add_arguments(verb, MODEL_HELP)
 
 
 def _add_export(verbs: Verbs) -> None:
@@ -318,10 +318,10 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from protlm_jax.evaluation import score_verb
+    from protlm_jax.evaluation.scoring import verb as score
     from protlm_jax.huggingface import load_model
 
-    return score_verb.run(arguments, load_model)
+    return score.run(arguments, load_model)
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from zoo import loaded
 
-from protlm_jax.evaluation.mutations import mutated, parse_mutations
-from protlm_jax.evaluation.variants import Variant, effects
+from protlm_jax.evaluation.scoring.mutations import Variant, mutate, parse_mutations
+from protlm_jax.evaluation.scoring.score import effects
 
 WILDTYPE = "MKTAYIAKQRQISFVKSHFSRQ"
 GFP_LIKE = "MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTL"
@@ -26,7 +26,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def variant(text: str, wildtype: str = WILDTYPE) -> Variant:
-    return Variant(wildtype, mutated(parse_mutations(text), wildtype))
+    return mutate(parse_mutations(text), wildtype)
 
 
 def effect(text: str, wildtype: str = WILDTYPE, family: str = "bert") -> float:

@@ -49,13 +49,6 @@ def test_every_residue_is_chosen_equally_often() -> None:
     assert counts[1:].min() > 0.8 * counts[1:].mean()
 
 
-def test_frequencies_leave_out_first_and_rare_residues() -> None:
-    frequencies = heldout.residue_frequencies(["MAAX", "MAC"])
-    assert frequencies[0] == pytest.approx(0.75) and frequencies[1] == pytest.approx(0.25)
-    with pytest.raises(ProtlmError, match="none of the 20"):
-        heldout.residue_frequencies(["M", "MX"])
-
-
 def test_composition_is_leave_one_out() -> None:
     protein = heldout.HiddenProtein(
         "MAAC", np.array([AMINO_ACIDS.index(a) for a in "MAAC"], np.int8), np.array([1, 3])

@@ -11,7 +11,7 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.evaluation import verbs
-from protlm_jax.evaluation.score_files import score_file
+from protlm_jax.evaluation.scoring.files import score_file
 from protlm_jax.huggingface import export
 
 
@@ -56,7 +56,7 @@ S 2 G
 S-2G
 S2.0G
 """
-LONG = Path(__file__).parents[1] / "data" / "files" / "long.fasta"
+LONG = Path(__file__).parents[2] / "data" / "files" / "long.fasta"
 WEIGHTS = Path(os.environ.get("PROTLM_WEIGHTS", "")) / "esm2_t6_8M"
 needs_weights = pytest.mark.skipif(
     not (os.environ.get("PROTLM_WEIGHTS") and WEIGHTS.is_dir()),

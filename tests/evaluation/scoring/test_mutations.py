@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.mutations import check, mutated, parse_mutations, restored
+from protlm_jax.evaluation.scoring.mutations import check, mutate, parse_mutations, restored
 
 WILDTYPE = "MSKGEELFTG"
 
@@ -50,10 +50,10 @@ REASONS = {
 def test_notations_with_one_meaning(text: str) -> None:
     edits = parse_mutations(text)
     check(edits, WILDTYPE)
-    assert mutated(edits, WILDTYPE) == MEANINGS[text]
+    assert mutate(edits, WILDTYPE).sequence == MEANINGS[text]
     moved = "".join(str(int(c) + 4) if c.isdigit() and c != "0" else c for c in text)
     if "N" not in text:
-        assert mutated(parse_mutations(moved, -4), WILDTYPE) == MEANINGS[text]
+        assert mutate(parse_mutations(moved, -4), WILDTYPE).sequence == MEANINGS[text]
 
 
 @pytest.mark.parametrize("text", REASONS)

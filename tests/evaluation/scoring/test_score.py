@@ -12,7 +12,7 @@ from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import recurrence
-from protlm_jax.evaluation.score import METHODS, Likelihood, likelihoods, window_around
+from protlm_jax.evaluation.scoring.score import METHODS, Likelihood, likelihoods, window_around
 from protlm_jax.huggingface import export
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.readouts import Readout
@@ -202,8 +202,8 @@ def test_order_and_batches_change_nothing() -> None:
 def test_an_answer_that_is_not_finite_is_no_residue_without_score() -> None:
     values = np.array([-1.0, np.nan, -2.0], np.float32)
     assert Likelihood(values, 3).total == -3.0  # as an X in the middle
-    broken = Likelihood(values, 3, finite=False)
-    assert np.isnan([broken.total, broken.mean, broken.perplexity]).all()
+    broken = Likelihood(np.array([-1.0, -np.inf], np.float32), 2)
+    assert broken.total == -np.inf and broken.perplexity == np.inf
     assert Likelihood(np.full(3, -1e4, np.float32), 3).perplexity == np.inf
 
 

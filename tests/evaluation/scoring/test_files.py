@@ -15,9 +15,10 @@ from scored import GFP_LIKE, WILDTYPE, effect, rows_of, variant, write
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import parts, score_files
-from protlm_jax.evaluation.score import likelihoods
-from protlm_jax.evaluation.score_files import score_file
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.scoring import files
+from protlm_jax.evaluation.scoring.files import score_file
+from protlm_jax.evaluation.scoring.score import likelihoods
 
 PROTEINS = (
     """\
@@ -291,7 +292,7 @@ def test_a_kill_costs_no_more_than_what_was_under_way(
         more["wildtype"] = write(tmp_path, f">wt\n{WILDTYPE}\n", "wt.fasta")
     score_file(loaded("bert"), path, tmp_path / "whole.csv", **more)
     monkeypatch.setattr(parts, "PART_BYTES", 1)
-    monkeypatch.setattr(score_files, "_SHARE", defaultdict(lambda: 2))
+    monkeypatch.setattr(files, "_TOGETHER", defaultdict(lambda: 2))
     computed: list[int] = []
     add = parts.Parts.add
 

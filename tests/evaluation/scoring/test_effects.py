@@ -7,31 +7,25 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from scored import WILDTYPE, variant
 from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.mutations import mutated, parse_mutations
-from protlm_jax.evaluation.score import likelihoods, residue_limit
-from protlm_jax.evaluation.variants import (
+from protlm_jax.evaluation.scoring.mutations import Variant, parse_mutations
+from protlm_jax.evaluation.scoring.score import (
     STRATEGIES,
-    Variant,
     effects,
     groups_of,
+    likelihoods,
     require_scorable,
+    residue_limit,
 )
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
-WILDTYPE = "MKTAYIAKQRQISFVKSHFSRQ"
-
 
 def of_kind(*kinds: str) -> list[str]:
     return [name for name in ZOO if loaded(name).model.readouts[0].kind in kinds]
-
-
-def variant(text: str, wildtype: str = WILDTYPE) -> Variant:
-    edits = parse_mutations(text)
-    return Variant(wildtype, mutated(edits, wildtype), not all(e.substitutes for e in edits))
 
 
 def residue_logits(model: LoadedModel, sequence: str, hidden: list[int]) -> np.ndarray:

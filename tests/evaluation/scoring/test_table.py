@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.variant_files import VariantTable, parse_columns, read_variants
+from protlm_jax.evaluation.scoring.table import VariantTable, parse_columns, read_variants
 
 WILDTYPE = "MSKGEELFTGVVPILVELDG"
 
