@@ -1,13 +1,12 @@
-"""Embeddings: one vector a residue or a protein, the same whatever else is in the batch.
+"""Embeddings in memory: one vector a residue or a protein, independent of the rest of the batch.
 
     loaded = load_model("runs/mine")
     for name, vectors in embed_sequences(loaded, {"P1": "MKTAYIAKQR", "P2": "MKVLAAG"}):
         print(name, vectors.shape)  # (residues, d_model)
 
-These are the arrays that `protlm embed` writes; `vectors="mean"` gives one a protein, and
-`layers="all"` every depth. Proteins longer than the model takes at once are read through
+`protlm embed` writes the same arrays. Proteins longer than the model takes at once are read through
 overlapping windows, each residue from the window in which it is farthest from a cut; they are
-counted and listed, never truncated.
+listed, never truncated.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from protlm_jax.evaluation.engine import for_reading, normalised
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 
-_PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
-_BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
+_PROTEINS_AT_ONCE = 1024  # sorted by length together,
+_BYTES_AT_ONCE = 1 << 28  # if their results take no more than this
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class EmbeddingStream:
     """Iterate to get (id, array), in the order of the input; see `embed_sequences`.
 
     Attributes:
-        embedder: the model, and what is asked of it.
+        embedder: the model, and what is computed.
         sequences: id -> normalised sequence.
         progress: whether to draw a progress bar on a terminal.
         windowed: id -> number of windows, of the proteins that did not fit at once.
@@ -58,8 +57,7 @@ class EmbeddingStream:
         from tqdm import tqdm
 
         residues = sum(map(len, self.sequences.values()))
-        # disable=None draws on a terminal only.
-        quiet = None if self.progress else True
+        quiet = None if self.progress else True  # None draws on a terminal only
         (vectors,) = self.embedder.spec.vectors
         with tqdm(total=residues, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
             for names in self._parts():
@@ -118,23 +116,21 @@ def embed_sequences(
         layers: "last", "all" or numbers, see `spec.resolve_layers`.
         vectors: "residues", or of the protein "mean", "max" (over residues) or "cls".
         dtype: of the arrays; the model computes in its own.
-        window: residues that go through the model at once; see `resolve_window`.
+        window: residues that go through the model at once; see `embedder.resolve_window`.
         tokens_per_batch: budget of one batch on each device, with padding; None suits the device.
         devices: how many of this process's devices share the work; None takes all.
-        policy: what to do with rare residues and lower case; None: as the model has it.
+        policy: what to do with rare residues and lower case; None: the model's own.
         progress: draw a progress bar on a terminal.
 
     Returns:
         A stream of (id, array) in the order of `sequences`, [residues, d_model] or [d_model], and
-        [layers, ...] where several are asked for; `len`, `report()` and `windowed` are known before
-        anything is computed, and it can be iterated again.
+        [layers, ...] of several layers. `len`, `report()` and `windowed` are known before anything
+        is computed, and it can be iterated again.
 
     Raises:
-        ProtlmError: for an unknown residue (naming record and position), an impossible window, or
-            what the model does not have.
+        ProtlmError: an unknown residue, an impossible window, or what the model does not have.
     """
-    policy = policy or loaded.policy
-    plain = normalised(sequences.items(), policy)
+    plain = normalised(sequences.items(), policy or loaded.policy)
     loaded = for_reading(loaded)
     spec = EmbeddingSpec(resolve_layers(loaded, layers), (vectors,), dtype)
     residues = np.array([len(s) for s in plain.values()], np.int64)

@@ -57,7 +57,6 @@ a kill: scores wait in OUTPUT.work until the table is written.
 
 
 def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
-    """Gives the verb its arguments."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = EPILOG
     verb.add_argument("--model", required=True, help=model_help)
