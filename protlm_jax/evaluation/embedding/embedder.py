@@ -216,15 +216,16 @@ def _cheapest(cost: np.ndarray) -> list[int]:
 
     Dynamic programming over the number of runs and the index at which the last one ends.
     """
-    paths: list[tuple[float, list[int]]] = [(0.0, [])] + [(np.inf, [])] * len(cost)
+    nowhere: tuple[float, list[int]] = (np.inf, [])
+    paths = [(0.0, nowhere[1])] + [nowhere] * len(cost)
     complete = []
     for _ in range(_MOST_SHAPES):
         longer = []
         for j in range(len(cost)):
             sums = [paths[i][0] + cost[i, j] for i in range(j + 1)]
             best = int(np.argmin(sums))
-            longer.append((sums[best], [*paths[best][1], j]))
-        paths = [(np.inf, []), *longer]
+            longer.append((float(sums[best]), [*paths[best][1], j]))
+        paths = [nowhere, *longer]
         complete.append(longer[-1])
     return min(complete, key=lambda path: path[0])[1]
 
