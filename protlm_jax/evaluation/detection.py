@@ -29,12 +29,9 @@ from protlm_jax.models.loaded import LoadedModel, parts_of
 
 @dataclass(frozen=True)
 class Detected:
-    """The labelled residues of one protein: standard ones after the first.
+    """The standard residues of one protein after the first.
 
-    Attributes:
-        logits: [residues] float64 of "replaced".
-        replaced: [residues] bool.
-        tokens: [residues] int, the id that was shown.
+    logits: [residues] float64 of "replaced"; replaced: [residues] bool; tokens: [residues] as shown.
     """
 
     logits: np.ndarray
@@ -56,11 +53,9 @@ def evaluate(
 
     Args:
         loaded: a joint model, whose `parts_of` are "generator" and "discriminator".
-        sequences: id -> sequence of proteins that were not trained on.
+        sequences, length, tokens_per_batch: as of `heldout.evaluate`.
         seed: of the choice of residues, of the draws, and of the bootstrap.
-        rate: fraction of residues that are masked for the generator; the training's, from which
-            the discriminator learned how many are replaced.
-        length, tokens_per_batch, progress: see `heldout.evaluate`.
+        rate: fraction of residues that are masked for the generator, as in the training.
 
     Returns:
         A plain dict: "model" with the cross-entropy "nll" in nats per residue and "auroc", each

@@ -81,12 +81,8 @@ class Engine:
     ) -> Iterator[tuple[Batch, Any]]:
         """Runs batches in order; a batch is fetched while the next ones are computed.
 
-        Args:
-            program: see the top of this file; compiled for each `static`.
-            batches: of rows.
-            inputs: makes the inputs of the program from a batch.
-            at_once: batches that are computed at the same time.
-            title, progress: of a progress bar on a terminal.
+        `inputs` makes the inputs of the program from a batch; `static` is compiled in; `at_once`
+        batches are computed at the same time; `title` and `progress` are of a bar on a terminal.
 
         Yields:
             A batch and the program's result, as NumPy arrays.
@@ -188,16 +184,10 @@ def for_reading(loaded: LoadedModel, dtype: str | None = None) -> LoadedModel:
 def features(
     loaded: LoadedModel, batch: Batch, tokens: Sequence[np.ndarray], *, decoder: bool = True
 ) -> dict[str, np.ndarray]:
-    """The features that the model reads: int32 [rows, length] each.
+    """Features of members with these tokens (special ones included): int32 [rows, length].
 
     Each member is a segment of its row, with positions of its own. The decoder of an
     encoder-decoder, left out without `decoder`, is fed the true tokens shifted by one.
-
-    Args:
-        loaded: decides the names of the features.
-        batch: the places of the members.
-        tokens: ids of the members, in their order, special tokens included.
-        decoder: whether to make the features of a decoder.
     """
     pad = loaded.vocabulary.pad_id
     segments = [np.full(len(own), n) for n, own in zip(batch.segments, tokens, strict=True)]

@@ -91,15 +91,12 @@ def evaluate(
     """Scores a model at hidden residues of held-out proteins, against baselines.
 
     Args:
-        loaded: the model.
-        sequences: id -> sequence of proteins that were not trained on.
+        loaded, sequences: the model; id -> sequence of proteins that were not trained on.
         train_frequencies: [20] in the order of AMINO_ACIDS, of `data.splits`.
         seed: of the choice of residues and of the bootstrap.
-        length: tokens in a row, special tokens included; None takes the size of the position table,
-            or whole proteins where positions have no limit. Longer proteins are cut into even
-            pieces.
+        length: tokens in a row, special ones included; None: the position table, or whole proteins
+            where positions have no limit. Longer proteins are cut into even pieces.
         tokens_per_batch: budget of one batch; None suits the device.
-        progress: draw a progress bar on a terminal.
 
     Returns:
         A plain dict: losses in nats of "model" and of "baselines" with standard errors and 95 %
@@ -226,11 +223,9 @@ def model_scores(
     tokens_per_batch: int | None = None,
     progress: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """How well a model predicts the residues that are hidden from it; arguments as `evaluate`.
+    """By protein, losses [targets] float64 in nats among the 20 amino acids, and hits [targets].
 
-    Returns:
-        Of each protein its losses [targets] float64, in nats among the 20 amino acids, and hits
-        [targets] bool.
+    Arguments as of `evaluate`.
 
     Raises:
         NotFinite: a loss is not finite.
@@ -272,11 +267,8 @@ def in_rows(
 class HiddenBatch(NamedTuple):
     """Proteins with residues hidden from the model.
 
-    Attributes:
-        features: what the model reads.
-        true: [rows, length] int32, the tokens as they are.
-        hidden: [rows, length] bool, the targets.
-        columns: [rows, length] int32, the residue's index in AMINO_ACIDS at targets.
+    features: what the model reads; true: [rows, length] int32 tokens; hidden: [rows, length] bool,
+    the targets; columns: [rows, length] int32, the residue's index in AMINO_ACIDS at targets.
     """
 
     features: dict[str, Any]

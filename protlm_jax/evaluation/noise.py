@@ -39,14 +39,8 @@ def by_noise_level(
     """Scores a masked model at residues hidden at levels of noise k / levels for k = 1 to levels.
 
     A level hides that share of each protein's standard residues but the first, chosen by sequence
-    and seed, and predicts each of them among the 20 amino acids.
-
-    Args:
-        loaded: a masked model.
-        sequences: id -> sequence.
-        seed: of the choice of residues and of the bootstrap over proteins.
-        levels: how many.
-        length, tokens_per_batch, progress: as in `heldout.evaluate`.
+    and seed, and predicts each of them among the 20 amino acids. Other arguments as of
+    `heldout.evaluate`.
 
     Returns:
         "levels": for each "noise" (the share hidden), "residues", and estimates of "nll" (nats per
@@ -92,16 +86,11 @@ def generate(
 
     Args:
         loaded: a masked model.
-        templates: residues, and `_` at each place to fill: "_" * 100 for a new protein of 100
-            residues.
+        templates: residues, and `_` at each place to fill: "_" * 100 for a new protein.
         steps: forward passes of each batch; more than the longest template has open places have
             no effect.
         temperature: of the draws; 0 takes the most likely residue.
         seed: of the draws, which also depend on the templates that share a batch.
-        tokens_per_batch: budget of one batch; None suits the device.
-
-    Returns:
-        The proteins, in the order of the templates.
 
     Raises:
         ProtlmError: the model is not a masked one, a template is longer than a row, a number is out

@@ -97,22 +97,19 @@ class Embedder:
         if jax.default_backend() != "cpu":
             return 1
         cores = (os.cpu_count() or 1) // self.engine.mesh.size
-        return max(1, min(cores, self._room // self.batch_bytes))
+        return max(1, min(cores, self._room // self.largest[0]))
 
     @property
-    def largest(self) -> Shape:
-        """The shape that takes most memory."""
-        return max(self.shapes, key=self._bytes)
+    def largest(self) -> tuple[int, Shape]:
+        """Bytes on each device, and shape, of the batch that takes most memory."""
+        config, layers = self.loaded.config, len(self.spec.layers)
 
-    @property
-    def batch_bytes(self) -> int:
-        """Bytes of the largest batch on each device."""
-        return self._bytes(self.largest)
+        def bytes_of(shape: Shape) -> int:
+            each = memory.row_bytes(config, shape.length, layers)
+            rows = -(-shape.rows // self.engine.mesh.size)
+            return rows * each + memory.shared_bytes(config, shape.length)
 
-    def _bytes(self, shape: Shape) -> int:
-        config, rows = self.loaded.config, -(-shape.rows // self.engine.mesh.size)
-        each = memory.row_bytes(config, shape.length, len(self.spec.layers))
-        return rows * each + memory.shared_bytes(config, shape.length)
+        return max((bytes_of(shape), shape) for shape in self.shapes)
 
     def batches(self, tokens: Sequence[int]) -> list[Batch]:
         """The batches of pieces of so many tokens, none longer than the expected ones."""

@@ -59,21 +59,15 @@ def embed_file(
     """Embeds the proteins of a FASTA file; see `sequences.embed_sequences` for the arrays.
 
     Args:
-        loaded: the model.
         path: FASTA, plain or compressed.
         output: .h5, .hdf5 or .parquet, see `formats.targets`. Beside it are its manifest
             (`e.h5.json`) and, until it is complete, a work folder (`e.h5.work`).
-        spec: layers, vectors and dtype.
         compute: dtype in which the model computes.
-        window: residues that go through the model at once; None: `trained`, at most what
-            `embedder.resolve_window` finds.
-        trained: tokens in a row of the model's training; None: unknown.
-        tokens_per_batch, devices: as of `embed_sequences`.
-        policy: what to do with rare residues and lower case.
+        window: residues that go through the model at once; None: those of `trained` tokens, a row
+            of its training where that is known, at most what `embedder.resolve_window` finds.
         keys: of HDF5's data sets: a protein's place in the input, its name, or the MD5 sum of its
             residues (of several equal proteins the first is written).
         say: takes lines of text before the work starts.
-        progress: draw a progress bar on a terminal.
 
     Raises:
         ProtlmError: the input as a whole cannot be read, the output cannot be written, there is too
@@ -187,7 +181,7 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
     """
     if not len(sizes):
         return []
-    config, shape, size = embedder.loaded.config, embedder.largest, memory.size
+    config, size = embedder.loaded.config, memory.size
     output = embedder.spec.nbytes(config.d_model, len(sizes), int(sizes.sum()))
     free, begun = shutil.disk_usage(folder).free, sum(f.stat().st_size for f in folder.iterdir())
     if free + begun < 2 * output:
@@ -197,7 +191,8 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
             "vectors of proteins"
         )
     parameters = 4 * parameter_count(embedder.loaded.params)
-    batches = embedder.at_once * embedder.batch_bytes
+    each, shape = embedder.largest
+    batches = embedder.at_once * each
     lines = [
         f"needs about {size(parameters + batches)} of memory on each of "
         f"{embedder.engine.mesh.size} device(s): {size(parameters)} of parameters, {size(batches)} "

@@ -28,14 +28,11 @@ class InputChanged(ProtlmError):
 
 @dataclass
 class Survey:
-    """What is in a FASTA file, and how it is read.
+    """The content of a FASTA file, and how it is read.
 
-    Attributes:
-        path, policy, keys: as of `survey_file`.
-        residues: [records] int64; 0 where a record cannot be embedded.
-        failures: why not.
-        windowed: the proteins that do not fit at once: record, id, residues, windows.
-        digest: of all names and sequences.
+    residues: [records] int64, 0 where a record cannot be embedded, with the reason in `failures`;
+    windowed: record, id, residues and windows of the proteins that do not fit at once; digest: of
+    all names and sequences.
     """
 
     path: Path

@@ -12,7 +12,6 @@ listed, never truncated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ _PROTEINS_AT_ONCE = 1024  # sorted by length together,
 _BYTES_AT_ONCE = 1 << 28  # if their results take no more than this
 
 
-@dataclass(frozen=True)
 class EmbeddingStream:
     """Iterate to get (id, array), in the order of the input; see `embed_sequences`.
 
@@ -39,16 +37,11 @@ class EmbeddingStream:
         windowed: id -> number of windows, of the proteins that did not fit at once.
     """
 
-    embedder: Embedder
-    sequences: Mapping[str, str]
-    progress: bool
-    windowed: dict[str, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        residues = np.array([len(s) for s in self.sequences.values()], np.int64)
-        counts = window_counts(residues, self.embedder.limit).tolist()
-        found = {k: n for k, n in zip(self.sequences, counts, strict=True) if n > 1}
-        object.__setattr__(self, "windowed", found)
+    def __init__(self, embedder: Embedder, sequences: Mapping[str, str], progress: bool) -> None:
+        self.embedder, self.sequences, self.progress = embedder, sequences, progress
+        residues = np.array([len(s) for s in sequences.values()], np.int64)
+        counts = window_counts(residues, embedder.limit).tolist()
+        self.windowed = {k: n for k, n in zip(sequences, counts, strict=True) if n > 1}
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -111,16 +104,14 @@ def embed_sequences(
     """The frozen representation of proteins, special tokens and padding left out.
 
     Args:
-        loaded: the model.
-        sequences: id -> sequence, spaced or not; read under `policy`.
+        loaded: the model, which computes in its own dtype.
+        sequences: id -> sequence, spaced or not; read under `policy` (None: the model's own).
         layers: "last", "all" or numbers, see `spec.resolve_layers`.
         vectors: "residues", or of the protein "mean", "max" (over residues) or "cls".
-        dtype: of the arrays; the model computes in its own.
+        dtype: of the arrays.
         window: residues that go through the model at once; see `embedder.resolve_window`.
         tokens_per_batch: budget of one batch on each device, with padding; None suits the device.
         devices: how many of this process's devices share the work; None takes all.
-        policy: what to do with rare residues and lower case; None: the model's own.
-        progress: draw a progress bar on a terminal.
 
     Returns:
         A stream of (id, array) in the order of `sequences`, [residues, d_model] or [d_model], and

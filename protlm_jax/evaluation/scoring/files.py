@@ -150,11 +150,10 @@ def score_file(
     """Scores the proteins of a FASTA file or the variants of a table, in their order.
 
     Args:
-        loaded: the model.
         path: FASTA file or table, plain or compressed; the first character decides.
         output: CSV file to write, whole or not at all.
-        length, softmax, progress: see `score.likelihoods`.
-        strategy: of variants; None takes the model's default.
+        length, softmax: see `score.likelihoods`.
+        strategy: of variants, see `score`; None takes the model's default.
         wildtype, columns, offset: of variants, see `table.read_variants`.
         policy: what to do with rare residues and lower case.
 

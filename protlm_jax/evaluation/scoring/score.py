@@ -110,18 +110,14 @@ def likelihoods(
     policy: ResiduePolicy | None = None,
     progress: bool = False,
 ) -> Iterator[Likelihood]:
-    """Scores proteins, in their order.
+    """Scores proteins in their order; they are read under `policy` (None: the model's own).
 
     Args:
-        loaded: the model.
-        sequences: proteins, spaced or not; read under `policy`.
         softmax: probabilities over the 20 amino acids, or over the whole vocabulary.
-        length: tokens in a row, special tokens included; None takes the size of the position table,
-            or whole proteins where positions have no limit. In a longer protein each residue is
-            predicted in the window around it. Causal models always read whole proteins.
+        length: tokens in a row, special ones included; None: the position table, or whole proteins
+            where positions have no limit. In a longer protein each residue is predicted in the
+            window around it. Causal models always read whole proteins.
         tokens_per_batch: budget of one batch; None suits the device.
-        policy: what to do with rare residues and lower case; None: the model's own.
-        progress: draw a progress bar on a terminal.
 
     Raises:
         ProtlmError: for an unknown residue, or a model that predicts no residues.
@@ -279,14 +275,9 @@ def effects(
 ) -> np.ndarray:
     """Effects [variants] float64 in nats, 0 for the wild type; -inf where an answer is not finite.
 
-    Args:
-        loaded: the model.
-        variants: `require_scorable` has passed for each.
-        strategy: see the top of this file; None takes the model's default.
-        softmax: changes likelihood-ratio only.
-        length: as in `likelihoods`; of a longer wild type the model sees the window around the
-            mutations.
-        tokens_per_batch, progress: as in `likelihoods`.
+    `require_scorable` has passed for each variant. The strategy None is the model's default;
+    `softmax` changes likelihood-ratio only; of a longer wild type than `length` the model sees the
+    window around the mutations. Other arguments as of `likelihoods`.
 
     Raises:
         ProtlmError: the strategy is not defined for the model, or it cannot read a sequence.

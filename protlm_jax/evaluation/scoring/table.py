@@ -49,15 +49,9 @@ _LIKELY = {
 
 @dataclass
 class VariantRow:
-    """One row of a table.
+    """A row of a table: its line in the file, its cells, and a variant or an error.
 
-    Attributes:
-        line: of the file, from 1.
-        cells: as they were read.
-        variant: None where the row has an error.
-        error: why there is no variant; "" where there is one.
-        wildtype: as it was given; None where the mutant alone was.
-        edits: the mutations that the row names.
+    `wildtype` is None where only the mutant was given; `edits` are the mutations that it names.
     """
 
     line: int
@@ -72,12 +66,9 @@ class VariantRow:
 class VariantTable:
     """A file of variants.
 
-    Attributes:
-        table: as it stands in the file.
-        roles: role -> the column that is read for it, of those in `ROLES`.
-        rows: in the order of the file.
-        names: wild-type sequence -> its name in the FASTA file, where there is one.
-        hint: what to do where the mutations match the wild types at another offset; or "".
+    roles: role -> the column that is read for it, of those in `ROLES`; names: wild-type sequence ->
+    its name in the FASTA file; hint: what to do where the mutations match the wild types at another
+    offset, or "".
     """
 
     table: Table
@@ -103,8 +94,7 @@ def read_variants(
     """Reads a table of variants; an error in one row leaves the others as they are.
 
     Args:
-        path: the table, plain or compressed.
-        wildtype: a FASTA file of wild types.
+        path, wildtype: the table, plain or compressed, and a FASTA file of wild types.
         policy: how sequences are read.
         columns: role -> its column, where that has another name.
         offset: added to the positions of mutations.
