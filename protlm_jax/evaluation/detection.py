@@ -31,7 +31,7 @@ from protlm_jax.models.loaded import LoadedModel, parts_of
 class Detected:
     """The standard residues of one protein after the first.
 
-    logits: [residues] float64 of "replaced"; replaced: [residues] bool; tokens: [residues] as shown.
+    logits: [residues] float64 of "replaced"; replaced: [residues] bool; tokens: [residues] shown.
     """
 
     logits: np.ndarray

@@ -48,11 +48,6 @@ def rate_of(path: str | Path) -> float:
     return float(rate)
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether the path is a run of ours, which records what it was trained on."""
-    return recorded(path).data is not None
-
-
 def with_residues(loaded: LoadedModel, rare: Rare | None) -> LoadedModel:
     """The model with another way to read U, Z, O and B (None: its own), and a new tally of them."""
     rare = loaded.rare_residues if rare is None else rare

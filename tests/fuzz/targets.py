@@ -326,7 +326,7 @@ def _write_run(folder: Path) -> None:
 def _run_config(folder: Path) -> None:
     """All that read config.json; what one refuses the next one has to refuse or read."""
     refused = None
-    for read in (read_config, load.read_architecture, verbs.data_of, verbs.rate_of, verbs.is_run):
+    for read in (read_config, load.read_architecture, verbs.data_of, verbs.rate_of):
         refused = _tried(lambda read=read: read(folder)) or refused
     refused = _tried(lambda: load.provenance(folder)) or refused
     if refused:
