@@ -74,6 +74,11 @@ class _Scoring:
         """Residues that the model sees at once."""
         return residue_limit(self.loaded, self.length)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of `likelihoods` and `effects`."""
+        return {"softmax": self.softmax, "length": self.length, "progress": self.progress}
+
     @contextlib.contextmanager
     def computed(
         self,
@@ -198,13 +203,7 @@ def _score_proteins(scoring: _Scoring, path: Path, policy: ResiduePolicy) -> Out
             errors[i] = str(refused)
 
     def compute(missing: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        scores = likelihoods(
-            loaded,
-            [sequences[i] for i in missing],
-            softmax=softmax,
-            length=scoring.length,
-            progress=scoring.progress,
-        )
+        scores = likelihoods(loaded, [sequences[i] for i in missing], **scoring.options)
         for i, score in zip(missing, scores, strict=True):
             yield i, score.log_probabilities
 
@@ -265,14 +264,8 @@ def _score_variants(scoring: _Scoring, table: VariantTable, strategy: Strategy) 
     def compute(missing: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         for start in range(0, len(missing), _TOGETHER[strategy]):
             part = missing[start : start + _TOGETHER[strategy]]
-            scores = effects(
-                loaded,
-                [variants[i] for i in part],
-                strategy=strategy,
-                softmax=scoring.softmax,
-                length=scoring.length,
-                progress=scoring.progress,
-            )
+            own = [variants[i] for i in part]
+            scores = effects(loaded, own, strategy=strategy, **scoring.options)
             yield from zip(part, scores[:, None], strict=True)
 
     pairs = {i: [v.wildtype, v.sequence] for i, v in variants.items()}
