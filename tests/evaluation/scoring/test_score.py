@@ -149,14 +149,6 @@ def test_a_window_has_its_residue_in_the_middle(limit: int) -> None:
     assert window_around(4, 9, 20, 6) == (4, 10)
 
 
-def test_order_and_batches_change_nothing() -> None:
-    sequences = proteins([3, 40, 9, 40, 22, 9], seed=5)
-    many = list(likelihoods(loaded("bert"), sequences, tokens_per_batch=4000))
-    few = list(likelihoods(loaded("bert"), sequences[::-1], tokens_per_batch=50))[::-1]
-    for a, b in zip(many, few, strict=True):
-        np.testing.assert_allclose(a.log_probabilities, b.log_probabilities, atol=1e-5)
-
-
 def test_an_answer_that_is_not_finite_is_no_residue_without_score() -> None:
     assert Likelihood(np.array([-1.0, np.nan, -2.0], np.float32), 3).total == -3.0  # an X
     broken = Likelihood(np.array([-1.0, -np.inf], np.float32), 2)
