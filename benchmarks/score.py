@@ -30,7 +30,7 @@ import numpy as np
 
 from protlm_jax import bundled, models
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.scoring.score import likelihoods
 from protlm_jax.huggingface import export
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.families.bert import bert_config

@@ -106,10 +106,10 @@ def _parser() -> argparse.ArgumentParser:
 def _verbs() -> dict[str, Verb]:
     """Name -> what it does, its arguments, and the function that runs it."""
     from protlm_jax.data.prepare import verb as prepare
-    from protlm_jax.evaluation import score_verb as score
     from protlm_jax.evaluation.depth import verb as depth
     from protlm_jax.evaluation.embedding import verb as embed
     from protlm_jax.evaluation.probes import verb as probe
+    from protlm_jax.evaluation.scoring import verb as score
     from protlm_jax.planning import verb as plan
     from protlm_jax.verbs import doctor, prune
 

@@ -1,16 +1,15 @@
 """How well a discriminator finds the residues of unseen proteins that its generator replaced.
 
-The generator is shown masks and its answers are drawn, as in training; the discriminator is asked
-about every residue but the first. Its labels are mostly "original", and some residue types are
-drawn more often than they stand in proteins: the entropy of the labels given the residue type is
-what a detector pays that knows these frequencies, of the very residues that are scored, and
-nothing of the protein around them.
+The generator is shown masks and its answers are drawn, as in training; the discriminator labels
+every residue but the first. Most labels are "original", and some residue types are drawn more often
+than they occur in proteins: the entropy of the labels given the residue type is the loss of a
+detector that knows these frequencies, of the very residues that are scored, and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +23,15 @@ from protlm_jax.evaluation import heldout, statistics
 from protlm_jax.evaluation.engine import Engine, features, normalised
 from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.evaluation.heldout import HiddenProtein
+from protlm_jax.evaluation.tables import Table
 from protlm_jax.models.loaded import LoadedModel, parts_of
 
 
 @dataclass(frozen=True)
 class Detected:
-    """The scored residues of one protein.
+    """The standard residues of one protein after the first.
 
-    Attributes:
-        logits: [residues] float64 of "replaced".
-        replaced: [residues] bool.
-        tokens: [residues] int, the id that was shown.
+    logits: [residues] float64 of "replaced"; replaced: [residues] bool; tokens: [residues] shown.
     """
 
     logits: np.ndarray
@@ -56,20 +53,18 @@ def evaluate(
 
     Args:
         loaded: a joint model, whose `parts_of` are "generator" and "discriminator".
-        sequences: id -> sequence of proteins that were not trained on.
-        seed: of the choice of residues, of what is drawn for them, and of the bootstrap.
-        rate: fraction of residues that the generator is asked: that of the training, which is
-            where the discriminator's sense of how many are replaced comes from.
-        length, tokens_per_batch, progress: see `heldout.evaluate`.
+        sequences, length, tokens_per_batch: as of `heldout.evaluate`.
+        seed: of the choice of residues, of the draws, and of the bootstrap.
+        rate: fraction of residues that are masked for the generator, as in the training.
 
     Returns:
         A plain dict: "model" with the cross-entropy "nll" in nats per residue and "auroc", each
         with its bootstrap over proteins, and accuracy, precision and recall at probability 1/2;
         the label entropies under "baselines"; paired differences under "model_minus". What needs
-        replaced residues, original ones or flagged ones is None where there are none.
+        replaced, original or flagged residues is None where there are none.
 
     Raises:
-        ProtlmError: the model has no generator, no protein has a residue to ask, or one of both
+        ProtlmError: the model has no generator, no protein has a residue to mask, or one of both
             gives NaN or infinity.
     """
     parts = parts_of(loaded)
@@ -93,6 +88,26 @@ def evaluate(
     }
 
 
+def summary(result: dict[str, Any]) -> str:
+    """The result of `evaluate` as text."""
+
+    def share(value: float | None) -> str:
+        return "not defined" if value is None else f"{value:.3f}"
+
+    model = result["model"]
+    rows = [("discriminator", statistics.written(model["nll"], 4)), *heldout.baseline_rows(result)]
+    lines = [
+        f"{result['residues']:,} residues of {result['proteins']:,} held-out proteins, "
+        f"{100 * result['replaced']:.1f} % of them replaced",
+        Table(("", "nats per residue"), rows).text(),
+        *heldout.differences(result),
+        f"AUROC {statistics.written(model['auroc'], 4)}; at probability 1/2 accuracy "
+        f"{model['accuracy']:.3f}, precision {share(model['precision'])}, recall "
+        f"{share(model['recall'])}",
+    ]
+    return "\n".join([*lines, result["protocol"]])
+
+
 def _detect(
     loaded: LoadedModel,
     generator: LoadedModel,
@@ -108,7 +123,6 @@ def _detect(
     true = [vocabulary.encode(h.sequence, specials=False) for h in hidden]
     shown = [tokens.copy() for tokens in true]
     logits = [np.empty(len(tokens)) for tokens in true]
-    draws = [_uniform(h, seed) for h in hidden]
 
     def masked(batch: Batch) -> Any:
         members = [pieces[m] for m in batch.members]
@@ -119,7 +133,7 @@ def _detect(
         rows = [np.concatenate([before, shown[i][start:stop], after]) for i, start, stop in members]
         return features(loaded, batch, rows)
 
-    def answers(engine: Engine, inputs: Any, title: str) -> Iterator[Any]:
+    def answers(engine: Engine, inputs: Callable[[Batch], Any], title: str) -> Iterator[Any]:
         """Protein, start, stop and the answers [residues, ...] of each piece."""
         found = engine.run(_answers, batches, inputs, title=title, progress=progress)
         for row, member, of_batch in ((r, m, x) for b, x in found for r, m in enumerate(b.members)):
@@ -127,25 +141,28 @@ def _detect(
             yield i, start, stop, of_batch[row, len(before) :][: stop - start]
 
     for i, start, stop, found in answers(Engine(generator), masked, "generator"):
-        here = (hidden[i].targets >= start) & (hidden[i].targets < stop)
-        targets = hidden[i].targets[here]
+        protein = hidden[i]
+        here = (protein.targets >= start) & (protein.targets < stop)
+        targets = protein.targets[here]
         given = found[targets - start]
-        require_finite(generator, given, hidden[i].sequence, hidden[i].name, "the answer")
-        shown[i][targets] = draw(given, draws[i][here])
+        require_finite(generator, given, protein.sequence, protein.name, "the answer")
+        shown[i][targets] = draw(given, _uniform(protein, seed)[here])
     for i, start, stop, found in answers(engine, replaced, "detection"):
         logits[i][start:stop] = found[..., 0]
         require_finite(loaded, found[..., 0], hidden[i].sequence, hidden[i].name, "the answer")
+    scored = [np.flatnonzero(h.columns[1:] >= 0) + 1 for h in hidden]
     return [
-        Detected(logits[i][scored], (shown[i] != true[i])[scored], shown[i][scored])
-        for i, scored in enumerate(map(_scored, hidden))
+        Detected(logits[i][at], (shown[i] != true[i])[at], shown[i][at])
+        for i, at in enumerate(scored)
     ]
 
 
 def _compared(found: list[Detected], vocab_size: int, seed: int) -> dict[str, Any]:
     """Sums per protein, and their bootstrap."""
-    logits = np.concatenate([d.logits for d in found])
-    replaced = np.concatenate([d.replaced for d in found])
-    tokens = np.concatenate([d.tokens for d in found])
+    logits, replaced, tokens = (
+        np.concatenate([getattr(d, name) for d in found])
+        for name in ("logits", "replaced", "tokens")
+    )
     owner = np.repeat(np.arange(len(found)), [len(d.logits) for d in found])
 
     def per_protein(loss: np.ndarray) -> np.ndarray:
@@ -186,14 +203,9 @@ def draw(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 
 def _uniform(protein: HiddenProtein, seed: int) -> np.ndarray:
-    """[targets] numbers in [0, 1) that depend on the seed and the sequence alone."""
+    """[targets] numbers in [0, 1) that depend on the seed and the sequence only."""
     digest = hashlib.sha256(f"{seed}:drawn:{protein.sequence}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little")).random(len(protein.targets))
-
-
-def _scored(protein: HiddenProtein) -> np.ndarray:
-    """Residues that may be asked: standard ones after the first."""
-    return np.flatnonzero(protein.columns[1:] >= 0) + 1
 
 
 def _answers(model: Any, params: Any, features: dict[str, jax.Array]) -> jax.Array:

@@ -1,8 +1,8 @@
 """Runs a frozen model over batches of rows, for every verb that reads proteins.
 
 A program is a function (model, params, inputs, *static) of arrays whose first axis is the rows of a
-batch; the engine compiles it once per shape and runs it on a mesh, data parallel: every device has
-the parameters, and its share of the rows. What a protein gives does not depend on the other
+batch. The engine compiles it once per shape and runs it on a mesh, data parallel: every device has
+the parameters, and its share of the rows. The result for a protein does not depend on the other
 proteins of its row or batch.
 """
 
@@ -39,14 +39,15 @@ class Engine:
     """
 
     def __init__(self, loaded: LoadedModel, *, devices: int | None = 1, params: Any = None) -> None:
-        """Places the parameters.
+        """Places `params` (None: the model's) on so many of this process's devices (None: all).
 
-        Args:
-            loaded: the model.
-            devices: how many of this process's devices; None takes all.
-            params: what programs are given as parameters; None takes the model's.
+        Raises:
+            ProtlmError: there are fewer devices.
         """
-        self.loaded, self.mesh = loaded, device_mesh(devices)
+        there = jax.local_devices()
+        if devices is not None and not 1 <= devices <= len(there):
+            raise ProtlmError(f"{devices} devices are not there: choose 1 to {len(there)}")
+        self.loaded, self.mesh = loaded, make_mesh({"data": devices or len(there)}, there)
         self.used: set[Shape] = set()
         params = loaded.params if params is None else params
         self._params = jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
@@ -57,10 +58,15 @@ class Engine:
         return tuple(self.loaded.vocabulary.amino_acid_ids.tolist())
 
     def __call__(self, program: Program, inputs: Any, *static: Any) -> Any:
-        """Starts one batch: arrays on the devices, which are awaited when they are read."""
+        """Starts one batch, and returns arrays on the devices without waiting for them.
+
+        A model that computes in float32 multiplies in float32: by default GPUs take TensorFloat32,
+        and TPUs bfloat16.
+        """
         rows = PartitionSpec("data") if self.mesh.size > 1 else PartitionSpec()
         inputs = jax.device_put(inputs, NamedSharding(self.mesh, rows))
-        with exact_products(self.loaded):
+        exact = self.loaded.config.dtype == "float32"
+        with jax.default_matmul_precision("float32") if exact else contextlib.nullcontext():
             return _run(program, self.loaded.model, static, self.mesh, self._params, inputs)
 
     def run(
@@ -73,17 +79,13 @@ class Engine:
         title: str = "",
         progress: bool = False,
     ) -> Iterator[tuple[Batch, Any]]:
-        """Runs all batches, in order; one is fetched while the next ones are under way.
+        """Runs batches in order; a batch is fetched while the next ones are computed.
 
-        Args:
-            program: see the top of this file; with `static` it is a key of what is compiled.
-            batches: of rows.
-            inputs: makes the inputs of the program from a batch.
-            at_once: batches that are computed at the same time.
-            title, progress: of a progress bar on a terminal.
+        `inputs` makes the inputs of the program from a batch; `static` is compiled in; `at_once`
+        batches are computed at the same time; `title` and `progress` are of a bar on a terminal.
 
         Yields:
-            A batch and what the program gives for it, as NumPy arrays.
+            A batch and the program's result, as NumPy arrays.
 
         Raises:
             ProtlmError: the devices have too little memory.
@@ -145,18 +147,22 @@ def _run(
     )
 
 
-def exact_products(loaded: LoadedModel) -> contextlib.AbstractContextManager[Any]:
-    """Products in float32 for a model that computes in float32.
-
-    By default GPUs multiply float32 in TensorFloat32, and TPUs in bfloat16.
-    """
-    if loaded.config.dtype != "float32":
-        return contextlib.nullcontext()
-    return jax.default_matmul_precision("float32")
+@contextlib.contextmanager
+def _enough_memory(shape: Shape) -> Iterator[None]:
+    """Turns an allocation error into one that names the remedy."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ProtlmError(
+            f"the device has too little memory for a batch of {shape.rows} rows of {shape.length} "
+            "tokens: choose fewer tokens per batch or a shorter window; what is done is kept"
+        ) from error
 
 
 def float32_products(function: Function) -> Function:
-    """The function with products in float32 on every device, below `jax.jit` as a decorator."""
+    """The function with products in float32 on every device; a decorator below `jax.jit`."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -178,16 +184,10 @@ def for_reading(loaded: LoadedModel, dtype: str | None = None) -> LoadedModel:
 def features(
     loaded: LoadedModel, batch: Batch, tokens: Sequence[np.ndarray], *, decoder: bool = True
 ) -> dict[str, np.ndarray]:
-    """What the model reads: int32 [rows, length] each.
+    """Features of members with these tokens (special ones included): int32 [rows, length].
 
-    Each member is a segment of its row, with positions of its own. A decoder is fed the true
-    tokens, shifted by one: each is predicted from those before it.
-
-    Args:
-        loaded: decides the feature names (encoder_* for an encoder-decoder).
-        batch: where the members stand.
-        tokens: ids of the members, in their order, special tokens included.
-        decoder: whether the features of a decoder are there, too.
+    Each member is a segment of its row, with positions of its own. The decoder of an
+    encoder-decoder, left out without `decoder`, is fed the true tokens shifted by one.
     """
     pad = loaded.vocabulary.pad_id
     segments = [np.full(len(own), n) for n, own in zip(batch.segments, tokens, strict=True)]
@@ -210,7 +210,7 @@ def normalised(named: Iterable[tuple[str, str]], policy: ResiduePolicy) -> dict[
     """Name -> residues, of names and sequences.
 
     Raises:
-        ProtlmError: naming all sequences that the policy does not accept.
+        ProtlmError: names all sequences that the policy refuses.
     """
     plain: dict[str, str] = {}
     refused: list[ProtlmError] = []
@@ -227,10 +227,10 @@ def normalised(named: Iterable[tuple[str, str]], policy: ResiduePolicy) -> dict[
 def max_residues(loaded: LoadedModel, window: int | None = None) -> int | None:
     """Residues that go through the model at once: `window`, or what its position table holds.
 
-    Special tokens are taken off. None where there is no limit (relative positions and no window).
+    Special tokens are taken off. None: no limit (relative positions and no window).
 
     Raises:
-        ProtlmError: for a window that the position table cannot hold, or below 2 residues.
+        ProtlmError: the position table does not hold the window, or it is below 2 residues.
     """
     config = loaded.config
     limit = config.max_positions - loaded.vocabulary.num_specials if config.max_positions else None
@@ -251,31 +251,5 @@ def residues_in_row(loaded: LoadedModel, length: int | None) -> int | None:
 
 def default_tokens_per_batch() -> int:
     """Small batches stay in a CPU's caches (8192 tokens took 1.4 times as long as 2048 with a width
-    of 128); an accelerator wants large ones."""
+    of 128); accelerators need large ones."""
     return 2048 if jax.default_backend() == "cpu" else 65_536
-
-
-def device_mesh(devices: int | None) -> Mesh:
-    """A mesh of so many of this process's devices; None for all.
-
-    Raises:
-        ProtlmError: there are not so many.
-    """
-    there = jax.local_devices()
-    if devices is not None and not 1 <= devices <= len(there):
-        raise ProtlmError(f"{devices} devices are not there: choose 1 to {len(there)}")
-    return make_mesh({"data": devices or len(there)}, there)
-
-
-@contextlib.contextmanager
-def _enough_memory(shape: Shape) -> Iterator[None]:
-    """Says what to do when a batch does not fit."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise ProtlmError(
-            f"the device has too little memory for a batch of {shape.rows} rows of {shape.length} "
-            "tokens: choose fewer tokens per batch or a shorter window; what is done is kept"
-        ) from error

@@ -24,7 +24,7 @@ class NotFinite(ProtlmError):
 
     Attributes:
         record: the protein's name.
-        everywhere: whether its weights are broken, and other proteins would fare alike.
+        everywhere: whether the weights are broken, which affects all proteins.
     """
 
     def __init__(self, message: str, record: str, everywhere: bool) -> None:
@@ -43,14 +43,7 @@ def require_finite(
 def not_finite(
     loaded: LoadedModel, sequence: str, record: str, what: str = "the result"
 ) -> NotFinite:
-    """The error for a protein for which a model's result is not finite.
-
-    Args:
-        loaded: the model, as it computed.
-        sequence: normalised.
-        record: the protein's name.
-        what: was computed, as in "the embedding".
-    """
+    """The error for a protein (normalised `sequence`) whose `what` is not finite."""
     why = reason(loaded, sequence)
     everywhere = why.startswith(_PARAMETER)
     return NotFinite(f"{record!r}: {what} is not finite: {why}", record, everywhere)
@@ -69,15 +62,9 @@ def reason(loaded: LoadedModel, sequence: str) -> str:
 
 
 def first_not_finite(loaded: LoadedModel, sequence: str) -> str:
-    """The first place that holds NaN or infinity when a model reads a protein.
+    """The first parameter, else stream, else "the logits" that is not finite; "" without one.
 
-    Args:
-        loaded: the model, computing in the dtype of its config.
-        sequence: normalised; what is longer than the position table is read in windows.
-
-    Returns:
-        A parameter, if one is not finite; otherwise the first stream, otherwise the logits.
-        "" where all is finite.
+    Normalised sequences that are longer than the position table are read in pieces.
     """
     flat = flatten_dict(loaded.params, sep="/")
     names = [name for name in flat if name.split("/")[0] not in _ASIDE]

@@ -1,15 +1,15 @@
 """How well a model predicts residues of unseen proteins that it cannot see.
 
 Every target is shown as the mask token: with BERT's 80/10/10 a tenth of the targets is visible, and
-a model that merely copies looks 0.2 nats better than it is. The first residue of a protein is never
-a target (96 % are M). Two baselines answer on the same positions: the frequencies of the training
+a model that only copies looks 0.2 nats better than it is. The first residue of a protein is never a
+target (96 % are M). The baselines answer at the same positions: the frequencies of the training
 data, and the protein's own composition.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.data import splits
 from protlm_jax.data.rows import Batch, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.engine import Engine, features, normalised, residues_in_row
 from protlm_jax.evaluation.finite import require_finite
+from protlm_jax.evaluation.tables import Table
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -34,10 +34,13 @@ PSEUDO_COUNTS = {"own_composition": 10.0, "own_composition_best_smoothing": 130.
 _COLUMN = np.full(256, -1, np.int8)
 _COLUMN[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
 
+Pieces = list[tuple[int, int, int]]
+"""Protein, first residue, and the residue after the last."""
+
 
 @dataclass(frozen=True)
 class HiddenProtein:
-    """A protein and which of its residues are asked.
+    """A protein, and which of its residues the model predicts.
 
     Attributes:
         sequence: normalised residues.
@@ -52,30 +55,15 @@ class HiddenProtein:
     name: str = ""
 
 
-def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
-    """Frequencies [20] of the standard residues, in the order of AMINO_ACIDS, first residues left
-    out as they are in the evaluation.
-
-    Raises:
-        ProtlmError: when there is no standard residue to count.
-    """
-    return splits.residue_frequencies(sequence[1:] for sequence in sequences)
-
-
 def hide(sequence: str, seed: int, rate: float = RATE, *, name: str = "") -> HiddenProtein:
-    """Chooses the residues that are asked, by a generator made from the seed and the sequence.
-
-    The choice depends on nothing else: not on the name, the order, or the model.
-    """
-    columns = _columns(sequence)
-    eligible = np.flatnonzero(columns >= 0)
-    eligible = eligible[eligible > 0]
+    """Chooses targets among the standard residues; the choice depends on sequence and seed only."""
+    columns = _COLUMN[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+    eligible = np.flatnonzero(columns[1:] >= 0) + 1
     digest = hashlib.sha256(f"{seed}:{sequence}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     count = min(len(eligible), max(1, round(rate * len(eligible))))
-    return HiddenProtein(
-        sequence, columns, np.sort(generator.choice(eligible, count, replace=False)), name
-    )
+    targets = np.sort(generator.choice(eligible, count, replace=False))
+    return HiddenProtein(sequence, columns, targets, name)
 
 
 def hide_all(plain: Mapping[str, str], seed: int, rate: float = RATE) -> list[HiddenProtein]:
@@ -100,26 +88,23 @@ def evaluate(
     tokens_per_batch: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Scores a model at hidden residues of held-out proteins, against two baselines.
+    """Scores a model at hidden residues of held-out proteins, against baselines.
 
     Args:
-        loaded: the model.
-        sequences: id -> sequence of proteins that were not trained on.
-        train_frequencies: [20] in the order of AMINO_ACIDS; see `residue_frequencies`.
+        loaded, sequences: the model; id -> sequence of proteins that were not trained on.
+        train_frequencies: [20] in the order of AMINO_ACIDS, of `data.splits`.
         seed: of the choice of residues and of the bootstrap.
-        length: tokens in a row, special tokens included; None takes the position table's size, or
-            whole proteins where positions have no limit. Longer proteins are cut into even pieces.
+        length: tokens in a row, special ones included; None: the position table, or whole proteins
+            where positions have no limit. Longer proteins are cut into even pieces.
         tokens_per_batch: budget of one batch; None suits the device.
-        progress: draw a progress bar on a terminal.
 
     Returns:
-        A plain dict: natural-log losses of "model" and of each baseline with standard errors and
-        95 % intervals, the paired "model_minus" differences, accuracy, perplexity, and how it was
-        done in "protocol".
+        A plain dict: losses in nats of "model" and of "baselines" with standard errors and 95 %
+        intervals, the paired differences "model_minus", accuracy, perplexity, and "protocol".
 
     Raises:
-        ProtlmError: when no protein has a residue to ask, an unknown residue turns up, the model
-            gives no distribution over residues, or NaN or infinity.
+        ProtlmError: no protein has a residue to hide, an unknown residue, the model gives no
+            distribution over residues, or NaN or infinity.
     """
     if not loaded.model.readouts[0].predicts_residues:
         raise ProtlmError(f"{loaded.name} {loaded.model.readouts[0].silence}")
@@ -129,25 +114,25 @@ def evaluate(
     frequencies = frequencies / frequencies.sum()
     hidden = hide_all(normalised(sequences.items(), loaded.policy), seed)
     losses, hits = model_scores(loaded, hidden, length, tokens_per_batch, progress)
-    unigram = [-np.log(frequencies[h.columns[h.targets]]) for h in hidden]
-    baselines = {"training_frequencies": unigram}
-    for name, count in PSEUDO_COUNTS.items():
-        baselines[name] = [composition_loss(h, frequencies, count) for h in hidden]
-    asked = np.array([len(h.targets) for h in hidden])
-    totals = {name: np.array([x.sum() for x in each]) for name, each in baselines.items()}
     model, correct = (np.array([x.sum() for x in each]) for each in (losses, hits))
-    nll = statistics.ratio(model, asked, seed=seed)
+    unigram = [-np.log(frequencies[h.columns[h.targets]]).sum() for h in hidden]
+    baselines = {"training_frequencies": np.array(unigram)}
+    for name, count in PSEUDO_COUNTS.items():
+        own = [composition_loss(h, frequencies, count).sum() for h in hidden]
+        baselines[name] = np.array(own)
+    targets = np.array([len(h.targets) for h in hidden])
+    nll = statistics.ratio(model, targets, seed=seed)
     return {
         "proteins": len(hidden),
         "skipped_proteins": len(sequences) - len(hidden),
-        "targets": int(asked.sum()),
+        "targets": int(targets.sum()),
         "entropy_of_training_frequencies": float(-(frequencies * np.log(frequencies)).sum()),
         "model": {
             "nll": nll.to_dict(),
             "perplexity": float(np.exp(nll.value)),
-            "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
+            "accuracy": statistics.ratio(correct, targets, seed=seed).to_dict(),
         },
-        **against_baselines(model, totals, asked, seed),
+        **against_baselines(model, baselines, targets, seed),
         "protocol": protocol(loaded),
     }
 
@@ -158,17 +143,16 @@ def composition_loss(
     """Loss [targets] in nats of the protein's own composition, leave-one-out.
 
     The probability of a residue is its count among all other residues of the protein, hidden ones
-    too, smoothed by `pseudo_count` residues of the training frequencies. It sees more than the
-    model.
+    included, smoothed by `pseudo_count` residues of the training frequencies.
     """
     counts = np.bincount(protein.columns[protein.columns >= 0], minlength=20)
-    asked = protein.columns[protein.targets]
-    smooth = pseudo_count * frequencies[asked]
-    return -np.log((counts[asked] - 1 + smooth) / (counts.sum() - 1 + pseudo_count))
+    targets = protein.columns[protein.targets]
+    smooth = pseudo_count * frequencies[targets]
+    return -np.log((counts[targets] - 1 + smooth) / (counts.sum() - 1 + pseudo_count))
 
 
 def protocol(loaded: LoadedModel) -> str:
-    """What was asked of the model, in words."""
+    """What the model predicts from what, in words."""
     kind = loaded.model.readouts[0].kind
     shown = ""
     if kind in ("masked", "denoising"):
@@ -189,19 +173,47 @@ def protocol(loaded: LoadedModel) -> str:
 
 
 def against_baselines(
-    model: np.ndarray, baselines: Mapping[str, np.ndarray], asked: np.ndarray, seed: int
+    model: np.ndarray, baselines: Mapping[str, np.ndarray], residues: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """The "baselines" and "model_minus" of a result, from sums of losses [proteins]."""
-    return {
-        "baselines": {
-            name: {"nll": statistics.ratio(total, asked, seed=seed).to_dict()}
-            for name, total in baselines.items()
-        },
-        "model_minus": {
-            name: statistics.paired_difference(model, total, asked, seed=seed).to_dict()
-            for name, total in baselines.items()
-        },
-    }
+    of, minus = {}, {}
+    for name, total in baselines.items():
+        of[name] = {"nll": statistics.ratio(total, residues, seed=seed).to_dict()}
+        difference = statistics.paired_difference(model, total, residues, seed=seed)
+        minus[name] = difference.to_dict()
+    return {"baselines": of, "model_minus": minus}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result of `evaluate` as text."""
+    model = result["model"]
+    accuracy = f"{100 * model['accuracy']['value']:.1f} %"
+    rows = [("model", statistics.written(model["nll"], 4), accuracy)]
+    rows += [(name, loss, "") for name, loss in baseline_rows(result)]
+    lines = [
+        f"{result['targets']:,} hidden residues of {result['proteins']:,} held-out proteins",
+        Table(("", "nats per residue", "accuracy"), rows).text(),
+    ]
+    return "\n".join([*lines, *differences(result), result["protocol"]])
+
+
+def baseline_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and loss of each baseline."""
+    losses = {name: found["nll"] for name, found in result["baselines"].items()}
+    return [(name.replace("_", " "), statistics.written(loss, 4)) for name, loss in losses.items()]
+
+
+def differences(result: dict[str, Any]) -> list[str]:
+    """The model minus each baseline, in standard errors where there is one."""
+    lines = []
+    for name, difference in result["model_minus"].items():
+        verdict = "better" if difference["value"] < 0 else "worse"
+        if error := difference["standard_error"]:
+            verdict = f"{abs(difference['value']) / error:.1f} standard errors {verdict}"
+        lines.append(f"model - {name.replace('_', ' ')}: {difference['value']:+.4f} ({verdict})")
+    if any(difference["standard_error"] is None for difference in result["model_minus"].values()):
+        lines.append(statistics.NO_ERROR)
+    return lines
 
 
 def model_scores(
@@ -211,16 +223,9 @@ def model_scores(
     tokens_per_batch: int | None = None,
     progress: bool = False,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """How well a model predicts the residues that are hidden from it.
+    """By protein, losses [targets] float64 in nats among the 20 amino acids, and hits [targets].
 
-    Args:
-        loaded: a model that predicts residues.
-        hidden: proteins, and which residues are asked.
-        length, tokens_per_batch, progress: as of `evaluate`.
-
-    Returns:
-        Of each protein its losses [targets] float64, in nats among the 20 amino acids, and hits
-        [targets] bool.
+    Arguments as of `evaluate`.
 
     Raises:
         NotFinite: a loss is not finite.
@@ -231,8 +236,8 @@ def model_scores(
     hits = [np.empty(len(h.targets), bool) for h in hidden]
 
     def inputs(batch: Batch) -> tuple[Any, np.ndarray]:
-        asked = hidden_batch(loaded, hidden, [pieces[m] for m in batch.members], batch)
-        return asked.features, asked.columns
+        found = hidden_batch(loaded, hidden, [pieces[m] for m in batch.members], batch)
+        return found.features, found.columns
 
     for batch, (nll, hit) in engine.run(
         _score, batches, inputs, engine.amino_acids, title="held-out", progress=progress
@@ -246,17 +251,13 @@ def model_scores(
     return losses, hits
 
 
-Pieces = list[tuple[int, int, int]]
-"""Protein, first residue, and the residue after the last."""
-
-
 def in_rows(
     loaded: LoadedModel,
     hidden: list[HiddenProtein],
     length: int | None,
     tokens_per_batch: int | None,
 ) -> tuple[Pieces, list[Batch], Engine]:
-    """Proteins cut to what a row of `length` tokens holds, their batches, and what runs these."""
+    """Proteins cut to what a row of `length` tokens holds, their batches, and the engine."""
     limit, engine = residues_in_row(loaded, length), Engine(loaded)
     pieces = [(i, *p) for i, h in enumerate(hidden) for p in even_pieces(len(h.sequence), limit)]
     tokens = [stop - start + loaded.vocabulary.num_specials for _, start, stop in pieces]
@@ -264,13 +265,10 @@ def in_rows(
 
 
 class HiddenBatch(NamedTuple):
-    """Proteins with residues kept from the model.
+    """Proteins with residues hidden from the model.
 
-    Attributes:
-        features: what the model is given.
-        true: [rows, length] int32, the tokens as they are.
-        hidden: [rows, length] bool, whose residue is asked and not shown.
-        columns: [rows, length] int32, the residue's index in AMINO_ACIDS where it is asked.
+    features: what the model reads; true: [rows, length] int32 tokens; hidden: [rows, length] bool,
+    the targets; columns: [rows, length] int32, the residue's index in AMINO_ACIDS at targets.
     """
 
     features: dict[str, Any]
@@ -292,11 +290,11 @@ def hidden_batch(
         targets = protein.targets[(protein.targets >= start) & (protein.targets < stop)]
         columns.append(np.full(len(true[-1]), -1))
         columns[-1][targets - start + before] = protein.columns[targets]
-    shown = features(loaded, batch, true)
-    asked = batch.fill(columns, -1)
+    shown, filled = features(loaded, batch, true), batch.fill(columns, -1)
     if readout.predicts_residues:
-        shown = readout.hide(shown, asked >= 0, vocabulary.mask_id)
-    return HiddenBatch(shown, batch.fill(true, vocabulary.pad_id), asked >= 0, np.maximum(asked, 0))
+        shown = readout.hide(shown, filled >= 0, vocabulary.mask_id)
+    true_tokens = batch.fill(true, vocabulary.pad_id)
+    return HiddenBatch(shown, true_tokens, filled >= 0, np.maximum(filled, 0))
 
 
 def _score(
@@ -309,7 +307,3 @@ def _score(
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     nll = -jnp.take_along_axis(log_probabilities, columns[..., None], axis=-1)[..., 0]
     return nll, jnp.argmax(logits, axis=-1) == columns
-
-
-def _columns(sequence: str) -> np.ndarray:
-    return _COLUMN[np.frombuffer(sequence.encode("ascii"), np.uint8)]

@@ -1,7 +1,7 @@
-"""Models that undo noise: how well they do at each level of it, and proteins that they generate.
+"""Models that undo noise: their score at each level of noise, and proteins that they generate.
 
-Both ask for residues shown as <mask>, any share of them. They work on every masked model; one that
-was trained on 15 % alone is asked for what it never saw, which is the comparison that a diffusion
+Both hide residues behind <mask>, any share of them, for every masked model. A model that was
+trained on 15 % only is then asked for what it never saw, which is the comparison that a diffusion
 model (DPLM) is made for.
 """
 
@@ -22,7 +22,7 @@ from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.objectives.diffusion import denoise
 from protlm_jax.vocabularies import normalise
 
-OPEN = "_"  # in a template, a residue that is to be made
+OPEN = "_"  # in a template, a residue to generate
 STEPS = 500
 
 
@@ -36,50 +36,40 @@ def by_noise_level(
     tokens_per_batch: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Scores a model at residues hidden at even levels of noise: 1 / levels, ..., all of them.
+    """Scores a masked model at residues hidden at levels of noise k / levels for k = 1 to levels.
 
-    A level k / levels hides that share of each protein's standard residues but the first, chosen
-    from the sequence and the seed; each is read at its place, all others of them hidden too, and
-    softmax is over the 20 amino acids.
-
-    Args:
-        loaded: a masked model.
-        sequences: id -> sequence.
-        seed: of the choice of residues and of the bootstrap over proteins.
-        levels: how many.
-        length: tokens in a row, as in `heldout.evaluate`; longer proteins are cut into even pieces.
-        tokens_per_batch: budget of one batch; None suits the device.
-        progress: draw a progress bar on a terminal.
+    A level hides that share of each protein's standard residues but the first, chosen by sequence
+    and seed, and predicts each of them among the 20 amino acids. Other arguments as of
+    `heldout.evaluate`.
 
     Returns:
         "levels": for each "noise" (the share hidden), "residues", and estimates of "nll" (nats per
-        hidden residue) and "accuracy"; and "bound", the mean of "nll" over levels: an estimate of
-        the nats per residue that describing a protein costs at most, in the mean over orders in
-        which its residues may be uncovered (Hoogeboom et al. 2022, arXiv:2110.02037). It is the
-        closer the more levels there are, from above where more noise is harder.
+        hidden residue) and "accuracy"; and "bound", the mean of "nll" over levels: an estimate,
+        better with more levels, of an upper bound on the nats per residue, in the mean over orders
+        in which residues are uncovered (Hoogeboom et al. 2022, arXiv:2110.02037).
 
     Raises:
-        ProtlmError: the model is not asked by masks, or no protein has a residue to hide.
+        ProtlmError: the model is not a masked one, or no protein has a residue to hide.
     """
     _require_masked(loaded)
     plain = normalised(sequences.items(), loaded.policy)
-    rows, losses = [], []
+    rows, means = [], []
     for level in range(1, levels + 1):
         hidden = hide_all(plain, seed, level / levels)
         nll, hits = model_scores(loaded, hidden, length, tokens_per_batch, progress)
-        asked = np.array([len(h.targets) for h in hidden])
-        losses.append(np.array([loss.mean() for loss in nll]))
+        residues = np.array([len(h.targets) for h in hidden])
+        means.append([loss.mean() for loss in nll])
         total, correct = ([x.sum() for x in each] for each in (nll, hits))
         rows.append(
             {
                 "noise": level / levels,
-                "residues": int(asked.sum()),
-                "nll": statistics.ratio(total, asked, seed=seed).to_dict(),
-                "accuracy": statistics.ratio(correct, asked, seed=seed).to_dict(),
+                "residues": int(residues.sum()),
+                "nll": statistics.ratio(total, residues, seed=seed).to_dict(),
+                "accuracy": statistics.ratio(correct, residues, seed=seed).to_dict(),
             }
         )
-    means = np.mean(losses, axis=0)
-    bound = statistics.ratio(means * asked, asked, seed=seed)  # `asked`: all residues, at level 1
+    # At the last level `residues` counts all of them.
+    bound = statistics.ratio(np.mean(means, axis=0) * residues, residues, seed=seed)
     return {"levels": rows, "bound": bound.to_dict(), "proteins": len(sequences), "seed": seed}
 
 
@@ -96,20 +86,15 @@ def generate(
 
     Args:
         loaded: a masked model.
-        templates: residues, and `_` at each place that is to be filled: "_" * 100 for a new protein
-            of 100 residues.
-        steps: forward passes of each batch; more than the longest template has open places serve
-            nothing.
-        temperature: of the draws; 0 takes the likeliest residue each time.
-        seed: of the draws. They also depend on the templates that share a batch.
-        tokens_per_batch: budget of one batch; None suits the device.
-
-    Returns:
-        The proteins, in the order of the templates.
+        templates: residues, and `_` at each place to fill: "_" * 100 for a new protein.
+        steps: forward passes of each batch; more than the longest template has open places have
+            no effect.
+        temperature: of the draws; 0 takes the most likely residue.
+        seed: of the draws, which also depend on the templates that share a batch.
 
     Raises:
-        ProtlmError: the model is not asked by masks, a template is longer than it reads at once, or
-            a number is out of range, or the model gives NaN or infinity.
+        ProtlmError: the model is not a masked one, a template is longer than a row, a number is out
+            of range, or the model gives NaN or infinity.
     """
     _require_masked(loaded)
     if steps < 1 or not 0 <= temperature < float("inf"):
@@ -145,7 +130,7 @@ def _denoise(model: Any, params: Any, inputs: Any, mask_id: int, steps: int) -> 
 def _read_templates(
     loaded: LoadedModel, templates: Sequence[str]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Tokens of each template, and 1 where one is open; special tokens included."""
+    """Tokens of each template, and 1 at open places; special tokens included."""
     vocabulary, limit = loaded.vocabulary, max_residues(loaded)
     around = len(vocabulary.prefix_ids), len(vocabulary.suffix_ids)
     rows, places = [], []

@@ -1,6 +1,6 @@
-"""What the command line evaluates, on which proteins by default.
+"""What the verbs of the command line read from a run, and their measurements on default proteins.
 
-Each function returns a plain dict for JSON, with the text for the terminal under "summary".
+Measurements return a plain dict with the text for the terminal under "summary".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import detection, heldout, probe_data, summaries
+from protlm_jax.evaluation import detection, heldout, probe_data
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.files import text
 from protlm_jax.evaluation.depth.results import combined
@@ -40,7 +40,7 @@ def data_of(path: str | Path) -> DataConfig:
 
 
 def rate_of(path: str | Path) -> float:
-    """Fraction of residues that a run asked of its model, where it says so."""
+    """The fraction of residues that a run's objective masks, or the default where it has none."""
     about = recorded(path)
     rate = about.section("objective").get("rate", heldout.RATE)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
@@ -48,22 +48,14 @@ def rate_of(path: str | Path) -> float:
     return float(rate)
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether the path stands for a run of ours, which says what it was trained on."""
-    return recorded(path).data is not None
-
-
-def with_residues(loaded: LoadedModel, asked: Rare | None) -> LoadedModel:
-    """The model with what is asked to become of U, Z, O and B, which it counts from now on.
-
-    None leaves it to the model; see `LoadedModel.rare_residues`.
-    """
-    rare = loaded.rare_residues if asked is None else asked
+def with_residues(loaded: LoadedModel, rare: Rare | None) -> LoadedModel:
+    """The model with another way to read U, Z, O and B (None: its own), and a new tally of them."""
+    rare = loaded.rare_residues if rare is None else rare
     return dataclasses.replace(loaded, rare_residues=rare, tally=RareTally())
 
 
 def say_rare(loaded: LoadedModel) -> None:
-    """Prints what became of the rare residues that were read, where there were some."""
+    """Prints how the rare residues that occurred were read."""
     if loaded.tally is None or not loaded.tally.sequences:
         return
     done = {
@@ -76,36 +68,34 @@ def say_rare(loaded: LoadedModel) -> None:
 
 
 def row_of(loaded: LoadedModel, window: int | None = None) -> int:
-    """Tokens in a row, special ones included: `window` residues, or what the model was made for.
+    """Tokens in a row, special ones included: `window` residues, or the model's own row.
 
-    For a run that is a row of its training, after its memory. For other folders it is the least of
-    what its tokenizer lets through (`model_max_length`), what its config.json says, and its
-    position table; where none says anything, 4,096 tokens. Longer proteins are read in windows or
-    pieces: relative positions would go further, and say less, for nothing beyond was ever trained.
+    Of a run that is a row of its training, with its memory. Of other folders it is the least of the
+    tokenizer's `model_max_length`, the limit in config.json, the position table, and 4,096 tokens:
+    no relative position beyond was ever trained.
 
     Raises:
         ProtlmError: the position table does not hold the window.
     """
-    specials = loaded.vocabulary.num_specials
     if window is not None:
         max_residues(loaded, window)
-        return window + specials
+        return window + loaded.vocabulary.num_specials
     return min(loaded.row or LONGEST_ROW, loaded.config.max_positions or LONGEST_ROW)
 
 
 def window_of(loaded: LoadedModel, window: int | None = None) -> int:
-    """The same in residues."""
+    """`row_of` in residues."""
     return row_of(loaded, window) - loaded.vocabulary.num_specials
 
 
 def trained_length(loaded: LoadedModel, data: DataConfig) -> int:
-    """Tokens in a row of the training that `data` describes, after the model's memory."""
+    """Tokens in a row of the training that `data` describes, with the model's memory."""
     length = data.length + loaded.config.memory_length
     return min(length, loaded.config.max_positions or length)
 
 
 def require_answers(loaded: LoadedModel, data: DataConfig) -> None:
-    """Raises ProtlmError when a model cannot be asked for single residues as it was trained."""
+    """Raises ProtlmError where a model was not trained to predict single residues."""
     if data.task in ("span3", "ankh"):
         raise ProtlmError(
             f"{loaded.name} was trained on data.task={data.task!r}, to fill spans behind "
@@ -125,8 +115,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Held-out score against the training frequencies and each protein's own composition.
 
-    Of a model that detects replaced residues it is its generator's score, and under "detection"
-    what it finds of the residues that the generator replaced, asked at `rate`.
+    For a model that detects replaced residues it is its generator's score, with the discriminator's
+    under "detection".
 
     Args:
         loaded: the model.
@@ -136,19 +126,20 @@ def evaluate(
         length: tokens in a row; None: those of `data`.
     """
     require_answers(loaded, data)
-    read = read_fasta(fasta, policy=loaded.policy) if fasta else heldout_records(data)
-    records = list(read)
-    training = training_frequencies(data)
+    records = read_fasta(fasta, policy=loaded.policy) if fasta else heldout_records(data)
     sequences = {record.id: record.sequence for record in records}
+    training = training_frequencies(data)
     length = length or trained_length(loaded, data)
-    if loaded.model.readouts[0].kind != "detection":
-        result = heldout.evaluate(loaded, sequences, training, SEED, length=length, progress=True)
-        return {**result, "model_name": loaded.name, "summary": summaries.heldout(result)}
-    found = detection.evaluate(loaded, sequences, SEED, rate=rate, length=length, progress=True)
-    generator = parts_of(loaded)["generator"]
+    generator, summary, found = loaded, "", {}
+    if loaded.model.readouts[0].kind == "detection":
+        detected = detection.evaluate(
+            loaded, sequences, SEED, rate=rate, length=length, progress=True
+        )
+        generator, found = parts_of(loaded)["generator"], {"detection": detected}
+        summary = f"{detection.summary(detected)}\n\ngenerator: "
     result = heldout.evaluate(generator, sequences, training, SEED, length=length, progress=True)
-    summary = f"{summaries.detection(found)}\n\ngenerator: {summaries.heldout(result)}"
-    return {**result, "model_name": loaded.name, "detection": found, "summary": summary}
+    summary += heldout.summary(result)
+    return {**result, "model_name": loaded.name, **found, "summary": summary}
 
 
 def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[str, Any]:
@@ -172,8 +163,7 @@ def drawn(
     fasta: Path | None = None,
     policy: ResiduePolicy = ResiduePolicy(),
 ) -> dict[str, str]:
-    """At most so many proteins, by id, drawn from a FASTA file read under `policy`, or from the
-    held-out ones."""
+    """id -> sequence of at most so many random proteins of a FASTA file, or of those held out."""
     records = list(read_fasta(fasta, policy=policy)) if fasta else heldout_records(data)
     chosen = random.Random(SEED).sample(records, min(proteins, len(records)))
     return {record.id: record.sequence for record in chosen}
@@ -182,8 +172,7 @@ def drawn(
 def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any]:
     """Depth analysis on some held-out proteins: a dataset, and a summary."""
     require_answers(loaded, data)
-    sequences = drawn(data, proteins)
-    length = trained_length(loaded, data)
+    sequences, length = drawn(data, proteins), trained_length(loaded, data)
     found = analyse(loaded, sequences, length=length, seed=SEED, progress=True)
     summary = "\n\n".join(map(text, found.values()))
     return {"dataset": combined(found.values()), "summary": summary}

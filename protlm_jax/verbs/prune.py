@@ -209,7 +209,8 @@ def _chosen(
         chosen = sorted(range(layers), key=lambda layer: float(values[layer]))[:most]
         steps = [{"layer": layer, "block influence": float(values[layer])} for layer in chosen]
         return sorted(chosen), steps
-    left, steps, first = list(range(layers)), [], None
+    left, steps = list(range(layers)), list[dict[str, Any]]()
+    whole = rise = 0.0
     while len(steps) < most:
         gone = {arguments.stack: set(range(layers)) - set(left)}
         results = measure(pruned(loaded, gone), METRIC["effect"])
@@ -218,16 +219,15 @@ def _chosen(
                 f"{loaded.name} gives no distribution over residues: use --by influence or last"
             )
         loss, rises = float(results["base_nll"]), results[QUANTITY["effect"]].values
-        first = loss if first is None else first
+        whole = loss if not steps else whole
         best = int(rises.argmin())
-        after = loss + float(rises[best])
-        if arguments.budget is not None and after - first > arguments.budget:
+        rise = loss + float(rises[best]) - whole
+        if arguments.budget is not None and rise > arguments.budget:
             break
-        steps.append({"layer": left.pop(best), "loss": after, "rise in all": after - first})
+        steps.append({"layer": left.pop(best), "loss": whole + rise, "rise in all": rise})
     if not steps:
         raise ProtlmError(
-            f"no layer can be removed within {arguments.budget} nats: the least costs "
-            f"{after - first:.4g}"
+            f"no layer can be removed within {arguments.budget} nats: the least costs {rise:.4g}"
         )
     return sorted(set(range(layers)) - set(left)), steps
 

@@ -9,7 +9,7 @@ import pytest
 import zoo
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import detection, heldout, summaries, verbs
+from protlm_jax.evaluation import detection, heldout, verbs
 from protlm_jax.models.loaded import parts_of
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -97,7 +97,7 @@ def test_batches_and_order_change_nothing(result: dict[str, Any]) -> None:
 
 
 def test_the_summary_names_model_baselines_and_rates(result: dict[str, Any]) -> None:
-    text = summaries.detection(result)
+    text = detection.summary(result)
     for words in ("discriminator", "label entropy given residue", "AUROC", "recall"):
         assert words in text
 

@@ -12,7 +12,7 @@ from zoo import loaded
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import contacts, detection, engine, finite, heldout, noise
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.scoring.score import likelihoods
 
 PROTEINS = {"p1": "MKTAYIAKQRQISFVKSHFSRQ", "p2": "MSILVTRPSPAGEELVSRLRT"}
 

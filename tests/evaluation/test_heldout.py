@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from scored import bare_logits, forward
 from zoo import ZOO, kinds_alone
 
 from protlm_jax import models
@@ -49,13 +47,6 @@ def test_every_residue_is_chosen_equally_often() -> None:
     assert counts[1:].min() > 0.8 * counts[1:].mean()
 
 
-def test_frequencies_leave_out_first_and_rare_residues() -> None:
-    frequencies = heldout.residue_frequencies(["MAAX", "MAC"])
-    assert frequencies[0] == pytest.approx(0.75) and frequencies[1] == pytest.approx(0.25)
-    with pytest.raises(ProtlmError, match="none of the 20"):
-        heldout.residue_frequencies(["M", "MX"])
-
-
 def test_composition_is_leave_one_out() -> None:
     protein = heldout.HiddenProtein(
         "MAAC", np.array([AMINO_ACIDS.index(a) for a in "MAAC"], np.int8), np.array([1, 3])
@@ -86,41 +77,12 @@ def test_equals_one_protein_at_a_time(small_model: SmallModel, family: str) -> N
     assert difference == pytest.approx(total / asked - np.log(20), rel=1e-4)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def forward(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    return model.apply({"params": params}, batch)
-
-
 def reference_loss(loaded: LoadedModel, protein: heldout.HiddenProtein) -> float:
-    """Sum of losses, written out for one protein without padding."""
-    vocabulary, kind = loaded.vocabulary, loaded.model.readouts[0].kind
-    before = len(vocabulary.prefix_ids)
-    true = vocabulary.encode(protein.sequence)
-    asked = protein.targets + before
-    shown = true.copy()
-    if kind in ("masked", "denoising"):
-        shown[asked] = vocabulary.mask_id
-    ones, order = np.ones_like(true)[None], np.arange(len(true), dtype=np.int32)[None]
-    batch: dict[str, Any] = {"input_tokens": shown[None], "segment_ids": ones, "positions": order}
-    if kind == "denoising":
-        batch = {
-            "encoder_input_tokens": shown[None],
-            "encoder_segment_ids": ones,
-            "encoder_positions": order,
-            "decoder_input_tokens": np.concatenate([[0], true[:-1]])[None],
-            "decoder_segment_ids": ones,
-            "decoder_positions": order,
-        }
-    if kind == "query":
-        batch["hidden"] = np.isin(np.arange(len(true)), asked)[None]
-    logits = np.asarray(forward(loaded.model, loaded.params, batch), np.float64)[0]
-    logits = logits[:, vocabulary.amino_acid_ids]
-    loss = 0.0
-    for target in protein.targets:
-        row = logits[target + before - (kind == "causal")]
-        column = AMINO_ACIDS.index(protein.sequence[target])
-        loss += np.log(np.exp(row - row.max()).sum()) + row.max() - row[column]
-    return loss
+    """Sum of losses, from one forward without padding."""
+    logits = bare_logits(loaded, protein.sequence, protein.targets.tolist())
+    logits = logits[:, loaded.vocabulary.amino_acid_ids]
+    targets, columns = protein.targets, protein.columns[protein.targets]
+    return float((np.logaddexp.reduce(logits, axis=1)[targets] - logits[targets, columns]).sum())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scored import bare_logits
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
@@ -22,16 +23,10 @@ def test_each_level_is_one_forward_of_what_it_hides() -> None:
     for level, row in zip((0.5, 1.0), result["levels"], strict=True):
         losses = []
         for sequence in PROTEINS.values():
-            targets = hide(sequence, 3, level).targets + 1
-            tokens = vocabulary.encode(sequence)[None]
-            shown = tokens.copy()
-            shown[0, targets] = vocabulary.mask_id
-            sides = {"segment_ids": np.ones_like(tokens)}
-            sides["positions"] = np.arange(tokens.shape[1], dtype=np.int32)[None]
-            logits = model.model.apply({"params": model.params}, {"input_tokens": shown, **sides})
-            logits = np.asarray(logits, np.float64)[0][:, vocabulary.amino_acid_ids]
+            targets = hide(sequence, 3, level).targets
+            logits = bare_logits(model, sequence, targets.tolist())[:, vocabulary.amino_acid_ids]
             chances = logits - np.logaddexp.reduce(logits, axis=-1)[:, None]
-            columns = [AMINO_ACIDS.index(sequence[at - 1]) for at in targets]
+            columns = [AMINO_ACIDS.index(sequence[at]) for at in targets]
             losses.append(-chances[targets, columns])
         assert row["noise"] == level and row["residues"] == sum(map(len, losses))
         assert row["nll"]["value"] == pytest.approx(np.concatenate(losses).mean(), rel=1e-4)

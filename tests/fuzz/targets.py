@@ -34,7 +34,7 @@ from protlm_jax.config import files as config_files
 from protlm_jax.config.files import read_config
 from protlm_jax.config.recipes import load_recipe
 from protlm_jax.data import blocks, fasta, prepared, token_files
-from protlm_jax.evaluation import mutations, probe_data, variant_files, verbs
+from protlm_jax.evaluation import probe_data, verbs
 from protlm_jax.evaluation.contacts.precision import read_contacts
 from protlm_jax.evaluation.embedding import files as embedding_files
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
@@ -43,6 +43,7 @@ from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.moments import Standard
+from protlm_jax.evaluation.scoring import mutations, table
 from protlm_jax.huggingface import (
     load,
     read_architecture,
@@ -146,7 +147,7 @@ def _uniref(path: Path) -> None:
 
 
 def _variants(path: Path) -> None:
-    read = variant_files.read_variants(path)
+    read = table.read_variants(path)
     text = path.read_text("utf-8-sig", "replace")
     lines = sum(bool(line.strip().strip(" \t,;")) for line in io.StringIO(text))
     if '"' not in text and len(read.rows) < lines - 1:
@@ -325,7 +326,7 @@ def _write_run(folder: Path) -> None:
 def _run_config(folder: Path) -> None:
     """All that read config.json; what one refuses the next one has to refuse or read."""
     refused = None
-    for read in (read_config, load.read_architecture, verbs.data_of, verbs.rate_of, verbs.is_run):
+    for read in (read_config, load.read_architecture, verbs.data_of, verbs.rate_of):
         refused = _tried(lambda read=read: read(folder)) or refused
     refused = _tried(lambda: load.provenance(folder)) or refused
     if refused:

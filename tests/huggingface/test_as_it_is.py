@@ -305,9 +305,8 @@ def test_a_name_too_long_is_one_error() -> None:
 )
 def test_a_run_of_another_version_is_one_error(fields: dict, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model": {}, **fields}))
-    for read in (verbs.data_of, verbs.is_run):
-        with pytest.raises(ProtlmError, match=message):
-            read(tmp_path)
+    with pytest.raises(ProtlmError, match=message):
+        verbs.data_of(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model": {}, "objective": {"rate": "x"}}))
     with pytest.raises(ProtlmError, match=r"objective.rate is 'x'"):
         verbs.rate_of(tmp_path)

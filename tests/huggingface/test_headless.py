@@ -16,7 +16,7 @@ from protlm_jax.evaluation.contacts.predict import own_head
 from protlm_jax.evaluation.depth.metrics import why_not
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.engine import features
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.scoring.score import likelihoods
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.huggingface.tokenizers import write_tokenizer

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.score import likelihoods, method_of
+from protlm_jax.evaluation.scoring.score import likelihoods, method_of
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.vocabularies import PROGEN2

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.scoring.score import likelihoods
 from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import VOCABULARIES

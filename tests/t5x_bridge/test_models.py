@@ -22,7 +22,7 @@ from t5x.utils import DatasetConfig, verify_matching_vocabs
 from protlm_jax import models
 from protlm_jax.data import seqio_tasks  # noqa: F401 (registers tasks)
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.scoring.score import likelihoods
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.t5x_bridge import models as bridge
 from protlm_jax.vocabularies import AMINO_ACIDS

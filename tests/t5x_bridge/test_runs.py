@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("t5x", reason="T5X is not installed: requirements/t5x.txt")
 
 from protlm_jax import models
-from protlm_jax.evaluation.score import likelihoods
+from protlm_jax.evaluation.scoring.score import likelihoods
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.t5x_bridge.reading import read_model
 from protlm_jax.vocabularies import get_vocabulary

@@ -1,7 +1,7 @@
-"""Proteins through a frozen model, and what was asked for handed back protein by protein.
+"""Embeddings of proteins of known lengths by a frozen model, protein by protein.
 
-Where attention skips the keys of other proteins (`packs`), rows of one length are filled with
-several. Elsewhere each has a row, of as many lengths as pay for their compilations. A CPU runs as
+Where attention skips the keys of other proteins (`packs`), rows of one length hold several.
+Elsewhere each protein has a row, of as many lengths as pay for their compilations. A CPU runs as
 many batches at once as it has cores: within one batch they wait for each other half of the time.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,20 +29,17 @@ from protlm_jax.data.rows import (
 )
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import memory
-from protlm_jax.evaluation.embedding.spec import Arrays, EmbeddingSpec, cls_place
+from protlm_jax.evaluation.embedding.spec import Arrays, EmbeddingSpec
 from protlm_jax.evaluation.engine import Engine, default_tokens_per_batch, features, max_residues
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.vocabularies import Vocabulary
 
-LONGEST_ROW = 4096  # tokens, where nobody asks for more
-# Batches in the time of a compilation: 2 s for ESM-2 8M on a CPU, where a batch of 2,048 tokens
-# takes 0.6 s; an accelerator compiles longer, and runs its batches in a tenth of a second.
-_COMPILATION = {"cpu": 4}
-_COMPILATION_ELSEWHERE = 64
+LONGEST_ROW = 4096  # tokens, without a window of the user
 _MOST_SHAPES = 8
 
 
 class Embedder:
-    """What is asked of a model for proteins of known lengths.
+    """An engine, and the shapes of batches that suit proteins of known lengths.
 
     Attributes:
         loaded: the model.
@@ -61,14 +58,14 @@ class Embedder:
         tokens_per_batch: int | None = None,
         devices: int | None = None,
     ) -> None:
-        """Chooses the shapes of batches for proteins of these lengths; see `embed_sequences`."""
-        place = cls_place(loaded.vocabulary)
+        """Chooses the shapes for proteins of so many residues; see `embed_sequences`."""
+        place = _cls_place(loaded.vocabulary)
         if "cls" in spec.vectors and place is None:
             raise ProtlmError(
                 f"the vocabulary {loaded.vocabulary.name} puts no classification token around a "
                 "protein: take the mean or the maximum over its residues"
             )
-        self.loaded, self.spec, self._cls_place = loaded, spec, place or 0
+        self.loaded, self.spec, self._cls = loaded, spec, place or 0
         self.engine = Engine(loaded, devices=devices)
         self.limit = resolve_window(loaded, window, len(spec.layers))
         self._budget = tokens_per_batch or default_tokens_per_batch()
@@ -77,22 +74,19 @@ class Embedder:
         tokens = np.repeat(whole, window_counts(residues, self.limit))
         tokens = tokens + loaded.vocabulary.num_specials
         rows = self.engine.mesh.size
-        self.shapes = [Shape(rows, 1)]
         if not len(tokens):
-            return
-        if self.packs:
+            self.shapes = [Shape(rows, 1)]
+        elif self.packs:
             fitting = memory.longest_row(loaded.config, self._room, len(spec.layers))
-            budget = min(self._budget, fitting)
-            self.shapes = [Shape(rows, packed_length(tokens, budget, rows))]
+            self.shapes = [Shape(rows, packed_length(tokens, min(self._budget, fitting), rows))]
         else:
             self.shapes = self._choose_shapes(tokens)
 
     @property
     def packs(self) -> bool:
-        """Whether several proteins share a row.
+        """Whether several proteins share a row: the `chunked` backend skips the keys of others.
 
-        They do where attention skips the keys of others, which is the `chunked` backend. Attention
-        by relative distance (XLNet, Transformer-XL) scores all pairs of a row before it attends.
+        Attention by relative distance (XLNet, Transformer-XL) scores all pairs of a row first.
         """
         config = self.loaded.config
         return config.attention_backend == "chunked" and config.positions != "relative_xl"
@@ -103,25 +97,22 @@ class Embedder:
         if jax.default_backend() != "cpu":
             return 1
         cores = (os.cpu_count() or 1) // self.engine.mesh.size
-        return max(1, min(cores, self._room // self.batch_bytes))
+        return max(1, min(cores, self._room // self.largest[0]))
 
     @property
-    def largest(self) -> Shape:
-        """Shape of the batch that takes most memory."""
-        return max(self.shapes, key=self._bytes)
+    def largest(self) -> tuple[int, Shape]:
+        """Bytes on each device, and shape, of the batch that takes most memory."""
+        config, layers = self.loaded.config, len(self.spec.layers)
 
-    @property
-    def batch_bytes(self) -> int:
-        """What the largest batch takes on each device."""
-        return self._bytes(self.largest)
+        def bytes_of(shape: Shape) -> int:
+            each = memory.row_bytes(config, shape.length, layers)
+            rows = -(-shape.rows // self.engine.mesh.size)
+            return rows * each + memory.shared_bytes(config, shape.length)
 
-    def _bytes(self, shape: Shape) -> int:
-        config, rows = self.loaded.config, -(-shape.rows // self.engine.mesh.size)
-        each = memory.row_bytes(config, shape.length, len(self.spec.layers))
-        return rows * each + memory.shared_bytes(config, shape.length)
+        return max((bytes_of(shape), shape) for shape in self.shapes)
 
     def batches(self, tokens: Sequence[int]) -> list[Batch]:
-        """The batches of pieces of so many tokens, none longer than those that are expected."""
+        """The batches of pieces of so many tokens, none longer than the expected ones."""
         if not len(tokens):
             return []
         if self.packs:
@@ -136,32 +127,31 @@ class Embedder:
     def embed(
         self, sequences: Sequence[str], done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Arrays]]]:
-        """What each batch completes: (index, arrays by vectors).
+        """The proteins that each batch completes: (index, arrays by vectors).
 
         Args:
             sequences: normalised; they are sorted by length, so the more of them the better.
-            done: indices that are not computed; batches are the same as without it.
+            done: indices that are not computed; the batches stay the same.
 
         Raises:
             ProtlmError: the devices have too little memory.
         """
         pieces = [(i, w) for i, s in enumerate(sequences) for w in windows(len(s), self.limit)]
-        specials = self.loaded.vocabulary.num_specials
+        vocabulary = self.loaded.vocabulary
+        specials, before = vocabulary.num_specials, len(vocabulary.prefix_ids)
         batches = [
             batch
             for batch in self.batches([w.stop - w.start + specials for _, w in pieces])
             if any(pieces[m][0] not in done for m in batch.members)
         ]
-        before = len(self.loaded.vocabulary.prefix_ids)
 
         def inputs(batch: Batch) -> Any:
             own = [(sequences[i], w) for i, w in (pieces[m] for m in batch.members)]
             return self._inputs(batch, own)
 
         begun: dict[int, _Protein] = {}
-        run = self.engine.run(
-            *(_vectors, batches, inputs, self.spec, self.packs), at_once=self.at_once
-        )
+        static = (self.spec, self.packs)
+        run = self.engine.run(_vectors, batches, inputs, *static, at_once=self.at_once)
         for batch, found in run:
             complete = []
             for member, row, start in zip(batch.members, batch.rows, batch.starts, strict=True):
@@ -171,7 +161,7 @@ class Embedder:
                 protein = begun.setdefault(index, _Protein(self.spec, len(sequences[index])))
                 first = start + before + window.keep_start - window.start
                 residues = slice(first, first + window.keep_stop - window.keep_start)
-                cls = start + self._cls(window.stop - window.start + specials)
+                cls = start + self._cls % (window.stop - window.start + specials)
                 protein.add(window, _of_piece(self.spec, found, row, residues, cls))
                 if protein.left == 0:
                     complete.append((index, begun.pop(index).finish()))
@@ -186,57 +176,74 @@ class Embedder:
             begin = len(vocabulary.prefix_ids) + w.keep_start - w.start
             own[begin : begin + w.keep_stop - w.keep_start] = 1
         places = np.zeros((batch.shape.rows, 1), np.int32)
-        places[batch.rows, 0] = [self._cls(len(own)) for own in tokens]
+        places[batch.rows, 0] = [self._cls % len(own) for own in tokens]
         read = features(self.loaded, batch, tokens, decoder=False)
         return read, batch.fill(kept) > 0, places
 
-    def _cls(self, tokens: int) -> int:
-        """The classification token of a piece of so many tokens; 0 where there is none."""
-        return self._cls_place % tokens
-
     def _choose_shapes(self, tokens: np.ndarray) -> list[Shape]:
-        """One to eight lengths of rows, and the rows of full batches.
-
-        They are tried in even steps, and as holding equal shares of the pieces. There are as many
-        as save more padding than their compilations cost.
-        """
+        """At most eight lengths of rows, which cost least in padding and in compilations."""
         config, devices = self.loaded.config, self.engine.mesh.size
-        ordered = np.sort(tokens)
-        batches = _COMPILATION.get(jax.default_backend(), _COMPILATION_ELSEWHERE)
+        # Batches in the time of a compilation: 2 s for ESM-2 8M on a CPU, where a batch of 2,048
+        # tokens takes 0.6 s; an accelerator compiles longer, and runs a batch in 0.1 s.
+        compilation = 4 if jax.default_backend() == "cpu" else 64
 
         def rows_of(length: int) -> int:
             room = self._room - memory.shared_bytes(config, length)
             fitting = room // memory.row_bytes(config, length, len(self.spec.layers))
             return devices * max(1, min(self._budget // length, fitting))
 
-        def lengths_of(longest: Iterable[float]) -> np.ndarray:
-            cap = config.max_positions or None
-            return np.unique([bucket(int(length), cap, 16) for length in longest])
-
-        def cost(lengths: np.ndarray) -> float:
-            work = lengths * (1.0 + lengths / (6.0 * config.d_model))  # projections, and attention
-            each = min(rows_of(n) * w for n, w in zip(lengths.tolist(), work, strict=True))
-            computed = work[np.searchsorted(lengths, ordered)].sum()
-            return float(computed + batches * each * len(lengths))
-
-        tried = []
-        for count in range(1, min(_MOST_SHAPES, len(ordered)) + 1):
-            tried.append(lengths_of(np.linspace(ordered[0], ordered[-1], count + 1)[1:]))
-            tried.append(lengths_of(share[-1] for share in np.array_split(ordered, count)))
-        lengths = min(tried, key=cost)
-        members = np.bincount(np.searchsorted(lengths, ordered))
+        sizes, of_size = np.unique(tokens, return_counts=True)
+        rounded = [bucket(size, config.max_positions or None, 16) for size in sizes.tolist()]
+        lengths, group = np.unique(rounded, return_inverse=True)
+        total = np.concatenate([[0], np.cumsum(np.bincount(group, of_size))])
+        work = lengths * (1.0 + lengths / (6.0 * config.d_model))  # projections, and attention
+        batch = min(rows_of(n) * w for n, w in zip(lengths.tolist(), work, strict=True))
+        # cost[i, j]: of the pieces of lengths i to j in rows of length j.
+        cost = (total[None, 1:] - total[:-1, None]) * work[None, :] + compilation * batch
+        ends = _cheapest(cost)
+        members = np.diff(total[[0, *(end + 1 for end in ends)]]).astype(int).tolist()
         return [
             Shape(min(rows_of(length), -(-count // devices) * devices), length)
-            for length, count in zip(lengths.tolist(), members.tolist(), strict=True)
+            for length, count in zip(lengths[ends].tolist(), members, strict=True)
         ]
+
+
+def _cheapest(cost: np.ndarray) -> list[int]:
+    """The last indices of the runs i..j, at most eight, that cover all at the least sum of costs.
+
+    Dynamic programming over the number of runs and the index at which the last one ends.
+    """
+    nowhere: tuple[float, list[int]] = (np.inf, [])
+    paths = [(0.0, nowhere[1])] + [nowhere] * len(cost)
+    complete = []
+    for _ in range(_MOST_SHAPES):
+        longer = []
+        for j in range(len(cost)):
+            sums = [paths[i][0] + cost[i, j] for i in range(j + 1)]
+            best = int(np.argmin(sums))
+            longer.append((float(sums[best]), [*paths[best][1], j]))
+        paths = [nowhere, *longer]
+        complete.append(longer[-1])
+    return min(complete, key=lambda path: path[0])[1]
+
+
+def _cls_place(vocabulary: Vocabulary) -> int | None:
+    """Index of the classification token among a protein's tokens, from the end where negative.
+
+    None where the vocabulary puts none around a protein.
+    """
+    ids = (*vocabulary.prefix_ids, *vocabulary.suffix_ids)
+    found = [i for i, token in enumerate(ids) if "cls" in vocabulary.tokens[token].lower()]
+    if not found:
+        return None
+    return found[0] if found[0] < len(vocabulary.prefix_ids) else found[0] - len(ids)
 
 
 def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> int:
     """Residues that go through the model at once: `window`, or the most that it can take.
 
-    That is the least of what its position table holds, where it has one, of what the memory of the
-    device holds, and of a row of 4,096 tokens: beyond, attention takes most of the time, and
-    models were rarely trained there.
+    That is the least of the position table, what fits in the memory of the device, and a row of
+    4,096 tokens: beyond, attention takes most of the time, and models were rarely trained there.
 
     Raises:
         ProtlmError: for a window that the position table or the memory cannot hold.
@@ -259,12 +266,11 @@ def resolve_window(loaded: LoadedModel, window: int | None, layers: int = 1) -> 
 def _vectors(
     model: Any, params: Any, inputs: Any, spec: EmbeddingSpec, packs: bool
 ) -> dict[str, jax.Array]:
-    """What is asked of each row, where a row is one piece.
+    """The vectors of each row that is one piece; of packed rows, which the host divides, residues.
 
     Returns:
         "residues" [rows, layers, length, d_model], and sums, maxima and the classification token
-        [rows, layers, d_model] float32; of packed rows "residues" float32 alone, from which the
-        host takes the rest.
+        [rows, layers, d_model] float32.
     """
     read, kept, places = inputs
     if spec.layers == (model.config.num_layers,):
@@ -286,8 +292,7 @@ def _vectors(
 
 
 def _of_piece(spec: EmbeddingSpec, found: Arrays, row: int, residues: slice, cls: int) -> Arrays:
-    """What one piece has of a batch: "residues" [layers, kept, d_model], and sums, maxima and the
-    classification token [layers, d_model]."""
+    """The vectors of one piece, by the names of `_vectors`, from the results for its batch."""
     if "residues" not in found:
         return {name: values[row] for name, values in found.items()}
     own = found["residues"][row][:, residues]
@@ -320,7 +325,7 @@ class _Protein:
                     before = self.arrays[name] = np.empty(shape, values.dtype)
                 before[:, window.keep_start : window.keep_stop] = values
                 continue
-            if name == "cls":  # of several windows weighed by the residues they stand for
+            if name == "cls":  # weighted by the residues kept of each window
                 values = values * kept
             merge = np.maximum if name == "max" else np.add
             self.arrays[name] = values.copy() if before is None else merge(before, values)
@@ -332,7 +337,7 @@ class _Protein:
             values = self.arrays[name]
             if name in ("mean", "cls"):
                 values = values / np.float32(self.residues)
-            with np.errstate(over="ignore"):  # told apart by who writes it
+            with np.errstate(over="ignore"):  # reported where it is written
                 values = values.astype(self.spec.numpy_dtype, copy=False)
             done[name] = values[0] if len(self.spec.layers) == 1 else values
         return done

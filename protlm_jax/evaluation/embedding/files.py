@@ -2,8 +2,8 @@
 
 The file is read three times, and never held: for its lengths and faults, for embedding, and for the
 names of what is written. Results go into parts in a work folder beside the output, and from there
-into one file at the end, so that memory stays the same however much is written, and a run that was
-killed goes on where it stopped. A manifest beside the output says what was done and what was not.
+into one file at the end, so that memory does not grow with the output, and a run that was killed
+continues. A manifest beside the output records settings, failures and digests.
 """
 
 from __future__ import annotations
@@ -56,45 +56,42 @@ def embed_file(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
 ) -> Outcome:
-    """Embeds the proteins of a FASTA file; see `embed.embed_sequences` for the arrays.
+    """Embeds the proteins of a FASTA file; see `sequences.embed_sequences` for the arrays.
 
     Args:
-        loaded: the model.
         path: FASTA, plain or compressed.
-        output: .h5, .hdf5 or .parquet; see `formats.targets`. Beside it stand its manifest
-            (`e.h5.json`) and, until it is whole, a work folder (`e.h5.work`).
-        spec: layers, vectors and dtype.
+        output: .h5, .hdf5 or .parquet, see `formats.targets`. Beside it are its manifest
+            (`e.h5.json`) and, until it is complete, a work folder (`e.h5.work`).
         compute: dtype in which the model computes.
-        window: residues shown at once; None: `trained`, at most what `embed.resolve_window` finds.
-        trained: tokens in a row of its training; None where nobody knows.
-        tokens_per_batch, devices: as in `embed.embed_sequences`.
-        policy: what to do with rare residues and lower case.
+        window: residues that go through the model at once; None: those of `trained` tokens, a row
+            of its training where that is known, at most what `embedder.resolve_window` finds.
         keys: of HDF5's data sets: a protein's place in the input, its name, or the MD5 sum of its
             residues (of several equal proteins the first is written).
-        say, progress: takes lines of text before it starts; draw a bar on a terminal.
+        say: takes lines of text before the work starts.
 
     Raises:
-        ProtlmError: the input as a whole cannot be read, the output not be written, there is too
-            little memory or disk, or what is there is damaged or was made with other settings.
+        ProtlmError: the input as a whole cannot be read, the output cannot be written, there is too
+            little memory or disk, or the output or work folder that exists is damaged or was made
+            with other settings.
         Occupied: another process is writing the output.
     """
     files = formats.targets(output, spec, keys)
     loaded = for_reading(loaded, compute)
-    limit = _limit(loaded, window, trained, len(spec.layers))
-    folder = output.with_name(output.name + ".work")
+    limit = resolve_window(loaded, window, len(spec.layers))
+    if window is None and trained is not None:
+        limit = min(limit, trained - loaded.vocabulary.num_specials)
+    folder, manifest = (output.with_name(output.name + suffix) for suffix in (".work", ".json"))
     with owned(folder, inside=True):
         survey = survey_file(loaded, path, limit, policy, keys)
         settings = _settings(loaded, spec, limit, survey)
-        manifest = output.with_name(output.name + ".json")
         if (made := _finished(manifest, files, settings)) is not None:
-            shutil.rmtree(folder, ignore_errors=True)  # of a kill after all was done
+            shutil.rmtree(folder, ignore_errors=True)  # of a kill after the last rename
             return _outcome(made, output, again=True)
         sizes = survey.residues[survey.residues > 0]
         embedder = Embedder(loaded, spec, sizes, limit, tokens_per_batch, devices)
         shape = functools.partial(spec.shape, width=loaded.config.d_model)
-        parts = Parts.open(
-            folder, settings, len(survey.residues), spec.vectors, shape, spec.numpy_dtype
-        )
+        records = len(survey.residues)
+        parts = Parts.open(folder, settings, records, spec.vectors, shape, spec.numpy_dtype)
         for line in _needs(embedder, sizes, folder):
             say(line)
         if done := int(parts.done.sum()):
@@ -104,8 +101,18 @@ def embed_file(
         except InputChanged:
             parts.remove()  # some may be of other sequences
             raise
-        made = _manifest(loaded, settings, survey, parts, trained)
-        made |= {"files": _assemble(parts, survey, embedder, files, made)}
+        failures = sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
+        made = {
+            "model": loaded.name,
+            "settings": settings,
+            "proteins": records,
+            "embedded": records - len(failures),
+            "residues": int(survey.residues.sum()),
+            "trained_tokens": trained,
+            "windowed": survey.windowed,
+            "failures": [asdict(failure) for failure in failures],
+        }
+        made["files"] = _assemble(parts, survey, embedder, files, made)
         write_json(manifest, made)
         for file in files:
             os.replace(folder / file.name, file)
@@ -113,42 +120,10 @@ def embed_file(
     return _outcome(made, output)
 
 
-def _manifest(
-    loaded: LoadedModel,
-    settings: dict[str, Any],
-    survey: Survey,
-    parts: Parts,
-    trained: int | None,
-) -> dict[str, Any]:
-    """What was done, and what was not; `_outcome` tells it."""
-    failures = sorted([*survey.failures, *parts.failures.values()], key=lambda f: f.record)
-    return {
-        "model": loaded.name,
-        "settings": settings,
-        "proteins": len(survey.residues),
-        "embedded": len(survey.residues) - len(failures),
-        "residues": int(survey.residues.sum()),
-        "trained_tokens": trained,
-        "windowed": survey.windowed,
-        "failures": [asdict(failure) for failure in failures],
-    }
-
-
-def _limit(loaded: LoadedModel, window: int | None, trained: int | None, layers: int) -> int:
-    """Residues that go through the model at once."""
-    found = resolve_window(loaded, window, layers)
-    if window is None and trained is not None:
-        return min(found, trained - loaded.vocabulary.num_specials)
-    return found
-
-
 def _settings(
-    loaded: LoadedModel,
-    spec: EmbeddingSpec,
-    limit: int,
-    survey: Survey,
+    loaded: LoadedModel, spec: EmbeddingSpec, limit: int, survey: Survey
 ) -> dict[str, Any]:
-    """All that decides what the numbers are; what is written under others does not mix."""
+    """All settings that the numbers depend on; results of others are not mixed."""
     return {
         "format": FORMAT,
         "identity": identity(loaded),
@@ -167,10 +142,10 @@ def _settings(
 def _finished(
     manifest: Path, files: dict[Path, tuple[str, ...]], settings: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The manifest of the same work done before; None where nothing was.
+    """The manifest of the same work done before; None where nothing was written.
 
     Raises:
-        ProtlmError: something else is there, or what was written has changed since.
+        ProtlmError: the files are of other work, or have changed since they were written.
     """
     there = [file for file in files if os.path.lexists(file)]
     if not there:
@@ -190,8 +165,7 @@ def _finished(
         raise ProtlmError(f"{manifest} is damaged: {remedy}")
     if other := differences(before, settings):
         raise ProtlmError(f"{there[0]} was made with other settings ({'; '.join(other)}): {remedy}")
-    contents = {name: entry.get("content") for name, entry in written.items()}
-    entries = {file.name: contents.get(file.name) for file in there}
+    entries = {file.name: written.get(file.name, {}).get("content") for file in there}
     try:
         verify_entries(manifest.parent, entries, what=str(there[0]))
     except Damaged as error:
@@ -200,14 +174,14 @@ def _finished(
 
 
 def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
-    """What it will take.
+    """The memory and disk that it takes, as text.
 
     Raises:
         ProtlmError: the disk of the work folder is too full.
     """
     if not len(sizes):
         return []
-    config, shape, size = embedder.loaded.config, embedder.largest, memory.size
+    config, size = embedder.loaded.config, memory.size
     output = embedder.spec.nbytes(config.d_model, len(sizes), int(sizes.sum()))
     free, begun = shutil.disk_usage(folder).free, sum(f.stat().st_size for f in folder.iterdir())
     if free + begun < 2 * output:
@@ -217,7 +191,8 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
             "vectors of proteins"
         )
     parameters = 4 * parameter_count(embedder.loaded.params)
-    batches = embedder.at_once * embedder.batch_bytes
+    each, shape = embedder.largest
+    batches = embedder.at_once * each
     lines = [
         f"needs about {size(parameters + batches)} of memory on each of "
         f"{embedder.engine.mesh.size} device(s): {size(parameters)} of parameters, {size(batches)} "
@@ -227,8 +202,7 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
     ]
     if config.attention_backend == "chunked" and not embedder.packs:
         lines.append(
-            "one protein stands in a row, with padding: attention by relative distance scores all "
-            "pairs"
+            "each protein has a row, with padding: attention by relative distance scores all pairs"
         )
     return lines
 
@@ -258,24 +232,12 @@ def _fill(embedder: Embedder, survey: Survey, parts: Parts, progress: bool) -> N
 
 
 def _fault(embedder: Embedder, sequence: str, arrays: dict[str, np.ndarray]) -> str:
-    """What is wrong with an embedding; "" where it is a set of finite numbers."""
+    """Why an embedding is not finite; "" where it is."""
     if all(np.isfinite(array).all() for array in arrays.values()):
         return ""
     if first_not_finite(embedder.loaded, sequence):
         return f"the embedding is not finite: {reason(embedder.loaded, sequence)}"
     return f"values exceed the range of {embedder.spec.dtype}: choose bf16 or fp32"
-
-
-def _embedded(survey: Survey, parts: Parts) -> Iterator[tuple[int, str, Record]]:
-    """Place, key and record of each protein with an embedding; of equal keys the first."""
-    seen: set[str] = set()
-    for place, record in again(survey):
-        if isinstance(record, Record) and parts.has(place):
-            key = formats.key_of(survey.keys, place, record.id, record.sequence)
-            if survey.keys != "md5" or key not in seen:
-                yield place, key, record
-            if survey.keys == "md5":
-                seen.add(key)
 
 
 def _assemble(
@@ -285,26 +247,30 @@ def _assemble(
     files: dict[Path, tuple[str, ...]],
     made: dict[str, Any],
 ) -> dict[str, Any]:
-    """Writes the output files into the work folder, in the order of the input, and checks them.
-
-    Returns:
-        What the manifest says of each.
-    """
+    """Writes and checks the output files in the work folder; returns their manifest entries."""
     about = {"made_by": "protlm embed", "model": made["model"]}
     about["settings"] = json.dumps(made["settings"])
     spec, width = embedder.spec, embedder.loaded.config.d_model
+
+    def entries(vectors: tuple[str, ...]) -> Iterator[formats.Entry]:
+        """The proteins in the order of the input; of those with one key the first."""
+        seen: set[str] = set()
+        for place, record in again(survey):
+            if not isinstance(record, Record) or not parts.has(place):
+                continue
+            key = formats.key_of(survey.keys, place, record.id, record.sequence)
+            if survey.keys == "md5" and key in seen:
+                continue
+            seen |= {key} if survey.keys == "md5" else set()
+            arrays = {name: parts.read(place, name) for name in vectors}
+            yield formats.Entry(place, key, record.id, len(record.sequence), arrays)
+
     written: dict[str, Any] = {}
     for target, vectors in files.items():
         file = parts.folder / target.name
-
-        def entries(vectors: tuple[str, ...] = vectors) -> Iterator[formats.Entry]:
-            for place, key, record in _embedded(survey, parts):
-                arrays = {name: parts.read(place, name) for name in vectors}
-                yield formats.Entry(place, key, record.id, len(record.sequence), arrays)
-
         file.unlink(missing_ok=True)  # of a killed run; a link of that name is not followed
-        formats.write_file(file, entries(), spec, width, about)
-        count = formats.check_file(file, entries(), spec)
+        formats.write_file(file, entries(vectors), spec, width, about)
+        count = formats.check_file(file, entries(vectors), spec)
         content = [file.stat().st_size, digest_of(file)]
         written[target.name] = {"vectors": list(vectors), "proteins": count, "content": content}
     parts.verify()
@@ -312,8 +278,8 @@ def _assemble(
 
 
 def _outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outcome:
-    """The text for people, and how many records have no embedding; `again` of what was there."""
-    settings = made["settings"]
+    """What a manifest records as text; `again`: the files existed before."""
+    settings, window = made["settings"], made["settings"]["window"]
     layers, depth = settings["layers"], settings["of_layers"]
     what = f"layer {layers[0]} of {depth}" if len(layers) == 1 else f"{len(layers)} layers"
     began = "nothing to do: " if again else ""
@@ -328,15 +294,13 @@ def _outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outc
             f"{doubles:,} proteins have the residues of an earlier one, under whose name they are "
             "written once"
         )
-    trained, window = made["trained_tokens"], settings["window"]
-    if trained is not None and window > trained:
+    if made["trained_tokens"] is not None and window > made["trained_tokens"]:
         lines.append(
-            f"up to {window} residues are read at once, and the model was trained on rows of "
-            f"{trained} tokens: what it says beyond was never trained"
+            f"windows have up to {window} residues, more than the rows of {made['trained_tokens']} "
+            "tokens that the model was trained on: longer distances were never trained"
         )
-    long = [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in made["windowed"]]
     lines += listed(
-        long,
+        [f"{w['id']} ({w['residues']:,} in {w['windows']})" for w in made["windowed"]],
         f"longer than {window:,} residues, read through windows that overlap by half, each residue "
         "taken where it is farthest from a cut",
     )

@@ -1,9 +1,8 @@
-"""Embeddings as files that others read: HDF5, one data set a protein, or Parquet, one row.
+"""Files of embeddings: HDF5, one data set a protein, or Parquet, one row a protein.
 
-HDF5 has the layout of bio_embeddings, which biotrainer and what grew around them read: data sets at
-the root, keyed by the protein's place in the input (from 0), with its name as the attribute
-`original_id`. So names may hold slashes, and occur twice. Other readers expect names or MD5 sums as
-keys, which can be chosen. Iterating goes in the order of the input.
+HDF5 has the layout of bio_embeddings, which biotrainer reads: data sets at the root, in the order
+of the input, with the protein's name as the attribute `original_id`. The key is the protein's place
+in the input (from 0), so that names may hold slashes and occur twice, or its name or MD5 sum.
 """
 
 from __future__ import annotations
@@ -32,15 +31,7 @@ Keys = Literal["number", "id", "md5"]
 
 
 class Entry(NamedTuple):
-    """What is written of a protein.
-
-    Attributes:
-        place: in the input, from 0.
-        key: of its data set.
-        id: its name.
-        residues: how many.
-        arrays: by vectors.
-    """
+    """One protein of a file: place in the input, key of its data set, name, arrays by vectors."""
 
     place: int
     key: str
@@ -66,13 +57,13 @@ def why_no_key(name: str) -> str:
 def targets(
     output: Path, spec: EmbeddingSpec, keys: Keys = "number"
 ) -> dict[Path, tuple[str, ...]]:
-    """Which files are written, and the vectors in each.
+    """The files that are written, and the vectors in each.
 
-    HDF5 has one kind a file, as its readers expect: of several, `e.h5` stands for `e.residues.h5`,
-    `e.mean.h5` and so on. Parquet has one column for each kind and layer.
+    HDF5 has one kind of vectors a file, as its readers expect: of several, `e.h5` stands for
+    `e.residues.h5`, `e.mean.h5` and so on. Parquet has one column for each kind and layer.
 
     Raises:
-        ProtlmError: a suffix that says nothing, what a format cannot hold, or a missing package.
+        ProtlmError: an unknown suffix, what a format cannot hold, or a missing package.
     """
     if output.suffix in HDF5:
         _module("h5py")
@@ -96,13 +87,12 @@ def targets(
 def write_file(
     path: Path, entries: Iterable[Entry], spec: EmbeddingSpec, width: int, about: dict[str, str]
 ) -> None:
-    """Writes one file, and syncs it; what makes it appear at once is the caller's rename.
+    """Writes and syncs one file, which the caller renames; its suffix says the format.
 
     Args:
-        path: HDF5 or Parquet by its suffix.
+        path: of the file.
         entries: with the arrays that `targets` names for this file.
-        spec: layers and dtype.
-        width: d_model.
+        spec, width: layers and dtype; d_model.
         about: attributes of the file.
 
     Raises:
@@ -124,37 +114,28 @@ def _write_hdf5(
 ) -> None:
     h5py = _module("h5py")
     kind = _float_type(h5py, spec.dtype)
-    whole_file = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    whole_file.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)
+    ordered = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    ordered.set_link_creation_order(h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED)
     plain = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    for one in (whole_file, plain):
+    for one in (ordered, plain):
         one.set_obj_track_times(False)  # the same embedding is the same bytes
     unicode = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     unicode.set_char_encoding(h5py.h5t.CSET_UTF8)
-    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, whole_file)) as file:
+    with h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, ordered)) as file:
         file.attrs.update(about)
         file.attrs["layers"] = spec.layers
         for entry in entries:
             (array,) = entry.arrays.values()
-            space = h5py.h5s.create_simple(array.shape)
-            # The lower interface takes bfloat16, and half the time.
+            space, whole = h5py.h5s.create_simple(array.shape), h5py.h5s.ALL
+            # The low-level interface takes bfloat16, and half the time.
             data = h5py.h5d.create(file.id, entry.key.encode(), kind, space, plain, unicode)
-            whole = h5py.h5s.ALL
             raw = array.view(np.uint16) if spec.dtype == "bfloat16" else array
             data.write(whole, whole, np.ascontiguousarray(raw), kind)
             h5py.Dataset(data).attrs["original_id"] = entry.id
 
 
 def check_file(path: Path, entries: Iterable[Entry], spec: EmbeddingSpec) -> int:
-    """Reads a file back and compares it with what was to be written.
-
-    Args:
-        path: of `write_file`.
-        entries: as there, again.
-        spec: as there.
-
-    Returns:
-        How many proteins it holds.
+    """Reads a file back, compares it with the entries of `write_file`, and counts them.
 
     Raises:
         Damaged: it is not what was written.
@@ -220,7 +201,8 @@ def _write_parquet(
     fields += [(name, arrow.list_(number, width)) for name in columns(spec)]
     schema = arrow.schema(fields, metadata=about)
     with parquet.ParquetWriter(path, schema) as writer:
-        for rows in _chunks(entries):
+        left = iter(entries)
+        while rows := list(itertools.islice(left, _ROWS)):
             places, _, names, residues, arrays = zip(*rows, strict=True)
             table = [arrow.array(places), arrow.array(names), arrow.array(residues, arrow.int32())]
             for vectors in spec.vectors:
@@ -236,17 +218,6 @@ def columns(spec: EmbeddingSpec) -> list[str]:
     if len(spec.layers) == 1:
         return list(spec.vectors)
     return [f"{vectors}_layer_{layer}" for vectors in spec.vectors for layer in spec.layers]
-
-
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    rows: list[Entry] = []
-    for entry in entries:
-        rows.append(entry)
-        if len(rows) == _ROWS:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
 
 
 def _module(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""What `protlm embed` reads: a FASTA file, gone through without holding it."""
+"""A FASTA file as `protlm embed` and `protlm predict` read it: several times, never held."""
 
 from __future__ import annotations
 
@@ -28,14 +28,11 @@ class InputChanged(ProtlmError):
 
 @dataclass
 class Survey:
-    """What is in a FASTA file, and how it is read.
+    """The content of a FASTA file, and how it is read.
 
-    Attributes:
-        path, policy, keys: as of `survey_file`.
-        residues: [records] int64; 0 where a record cannot be embedded.
-        failures: why not.
-        windowed: the proteins that do not fit at once: record, id, residues, windows.
-        digest: of all names and sequences.
+    residues: [records] int64, 0 where a record cannot be embedded, with the reason in `failures`;
+    windowed: record, id, residues and windows of the proteins that do not fit at once; digest: of
+    all names and sequences.
     """
 
     path: Path
@@ -54,33 +51,37 @@ def survey_file(
     policy: ResiduePolicy,
     keys: Keys = "number",
 ) -> Survey:
-    """Reads the file for what is in it; a record that the model cannot take is a failure.
+    """Surveys a file; a record that the model cannot read is a failure.
 
     Raises:
-        ProtlmError: the file cannot be read, or proteins' names cannot be `keys`.
+        ProtlmError: the file cannot be read, or a protein's name cannot be its key.
     """
     survey = Survey(path, policy, keys, np.zeros(0, np.int64))
     residues: list[int] = []
-    lines: dict[str, int] = {}
+    lines: dict[str, int] = {}  # of the keys
     digest = hashlib.blake2b(digest_size=16)
     for place, record in enumerate(read_every_record(path, policy)):
-        residues.append(0)
         digest.update(_content(record))
-        reason = str(record.error) if isinstance(record, BadRecord) else ""
-        if isinstance(record, Record):
-            try:
-                loaded.vocabulary.encode(record.sequence)
-                residues[-1] = len(record.sequence)
-            except ProtlmError as error:
-                reason = str(error)
-            if residues[-1] > limit:
-                found = {"record": place, "id": record.id, "residues": residues[-1]}
-                count = len(windows(residues[-1], limit))
-                survey.windowed.append(found | {"windows": count})
-            if keys == "id" and residues[-1]:
-                _require_key(path, record, lines)
-        if reason:
-            survey.failures.append(Failure(place, record.line, record.id, reason))
+        residues.append(0)
+        try:
+            if isinstance(record, BadRecord):
+                raise record.error
+            loaded.vocabulary.encode(record.sequence)
+        except ProtlmError as error:
+            survey.failures.append(Failure(place, record.line, record.id, str(error)))
+            continue
+        residues[-1] = size = len(record.sequence)
+        if size > limit:
+            found = {"record": place, "id": record.id, "residues": size}
+            survey.windowed.append(found | {"windows": len(windows(size, limit))})
+        if keys == "id":
+            reason = why_no_key(record.id)
+            if before := lines.get(record.id):
+                reason = f"{record.id!r} is also the name in line {before}, and keys differ"
+            if reason:
+                reason += "; choose --keys number or md5"
+                raise ProtlmError(f"{path}, line {record.line}: {reason}")
+            lines[record.id] = record.line
     survey.residues, survey.digest = np.array(residues, np.int64), digest.hexdigest()
     return survey
 
@@ -108,11 +109,10 @@ def together(survey: Survey) -> Iterator[tuple[list[int], list[Record]]]:
     records: list[Record] = []
     held = 0
     for place, record in again(survey):
-        if not survey.residues[place] or not isinstance(record, Record):
-            continue
-        places.append(place)
-        records.append(record)
-        held += len(record.sequence)
+        if survey.residues[place] and isinstance(record, Record):
+            places.append(place)
+            records.append(record)
+            held += len(record.sequence)
         if len(records) == PROTEINS_AT_ONCE or held >= RESIDUES_AT_ONCE:
             yield places, records
             places, records, held = [], [], 0
@@ -121,16 +121,5 @@ def together(survey: Survey) -> Iterator[tuple[list[int], list[Record]]]:
 
 
 def _content(record: Record | BadRecord) -> bytes:
-    """What the digest of an input is made of."""
     sequence = record.sequence + "\n" if isinstance(record, Record) else ""
     return f">{record.id}\n{sequence}".encode()
-
-
-def _require_key(path: Path, record: Record, lines: dict[str, int]) -> None:
-    """Raises ProtlmError where a name cannot be a key, or is one already."""
-    reason = why_no_key(record.id)
-    if record.id in lines:
-        reason = f"{record.id!r} is also the name in line {lines[record.id]}, and keys differ"
-    if reason:
-        raise ProtlmError(f"{path}, line {record.line}: {reason}; choose --keys number or md5")
-    lines[record.id] = record.line

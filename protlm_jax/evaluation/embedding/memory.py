@@ -1,7 +1,7 @@
-"""How much memory a batch takes.
+"""How much memory a batch takes, estimated from the architecture.
 
-Activations are estimated from the architecture. Against what XLA reports for compiled programs of
-BERT, T5, XLNet and ESM-2 on CPU the estimate is between 1 and 2 times as much.
+Against what XLA reports for compiled programs of BERT, T5, XLNet and ESM-2 on CPU the estimate is
+between 1 and 2 times as much.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from protlm_jax.models.build import parameter_count
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel
 
-_SHARE = {"cpu": 0.25}  # of a memory that others use, too
-_ACCELERATOR_SHARE = 0.7
-_SCORES = {"relative_xl": 3}  # arrays of all pairs that live at once; 2 elsewhere
 _BYTES = 4
 
 
 def row_bytes(config: ModelConfig, length: int, layers: int) -> int:
-    """What one row of a batch takes while it is computed, results of `layers` layers included."""
-    pairs = _SCORES.get(config.positions, 2) * config.num_heads * length**2
+    """Bytes of one row of a batch while it is computed, with results of `layers` layers."""
+    # Arrays of all pairs that live at once; of the chunked backend a tile at a time.
+    arrays = 3 if config.positions == "relative_xl" else 2
+    pairs = arrays * config.num_heads * length**2
     if config.attention_backend == "chunked":
-        pairs -= 2 * config.num_heads * length**2  # of which a tile is there at a time
-        pairs += 2 * config.num_heads * min(length, 128) ** 2
+        pairs += 2 * config.num_heads * (min(length, 128) ** 2 - length**2)
     streams = length * (4 * config.d_model + config.d_ff)
     kept = config.num_layers + 1 if layers > 1 else 1
     # Results of the batch before are fetched while this one runs.
@@ -34,27 +32,25 @@ def row_bytes(config: ModelConfig, length: int, layers: int) -> int:
 
 
 def shared_bytes(config: ModelConfig, length: int) -> int:
-    """What a batch takes whatever its rows: T5's bias of all pairs."""
-    if config.positions != "relative_bias":
-        return 0
-    return _BYTES * config.num_heads * length**2
+    """Bytes of a batch of any number of rows: T5's bias of all pairs."""
+    return _BYTES * config.num_heads * length**2 * (config.positions == "relative_bias")
 
 
 def device_memory() -> int:
-    """Bytes that one device has; of a CPU, all that the machine has."""
+    """Bytes of one device; of a CPU, all that the machine has."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return int(limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def activation_budget(loaded: LoadedModel) -> int:
-    """Bytes of one device that a batch may take."""
-    share = _SHARE.get(jax.default_backend(), _ACCELERATOR_SHARE)
+    """Bytes of one device that a batch may take; a CPU's memory is shared with other programs."""
+    share = 0.25 if jax.default_backend() == "cpu" else 0.7
     free = int(share * device_memory()) - _BYTES * parameter_count(loaded.params)
     return max(free, 1 << 26)
 
 
 def longest_row(config: ModelConfig, budget: int, layers: int) -> int:
-    """Tokens of the longest row that fits: 2^k or 3 x 2^k, so that like machines agree."""
+    """Tokens of the longest row that fits: 2^k or 3 x 2^k, so that similar machines agree."""
     length = 64
     while True:
         longer = length * 3 // 2 if length.bit_count() == 1 else length * 4 // 3

@@ -1,19 +1,17 @@
-"""Embeddings: one vector a residue or a protein, the same whatever else is in the batch.
+"""Embeddings in memory: one vector a residue or a protein, independent of the rest of the batch.
 
     loaded = load_model("runs/mine")
     for name, vectors in embed_sequences(loaded, {"P1": "MKTAYIAKQR", "P2": "MKVLAAG"}):
         print(name, vectors.shape)  # (residues, d_model)
 
-These are the arrays that `protlm embed` writes; `vectors="mean"` gives one a protein, and
-`layers="all"` every depth. Proteins longer than the model takes at once are read through
+`protlm embed` writes the same arrays. Proteins longer than the model takes at once are read through
 overlapping windows, each residue from the window in which it is farthest from a cut; they are
-counted and listed, never truncated.
+listed, never truncated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,31 +23,25 @@ from protlm_jax.evaluation.engine import for_reading, normalised
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import ResiduePolicy
 
-_PROTEINS_AT_ONCE = 1024  # how far the stream looks ahead to sort by length,
-_BYTES_AT_ONCE = 1 << 28  # and how much of what it finds it holds
+_PROTEINS_AT_ONCE = 1024  # sorted by length together,
+_BYTES_AT_ONCE = 1 << 28  # if their results take no more than this
 
 
-@dataclass(frozen=True)
 class EmbeddingStream:
     """Iterate to get (id, array), in the order of the input; see `embed_sequences`.
 
     Attributes:
-        embedder: the model, and what is asked of it.
+        embedder: the model, and what is computed.
         sequences: id -> normalised sequence.
         progress: whether to draw a progress bar on a terminal.
         windowed: id -> number of windows, of the proteins that did not fit at once.
     """
 
-    embedder: Embedder
-    sequences: Mapping[str, str]
-    progress: bool
-    windowed: dict[str, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        residues = np.array([len(s) for s in self.sequences.values()], np.int64)
-        counts = window_counts(residues, self.embedder.limit).tolist()
-        found = {k: n for k, n in zip(self.sequences, counts, strict=True) if n > 1}
-        object.__setattr__(self, "windowed", found)
+    def __init__(self, embedder: Embedder, sequences: Mapping[str, str], progress: bool) -> None:
+        self.embedder, self.sequences, self.progress = embedder, sequences, progress
+        residues = np.array([len(s) for s in sequences.values()], np.int64)
+        counts = window_counts(residues, embedder.limit).tolist()
+        self.windowed = {k: n for k, n in zip(sequences, counts, strict=True) if n > 1}
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -58,8 +50,7 @@ class EmbeddingStream:
         from tqdm import tqdm
 
         residues = sum(map(len, self.sequences.values()))
-        # disable=None draws on a terminal only.
-        quiet = None if self.progress else True
+        quiet = None if self.progress else True  # None draws on a terminal only
         (vectors,) = self.embedder.spec.vectors
         with tqdm(total=residues, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
             for names in self._parts():
@@ -113,28 +104,24 @@ def embed_sequences(
     """The frozen representation of proteins, special tokens and padding left out.
 
     Args:
-        loaded: the model.
-        sequences: id -> sequence, spaced or not; read under `policy`.
+        loaded: the model, which computes in its own dtype.
+        sequences: id -> sequence, spaced or not; read under `policy` (None: the model's own).
         layers: "last", "all" or numbers, see `spec.resolve_layers`.
         vectors: "residues", or of the protein "mean", "max" (over residues) or "cls".
-        dtype: of the arrays; the model computes in its own.
-        window: residues that go through the model at once; see `resolve_window`.
+        dtype: of the arrays.
+        window: residues that go through the model at once; see `embedder.resolve_window`.
         tokens_per_batch: budget of one batch on each device, with padding; None suits the device.
         devices: how many of this process's devices share the work; None takes all.
-        policy: what to do with rare residues and lower case; None: as the model has it.
-        progress: draw a progress bar on a terminal.
 
     Returns:
         A stream of (id, array) in the order of `sequences`, [residues, d_model] or [d_model], and
-        [layers, ...] where several are asked for; `len`, `report()` and `windowed` are known before
-        anything is computed, and it can be iterated again.
+        [layers, ...] of several layers. `len`, `report()` and `windowed` are known before anything
+        is computed, and it can be iterated again.
 
     Raises:
-        ProtlmError: for an unknown residue (naming record and position), an impossible window, or
-            what the model does not have.
+        ProtlmError: an unknown residue, an impossible window, or what the model does not have.
     """
-    policy = policy or loaded.policy
-    plain = normalised(sequences.items(), policy)
+    plain = normalised(sequences.items(), policy or loaded.policy)
     loaded = for_reading(loaded)
     spec = EmbeddingSpec(resolve_layers(loaded, layers), (vectors,), dtype)
     residues = np.array([len(s) for s in plain.values()], np.int64)

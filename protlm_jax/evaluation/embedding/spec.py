@@ -1,4 +1,4 @@
-"""What is asked of a model for each protein: which layers, which vectors, in which dtype."""
+"""What is computed of each protein: which layers, which vectors, in which dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.parts import Arrays as Arrays
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.vocabularies import Vocabulary
 
 Vectors = Literal["residues", "mean", "max", "cls"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -25,7 +24,8 @@ class EmbeddingSpec:
     Attributes:
         layers: depths, see `resolve_layers`.
         vectors: "residues" ([layers, residues, d_model]); "mean" and "max" over residues, or
-            "cls", the classification token ([layers, d_model] each).
+            "cls", the classification token ([layers, d_model] each). The axis of layers is left out
+            where there is one.
         dtype: of the results; pooling is done in float32.
     """
 
@@ -43,7 +43,7 @@ class EmbeddingSpec:
             raise ProtlmError(f"no dtype {self.dtype!r}: there are {', '.join(get_args(Dtype))}")
 
     def shape(self, vectors: str, residues: int, width: int) -> tuple[int, ...]:
-        """Of one protein's array; the axis of layers is left out where there is one."""
+        """Of one protein's array."""
         each = (residues, width) if vectors == "residues" else (width,)
         return each if len(self.layers) == 1 else (len(self.layers), *each)
 
@@ -59,17 +59,14 @@ class EmbeddingSpec:
 
 
 def resolve_layers(loaded: LoadedModel, asked: str | Sequence[int]) -> tuple[int, ...]:
-    """Depths as numbers from 0 to the number of blocks.
+    """Depths from 0 to the number of blocks, for "last", "all" or numbers (-1 is the last).
 
-    Layer 0 is the embedding of the tokens before the first block, layer i what the first i blocks
-    have made of it, and the last one, with the final norm where the family has one, what is usually
-    called the embedding. Of an encoder-decoder the encoder is read.
-
-    Args:
-        asked: "last", "all", or numbers; negative ones count from the end, -1 being the last.
+    Layer 0 is the embedding of the tokens before the first block, layer i the stream after i
+    blocks; the last one, with the final norm where the family has one, is what is usually called
+    the embedding. Of an encoder-decoder the encoder is read.
 
     Raises:
-        ProtlmError: a layer that the model does not have, or one asked for twice.
+        ProtlmError: a layer that the model does not have, or one that is named twice.
     """
     depth = loaded.config.num_layers
     if asked == "last":
@@ -88,15 +85,3 @@ def resolve_layers(loaded: LoadedModel, asked: str | Sequence[int]) -> tuple[int
     if len(set(layers)) < len(layers):
         raise ProtlmError(f"a layer is asked for twice: {', '.join(map(str, layers))}")
     return layers
-
-
-def cls_place(vocabulary: Vocabulary) -> int | None:
-    """Where a protein's tokens have the classification token; from the end where negative.
-
-    None where the vocabulary puts none around a protein.
-    """
-    ids = (*vocabulary.prefix_ids, *vocabulary.suffix_ids)
-    found = [i for i, token in enumerate(ids) if "cls" in vocabulary.tokens[token].lower()]
-    if not found:
-        return None
-    return found[0] if found[0] < len(vocabulary.prefix_ids) else found[0] - len(ids)

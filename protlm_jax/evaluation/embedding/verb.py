@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protlm_jax.verbs.arguments import add_rare_residues, add_window
+from protlm_jax.errors import ProtlmError
+from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
 if TYPE_CHECKING:
     from protlm_jax.models import LoadedModel
@@ -45,7 +46,7 @@ long proteins: what does not fit at once is read through windows that overlap by
   each residue is taken from the window in which it is farthest from a cut. A mean or max is
   over all its residues; cls is the mean of the windows' tokens, weighed by the residues taken
   from each. Nothing is cut off. A window is as long as a row of a run's training, or as the
-  folder says (ESM-2: 1,022 residues); where nobody says it, at most 4,096 tokens; and no more
+  folder says (ESM-2: 1,022 residues); otherwise at most 4,096 tokens; and no more
   than its position table and the memory of the device hold. --window N sets it.
 
 The same command again goes on after a kill: results wait in e.h5.work until the output is
@@ -57,7 +58,6 @@ code is 0 when every record was embedded, 3 when some were not, 1 on errors.
 
 
 def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
-    """Gives the verb its arguments."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = EPILOG
     verb.add_argument("--model", required=True, help=model_help)
@@ -83,28 +83,23 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     add_rare_residues(verb)
     add_window(verb)
     verb.add_argument(
-        "--tokens_per_batch", type=int, metavar="N",
+        "--tokens_per_batch", type=positive, metavar="N",
         help="with padding, on each device; default: what suits it and fits",
     )  # fmt: skip
     verb.add_argument(
         "--keys", choices=("number", "id", "md5"), default="number",
         help="of the data sets in .h5; default: number",
     )  # fmt: skip
-    verb.add_argument("--devices", type=int, metavar="N", help="how many to use; default: all")
+    verb.add_argument("--devices", type=positive, metavar="N", help="how many to use; default: all")
 
 
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
     """Embeds with the model that `load` reads, prints the summary, and returns the exit code."""
-    from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.embedding import formats
     from protlm_jax.evaluation.embedding.files import embed_file
     from protlm_jax.evaluation.embedding.spec import EmbeddingSpec, resolve_layers
 
-    for name in ("tokens_per_batch", "devices"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ProtlmError(f"--{name} {value}: it must be at least 1")
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     default = "mean" if arguments.output.suffix in formats.PARQUET else "residues"
     spec = EmbeddingSpec(
@@ -133,14 +128,11 @@ def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> in
 
 
 def _layers(words: list[str]) -> str | list[int]:
-    """Numbers, or the one word."""
     if len(words) == 1 and words[0] in ("last", "all"):
         return words[0]
     try:
         return [int(word) for word in words]
     except ValueError:
-        from protlm_jax.errors import ProtlmError
-
         raise ProtlmError(
             f"--layers {' '.join(words)}: write last, all, or numbers such as 0 6 12"
         ) from None

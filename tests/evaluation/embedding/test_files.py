@@ -26,7 +26,6 @@ from protlm_jax.evaluation.embedding.embedder import Embedder
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
 from protlm_jax.models import LoadedModel
-from protlm_jax.vocabularies import AMINO_ACIDS
 
 
 def test_a_file_has_what_the_api_gives(tmp_path: Path, assert_close: Callable[..., None]) -> None:
@@ -141,51 +140,26 @@ def test_other_settings_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_very_long_protein_among_short_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_close: Callable[..., None]
 ) -> None:
-    esm2, short = loaded("esm2"), proteins(40)
-    embedders: list[Embedder] = []
-    monkeypatch.setattr(
-        Embedder, "embed", lambda s, *a, run=Embedder.embed: embedders.append(s) or run(s, *a)
-    )
-    (tmp_path / "alone").mkdir()
-    embed(tmp_path / "alone", short, model=esm2, window=62)
-    records = [*short[:20], ("long", "MKTAYIAKQRLW" * 300), *short[20:]]
-    outcome = embed(tmp_path, records, model=esm2, window=62)
-    assert outcome.failed == 0 and "long (3,600 in 116)" in outcome.summary
-    assert (
-        len(embedders[-1].engine.used) == 1
-    )  # the windows are no longer than the longest of the others
-    found = read(tmp_path / "e.h5")
-    assert found.pop(20)[2].shape == (3600, 16)
-    for one, other in zip(found, read(tmp_path / "alone/e.h5"), strict=True):
-        assert_close(one[2], other[2], 1e-5)
-
-
-@pytest.mark.slow
-def test_a_titin_among_a_thousand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_close: Callable[..., None]
-) -> None:
-    """35,000 residues are done and listed, and the others cost what they cost without them."""
-    esm2, short, computed = loaded("esm2"), proteins(1000, 20, 200), []
+    """It is embedded and listed, and the others cost what they cost without it."""
+    esm2, short, computed = loaded("esm2"), proteins(40), []
     monkeypatch.setattr(
         Embedder,
         "_inputs",
         lambda s, batch, *a, run=Embedder._inputs: computed.append(batch) or run(s, batch, *a),
     )
     (tmp_path / "alone").mkdir()
-    embed(tmp_path / "alone", short, model=esm2, tokens_per_batch=2048)
+    embed(tmp_path / "alone", short, model=esm2, window=62)
     alone = sum(batch.shape.length for batch in computed)
     computed.clear()
-    titin = "".join(np.random.default_rng(1).choice(list(AMINO_ACIDS), 35_000))
-    records = [*short[:500], ("titin", titin), *short[500:]]
-    outcome = embed(tmp_path, records, model=esm2, tokens_per_batch=2048, window=1022)
-    assert outcome.failed == 0 and "titin (35,000 in 68)" in outcome.summary
+    records = [*short[:20], ("long", "MKTAYIAKQRLW" * 300), *short[20:]]
+    outcome = embed(tmp_path, records, model=esm2, window=62)
+    assert outcome.failed == 0 and "long (3,600 in 116)" in outcome.summary
     listed = json.loads((tmp_path / "e.h5.json").read_text())["windowed"]
-    assert listed == [{"record": 500, "id": "titin", "residues": 35_000, "windows": 68}]
-    together = sum(batch.shape.length for batch in computed)
-    assert together <= alone + 68 * 1024 + 2 * 2048
+    assert listed == [{"record": 20, "id": "long", "residues": 3600, "windows": 116}]
     assert len({batch.shape for batch in computed}) == 1
+    assert sum(batch.shape.length for batch in computed) <= alone + 116 * 64 + 2 * 256
     found = read(tmp_path / "e.h5")
-    assert found.pop(500)[2].shape == (35_000, 16)
+    assert found.pop(20)[2].shape == (3600, 16)
     for one, other in zip(found, read(tmp_path / "alone/e.h5"), strict=True):
         assert_close(one[2], other[2], 1e-5)
 

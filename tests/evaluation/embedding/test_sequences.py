@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from zoo import ZOO, loaded
 
 from protlm_jax.data.rows import windows
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.embedding.embedder import Embedder
+from protlm_jax.evaluation.embedding.embedder import Embedder, _cheapest
 from protlm_jax.evaluation.embedding.sequences import embed_sequences
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec, Vectors, resolve_layers
 from protlm_jax.evaluation.engine import for_reading
@@ -171,6 +172,20 @@ def test_a_window_must_fit(small_model: SmallModel) -> None:
     with pytest.raises(ProtlmError, match="between 2 and 62"):
         embed_sequences(small_model("bert"), {"p": "MK"}, window=63)
     assert embed_sequences(small_model("t5"), {"p": "MKL" * 9}, window=10).windowed == {"p": 5}
+
+
+def test_shapes_cost_the_least_of_all_choices() -> None:
+    """Against every way to cut seven lengths into runs."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        cost = rng.random((7, 7))
+
+        def total(ends: tuple[int, ...], cost: np.ndarray = cost) -> float:
+            begins = [0, *(end + 1 for end in ends[:-1])]
+            return sum(cost[i, j] for i, j in zip(begins, ends, strict=True))
+
+        cuts = itertools.chain(*(itertools.combinations(range(6), k) for k in range(7)))
+        assert total(tuple(_cheapest(cost))) == pytest.approx(min(total((*c, 6)) for c in cuts))
 
 
 def test_rows_of_one_protein_waste_little() -> None:

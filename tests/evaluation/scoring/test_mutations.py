@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.mutations import check, mutated, parse_mutations, restored
+from protlm_jax.evaluation.scoring.mutations import check, mutate, parse_mutations, restored
 
 WILDTYPE = "MSKGEELFTG"
 
@@ -32,7 +32,7 @@ REASONS = {
     **dict.fromkeys(("S2fs", "p.Ser2Lysfs*5", "S2ext"), "frameshifts"),
     **dict.fromkeys(("2G", "2_3del", "-2G"), "does not name the wild-type residue"),
     **dict.fromkeys(("S2", "S", "MISSENSE", "NA", "S2?", "A42GG"), "is no mutation like A42G"),
-    **dict.fromkeys(("S2X", "U2G", "S2B", "Sec2Gly", "S2_K3insX"), "none of the 20"),
+    **dict.fromkeys(("S2X", "S2U", "U2G", "S2B", "Sec2Gly", "S2_K3insX"), "none of the 20"),
     **dict.fromkeys(("S2G:S2A", "S2G:S2G", "S2_G4del:K3R", "S2_K3insG:S2_K3insA"), "twice"),
     **dict.fromkeys(("S2G:", ":S2G", "S2G,,K3R"), "cut off"),
     "p.[Ser2Gly];[Lys3Arg]": "more than one allele",
@@ -50,10 +50,10 @@ REASONS = {
 def test_notations_with_one_meaning(text: str) -> None:
     edits = parse_mutations(text)
     check(edits, WILDTYPE)
-    assert mutated(edits, WILDTYPE) == MEANINGS[text]
+    assert mutate(edits, WILDTYPE).sequence == MEANINGS[text]
     moved = "".join(str(int(c) + 4) if c.isdigit() and c != "0" else c for c in text)
     if "N" not in text:
-        assert mutated(parse_mutations(moved, -4), WILDTYPE) == MEANINGS[text]
+        assert mutate(parse_mutations(moved, -4), WILDTYPE).sequence == MEANINGS[text]
 
 
 @pytest.mark.parametrize("text", REASONS)

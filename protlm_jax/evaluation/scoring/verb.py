@@ -57,7 +57,6 @@ a kill: scores wait in OUTPUT.work until the table is written.
 
 
 def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
-    """Gives the verb its arguments."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = EPILOG
     verb.add_argument("--model", required=True, help=model_help)
@@ -67,11 +66,11 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument(
         "--strategy",
         choices=(
-            *("masked-marginals", "masked-marginals-additive"),
-            *("wildtype-marginals", "likelihood-ratio"),
+            "masked-marginals", "masked-marginals-additive", "wildtype-marginals",
+            "likelihood-ratio",
         ),
         help="of variants; default: masked-marginals, for causal models likelihood-ratio",
-    )
+    )  # fmt: skip
     verb.add_argument(
         "--columns", metavar="ROLE=NAME,...",
         help="columns of variants that have other names, as in mutant=Variant,DMS_score=fitness; "
@@ -92,13 +91,14 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
     """Scores with the model that `load` reads, prints the summary, and returns the exit code."""
-    from protlm_jax.evaluation import score_files, verbs
-    from protlm_jax.evaluation.variant_files import parse_columns
+    from protlm_jax.evaluation import verbs
+    from protlm_jax.evaluation.scoring.files import score_file
+    from protlm_jax.evaluation.scoring.table import parse_columns
 
     columns = parse_columns(arguments.columns) if arguments.columns else None
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     verbs.require_answers(loaded, verbs.data_of(arguments.model))
-    outcome = score_files.score_file(
+    outcome = score_file(
         loaded,
         arguments.input,
         arguments.output,

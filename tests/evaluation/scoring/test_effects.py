@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import numpy as np
 import pytest
+from scored import WILDTYPE, bare_logits, variant
 from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.mutations import mutated, parse_mutations
-from protlm_jax.evaluation.score import likelihoods, residue_limit
-from protlm_jax.evaluation.variants import (
+from protlm_jax.evaluation.scoring.mutations import Variant, parse_mutations
+from protlm_jax.evaluation.scoring.score import (
     STRATEGIES,
-    Variant,
     effects,
     groups_of,
+    likelihoods,
     require_scorable,
+    residue_limit,
 )
 from protlm_jax.models import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
-
-WILDTYPE = "MKTAYIAKQRQISFVKSHFSRQ"
 
 
 def of_kind(*kinds: str) -> list[str]:
     return [name for name in ZOO if loaded(name).model.readouts[0].kind in kinds]
 
 
-def variant(text: str, wildtype: str = WILDTYPE) -> Variant:
-    edits = parse_mutations(text)
-    return Variant(wildtype, mutated(edits, wildtype), not all(e.substitutes for e in edits))
-
-
 def residue_logits(model: LoadedModel, sequence: str, hidden: list[int]) -> np.ndarray:
     """Logits [residues, 20] of one bare protein with residues hidden."""
-    vocabulary, readout = model.vocabulary, model.model.readouts[0]
-    before, true = len(vocabulary.prefix_ids), vocabulary.encode(sequence)[None]
-    sides = {
-        "segment_ids": np.ones_like(true),
-        "positions": np.arange(true.shape[1], dtype=np.int32)[None],
-    }
-    mask = np.isin(np.arange(true.shape[1]) - before, hidden)[None]
-    batch: dict[str, Any] = {"input_tokens": true, **sides}
-    if readout.kind == "denoising":
-        batch = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in sides.items()}
-        batch["encoder_input_tokens"] = true
-        batch["decoder_input_tokens"] = np.roll(true, 1, axis=1)
-        batch["decoder_input_tokens"][0, 0] = vocabulary.pad_id
-    batch = readout.hide(batch, mask, vocabulary.mask_id)
-    logits = jax.jit(lambda p, b: model.model.apply({"params": p}, b))(model.params, batch)
-    rows = np.asarray(logits, np.float64)[0, before : before + len(sequence)]
-    return rows[:, vocabulary.amino_acid_ids]
+    return bare_logits(model, sequence, hidden)[:, model.vocabulary.amino_acid_ids]
 
 
 def log_odds(logits: np.ndarray, text: str) -> float:
@@ -147,12 +122,9 @@ def test_distant_mutations_are_summed_over_windows() -> None:
     assert ratio[0] == pytest.approx(np.diff([score.total for score in pair])[0], abs=1e-4)
 
 
-def test_no_variants_no_work() -> None:
+def test_strategies_that_a_model_does_not_have() -> None:
     assert effects(loaded("bert"), []).shape == (0,)
     assert effects(loaded("bert"), [variant("WT")]) == [0.0]
-
-
-def test_strategies_that_a_model_does_not_have() -> None:
     for family in of_kind("denoising", "query", "causal"):
         with pytest.raises(ProtlmError, match="wildtype-marginals is not defined"):
             effects(loaded(family), [variant("K2R")], strategy="wildtype-marginals")

@@ -21,6 +21,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
 
@@ -30,17 +32,13 @@ WILD_TYPE = frozenset(
 
 _CODES = "AlaCysAspGluPheGlyHisIleLysLeuMetAsnProGlnArgSerThrValTrpTyrXaaSecAsxGlxPylXleTer"
 _THREE = dict(zip(re.findall("...", _CODES), AMINO_ACIDS + "XUBZOJ*", strict=True))
-_SITE = r"([A-Za-z]{3}|[A-Za-z*])(-?\d+(?:\.0+)?)"  # 2.0 is what a column of numbers makes of 2
+_SITE = r"([A-Za-z]{3}|[A-Za-z*])(-?\d+(?:\.0+)?)"  # 2.0: pandas writes integers with NaN so
 _SINGLE = r"[A-Za-z]-?\d+(?:\.0+)?[A-Za-z]"
 _substitution = re.compile(rf"{_SITE}([A-Za-z]{{3}}|[A-Za-z*=-])").fullmatch
 _indel = re.compile(rf"{_SITE}(?:_{_SITE})?(delins|del|ins|dup)([A-Za-z*]*)").fullmatch
 _several = re.compile(rf"{_SINGLE}(?:[_-]?{_SINGLE})+").fullmatch
-_singles = re.compile(_SINGLE).findall
-_site_first = re.compile(rf"(?:p\.)?\(?{_SITE}").match
 _frameshift = re.compile(rf"{_SITE}.*(?:fs|ext).*", re.IGNORECASE).fullmatch
 _without_wildtype = re.compile(r"(-?\d+)(?:_-?\d+)?(?:[A-Za-z*=-]+)").fullmatch
-_accession = re.compile(r"(?:[NX]P_\d+|ENSP\d+)(?:\.\d+)?:(?=p\.)")
-_separator = re.compile(r"[:;,/+]")
 
 _MOST_DIGITS = 9
 
@@ -51,11 +49,10 @@ class Edit:
 
     Attributes:
         text: as it was written.
-        start: first residue that is replaced; for an insertion the one it stands before.
-        stop: the residue after the last one.
-        letters: what stands there in the mutant.
-        named: positions, counted from 0, and the letters that the notation expects there.
-        repeated: the residues are duplicated, and `letters` is empty.
+        start, stop: the residues that are replaced; equal for an insertion before `start`.
+        letters: the residues in their place; empty for a duplication.
+        named: positions, counted from 0, and the wild-type letters that the notation gives there.
+        repeated: the residues are duplicated.
     """
 
     text: str
@@ -71,6 +68,33 @@ class Edit:
         return len(self.letters) == self.stop - self.start == 1
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The residues of a wild type and of its mutant.
+
+    shifted: residues were inserted and as many deleted, so that positions cannot be compared.
+    """
+
+    wildtype: str
+    sequence: str
+    shifted: bool = False
+
+    @property
+    def is_wildtype(self) -> bool:
+        return self.sequence == self.wildtype
+
+    @property
+    def is_indel(self) -> bool:
+        """Whether residues were inserted or deleted."""
+        return self.shifted or len(self.sequence) != len(self.wildtype)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Residues that differ, counted from 0, ascending; of sequences of one length."""
+        own, other = (np.frombuffer(s.encode(), np.uint8) for s in (self.wildtype, self.sequence))
+        return tuple(np.flatnonzero(own != other).tolist())
+
+
 def parse_mutations(text: str, offset: int = 0) -> tuple[Edit, ...]:
     """Reads a field of mutations; the wild type has none.
 
@@ -84,25 +108,27 @@ def parse_mutations(text: str, offset: int = 0) -> tuple[Edit, ...]:
     body = text.strip()
     if body.lower() in WILD_TYPE:
         return ()
-    body = _bare(_accession.sub("", body))
+    body = _bare(re.sub(r"(?:[NX]P_\d+|ENSP\d+)(?:\.\d+)?:(?=p\.)", "", body))
+    shown = repr(text.strip() if len(text.strip()) <= 60 else text.strip()[:57] + "...")
     if "[" in body or "]" in body:
-        raise ProtlmError(f"{_short(text)} describes more than one allele; give each its own row")
-    parts = [part.strip() for part in _separator.split(body)]
+        raise ProtlmError(f"{shown} describes more than one allele; give each its own row")
+    parts = [part.strip() for part in re.split("[:;,/+]", body)]
     if not all(parts):
         raise ProtlmError(
-            f"{_short(text)} has nothing before or after one of its separators; was a mutation "
-            "cut off?"
+            f"{shown} has nothing before or after one of its separators; was a mutation cut off?"
         )
     edits = [edit for part in parts for edit in _part(part)]
-    moved = [_moved(edit, offset) for edit in edits] if offset else edits
-    ordered = sorted(moved, key=lambda edit: (edit.start, edit.stop))
-    for before, after in itertools.pairwise(ordered):
-        if after.start < before.stop or (after.start, after.stop) == (before.start, before.stop):
+    for before, after in itertools.pairwise(sorted(edits, key=_span)):
+        if after.start < before.stop or _span(after) == _span(before):
             raise ProtlmError(
-                f"{_short(text)} changes position {after.start + 1 - offset} twice; name each "
-                "position once"
+                f"{shown} changes position {after.start + 1} twice; name each position once"
             )
-    return tuple(moved)
+    if offset:
+        for i, edit in enumerate(edits):
+            named = tuple((at + offset, letter) for at, letter in edit.named)
+            start, stop = edit.start + offset, edit.stop + offset
+            edits[i] = replace(edit, start=start, stop=stop, named=named)
+    return tuple(edits)
 
 
 def check(edits: Sequence[Edit], sequence: str, *, mutated: bool = False) -> None:
@@ -128,14 +154,15 @@ def check(edits: Sequence[Edit], sequence: str, *, mutated: bool = False) -> Non
                 )
 
 
-def mutated(edits: Sequence[Edit], wildtype: str) -> str:
-    """The mutant's residues; `check` has passed."""
+def mutate(edits: Sequence[Edit], wildtype: str) -> Variant:
+    """The mutant that edits make of a wild type; `check` has passed."""
     pieces, done = [], 0
-    for edit in sorted(edits, key=lambda edit: (edit.start, edit.stop)):
+    for edit in sorted(edits, key=_span):
         own = wildtype[edit.start : edit.stop]
         pieces += [wildtype[done : edit.start], own * 2 if edit.repeated else edit.letters]
         done = edit.stop
-    return "".join(pieces) + wildtype[done:]
+    shifted = not all(edit.substitutes for edit in edits)
+    return Variant(wildtype, "".join([*pieces, wildtype[done:]]), shifted)
 
 
 def restored(edits: Sequence[Edit], mutant: str) -> str:
@@ -147,16 +174,20 @@ def restored(edits: Sequence[Edit], mutant: str) -> str:
     return "".join(letters)
 
 
+def _span(edit: Edit) -> tuple[int, int]:
+    return edit.start, edit.stop
+
+
 @functools.lru_cache(1 << 16)  # a scan of a protein names each of its single mutations often
 def _part(part: str) -> tuple[Edit, ...]:
     """The mutations of one part between separators."""
     words = part.split()
-    if len(words) > 1 and not all(map(_site_first, words)):
+    if len(words) > 1 and not all(re.match(rf"(?:p\.)?\(?{_SITE}", word) for word in words):
         words = ["".join(words)]  # "A 42 G"
     found: list[Edit] = []
     for word in map(_bare, words):
-        single = _substitution(word) or _indel(word)
-        found += map(_edit, _singles(word) if not single and _several(word) else [word])
+        several = not (_substitution(word) or _indel(word)) and _several(word)
+        found += map(_edit, re.findall(_SINGLE, word) if several else [word])
     return tuple(found)
 
 
@@ -237,11 +268,6 @@ def _residues(text: str, shown: str) -> str:
     return "".join(_residue(letter, shown) for letter in text)
 
 
-def _moved(edit: Edit, offset: int) -> Edit:
-    named = tuple((at + offset, letter) for at, letter in edit.named)
-    return replace(edit, start=edit.start + offset, stop=edit.stop + offset, named=named)
-
-
 def _bare(text: str) -> str:
     """Without HGVS's p. and its brackets or parentheses around the whole."""
     text = text.removeprefix("p.")
@@ -250,8 +276,3 @@ def _bare(text: str) -> str:
         if text.startswith(opening) and text.endswith(closing) and opening not in inner:
             text = inner
     return text
-
-
-def _short(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -15,9 +15,10 @@ from scored import GFP_LIKE, WILDTYPE, effect, rows_of, variant, write
 from zoo import loaded
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import parts, score_files
-from protlm_jax.evaluation.score import likelihoods
-from protlm_jax.evaluation.score_files import score_file
+from protlm_jax.evaluation import parts
+from protlm_jax.evaluation.scoring import files
+from protlm_jax.evaluation.scoring.files import score_file
+from protlm_jax.evaluation.scoring.score import likelihoods
 
 PROTEINS = (
     """\
@@ -114,17 +115,6 @@ def test_missing_measurements_take_no_part_in_the_correlation(tmp_path) -> None:
     assert "(3 variants of MSKGEELF" in outcome.summary
 
 
-def test_two_assays_in_one_file_are_two_wild_types(tmp_path) -> None:
-    other = WILDTYPE[::-1]
-    pairs = [("K2R", WILDTYPE), ("A4W", WILDTYPE), ("Q1E", other)]
-    lines = [f"{m},{variant(m, w).sequence}" for m, w in pairs]
-    path = write(tmp_path, "mutant,mutated_sequence\n" + "\n".join(lines), "v.csv")
-    outcome = score_file(loaded("bert"), path, tmp_path / "s.csv")
-    assert outcome.failed == 0 and "3 variants of 2 wild type(s)" in outcome.summary
-    scores = [float(row["score"]) for row in rows_of(tmp_path / "s.csv")]
-    assert scores == pytest.approx([effect(m, w) for m, w in pairs], abs=1e-5)
-
-
 def test_wild_types_from_a_column(tmp_path) -> None:
     text = (
         "name,mutant,sequence,comment\n"
@@ -144,25 +134,6 @@ def test_wild_types_from_a_column(tmp_path) -> None:
     assert "frameshifts" in rows[3]["error"] and "position 3" in rows[4]["error"]
     assert "2 cells under 4 columns" in rows[5]["error"] and rows[5]["name"] == "f"
     assert {row["method"] for row in rows} == {"wildtype-marginals"} and outcome.failed == 4
-
-
-def test_wild_types_from_a_fasta_file(tmp_path) -> None:
-    one = write(tmp_path, f">WT\n{WILDTYPE}\n", "one.fasta")
-    path = write(tmp_path, "mutant,mutated_sequence\nK2R,K\nK2R,MRTAYIAKQRQISFVKSHFSRA\n", "v.csv")
-    outcome = score_file(loaded("bert"), path, tmp_path / "s.csv", wildtype=one)
-    rows = rows_of(tmp_path / "s.csv")
-    assert outcome.failed == 2 and "has 1 residues, but" in rows[0]["error"]
-    assert "has A at position 22, where wild type and mutations give Q" in rows[1]["error"]
-    two = write(tmp_path, f">a\n{WILDTYPE}\n>b\n{WILDTYPE[::-1]}\n", "two.fasta")
-    path = write(tmp_path, "mutant,wildtype\nK2R,a\nQ1E,b\nQ1E,c\n", "w.csv")
-    outcome = score_file(loaded("bert"), path, tmp_path / "s.csv", wildtype=two)
-    rows = rows_of(tmp_path / "s.csv")
-    assert float(rows[1]["score"]) == pytest.approx(effect("Q1E", WILDTYPE[::-1]), abs=1e-5)
-    assert outcome.failed == 1 and "'c'" in rows[2]["error"]
-    with pytest.raises(ProtlmError, match="needs a column 'wildtype'"):
-        score_file(
-            loaded("bert"), write(tmp_path, "mutant\nK2R\n", "n.csv"), tmp_path / "o", wildtype=two
-        )
 
 
 @pytest.mark.parametrize(
@@ -291,7 +262,7 @@ def test_a_kill_costs_no_more_than_what_was_under_way(
         more["wildtype"] = write(tmp_path, f">wt\n{WILDTYPE}\n", "wt.fasta")
     score_file(loaded("bert"), path, tmp_path / "whole.csv", **more)
     monkeypatch.setattr(parts, "PART_BYTES", 1)
-    monkeypatch.setattr(score_files, "_SHARE", defaultdict(lambda: 2))
+    monkeypatch.setattr(files, "_TOGETHER", defaultdict(lambda: 2))
     computed: list[int] = []
     add = parts.Parts.add
 

@@ -11,7 +11,7 @@ from zoo import loaded
 
 from protlm_jax import cli, huggingface
 from protlm_jax.evaluation import verbs
-from protlm_jax.evaluation.score_files import score_file
+from protlm_jax.evaluation.scoring.files import score_file
 from protlm_jax.huggingface import export
 
 
@@ -25,62 +25,12 @@ def test_the_command_ends_with_what_was_done(text: str, code: int, tmp_path, cap
     assert len(rows_of(output)) == text.count(">")
 
 
-ZOO_OF_NOTATIONS = """\
-mutant
-"S2G,K3R"
-S2G;K3R
-S2G/K3R
-S2G K3R
-S2G+K3R
-p.Ser2Gly
-p.S2G
-s2g
-WT
-_wt
-
-S2S
-S2*
-S2del
-S2-
-2G
-S2
-S2_K3insG
-S2GK3R
-S2X
-S2U
-S2B
-S02G
-S2G:S2A
-S2G:
-S 2 G
-S-2G
-S2.0G
-"""
-LONG = Path(__file__).parents[1] / "data" / "files" / "long.fasta"
+LONG = Path(__file__).parents[2] / "data" / "files" / "long.fasta"
 WEIGHTS = Path(os.environ.get("PROTLM_WEIGHTS", "")) / "esm2_t6_8M"
 needs_weights = pytest.mark.skipif(
     not (os.environ.get("PROTLM_WEIGHTS") and WEIGHTS.is_dir()),
     reason="set PROTLM_WEIGHTS to a folder with trained weights in esm2_t6_8M/",
 )
-
-
-def test_a_zoo_of_notations(monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
-    table = write(tmp_path, ZOO_OF_NOTATIONS, "zoo.csv")
-    wildtype = write(tmp_path, f">gfp_like\n{GFP_LIKE}\n", "wt.fa")
-    output = tmp_path / "s.csv"
-    command = ["score", "--model", "m", "--input", str(table), "--wildtype", str(wildtype)]
-    assert cli.main([*command, "--output", str(output)]) == 3
-    rows = rows_of(output)
-    assert [row["mutant"] for row in rows if row["error"]] == [
-        *("S2*", "2G", "S2", "S2X", "S2U", "S2B", "S2G:S2A", "S2G:", "S-2G")
-    ]
-    single, double = (effect(text, GFP_LIKE) for text in ("S2G", "S2G:K3R"))
-    gone, inserted = (effect(text, GFP_LIKE) for text in ("S2del", "S2_K3insG"))
-    expected = [*[double] * 5, *[single] * 3, *[0.0] * 3, gone, gone, inserted, double]
-    scores = [float(row["score"]) for row in rows if not row["error"]]
-    assert scores == pytest.approx([*expected, single, single, single], abs=1e-4)
-    assert "line 14: 'S2*': stops are not scored" in capsys.readouterr().out
 
 
 def test_a_numbering_of_the_whole_protein_needs_its_offset(monkeypatch, tmp_path, capsys) -> None:

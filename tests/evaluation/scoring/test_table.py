@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.variant_files import VariantTable, parse_columns, read_variants
+from protlm_jax.evaluation.scoring.table import VariantTable, parse_columns, read_variants
 
 WILDTYPE = "MSKGEELFTGVVPILVELDG"
 
@@ -139,13 +139,25 @@ def test_an_offset_is_found_and_never_applied(tmp_path, fasta) -> None:
 
 
 def test_columns_of_wild_types_are_read_or_not_named(tmp_path, fasta) -> None:
-    text = f"mutant,wildtype,sequence\nS2G,b,{WILDTYPE}\n"
+    text = f"mutant,wildtype,sequence\nS2G,b,{WILDTYPE}\nS2G,c,\n"
     assert read(tmp_path, text, fasta).roles == {"mutant": "mutant"}
     two = tmp_path / "two.fa"
     two.write_text(f">a\n{WILDTYPE[::-1]}\n>b\n{WILDTYPE}\n")
     table = read(tmp_path, text, two)
     assert table.roles == {"mutant": "mutant", "wildtype": "wildtype"}
-    assert mutants(table) == [S2G]
+    assert mutants(table) == [S2G, None] and "no wild type 'c'" in table.rows[1].error
+    with pytest.raises(ProtlmError, match="needs a column 'wildtype'"):
+        read(tmp_path, "mutant\nS2G\n", two)
+
+
+def test_two_assays_in_one_file_are_two_wild_types(tmp_path) -> None:
+    """One row of the larger one names a residue that its other rows do not have there."""
+    other, wrong = WILDTYPE[::-1], WILDTYPE[:3] + "A" + WILDTYPE[4:]
+    lines = [f"S2G,{S2G}", f"K3R,{K3R}", f"G1M,M{other[1:]}", f"W4A,{wrong}"]
+    table = read(tmp_path, "mutant,mutated_sequence\n" + "\n".join(lines))
+    found = [row.variant.wildtype if row.variant else None for row in table.rows]
+    assert found == [WILDTYPE, WILDTYPE, other, None]
+    assert "expected W at position 4 of the wild type, found G" in table.rows[3].error
 
 
 def test_what_the_wild_type_is_must_be_said(tmp_path) -> None:
