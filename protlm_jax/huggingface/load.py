@@ -23,7 +23,6 @@ from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residue
 from protlm_jax.huggingface.tensor_files import open_tensors
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
-from protlm_jax.models.fields import Fields
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
@@ -252,7 +251,7 @@ def _hugging_face_config(
     """Family, architecture, vocabulary, and tokens in a row where config.json has them."""
     exchange = _exchange_for(folder, fields)
     try:
-        config, row = exchange.from_config(Fields(fields)), exchange.row(Fields(fields))
+        config, row = exchange.from_config(fields), exchange.row_of(fields)
     except (ProtlmError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         known = isinstance(error, ProtlmError)
         reason = error if known else f"a field has a value of the wrong kind ({error!r:.200})"

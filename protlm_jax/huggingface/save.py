@@ -125,8 +125,8 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
         state[name] = np.ascontiguousarray(compute(config), np.float32)
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
     (folder / SINGLE).chmod(0o666 & ~umask())  # safetensors makes it readable to its owner alone
-    for name, text in exchange.files.items():
-        (folder / name).write_text(text(config))
+    for name, text in exchange.written_files(config).items():
+        (folder / name).write_text(text)
     types = exchange.closing_type if config.type_vocab_size else None
     lengths = [length for length in (loaded.row, config.max_positions) if length]
     longest = min(lengths, default=0)
@@ -152,7 +152,7 @@ def _model_card(
         training=training.strip() or "What it was trained on was not recorded.",
         metrics=f"\n| measured | value |\n| --- | --- |\n{rows}\n" if metrics else "",
         imports=exchange.imports,
-        usage=exchange.usage.format(title=title).strip(),
+        usage=exchange.card_code(title),
         trust=", trust_remote_code=True" if exchange.trust else "",
         first=len(loaded.vocabulary.prefix_ids),
         rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
