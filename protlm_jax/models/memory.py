@@ -16,11 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models.attention import relative_sinusoids
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.layers import logits_of
-from protlm_jax.models.relative_attention import relative_sinusoids
 from protlm_jax.models.stacked import Batch, Streams, TokenStack
 
 Memory = dict[str, jax.Array]

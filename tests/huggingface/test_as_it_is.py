@@ -235,8 +235,6 @@ def test_numbers_of_every_family_are_typed(family: str, tmp_path: Path) -> None:
     assert sum(not any(read) for read in refused.values()) >= 4, refused
 
 
-
-
 VOCAB = {token: i for i, token in enumerate(ESM2.tokens)}
 CLS = {"type": "TemplateProcessing", "special_tokens": {}, "single": []}
 BROKEN_TOKENIZERS = [

@@ -29,6 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models.attention import relative_sinusoids
 from protlm_jax.models.attention_context import AttentionContext, at_places
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
@@ -37,7 +38,6 @@ from protlm_jax.models.exchange import Exchange, Field, Key, mlp_keys, norm_keys
 from protlm_jax.models.layers import lookup
 from protlm_jax.models.memory import RecurrentStack, past_streams
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.relative_attention import relative_sinusoids
 from protlm_jax.models.stacked import Batch, Contexts, Streams
 from protlm_jax.vocabularies import get_vocabulary
 
