@@ -182,7 +182,11 @@ def _tokens(stored: _Stored) -> tuple[str, ...]:
     Where a letter is there twice, with and without the mark of a word's start, text with spaces
     between residues uses the first; the second is written as WordPiece writes it, "##A".
     """
-    marked = {piece[1:] for piece in stored.pieces.values() if _starts_word(piece)}
+
+    def starts_word(piece: str) -> bool:
+        return len(piece) > 1 and piece[0] in _WORD_STARTS
+
+    marked = {piece[1:] for piece in stored.pieces.values() if starts_word(piece)}
     most = len(stored.pieces) + _MOST_GAPS
     for i, piece in stored.pieces.items():
         if not isinstance(piece, str) or type(i) is not int or not 0 <= i < most:
@@ -193,16 +197,12 @@ def _tokens(stored: _Stored) -> tuple[str, ...]:
     tokens = []
     for i in range(max(stored.pieces, default=-1) + 1):
         piece = stored.pieces.get(i, f"<unused_{i}>")
-        if _starts_word(piece):
+        if starts_word(piece):
             piece = piece[1:]
         elif piece in marked:
             piece = f"##{piece}"
         tokens.append(piece)
     return tuple(tokens)
-
-
-def _starts_word(piece: str) -> bool:
-    return len(piece) > 1 and piece[0] in _WORD_STARTS
 
 
 def _read_pieces(folder: Path, has_sentinels: bool) -> _Stored:
