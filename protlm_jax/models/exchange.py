@@ -106,13 +106,12 @@ class Exchange:
     """How one family's models look in Hugging Face's format.
 
     Attributes:
-        model_type: `model_type` of their config.json. Several families may share it: the folder's
-            `architectures` tells them apart then.
+        model_type: of their config.json. Families that share one are told apart by `architectures`.
         architecture: their class that holds everything we hold.
         task: their pipeline tag, for the model card.
         keys: the table of parameters; every parameter of ours stands in it once.
         make: the family's config, from the values of some fields.
-        fields: the table of fields; `head_dim`, where it is not there, is the width over the heads.
+        fields: the table of fields; without `head_dim` in it that is the width over the heads.
         imports: what the card's code imports from `transformers` beside AutoTokenizer.
         usage: the card's code where the standard one does not do: from `{title}`, a folder, and
             `batch`, the tokenizer's answer, it makes `model` and `hidden` [batch, length, d_model].
@@ -121,34 +120,31 @@ class Exchange:
         write: further fields of theirs, from our config.
         read: further fields of ours, from theirs and from what `fields` has read; raises
             ProtlmError for what our family cannot express.
-        copies: names under which a tensor of the table may be stored a second time (tied weights),
-            mapped to the table's name. A copy that the table itself holds, for untied weights, may
-            be absent, and is then taken from the other.
-        aliases: further names of tensors of the table, mapped to the table's name; a "*" stands for
-            anything. Tensors that are one by their aliases must be equal.
-        defaults: tensors of the table that a folder need not hold, computed from our config then.
-        unused: names of tensors that our model has no use for, mapped to the reason; a "*" stands
-            for anything.
-        constants: tensors that their files hold and that no parameter of ours stands for, computed
-            from our config; a file that holds other values is refused, unless `unused` names it.
+        copies: names under which a tensor may be stored a second time (tied weights), and the
+            table's name. A copy in the table, for untied weights, may be absent: it is then taken
+            from the other.
+        aliases: further names of tensors of the table ("*" stands for anything), and the table's.
+            Tensors that are one by their aliases must be equal.
+        defaults: tensors of the table that a folder need not hold, from our config.
+        unused: names of tensors that our model has no use for ("*" as above), and the reason.
+        constants: tensors of their files that no parameter of ours stands for, from our config;
+            a file that holds other values is refused.
         closing_type: of the last special token, where the model takes `token_type_ids`.
         code: name in `huggingface/remote` of a module with the class that `transformers` lacks, and
             the prefix of its classes (`Config`, `Model`, `ForCausalLM`).
         files: further files of an export by name, as text made from our config.
         mark: a field that config.json has in this family and in none that shares its class.
-        only_named: whether a folder is of this family only if it names the class; of folders of one
-            type that name none, as old ones do, the other family is meant.
+        only_named: whether a folder must name the class to be of this family.
         also: further classes of theirs that hold no more of the model than `architecture`.
         heads: parameters at the top of our tree that their classes without a head do not have, and
             what they are called in messages. The rest is the body.
-        row: name of the field with the tokens in a row that the model was made for, where no
-            position table says it, and how many of them hold no token.
+        row: the field with the tokens in a row that the model was made for, where no position table
+            says it, and how many of them hold no token.
         around: roles of the special tokens that their tokenizer class puts before and after a
             protein, where tokenizer.json does not say it.
         ends: tokens of a protein's two ends, which users of these models write themselves.
         unspaced: whether the model reads text without spaces, where longer pieces are its tokens.
-        keeps_rare: whether the model's published usage gives U, Z, O and B their own tokens; users
-            of ProtTrans's models map them to X.
+        keeps_rare: whether the published usage gives U, Z, O and B their own tokens, not X.
     """
 
     model_type: str
@@ -363,7 +359,7 @@ def typed(fields: Mapping[str, Any], name: str, kind: str, least: int = 1) -> An
 def refuse_unless(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
     """Raises ProtlmError when a field is there with a value that our family cannot express."""
     if name in fields and fields[name] not in allowed:
-        choices = " or ".join(map(repr, allowed))
+        choices = " or ".join(repr(value) for value in allowed if value is not None)
         raise ProtlmError(f"{name!r} is {fields[name]!r}; only models with {choices} can be read")
 
 
