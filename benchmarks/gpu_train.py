@@ -34,7 +34,7 @@ from protlm_jax.config.run import OptimizerConfig, ScheduleConfig
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.pipeline import open_batches
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.attention_choice import describe
+from protlm_jax.models.attention_context import describe
 from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.flops import training_flops_per_token

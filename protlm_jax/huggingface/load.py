@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax import models
-from protlm_jax.config.folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
+from protlm_jax.config.folders import newest_run, recorded, t5x_checkpoint, t5x_step
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
@@ -23,7 +23,6 @@ from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residue
 from protlm_jax.huggingface.tensor_files import open_tensors
 from protlm_jax.models import LoadedModel, ModelConfig
 from protlm_jax.models.exchange import Exchange, Joint
-from protlm_jax.models.fields import Fields
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
@@ -52,7 +51,10 @@ def load_model(path: str | Path) -> LoadedModel:
     if isinstance(fields.get("joint"), Joint):
         return _load_joint(folder, fields["joint"])
     if "t5x" in fields:
-        return _load_t5x(folder)
+        from protlm_jax.t5x_bridge.reading import read_model
+
+        name = f"{folder.parent.name}, T5X step {t5x_step(folder)}"
+        return _loaded(*read_model(folder), name)
     return _load_checkpoint(_checkpoint(folder))
 
 
@@ -132,8 +134,7 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
 
 def _adapter(folder: Path) -> ProtlmError:
     fields = read_json(folder / "adapter_config.json")
-    kind = str(fields.get("peft_type", "PEFT"))[:20]
-    kind = "LoRA" if kind == "LORA" else kind
+    kind = str(fields.get("peft_type", "PEFT"))[:20].replace("LORA", "LoRA")
     base = str(fields.get("base_model_name_or_path") or "a model that it does not name")[:200]
     return ProtlmError(
         f"{folder} is a {kind} adapter of {base}, not a model: load both with peft, merge them "
@@ -234,16 +235,11 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
     config, about = _run_config(run), recorded(checkpoint)
     params = restore_params(checkpoint)
     _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
-    loaded = _loaded(config, params, f"{run.name}, step {checkpoint.name}")
-    return replace(loaded, rare_residues=about.rare_residues, row=_trained_row(config, about))
-
-
-def _trained_row(config: ModelConfig, about: Recorded) -> int | None:
-    """Tokens in a row of its training, memory included; None where that is not recorded."""
-    if about.data is None or about.row is None:
-        return about.row
-    row = about.row + config.memory_length
-    return min(row, config.max_positions or row)
+    loaded, row = _loaded(config, params, f"{run.name}, step {checkpoint.name}"), about.row
+    if about.data is not None and row is not None:  # of its training; a memory is part of a row
+        row += config.memory_length
+        row = min(row, config.max_positions or row)
+    return replace(loaded, rare_residues=about.rare_residues, row=row)
 
 
 def _hugging_face_config(
@@ -252,7 +248,7 @@ def _hugging_face_config(
     """Family, architecture, vocabulary, and tokens in a row where config.json has them."""
     exchange = _exchange_for(folder, fields)
     try:
-        config, row = exchange.from_config(Fields(fields)), exchange.row(Fields(fields))
+        config, row = exchange.from_config(fields), exchange.row_of(fields)
     except (ProtlmError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         known = isinstance(error, ProtlmError)
         reason = error if known else f"a field has a value of the wrong kind ({error!r:.200})"
@@ -279,14 +275,6 @@ def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
     lengths = [length for length in (model_max_length(folder), row) if length]
     rare = rare_residues(folder, exchange, vocabulary)
     return replace(loaded, rare_residues=rare, row=min(lengths, default=None))
-
-
-def _load_t5x(checkpoint: Path) -> LoadedModel:
-    from protlm_jax.t5x_bridge.reading import read_model
-
-    config, params = read_model(checkpoint)
-    name = f"{checkpoint.parent.name}, T5X step {t5x_step(checkpoint)}"
-    return _loaded(config, params, name)
 
 
 def _load_joint(folder: Path, joint: Joint) -> LoadedModel:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.huggingface.tensor_files import refuse_pointer
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.storage.json_files import read_json, read_text
@@ -47,23 +48,6 @@ _SPELLINGS = {
     "eos_token": ("</s>", "<eos>"),
 }
 
-# Models that are trained on text without spaces, where longer pieces are what they read.
-_UNSPACED = ("gpt2",)
-
-# Tokens of a protein's two ends, which users of these models write themselves.
-_ENDS = {"progen": ("1", "2")}
-
-# What the tokenizer classes of these models put before and after a text (transformers 5.23).
-_AROUND = {
-    "bert": (("cls_token",), ("sep_token",)),
-    "electra": (("cls_token",), ("sep_token",)),
-    "albert": (("cls_token",), ("sep_token",)),
-    "esm": (("cls_token",), ("eos_token",)),
-    "esmc": (("cls_token",), ("eos_token",)),
-    "xlnet": ((), ("sep_token", "cls_token")),
-    "t5": ((), ("eos_token",)),
-}
-
 
 @dataclass(frozen=True)
 class _Stored:
@@ -82,13 +66,15 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         ProtlmError: the folder has no tokenizer, it cannot be read, or it has no single token for
             each of the 20 amino acids.
     """
-    stored = _read_pieces(folder)
+    model_type = _json(folder, "config.json").get("model_type")
+    exchange = next((e for e in EXCHANGES.values() if e.model_type == model_type), None)
+    stored = _read_pieces(folder, model_type == "t5")
     try:
         tokens = _tokens(stored)
         for vocabulary in BUILT_IN:
             if tokens == vocabulary.tokens:
                 return vocabulary
-        return _custom(folder, stored, tokens)
+        return _custom(folder, exchange, stored, tokens)
     except ProtlmError as error:
         raise ProtlmError(f"{stored.file}: {error}") from error
     except _WRONG as error:
@@ -148,18 +134,19 @@ def _no_tokenizer(file: Path, error: Exception) -> ProtlmError:
     return ProtlmError(f"{file} is not a tokenizer's file ({error!r:.200}): copy it again")
 
 
-def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabulary:
+def _custom(
+    folder: Path, exchange: Exchange | None, stored: _Stored, tokens: tuple[str, ...]
+) -> Vocabulary:
     ids = {token: i for i, token in enumerate(tokens)}
     joined = [t for t in tokens if len(t) > 1 and set(t) <= set(RESIDUES)]
-    if joined and _model_type(folder) in _UNSPACED:
+    if joined and exchange and exchange.unspaced:
         raise ProtlmError(
             f"it joins residues into {len(joined)} longer pieces ({', '.join(joined[:3])}...), and "
             f"its model, as ProtGPT2, was trained on these: it has no distribution over single "
             f"residues that could be embedded, scored or measured here. What is missing is a "
             f"tokenizer of one token a residue, with a model trained on it"
         )
-    roles = _roles(folder, ids)
-    ends = _ENDS.get(_model_type(folder))
+    roles, ends = _roles(folder, ids), exchange and exchange.ends
     unknown = ids.get(stored.unknown or "", roles.get("unk_token"))
     if unknown is None and ends:  # their tokenizer refuses what it does not know
         unknown = roles.get("pad_token")
@@ -170,7 +157,7 @@ def _custom(folder: Path, stored: _Stored, tokens: tuple[str, ...]) -> Vocabular
     elif stored.around is not None:
         before, after = stored.around
     else:
-        before, after = _around(folder, roles)
+        before, after = _around(exchange.around if exchange else ((), ()), roles)
     vocabulary = custom_vocabulary(
         tokens,
         pad_id=roles.get("pad_token", unknown),
@@ -195,7 +182,11 @@ def _tokens(stored: _Stored) -> tuple[str, ...]:
     Where a letter is there twice, with and without the mark of a word's start, text with spaces
     between residues uses the first; the second is written as WordPiece writes it, "##A".
     """
-    marked = {piece[1:] for piece in stored.pieces.values() if _starts_word(piece)}
+
+    def starts_word(piece: str) -> bool:
+        return len(piece) > 1 and piece[0] in _WORD_STARTS
+
+    marked = {piece[1:] for piece in stored.pieces.values() if starts_word(piece)}
     most = len(stored.pieces) + _MOST_GAPS
     for i, piece in stored.pieces.items():
         if not isinstance(piece, str) or type(i) is not int or not 0 <= i < most:
@@ -206,7 +197,7 @@ def _tokens(stored: _Stored) -> tuple[str, ...]:
     tokens = []
     for i in range(max(stored.pieces, default=-1) + 1):
         piece = stored.pieces.get(i, f"<unused_{i}>")
-        if _starts_word(piece):
+        if starts_word(piece):
             piece = piece[1:]
         elif piece in marked:
             piece = f"##{piece}"
@@ -214,11 +205,7 @@ def _tokens(stored: _Stored) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def _starts_word(piece: str) -> bool:
-    return len(piece) > 1 and piece[0] in _WORD_STARTS
-
-
-def _read_pieces(folder: Path) -> _Stored:
+def _read_pieces(folder: Path, has_sentinels: bool) -> _Stored:
     """The pieces of the best file that the folder has."""
     if (file := folder / "tokenizer.json").exists():
         return _read_tokenizer_json(file)
@@ -228,7 +215,7 @@ def _read_pieces(folder: Path) -> _Stored:
         return _Stored(file, lines | _added(folder))
     if (file := folder / "spiece.model").exists():
         pieces = _read_sentencepiece(file)
-        if _model_type(folder) == "t5" and "<extra_id_0>" not in pieces.values():
+        if has_sentinels and "<extra_id_0>" not in pieces.values():
             # T5's tokenizer puts its sentinels after the pieces, the first one last.
             count = _json(folder, "tokenizer_config.json").get("extra_ids", _T5_SENTINELS)
             if type(count) is not int or not 0 <= count <= _MOST_GAPS:
@@ -334,18 +321,16 @@ def _roles(folder: Path, ids: Mapping[str, int]) -> dict[str, int]:
     return roles
 
 
-def _around(folder: Path, roles: Mapping[str, int]) -> tuple[list[int], list[int]]:
+def _around(
+    named: tuple[tuple[str, ...], tuple[str, ...]], roles: Mapping[str, int]
+) -> tuple[list[int], list[int]]:
     """Ids around a text by the tokenizer class that belongs to the model."""
-    before, after = _AROUND.get(_model_type(folder), ((), ()))
+    before, after = named
     if missing := [role for role in (*before, *after) if role not in roles]:
         raise ProtlmError(
             f"no {missing[0]}, which this kind of model needs: name it in special_tokens_map.json"
         )
     return [roles[role] for role in before], [roles[role] for role in after]
-
-
-def _model_type(folder: Path) -> str:
-    return str(_json(folder, "config.json").get("model_type", ""))
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
         state[name] = np.ascontiguousarray(compute(config), np.float32)
     save_file(state, folder / SINGLE, metadata={"format": "pt"})
     (folder / SINGLE).chmod(0o666 & ~umask())  # safetensors makes it readable to its owner alone
-    for name, text in exchange.files.items():
-        (folder / name).write_text(text(config))
+    for name, text in exchange.written_files(config).items():
+        (folder / name).write_text(text)
     types = exchange.closing_type if config.type_vocab_size else None
     lengths = [length for length in (loaded.row, config.max_positions) if length]
     longest = min(lengths, default=0)
@@ -136,7 +136,6 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
 def _model_card(
     loaded: LoadedModel, title: str, training: str, rare_residues: str, metrics: Mapping[str, float]
 ) -> str:
-    """The text of README.md; `training` may be empty, `metrics` are numbers by name."""
     config = loaded.config
     exchange = EXCHANGES[config.family]
     depth = f"{config.num_layers} layers"
@@ -152,7 +151,7 @@ def _model_card(
         training=training.strip() or "What it was trained on was not recorded.",
         metrics=f"\n| measured | value |\n| --- | --- |\n{rows}\n" if metrics else "",
         imports=exchange.imports,
-        usage=exchange.usage.format(title=title).strip(),
+        usage=exchange.card_code(title),
         trust=", trust_remote_code=True" if exchange.trust else "",
         first=len(loaded.vocabulary.prefix_ids),
         rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
@@ -176,18 +175,18 @@ def _require_expressible(loaded: LoadedModel) -> None:
 
 
 def _require_ours(target: Path) -> None:
-    """Nothing is replaced but an earlier export."""
+    """Nothing is replaced but an earlier export, or the folder of its parts."""
+
+    def is_export(folder: Path) -> bool:
+        try:
+            return MARK in read_json(folder / "config.json")
+        except ProtlmError:
+            return False
+
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     parts = list(target.iterdir()) if target.is_dir() else []
-    if not _is_export(target) and not all(map(_is_export, parts or [target])):
+    if not is_export(target) and not all(map(is_export, parts or [target])):
         raise ProtlmError(
             f"{target} is not empty and was not made by protlm export; choose another"
         )
-
-
-def _is_export(target: Path) -> bool:
-    try:
-        return MARK in read_json(target / "config.json")
-    except ProtlmError:
-        return False

@@ -32,13 +32,22 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
     Raises:
         ProtlmError: when torch or transformers is missing, or the two disagree.
     """
-    torch, transformers = _their_libraries()
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ProtlmError(
+            f"loading the export back needs torch and transformers ({error}): "
+            f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
+        ) from error
     exchange = EXCHANGES[loaded.config.family]
     architecture = getattr(transformers, exchange.loads_as)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **exchange.trust)
     theirs = architecture.from_pretrained(str(folder), **exchange.trust).eval()
     texts = list(sequences.values())
-    same_ids = _same_ids(loaded, tokenizer, texts)
+    ours_ids = [list(loaded.vocabulary.encode(text)) for text in texts]
+    written = texts, [" ".join(text) for text in texts]
+    same_ids = all(tokenizer(given)["input_ids"] == ours_ids for given in written)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     ids, seen = batch["input_ids"], batch["attention_mask"]
     inputs = {name: batch[name] for name in tokenizer.model_input_names if name in batch}
@@ -49,9 +58,7 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
     features = _features(loaded, ids.numpy(), seen.numpy())
     with jax.default_matmul_precision("float32"):  # a GPU's default is further off than TOLERANCE
         ours = np.asarray(loaded.model.apply({"params": loaded.params}, features))
-    ours = ours.reshape(
-        expected.shape
-    )  # theirs have no last axis where there is one answer a token
+    ours = ours.reshape(expected.shape)  # without the last axis where a token has one answer
     real = seen.numpy().astype(bool)
     difference = np.abs(ours - expected)[real].max() / np.abs(expected)[real].max()
     if not same_ids or not difference <= TOLERANCE:
@@ -74,25 +81,6 @@ def short_proteins(sequences: Mapping[str, str], longest: int, how_many: int = 8
     """The first few that fit one row."""
     fitting = ((name, s) for name, s in sequences.items() if len(s) <= longest)
     return dict(itertools.islice(fitting, how_many))
-
-
-def _their_libraries() -> tuple[Any, Any]:
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ProtlmError(
-            f"loading the export back needs torch and transformers ({error}): "
-            f"install requirements/hf.txt, or pip install 'protlm-jax[hf]'"
-        ) from error
-    return torch, transformers
-
-
-def _same_ids(loaded: LoadedModel, tokenizer: Any, texts: list[str]) -> bool:
-    """Whether spaced and unspaced text both give the ids that our vocabulary gives."""
-    ours = [list(loaded.vocabulary.encode(text)) for text in texts]
-    spaced = [" ".join(text) for text in texts]
-    return all(tokenizer(given)["input_ids"] == ours for given in (texts, spaced))
 
 
 def _features(loaded: LoadedModel, ids: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,14 +10,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from protlm_jax.models.attention import Attention
+from protlm_jax.models.attention import Attention, RelativeAttention
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.layers import Mlp, Normalization
 from protlm_jax.models.positions import rotary_frequencies, rotation
-from protlm_jax.models.relative_attention import RelativeAttention
 
 # How a block attends where positions are not a matter of the embedding or of a bias.
 ATTENTIONS: dict[str, type[nn.Module]] = {"relative_xl": RelativeAttention}

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.families.electra import discriminator_config, generator_config
-
-# Families with a dense layer between the stream and the tied token table.
-_DENSE_HEADS = ("albert", "bert", "dplm", "electra_generator", "esm2", "esmc")
+from protlm_jax.models.registry import family_of
 
 
 def forward_flops_per_token(config: ModelConfig, length: int, queries: int = 0) -> int:
@@ -28,14 +25,17 @@ def forward_flops_per_token(config: ModelConfig, length: int, queries: int = 0) 
         queries: positions per row that a second stream asks for (XLNet in training), and which
             then are the ones that the head reads.
     """
-    if config.family == "electra":
-        parts = generator_config(config), discriminator_config(config)
-        return sum(forward_flops_per_token(part, length) for part in parts)
-    inner = config.num_heads * config.head_dim
+    family = family_of(config)
+    return sum(_one_model(part, length, queries) for part in family.models_in(config))
+
+
+def _one_model(config: ModelConfig, length: int, queries: int) -> int:
+    module = family_of(config).module
+    head, inner = module.head_flops(config), config.num_heads * config.head_dim
     keys = length + config.memory_length
     scores = 2 * 2 * keys * inner
     if config.positions == "relative_xl":  # a score for each distance too
-        scores += 2 * (keys if config.family == "transformer_xl" else keys + length) * inner
+        scores += 2 * (keys if module.causal else keys + length) * inner
     # Queries and outputs of the row; keys and values of its memory too.
     attention = 2 * 2 * config.d_model * inner * (length + keys) // length + scores
     mlp = 2 * (3 if config.gated_mlp else 2) * config.d_model * config.d_ff
@@ -43,17 +43,9 @@ def forward_flops_per_token(config: ModelConfig, length: int, queries: int = 0) 
     decoder = config.num_decoder_layers * (2 * attention + mlp)
     projection = 2 * config.embedding_size * config.d_model
     if not queries:
-        return projection + encoder + decoder + _head(config)
-    query = config.num_layers * (2 * 2 * config.d_model * inner + scores + mlp) + _head(config)
+        return projection + encoder + decoder + head
+    query = config.num_layers * (2 * 2 * config.d_model * inner + scores + mlp) + head
     return encoder + query * queries // length
-
-
-def _head(config: ModelConfig) -> int:
-    width = config.embedding_width
-    if config.family == "electra_discriminator":
-        return 2 * config.d_model * (config.d_model + 1)
-    dense = 2 * config.d_model * width if config.family in _DENSE_HEADS else 0
-    return dense + 2 * width * config.vocab_size
 
 
 def training_flops_per_token(config: ModelConfig, length: int, queries: int = 0) -> int:

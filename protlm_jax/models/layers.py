@@ -144,6 +144,11 @@ class Mlp(nn.Module):
         )(h)
 
 
+def logits_of(x: jax.Array, table: jax.Array) -> jax.Array:
+    """The product with every row of a table: [B, L, D] and [V, D] -> [B, L, V] float32."""
+    return jnp.einsum("BLD,VD->BLV", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
 class Logits(nn.Module):
     """An output with weights of its own: [B, L, D] -> [B, L, V] float32."""
 

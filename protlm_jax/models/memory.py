@@ -12,13 +12,16 @@ memory.
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models.attention import relative_sinusoids
 from protlm_jax.models.attention_context import AttentionContext
+from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.relative_attention import relative_sinusoids
-from protlm_jax.models.stacked import Batch, SingleStack
+from protlm_jax.models.layers import logits_of
+from protlm_jax.models.stacked import Batch, Streams, TokenStack
 
 Memory = dict[str, jax.Array]
 
@@ -78,8 +81,21 @@ def causal_context(config: ModelConfig, batch: Memory) -> AttentionContext:
     return AttentionContext(segments, keys, causal=True, allowed=allowed, distances=distances)
 
 
-class RecurrentStack(SingleStack):
-    """A family whose rows may see those before them; of a pair the content stream is remembered."""
+class RecurrentStack(TokenStack):
+    """A family of post-LN blocks whose rows may see those before them.
+
+    The head is the token table with a bias; of a pair of streams the content is remembered, and
+    the head reads the query.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        self.make_own_parameters()
+        zeros = nn.initializers.zeros_init()
+        self.head_bias = self.param("head_bias", named(zeros, "vocab"), (self.config.vocab_size,))
+
+    def make_own_parameters(self) -> None:
+        """Makes the family's own parameters."""
 
     def initial_carry(self, batch_size: int) -> Memory:
         return empty_memory(self.config, batch_size)
@@ -92,3 +108,9 @@ class RecurrentStack(SingleStack):
         stream = taps["encoder"]["stream"]
         content = stream[0] if isinstance(stream, tuple) else stream
         return self.head(h, deterministic), remember(carry, content, batch["segment_ids"])
+
+    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
+        """Logits from the query stream where there is one, else from the only one."""
+        stream = h["encoder"]
+        x = self.dropout(stream[1] if isinstance(stream, tuple) else stream, deterministic)
+        return logits_of(x, self.token) + self.head_bias[None, None]

@@ -1,12 +1,12 @@
 """All model families: what builds them, their published sizes, and their Hugging Face form.
 
-Adding a family is adding its files to `families/` and one line here.
+Adding a family is adding its file to `families/` and one line here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
@@ -21,7 +21,6 @@ from protlm_jax.models.families import (
     gpt2,
     progen2,
     t5,
-    t5_encoder,
     transformer_xl,
     xlnet,
 )
@@ -36,26 +35,29 @@ class Family:
         module: the linen module, called with a ModelConfig.
         exchange: how its models look in Hugging Face's format.
         presets: architectures of published models, by name.
+        models_in: the configs of the models that a token passes through; more than one in a joint
+            family.
     """
 
     module: type[Stacked]
     exchange: Exchange | Joint
-    presets: Mapping[str, ModelConfig]
+    presets: Mapping[str, ModelConfig] = dataclasses.field(default_factory=dict)
+    models_in: Callable[[ModelConfig], tuple[ModelConfig, ...]] = lambda config: (config,)
 
 
 FAMILIES: dict[str, Family] = {
     "albert": Family(albert.Albert, albert.EXCHANGE, albert.PRESETS),
     "bert": Family(bert.Bert, bert.EXCHANGE, bert.PRESETS),
     "dplm": Family(dplm.Dplm, dplm.EXCHANGE, dplm.PRESETS),
-    "electra": Family(electra.Electra, electra.JOINT, electra.PRESETS),
-    "electra_discriminator": Family(electra.ElectraDiscriminator, electra.DISCRIMINATOR, {}),
-    "electra_generator": Family(electra.ElectraGenerator, electra.GENERATOR, {}),
+    "electra": Family(electra.Electra, electra.JOINT, electra.PRESETS, electra.both_configs),
+    "electra_discriminator": Family(electra.ElectraDiscriminator, electra.DISCRIMINATOR),
+    "electra_generator": Family(electra.ElectraGenerator, electra.GENERATOR),
     "esm2": Family(esm2.Esm2, esm2.EXCHANGE, esm2.PRESETS),
     "esmc": Family(esmc.Esmc, esmc.EXCHANGE, esmc.PRESETS),
     "gpt2": Family(gpt2.Gpt2, gpt2.EXCHANGE, gpt2.PRESETS),
     "progen2": Family(progen2.ProGen2, progen2.EXCHANGE, progen2.PRESETS),
     "t5": Family(t5.T5, t5.EXCHANGE, t5.PRESETS),
-    "t5_encoder": Family(t5_encoder.T5Encoder, t5.ENCODER, {}),
+    "t5_encoder": Family(t5.T5Encoder, t5.ENCODER),
     "transformer_xl": Family(
         transformer_xl.TransformerXL, transformer_xl.EXCHANGE, transformer_xl.PRESETS
     ),

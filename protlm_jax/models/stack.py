@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.models.attention_fused import KEPT
+from protlm_jax.models.attention_kernels import KEPT
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 

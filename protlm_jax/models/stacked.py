@@ -12,8 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models.attention_context import AttentionContext
+from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.dropout import Dropout
+from protlm_jax.models.layers import Normalization, lookup
+from protlm_jax.models.positions import rotary_frequencies, rotation, sinusoidal
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stack import (
     LayerProgram,
@@ -38,6 +43,8 @@ class Stacked(nn.Module):
         stack_names: its rows, in the order in which they run.
         readouts: where residues can be read; the first is the one that evaluation asks.
         objectives: names of the objectives that train it.
+        dense_head: whether its head has a dense layer between the stream and the token table.
+        causal: whether a token sees itself and those before it alone.
     """
 
     config: ModelConfig
@@ -45,6 +52,15 @@ class Stacked(nn.Module):
     stack_names: ClassVar[tuple[str, ...]] = ("encoder",)
     readouts: ClassVar[tuple[Readout, ...]] = ()
     objectives: ClassVar[tuple[str, ...]] = ()
+    dense_head: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
+
+    @classmethod
+    def head_flops(cls, config: ModelConfig) -> int:
+        """Operations of the head per token; see `protlm_jax.models.flops`."""
+        width = config.embedding_width
+        dense = 2 * config.d_model * width if cls.dense_head else 0
+        return dense + 2 * width * config.vocab_size
 
     def rows(self, stack: str) -> tuple[Block, Params]:
         """The block of one row, unbound, and its stacked parameters."""
@@ -192,3 +208,52 @@ class SingleStack(Stacked):
         out, taps = self.stack(h, context)
         last = self.finish(out["encoder"])
         return jnp.concatenate([taps["encoder"]["stream"], last[None]])
+
+
+class TokenStack(SingleStack):
+    """A family whose stream starts from the rows of a token table."""
+
+    def setup(self) -> None:
+        super().setup()
+        c = self.config
+        normal = nn.initializers.normal(c.initializer_range)
+        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
+        self.dropout = Dropout(c.dropout_rate)
+
+
+class PreNormStack(TokenStack):
+    """A family of pre-LN blocks with a norm after the last one; it adds `head`."""
+
+    def setup(self) -> None:
+        super().setup()
+        c = self.config
+        if c.positions == "learned":
+            start = nn.initializers.normal if c.position_init == "normal" else sinusoidal
+            table = named(start(c.initializer_range), "positions", "embed")
+            self.position = self.param("position", table, (c.max_positions, c.d_model))
+        self.final_norm = Normalization(c, bias=c.use_bias)
+
+    def tokens(self, batch: Batch, deterministic: bool) -> jax.Array:
+        """The embedding of each token: [batch, length, d_model]."""
+        h = lookup(self.token, batch["input_tokens"])
+        if self.config.positions == "learned":
+            h = h + lookup(self.position, batch["positions"])
+        return self.dropout(h.astype(self.config.compute_dtype), deterministic)
+
+    def rotary_frequencies(self) -> jax.Array:
+        """Radians per position of each pair that is turned."""
+        return rotary_frequencies(self.config.rotary_size)
+
+    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
+        h = constrain(self.tokens(batch, deterministic), "batch", "length", "embed")
+        turn, segments = None, batch["segment_ids"]
+        if self.config.positions == "rotary":
+            neighbours = self.config.rotary_pairs == "neighbours"
+            turn = rotation(batch["positions"], self.rotary_frequencies(), neighbours)
+        attention = AttentionContext(
+            segments, segments, causal=self.causal, query_rotation=turn, key_rotation=turn
+        )
+        return {"encoder": h}, {"encoder": BlockContext(attention)}
+
+    def finish(self, h: jax.Array) -> jax.Array:
+        return self.final_norm(h)

@@ -21,7 +21,7 @@ from protlm_jax.config.files import ArchitectureOf
 from protlm_jax.config.recipes import Phase, load_recipe
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.attention_choice import describe
+from protlm_jax.models.attention_context import describe
 from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.partitioning import left_whole
 from protlm_jax.planning.collectives import (

@@ -7,8 +7,10 @@ zarr's format beside a msgpack file `checkpoint` that names them all.
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,13 +25,14 @@ from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.tensor_files import StoredTensor
 from protlm_jax.models import ModelConfig, preset
 from protlm_jax.storage.json_files import read_json
-from protlm_jax.t5x_bridge.gin_config import FILE as GIN
-from protlm_jax.t5x_bridge.gin_config import bound, literal
 from protlm_jax.training.checkpoints import restore_field, stored_field
 from protlm_jax.training.initial import Source
 from protlm_jax.vocabularies import VOCABULARIES, get_vocabulary
 from protlm_jax.vocabularies.files import custom_vocabulary
 
+# What T5X writes beside a checkpoint. It is read without gin, which would import all that the file
+# names, T5X too; the few values that are read here are literals.
+GIN = "config.gin"
 MODEL = "protlm_model.json"  # what `write_checkpoint` leaves beside a checkpoint: its architecture
 
 _SPEC = {"driver", "kvstore", "metadata"}  # what stands for an array in the msgpack file
@@ -85,6 +88,44 @@ def _asked_for(model_dir: Path) -> ModelConfig | None:
         return preset(fields.pop("name")).replace(**fields) if "name" in fields else None
     except (TypeError, ProtlmError) as error:
         raise ProtlmError(f"{model_dir / GIN}: models.architecture: {error}") from error
+
+
+def bound(model_dir: Path, name: str) -> dict[str, str]:
+    """Values bound to the parameters of a configurable, as they are written, macros resolved.
+
+    Args:
+        model_dir: without a config.gin in it nothing is bound.
+        name: of the configurable, without its module: "T5Config".
+    """
+    file = model_dir / GIN
+    if not file.exists():
+        return {}
+    text = file.read_text().replace("\\\n", " ")  # gin breaks lines that are long
+    macros = dict(re.findall(r"^(\w+) *= *(.+)$", text, re.MULTILINE))
+    found = re.findall(rf"^(?:[\w.]+\.)?{name}\.(\w+) *= *(.+)$", text, re.MULTILINE)
+    return {field: _resolved(value.strip(), macros) for field, value in found}
+
+
+def literal(model_dir: Path, field: str, value: str) -> Any:
+    """The value of what `bound` found.
+
+    Raises:
+        ProtlmError: it is no literal, but a reference to something.
+    """
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+        raise ProtlmError(
+            f"{model_dir / GIN}: {field} is {value}, which T5X alone can tell: write its value"
+        ) from error
+
+
+def _resolved(value: str, macros: dict[str, str]) -> str:
+    seen: set[str] = set()
+    while value.startswith("%") and value not in seen:
+        seen.add(value)
+        value = macros.get(value[1:], value).strip()
+    return value
 
 
 def write_checkpoint(source: Source, model_dir: str | Path) -> Path:

@@ -18,12 +18,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
+from clu import metrics as clu_metrics
 from flax.core import FrozenDict, freeze, unfreeze
 from flax.linen.partitioning import AxisMetadata
 from flax.traverse_util import flatten_dict, unflatten_dict
 from t5x import decoding
+from t5x import metrics as t5x_metrics
 from t5x.models import BaseTransformerModel
 
 from protlm_jax.data.seqio_features import SeqioVocabulary
@@ -31,16 +34,18 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models import ModelConfig, build, preset
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.build import init_boxed
-from protlm_jax.objectives import build_objective
+from protlm_jax.objectives import Score, build_objective
 from protlm_jax.objectives.base import among, cross_entropy
 from protlm_jax.objectives.causal import with_targets
 from protlm_jax.t5x_bridge.features import EncoderDecoderFeatures, SingleStackFeatures
-from protlm_jax.t5x_bridge.generation import continuations
-from protlm_jax.t5x_bridge.metrics import Metrics, metrics_of
-from protlm_jax.vocabularies import get_vocabulary
+from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 
 Batch = dict[str, jax.Array]
 Answers = tuple[jax.Array, dict[str, jax.Array]]
+Metrics = dict[str, clu_metrics.Metric]
+NextToken = Callable[[jax.Array, jax.Array], jax.Array]
+"""(what is written [rows, length] int32, shifted right after a 0, the place [rows] int32 of the
+last of it) -> logits [rows, vocabulary] float32 of the token that follows."""
 
 
 def architecture(name: str, **fields: Any) -> ModelConfig:
@@ -292,3 +297,89 @@ def content_key(batch: Batch) -> jax.Array:
     tokens = batch[name].astype(jnp.uint32)
     odd = 2 * jnp.arange(tokens.size, dtype=jnp.uint32).reshape(tokens.shape) + 1
     return jax.random.fold_in(jax.random.key(0), jnp.sum(tokens * odd * jnp.uint32(2654435761)))
+
+
+@flax.struct.dataclass
+class Perplexity(clu_metrics.Average):
+    """exp of a mean negative log-likelihood in nats."""
+
+    def compute(self) -> Any:
+        return jnp.exp(super().compute())
+
+
+def metrics_of(score: Score, batch: dict[str, jax.Array]) -> Metrics:
+    """The numbers of `Objective.summary`, the loss, and how fast it goes.
+
+    Means are over residues, not over steps: two steps of unequal weight count by their weight.
+
+    Args:
+        score: of a batch.
+        batch: the features that were scored; "segment_ids" mark what is padding.
+    """
+    metrics: Metrics = {"loss": _average(score.loss_sum, score.weight_sum)}
+    for name, total in score.metrics.items():
+        if not name.endswith("_sum"):
+            continue
+        group = name.rpartition("/")[0]
+        count = score.metrics[f"{group}/count"]
+        metrics[name.removesuffix("_sum")] = _average(total, count)
+        if name.endswith("/nll_sum"):
+            metrics[f"{group}/perplexity"] = Perplexity(total=total, count=count)
+    filled = {name: ids > 0 for name, ids in batch.items() if name.endswith("segment_ids")}
+    for name, mask in filled.items():
+        part = name.removesuffix("segment_ids") + "tokens"
+        metrics[f"non_padding_fraction/{part}"] = _average(jnp.sum(mask), mask.size)
+    tokens = jnp.sum(next(iter(filled.values())))
+    metrics |= {
+        "timing/seconds": t5x_metrics.Time(),
+        "timing/steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
+        "timing/tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=tokens),
+    }
+    return metrics
+
+
+def _average(total: Any, count: Any) -> clu_metrics.Average:
+    return clu_metrics.Average(
+        total=jnp.asarray(total, jnp.float32), count=jnp.asarray(count, jnp.float32)
+    )
+
+
+def continuations(
+    next_token: NextToken, prompt: jax.Array, vocabulary: Vocabulary, num_decodes: int
+) -> tuple[jax.Array, jax.Array]:
+    """The best continuation of each row, up to its closing token or the end of the row.
+
+    Args:
+        next_token: the model; called with `num_decodes` rows for each row of the prompt.
+        prompt: [rows, length] int32, what each row begins with, 0 where there is no more of it.
+        vocabulary: the model's.
+        num_decodes: beams.
+
+    Returns:
+        Tokens [rows, length] int32, prompt included, 0 after the end; and T5X's scores [rows]
+        float32, log-probabilities of what was written over a penalty for being short.
+
+    Raises:
+        ProtlmError: a vocabulary whose padding is not 0, which beam search takes for the end of a
+            prompt, or one without a closing token.
+    """
+    if vocabulary.pad_id != 0 or not vocabulary.suffix_ids:
+        raise ProtlmError(
+            f"beam search needs a vocabulary that pads with 0 and closes proteins with a token; "
+            f"{vocabulary.name} does not"
+        )
+    length = prompt.shape[1]
+
+    def logits(state: Any) -> tuple[jax.Array, Any]:
+        index = jnp.broadcast_to(state.cur_index, (state.sequences.shape[0],))
+        return next_token(state.sequences[:, :length], index), state.cache
+
+    decodes, scores = decoding.beam_search(
+        inputs=jnp.pad(prompt, ((0, 0), (1, 1))),  # the 0 that all begin with, and one to end on
+        cache={},
+        tokens_to_logits=logits,
+        eos_id=vocabulary.suffix_ids[0],
+        num_decodes=num_decodes,
+        max_decode_len=length,
+    )
+    return decodes[:, -1, :length], scores[:, -1]

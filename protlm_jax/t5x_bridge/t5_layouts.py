@@ -22,7 +22,7 @@ from protlm_jax.models import ModelConfig
 from protlm_jax.models.exchange import Key
 from protlm_jax.models.families import t5
 from protlm_jax.models.families.t5 import t5_config
-from protlm_jax.t5x_bridge.gin_config import bound, literal
+from protlm_jax.t5x_bridge.checkpoints import bound, literal
 from protlm_jax.vocabularies import PROT_T5
 from protlm_jax.vocabularies.files import FILE as VOCABULARY_FILE
 from protlm_jax.vocabularies.files import read_vocabulary_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,14 @@ def loaded(family: str) -> LoadedModel:
 @pytest.fixture(scope="session")
 def exported(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(loaded, tmp_path_factory.mktemp("export") / "hf")
+
+
+@pytest.fixture(scope="module")
+def exported_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of the specimen that the module names as FAMILY."""
+    return export(zoo.loaded(request.module.FAMILY), tmp_path_factory.mktemp("once") / "hf")
+
+
+@pytest.fixture
+def folder(exported_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported_once, tmp_path / "model"))

@@ -22,7 +22,6 @@ from protlm_jax.huggingface import export, import_model, load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.huggingface.load import read_architecture
 from protlm_jax.huggingface.tokenizers import write_tokenizer
-from protlm_jax.models.fields import Fields
 from protlm_jax.vocabularies import ESM2, ResidueError, normalise
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 30061736\n"
@@ -234,11 +233,6 @@ def test_numbers_of_every_family_are_typed(family: str, tmp_path: Path) -> None:
         for name in sizes
     }
     assert sum(not any(read) for read in refused.values()) >= 4, refused
-
-
-def test_a_null_is_an_absent_field() -> None:
-    assert Fields({"n_inner": None, "n_layer": 2}).get("n_inner", 7) == 7
-    assert "n_inner" not in Fields({"n_inner": None})
 
 
 VOCAB = {token: i for i, token in enumerate(ESM2.tokens)}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zoo
-from safetensors.numpy import load_file, save_file
+from hf_folders import reconfigure, require_named
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
@@ -23,27 +21,7 @@ transformers = pytest.importorskip("transformers")
 if not hasattr(transformers, "EsmcForMaskedLM"):
     pytest.skip("transformers has ESM-C from 5.16 on", allow_module_level=True)
 
-
-@pytest.fixture(scope="module")
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(zoo.loaded("esmc"), tmp_path_factory.mktemp("esmc") / "hf")
-
-
-@pytest.fixture
-def folder(exported_once: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported_once, tmp_path / "model"))
-
-
-def rewrite(folder: Path, **changes: np.ndarray | None) -> None:
-    """Adds tensors, or (None) removes them."""
-    tensors = load_file(folder / "model.safetensors") | changes
-    kept = {name: x for name, x in tensors.items() if x is not None}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def reconfigure(folder: Path, **fields: object) -> None:
-    config = json.loads((folder / "config.json").read_text()) | fields
-    (folder / "config.json").write_text(json.dumps(config))
+FAMILY = "esmc"
 
 
 def test_their_own_tokenizer_is_ours(folder: Path) -> None:
@@ -80,16 +58,7 @@ def test_taps_are_what_is_added_after_the_division(exported_once: Path, assert_c
 
 @pytest.mark.parametrize("name", ["q_norm", "k_proj"])
 def test_a_tensor_that_is_missing_or_of_another_size_is_named(folder: Path, name: str) -> None:
-    full = f"esmc.layers.1.self_attn.{name}.weight"
-    shape = list(load_file(folder / "model.safetensors")[full].shape)
-    rewrite(folder, **{full: np.zeros((3, 5), np.float32)})
-    with pytest.raises(ProtlmError) as error:
-        load_model(folder)
-    assert f"tensor {full} has shape [3, 5], config.json asks for {shape}" in str(error.value)
-    rewrite(folder, **{full: None})
-    with pytest.raises(ProtlmError) as error:
-        load_model(folder)
-    assert f"tensor {full} of shape {shape} is missing" in str(error.value)
+    require_named(folder, f"esmc.layers.1.self_attn.{name}.weight")
 
 
 @pytest.mark.parametrize(

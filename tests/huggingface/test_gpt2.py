@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +10,17 @@ import jax
 import numpy as np
 import pytest
 import zoo
-from safetensors.numpy import load_file, save_file
+from hf_folders import reconfigure, require_named, rewrite
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface import export, load_model
+from protlm_jax.huggingface import load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-
-@pytest.fixture(scope="module")
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(zoo.loaded("gpt2"), tmp_path_factory.mktemp("gpt2") / "hf")
-
-
-@pytest.fixture
-def folder(exported_once: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported_once, tmp_path / "model"))
-
-
-def rewrite(folder: Path, **changes: np.ndarray | None) -> None:
-    """Adds tensors, or (None) removes them."""
-    tensors = load_file(folder / "model.safetensors") | changes
-    kept = {name: x for name, x in tensors.items() if x is not None}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def reconfigure(folder: Path, **fields: object) -> None:
-    config = json.loads((folder / "config.json").read_text()) | fields
-    (folder / "config.json").write_text(json.dumps(config))
+FAMILY = "gpt2"
 
 
 def test_masks_that_old_files_hold_are_left(folder: Path) -> None:
@@ -54,14 +33,7 @@ def test_masks_that_old_files_hold_are_left(folder: Path) -> None:
 
 
 def test_a_fused_tensor_that_is_missing_or_of_another_size_is_named(folder: Path) -> None:
-    name = "transformer.h.1.attn.c_attn.weight"
-    rewrite(folder, **{name: np.zeros((48, 16), np.float32)})
-    message = rf"tensor {name} has shape \[48, 16\], config.json asks for \[16, 48\]"
-    with pytest.raises(ProtlmError, match=message):
-        load_model(folder)
-    rewrite(folder, **{name: None})
-    with pytest.raises(ProtlmError, match=rf"tensor {name} of shape \[16, 48\] is missing"):
-        load_model(folder)
+    require_named(folder, "transformer.h.1.attn.c_attn.weight")
 
 
 @pytest.mark.parametrize(

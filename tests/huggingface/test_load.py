@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import zoo
+from hf_folders import reconfigure, rewrite
 from safetensors.numpy import load_file, save_file
 
 from protlm_jax.errors import ProtlmError
@@ -29,17 +30,6 @@ def victim(loaded: LoadedModel) -> tuple[str, list[int]]:
 @pytest.fixture
 def folder(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "model"))
-
-
-def rewrite(folder: Path, changes: dict[str, np.ndarray | None]) -> None:
-    """Adds, replaces or (None) removes tensors of model.safetensors."""
-    tensors = load_file(folder / "model.safetensors") | changes
-    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
-
-
-def reconfigure(folder: Path, **fields: object) -> None:
-    config = json.loads((folder / "config.json").read_text()) | fields
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def assert_same(loaded: LoadedModel, folder: Path) -> None:
@@ -93,7 +83,7 @@ def test_pytorch_bin_holds_tensors_and_nothing_else(loaded: LoadedModel, folder:
 
 def test_half_precision_is_read_as_float32(loaded: LoadedModel, folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    rewrite(folder, {name: array.astype(np.float16) for name, array in tensors.items()})
+    rewrite(folder, **{name: array.astype(np.float16) for name, array in tensors.items()})
     for ours, theirs in zip(
         jax.tree.leaves(loaded.params), jax.tree.leaves(load_model(folder).params), strict=True
     ):
@@ -103,7 +93,7 @@ def test_half_precision_is_read_as_float32(loaded: LoadedModel, folder: Path) ->
 
 def test_missing_tensor(victim: tuple[str, list[int]], folder: Path) -> None:
     name, shape = victim
-    rewrite(folder, {name: None})
+    rewrite(folder, **{name: None})
     with pytest.raises(ProtlmError) as error:
         load_model(folder)
     assert f"tensor {name} of shape {shape} is missing" in str(error.value)
@@ -112,7 +102,7 @@ def test_missing_tensor(victim: tuple[str, list[int]], folder: Path) -> None:
 @pytest.mark.parametrize("family", ["bert", "t5"], indirect=True)
 def test_misshapen_tensor(victim: tuple[str, list[int]], folder: Path) -> None:
     name, shape = victim
-    rewrite(folder, {name: np.zeros((3, 5), np.float32)})
+    rewrite(folder, **{name: np.zeros((3, 5), np.float32)})
     with pytest.raises(ProtlmError) as error:
         load_model(folder)
     message = str(error.value)
@@ -121,7 +111,7 @@ def test_misshapen_tensor(victim: tuple[str, list[int]], folder: Path) -> None:
 
 
 def test_unexpected_tensor(folder: Path) -> None:
-    rewrite(folder, {"adapter.weight": np.zeros((2, 2), np.float32)})
+    rewrite(folder, **{"adapter.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(ProtlmError, match=r"tensor adapter.weight of shape \[2, 2\] has no place"):
         load_model(folder)
 
@@ -140,15 +130,15 @@ def test_tied_copies_and_unused_tensors_are_listed(
     if family == "bert":
         extra["bert.embeddings.position_ids"] = np.arange(40)[None]
         extra["bert.pooler.dense.bias"] = np.zeros(16, np.float32)
-    rewrite(folder, extra)
+    rewrite(folder, **extra)
     with caplog.at_level("INFO", logger="protlm_jax"):
         assert_same(loaded, folder)
     assert all(name in caplog.text for name in extra)
 
-    rewrite(folder, {original: None})
+    rewrite(folder, **{original: None})
     assert_same(loaded, folder)  # the copy alone is enough
 
-    rewrite(folder, {original: embedding, tied: embedding + 1})
+    rewrite(folder, **{original: embedding, tied: embedding + 1})
     with pytest.raises(ProtlmError, match=f"{tied} differs from {original}"):
         load_model(folder)
 

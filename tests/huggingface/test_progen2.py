@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +10,20 @@ import jax
 import numpy as np
 import pytest
 import zoo
-from safetensors.numpy import load_file, save_file
+from hf_folders import reconfigure, require_named, rewrite
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.scoring.score import likelihoods, method_of
-from protlm_jax.huggingface import export, load_model
+from protlm_jax.huggingface import load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.vocabularies import PROGEN2
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-FUSED = "transformer.h.0.attn.qkv_proj.weight"
 
-
-@pytest.fixture(scope="module")
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(zoo.loaded("progen2"), tmp_path_factory.mktemp("progen2") / "hf")
-
-
-@pytest.fixture
-def folder(exported_once: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported_once, tmp_path / "model"))
-
-
-def rewrite(folder: Path, **changes: np.ndarray | None) -> None:
-    """Adds tensors, or (None) removes them."""
-    tensors = load_file(folder / "model.safetensors") | changes
-    kept = {name: x for name, x in tensors.items() if x is not None}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def reconfigure(folder: Path, *gone: str, **fields: object) -> None:
-    config = json.loads((folder / "config.json").read_text()) | fields
-    kept = {name: value for name, value in config.items() if name not in gone}
-    (folder / "config.json").write_text(json.dumps(kept))
+FAMILY = "progen2"
 
 
 def as_published(folder: Path, extra: tuple[str, ...] = ()) -> None:
@@ -110,13 +87,7 @@ def test_other_models_of_the_type_are_refused(folder: Path, fields: Any, message
 
 
 def test_a_projection_that_is_missing_or_of_another_size_is_named(folder: Path) -> None:
-    rewrite(folder, **{FUSED: np.zeros((32, 96), np.float32)})
-    message = rf"tensor {FUSED} has shape \[32, 96\], config.json asks for \[96, 32\]"
-    with pytest.raises(ProtlmError, match=message):
-        load_model(folder)
-    rewrite(folder, **{FUSED: None})
-    with pytest.raises(ProtlmError, match=rf"tensor {FUSED} of shape \[96, 32\] is missing"):
-        load_model(folder)
+    require_named(folder, "transformer.h.0.attn.qkv_proj.weight")
 
 
 def test_a_score_is_the_mean_of_both_directions(exported_once: Path) -> None:

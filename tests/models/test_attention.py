@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protlm_jax.models import attention_chunked
+from protlm_jax.models import attention_kernels
 from protlm_jax.models.attention import BACKENDS
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.positions import relative_bias, relative_buckets
@@ -58,21 +58,21 @@ def value_and_gradients(backend: str, segments: np.ndarray, biased: bool, causal
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_few_queries_at_a_time_are_the_same(case, assert_close, monkeypatch) -> None:
-    monkeypatch.setattr(attention_chunked, "chunk_of", lambda length, heads: 2)
-    monkeypatch.setattr(attention_chunked, "_TILE", 3)
+    monkeypatch.setattr(attention_kernels, "chunk_of", lambda length, heads: 2)
+    monkeypatch.setattr(attention_kernels, "_TILE", 3)
     segments, biased, causal = CASES[case]
     q, k, v, bias, _ = inputs()
     allowed = np.ones((1, L, M), bool)
     context = AttentionContext(segments, segments, bias if biased else None, causal, allowed)
-    out = attention_chunked.chunked_attention(q, k, v, context, lambda weights: weights)
+    out = attention_kernels.chunked_attention(q, k, v, context, lambda weights: weights)
     assert_close(out, by_hand(*CASES[case]), 1e-6, case)
 
 
 def test_chunks_divide_a_row() -> None:
     for length in (1, 16, 240, 509, 1216, 4096):
         for heads in (1, 20, 128):
-            assert length % attention_chunked.chunk_of(length, heads) == 0
-    assert [attention_chunked.chunk_of(4096, heads) for heads in (20, 128)] == [128, 32]
+            assert length % attention_kernels.chunk_of(length, heads) == 0
+    assert [attention_kernels.chunk_of(4096, heads) for heads in (20, 128)] == [128, 32]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -154,7 +154,7 @@ def test_chunks_hide_no_value_that_is_not_finite() -> None:
     )
     for bad in (np.nan, np.inf):
         out = np.asarray(
-            attention_chunked.chunked_attention(
+            attention_kernels.chunked_attention(
                 q,
                 k,
                 jnp.asarray(v).at[0, 1, 0, 2].set(bad),

@@ -19,9 +19,14 @@ import pytest
 
 from protlm_jax import models, partitioning
 from protlm_jax.models.attention import reference_attention
-from protlm_jax.models.attention_choice import Asked, choose, choose_backend, describe
-from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.models.attention_fused import cudnn_attention, splash_attention, tile_of
+from protlm_jax.models.attention_context import (
+    Asked,
+    AttentionContext,
+    choose,
+    choose_backend,
+    describe,
+)
+from protlm_jax.models.attention_kernels import cudnn_attention, splash_attention, tile_of
 
 PLAIN = Asked(512, 512, 64, "bfloat16", biased=False, limited=False, dropping=False)
 H, K = 2, 8

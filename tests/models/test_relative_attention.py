@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protlm_jax.models.attention import MAPS
+from protlm_jax.models.attention import MAPS, RelativeAttention, relative_sinusoids
 from protlm_jax.models.attention_context import MASKED, AttentionContext, visible
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.relative_attention import RelativeAttention, relative_sinusoids
 
 B, L, PAST, D, H, K = 2, 6, 4, 8, 2, 3
 CONFIG = ModelConfig(

@@ -12,8 +12,7 @@ import pytest
 from protlm_jax import partitioning
 from protlm_jax.config.files import load_config
 from protlm_jax.models.attention import Attention
-from protlm_jax.models.attention_choice import choose_backend
-from protlm_jax.models.attention_context import AttentionContext
+from protlm_jax.models.attention_context import AttentionContext, choose_backend
 from protlm_jax.models.families.bert import bert_config
 from protlm_jax.models.stack import UNROLL_UP_TO
 from protlm_jax.planning.compile import abstract_batch

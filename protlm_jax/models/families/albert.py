@@ -19,9 +19,15 @@ from typing import Any
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import Exchange, Key, linear_keys, norm_keys
-from protlm_jax.models.families import bert
-from protlm_jax.models.families.bert import Bert, attention_keys, embedder_keys
+from protlm_jax.models.exchange import (
+    Exchange,
+    Field,
+    attention_keys,
+    linear_keys,
+    mlp_keys,
+    norm_keys,
+)
+from protlm_jax.models.families.bert import FIXED, Bert, embedder_keys, fields, head_keys
 
 
 def albert_config(**sizes: Any) -> ModelConfig:
@@ -58,42 +64,17 @@ class Albert(Bert):
 
 _LAYER = "albert.encoder.albert_layer_groups.{layer}.albert_layers.0."
 
-KEYS = (
-    *embedder_keys("albert.embeddings"),
-    *linear_keys(
-        "projection", "albert.encoder.embedding_hidden_mapping_in", "E D -> D E", "D -> D"
-    ),
-    *attention_keys(f"{_LAYER}attention.", f"{_LAYER}attention.dense"),
-    *norm_keys("encoder/attention_norm", f"{_LAYER}attention.LayerNorm"),
-    *linear_keys("encoder/mlp/wi", f"{_LAYER}ffn", "D F -> F D", "F -> F"),
-    *linear_keys("encoder/mlp/wo", f"{_LAYER}ffn_output", "F D -> D F", "D -> D"),
-    *norm_keys("encoder/mlp_norm", f"{_LAYER}full_layer_layer_norm"),
-    *linear_keys("head/dense", "predictions.dense", "D E -> E D", "E -> E"),
-    *norm_keys("head/norm", "predictions.LayerNorm"),
-    Key("head/bias", "predictions.bias", "V -> V"),
-)
+_GROUPS = ("num_hidden_groups", "inner_group_num")
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    return {
-        **bert.to_config(config),
-        "embedding_size": config.embedding_size,
-        "num_hidden_groups": 1,
-        "inner_group_num": 1,
-    }
-
-
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    for name in ("num_hidden_groups", "inner_group_num"):
-        if fields.get(name, 1) != 1:
+def _read(theirs: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    for name in _GROUPS:
+        if theirs.get(name, 1) != 1:
             raise ProtlmError(
-                f"{name!r} is {fields[name]!r}; only an ALBERT whose layers all share the "
+                f"{name!r} is {theirs[name]!r}; only an ALBERT whose layers all share the "
                 f"parameters of one block can be read ({name!r} 1)"
             )
-    return albert_config(
-        **bert.shared_fields(fields, activation="gelu_new", dropout=0.0),
-        embedding_size=fields.get("embedding_size", 128),
-    )
+    return {}
 
 
 _NO_ORDER = "sentence order says nothing about proteins"
@@ -102,25 +83,30 @@ EXCHANGE = Exchange(
     model_type="albert",
     architecture="AlbertForMaskedLM",
     task="fill-mask",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    keys=(
+        *embedder_keys("albert.embeddings"),
+        *linear_keys("projection", "albert.encoder.embedding_hidden_mapping_in", "E D -> D E"),
+        *attention_keys(f"{_LAYER}attention.", f"{_LAYER}attention.dense"),
+        *norm_keys("encoder/attention_norm", f"{_LAYER}attention.LayerNorm"),
+        *mlp_keys(f"{_LAYER}ffn", f"{_LAYER}ffn_output"),
+        *norm_keys("encoder/mlp_norm", f"{_LAYER}full_layer_layer_norm"),
+        *head_keys("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
+    ),
+    make=albert_config,
+    fields=(*fields("gelu_tanh", 0.0), Field("embedding_size", "embedding_size", 128)),
+    fixed=FIXED,
+    write=lambda config: dict.fromkeys(_GROUPS, 1),
+    read=_read,
     imports="AutoModelForMaskedLM",
-    usage="""\
-model = AutoModelForMaskedLM.from_pretrained("{title}")
-logits = model(**batch).logits  # over all tokens, at each residue
-hidden = model.albert(**batch).last_hidden_state
-""",
     copies={
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
         "predictions.decoder.bias": "predictions.bias",
     },
     unused={
         "albert.embeddings.position_ids": "a constant range",
-        "albert.pooler.weight": "the pooler takes no part in masked language modelling",
-        "albert.pooler.bias": "the pooler takes no part in masked language modelling",
-        "sop_classifier.classifier.weight": _NO_ORDER,
-        "sop_classifier.classifier.bias": _NO_ORDER,
+        "albert.pooler.*": "the pooler takes no part in masked language modelling",
+        "sop_classifier.classifier.*": _NO_ORDER,
     },
     heads={"head": "the masked-language head (predictions)"},
+    around=(("cls_token",), ("sep_token",)),
 )

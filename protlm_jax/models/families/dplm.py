@@ -16,7 +16,6 @@ models have (airkingbd/dplm_650m), tells the two apart.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from protlm_jax.models.config import ModelConfig
@@ -43,15 +42,9 @@ class Dplm(esm2.Esm2):
 
 _MARK = "dplm_type"
 
-
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    return {**esm2.EXCHANGE.to_config(config), _MARK: "dplm_esm"}
-
-
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    return esm2.EXCHANGE.from_config(fields).replace(family="dplm")
-
-
 EXCHANGE = dataclasses.replace(
-    esm2.EXCHANGE, to_config=_to_config, from_config=_from_config, mark=_MARK
+    esm2.EXCHANGE,
+    make=dplm_config,
+    write=lambda config: {**esm2.EXCHANGE.write(config), _MARK: "dplm_esm"},
+    mark=_MARK,
 )

@@ -15,7 +15,9 @@ Both have `model_type` "electra"; the folder's `architectures` tells which it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 import flax.linen as nn
@@ -24,9 +26,9 @@ import jax.numpy as jnp
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import Exchange, Joint, Key, linear_keys, norm_keys, refuse_unless
+from protlm_jax.models.exchange import Exchange, Joint, linear_keys, typed
 from protlm_jax.models.families import bert
-from protlm_jax.models.families.bert import Bert, bert_config, block_keys, embedder_keys
+from protlm_jax.models.families.bert import Bert, bert_config, block_keys, embedder_keys, head_keys
 from protlm_jax.models.layers import ACTIVATIONS, Projection
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stacked import Batch, Streams
@@ -116,6 +118,10 @@ class ElectraDiscriminator(Bert):
     objectives: ClassVar[tuple[str, ...]] = ()
     make_head = DetectionHead
 
+    @classmethod
+    def head_flops(cls, config: ModelConfig) -> int:
+        return 2 * config.d_model * (config.d_model + 1)
+
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         """Logits [batch, length, 1] float32 of "replaced" from the stream at any depth."""
         return cast(jax.Array, self.head_module(h["encoder"]))
@@ -142,36 +148,22 @@ class Electra(ElectraDiscriminator):
         return super().__call__(batch, deterministic)
 
 
-_PROJECTION = linear_keys("projection", "electra.embeddings_project", "E D -> D E", "D -> D")
+_PROJECTION = linear_keys("projection", "electra.embeddings_project", "E D -> D E")
 
 _ENCODER = (
     *embedder_keys("electra.embeddings"),
-    *(Key(key.ours, key.theirs, key.layout, optional=True) for key in _PROJECTION),
+    *(dataclasses.replace(key, optional=True) for key in _PROJECTION),
     *block_keys("electra.encoder.layer.{layer}."),
 )
 
-_UNUSED = {"electra.embeddings.position_ids": "a constant range"}
+
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    width = typed({"embedding_size": 128, **fields}, "embedding_size", "int")
+    return {"embedding_size": 0 if width == known["d_model"] else width}
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    return {**bert.to_config(config), "embedding_size": config.embedding_width}
-
-
-def _from_config(family: str, fields: Mapping[str, Any]) -> ModelConfig:
-    sizes = bert.shared_fields(fields, activation="gelu", dropout=0.1)
-    width = fields.get("embedding_size", 128)
-    narrow = 0 if width == sizes["d_model"] else width
-    return electra_config(**sizes, family=family, generator_shrink=0, embedding_size=narrow)
-
-
-def _generator_from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    # Their generator's head has this one whatever the blocks have.
-    refuse_unless(fields, "hidden_act", "gelu")
-    return _from_config("electra_generator", fields)
-
-
-def _discriminator_from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    return _from_config("electra_discriminator", fields)
+def _alone(family: str) -> Callable[..., ModelConfig]:
+    return functools.partial(electra_config, family=family, generator_shrink=0)
 
 
 GENERATOR = Exchange(
@@ -180,46 +172,52 @@ GENERATOR = Exchange(
     task="fill-mask",
     keys=(
         *_ENCODER,
-        *linear_keys("head/dense", "generator_predictions.dense", "D E -> E D", "E -> E"),
-        *norm_keys("head/norm", "generator_predictions.LayerNorm"),
-        Key("head/bias", "generator_lm_head.bias", "V -> V"),
+        *head_keys(
+            "generator_predictions.dense",
+            "generator_predictions.LayerNorm",
+            "generator_lm_head.bias",
+        ),
     ),
-    to_config=_to_config,
-    from_config=_generator_from_config,
+    make=_alone("electra_generator"),
+    fields=bert.fields("gelu", 0.1),
+    # The activation of their head, whatever the blocks have.
+    fixed={**bert.FIXED, "hidden_act": ("gelu", None)},
+    write=lambda config: {"embedding_size": config.embedding_width},
+    read=_read,
     imports="ElectraForMaskedLM",
-    usage="""\
-model = ElectraForMaskedLM.from_pretrained("{title}")
-logits = model(**batch).logits  # over all tokens, at each residue
-hidden = model.electra(**batch).last_hidden_state
-""",
     copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
-    unused=_UNUSED,
+    unused={"electra.embeddings.position_ids": "a constant range"},
     only_named=True,
     heads={"head": "the masked-language head (generator_predictions, generator_lm_head)"},
+    around=bert.EXCHANGE.around,
 )
 
-DISCRIMINATOR = Exchange(
-    model_type="electra",
+DISCRIMINATOR = dataclasses.replace(
+    GENERATOR,
     architecture="ElectraForPreTraining",
     task="feature-extraction",
     keys=(
         *_ENCODER,
-        *linear_keys("head/dense", "discriminator_predictions.dense", "D E -> E D", "E -> E"),
-        *linear_keys(
-            "head/prediction", "discriminator_predictions.dense_prediction", "D A -> A D", "A -> A"
-        ),
+        *linear_keys("head/dense", "discriminator_predictions.dense", "D E -> E D"),
+        *linear_keys("head/prediction", "discriminator_predictions.dense_prediction", "D A -> A D"),
     ),
-    to_config=_to_config,
-    from_config=_discriminator_from_config,
+    make=_alone("electra_discriminator"),
+    fixed=bert.FIXED,
     imports="ElectraForPreTraining",
     usage="""\
 model = ElectraForPreTraining.from_pretrained("{title}")
 replaced = model(**batch).logits.sigmoid()  # probability that each residue was replaced
 hidden = model.electra(**batch).last_hidden_state
 """,
-    unused=_UNUSED,
+    copies={},
+    only_named=False,
     heads={"head": "the detection head (discriminator_predictions)"},
 )
+
+
+def both_configs(config: ModelConfig) -> tuple[ModelConfig, ModelConfig]:
+    """Generator and discriminator of a joint config."""
+    return generator_config(config), discriminator_config(config)
 
 
 def generator_part(config: ModelConfig, params: Any) -> tuple[ModelConfig, Any]:

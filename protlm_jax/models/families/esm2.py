@@ -19,30 +19,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.models.axes import constrain, named
-from protlm_jax.models.block import BlockContext
+from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.contacts import ContactHead, pairs_of
 from protlm_jax.models.exchange import (
     CONTACT_HEAD,
     Exchange,
+    Field,
     Key,
+    attention_keys,
     linear_keys,
+    mlp_keys,
     norm_keys,
-    refuse_unless,
     required,
 )
-from protlm_jax.models.families.bert import Head, attention_keys
-from protlm_jax.models.layers import Normalization, lookup
-from protlm_jax.models.positions import ROTARY_THETA, rotary_frequencies, rotation
+from protlm_jax.models.families.bert import SIZES, Head, head_keys
+from protlm_jax.models.layers import lookup
+from protlm_jax.models.positions import ROTARY_THETA, rotary_frequencies
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
+from protlm_jax.models.stacked import Batch, PreNormStack, Streams
 from protlm_jax.vocabularies import get_vocabulary
 
 MASKED_IN_TRAINING = 0.15 * 0.8  # share of tokens that training showed as <mask>
@@ -101,42 +100,37 @@ def token_dropout(masked: jax.Array, segments: jax.Array) -> jax.Array:
     return jnp.where(masked | (segments == 0), 0.0, scale)
 
 
-class Esm2(SingleStack):
+class Esm2(PreNormStack):
     """ESM-2; see the module's docstring."""
 
     readouts = (Readout("masked", stack="encoder"),)
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
+    dense_head = True
 
     def setup(self) -> None:
         super().setup()
         c = self.config
-        normal = nn.initializers.normal(c.initializer_range)
-        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
         self.frequencies = self.param(
             "frequencies",
             named(lambda key, shape: rotary_frequencies(2 * shape[0]), "frequencies"),
             (c.head_dim // 2,),
         )
-        self.final_norm = Normalization(c)
         self.head_module = Head(c, name="head")
         self.contact_head = ContactHead(c)
 
-    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
-        c, tokens, segments = self.config, batch["input_tokens"], batch["segment_ids"]
+    def tokens(self, batch: Batch, deterministic: bool) -> jax.Array:
+        c, tokens = self.config, batch["input_tokens"]
         h = lookup(self.token, tokens)
         if c.token_dropout:
             masked = tokens == get_vocabulary(c.vocabulary).hiding_id
-            h = h * token_dropout(masked, segments)[..., None]
-        h = constrain(h.astype(c.compute_dtype), "batch", "length", "embed")
-        turn = rotation(batch["positions"], jax.lax.stop_gradient(self.frequencies))
-        attention = AttentionContext(segments, segments, query_rotation=turn, key_rotation=turn)
-        return {"encoder": h}, {"encoder": BlockContext(attention)}
+            h = h * token_dropout(masked, batch["segment_ids"])[..., None]
+        return h.astype(c.compute_dtype)
+
+    def rotary_frequencies(self) -> jax.Array:
+        return jax.lax.stop_gradient(self.frequencies)
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         return self.head_module(self.final_norm(h["encoder"]), self.token)
-
-    def finish(self, h: jax.Array) -> jax.Array:
-        return self.final_norm(h)
 
     def contacts(self, batch: Batch) -> jax.Array:
         """The probability that two residues touch: [batch, length, length] float32.
@@ -161,90 +155,54 @@ _LAYER = "esm.encoder.layer.{layer}."
 _TOKEN = "esm.embeddings.word_embeddings.weight"
 _FREQUENCIES = "esm.rotary_embeddings.inv_freq"
 
-KEYS = (
-    Key("token", _TOKEN, "V D -> V D"),
-    Key("frequencies", _FREQUENCIES, "R -> R"),
-    *norm_keys("encoder/attention_norm", f"{_LAYER}attention.LayerNorm"),
-    *attention_keys(f"{_LAYER}attention.self.", f"{_LAYER}attention.output.dense"),
-    *norm_keys("encoder/mlp_norm", f"{_LAYER}LayerNorm"),
-    *linear_keys("encoder/mlp/wi", f"{_LAYER}intermediate.dense", "D F -> F D", "F -> F"),
-    *linear_keys("encoder/mlp/wo", f"{_LAYER}output.dense", "F D -> D F", "D -> D"),
-    *norm_keys("final_norm", "esm.encoder.emb_layer_norm_after"),
-    *linear_keys("head/dense", "lm_head.dense", "D E -> E D", "E -> E"),
-    *norm_keys("head/norm", "lm_head.layer_norm"),
-    Key("head/bias", "lm_head.bias", "V -> V"),
-    *linear_keys(CONTACT_HEAD, "esm.contact_head.regression", "N H -> 1 (N H)", "A -> A"),
-)
 
-
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    vocabulary = get_vocabulary(config.vocabulary)
+def _write(config: ModelConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.d_ff,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": config.dropout_rate,
-        "attention_probs_dropout_prob": config.dropout_rate,
         "max_position_embeddings": 1026,  # of a table that rotary positions do without
-        "position_embedding_type": "rotary",
-        "rope_theta": ROTARY_THETA,
-        "initializer_range": config.initializer_range,
-        "layer_norm_eps": config.norm_eps,
-        "emb_layer_norm_before": False,
-        "token_dropout": config.token_dropout,
-        "mask_token_id": vocabulary.mask_id,
-        "pad_token_id": vocabulary.pad_id,
-        "eos_token_id": next(iter(vocabulary.suffix_ids), None),
-        "tie_word_embeddings": True,
+        "mask_token_id": get_vocabulary(config.vocabulary).mask_id,
     }
 
 
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     required(fields, "position_embedding_type")  # "absolute" where nothing is said: ESM-1b
-    refuse_unless(fields, "position_embedding_type", "rotary")
-    refuse_unless(fields, "rope_theta", ROTARY_THETA)
-    refuse_unless(fields, "emb_layer_norm_before", False, None)
-    refuse_unless(fields, "hidden_act", "gelu")
-    refuse_unless(fields, "is_folding_model", False, None)
-    refuse_unless(fields, "is_decoder", False)
-    refuse_unless(fields, "add_cross_attention", False)
-    refuse_unless(fields, "tie_word_embeddings", True)
-    width, heads = required(fields, "hidden_size"), required(fields, "num_attention_heads")
-    return esm2_config(
-        vocab_size=required(fields, "vocab_size"),
-        d_model=width,
-        num_layers=required(fields, "num_hidden_layers"),
-        num_heads=heads,
-        head_dim=width // heads,
-        d_ff=required(fields, "intermediate_size"),
-        norm_eps=fields.get("layer_norm_eps", 1e-12),
-        initializer_range=fields.get("initializer_range", 0.02),
-        dropout_rate=float(fields.get("hidden_dropout_prob", 0.1)),
-        token_dropout=bool(fields.get("token_dropout")),
-    )
-
-
-def _row(fields: Mapping[str, Any]) -> int | None:
-    """The rows of a position table that rotary positions do without; two of them hold no token."""
-    return fields["max_position_embeddings"] - 2 if "max_position_embeddings" in fields else None
+    return {}
 
 
 EXCHANGE = Exchange(
     model_type="esm",
     architecture="EsmForMaskedLM",
     task="fill-mask",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    keys=(
+        Key("token", _TOKEN, "V D -> V D"),
+        Key("frequencies", _FREQUENCIES, "R -> R"),
+        *norm_keys("encoder/attention_norm", f"{_LAYER}attention.LayerNorm"),
+        *attention_keys(f"{_LAYER}attention.self.", f"{_LAYER}attention.output.dense"),
+        *norm_keys("encoder/mlp_norm", f"{_LAYER}LayerNorm"),
+        *mlp_keys(f"{_LAYER}intermediate.dense", f"{_LAYER}output.dense"),
+        *norm_keys("final_norm", "esm.encoder.emb_layer_norm_after"),
+        *head_keys("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+        *linear_keys(CONTACT_HEAD, "esm.contact_head.regression", "N H -> 1 (N H)", "A -> A"),
+    ),
+    make=esm2_config,
+    fields=(
+        *SIZES,
+        Field("norm_eps", "layer_norm_eps", 1e-12),
+        Field("dropout_rate", "hidden_dropout_prob", 0.1, ("attention_probs_dropout_prob",)),
+        Field("token_dropout", "token_dropout", False),
+    ),
+    fixed={
+        "position_embedding_type": ("rotary",),
+        "rope_theta": (ROTARY_THETA, None),
+        "emb_layer_norm_before": (False, None),
+        "hidden_act": ("gelu", None),
+        "is_folding_model": (False, None),
+        "is_decoder": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    },
+    write=_write,
+    read=_read,
     imports="AutoModelForMaskedLM",
-    usage="""\
-model = AutoModelForMaskedLM.from_pretrained("{title}")
-logits = model(**batch).logits  # over all tokens, at each residue
-hidden = model.esm(**batch).last_hidden_state
-""",
     copies={"lm_head.decoder.weight": _TOKEN},
     defaults={_FREQUENCIES: lambda config: np.asarray(rotary_frequencies(config.head_dim))},
     # Before transformers 5 every layer had its own copy; 5.23 may write a star for the layer.
@@ -252,13 +210,13 @@ hidden = model.esm(**batch).last_hidden_state
     unused={
         "esm.embeddings.position_ids": "a constant range",
         "esm.embeddings.position_embeddings.weight": "positions are rotary",
-        "esm.pooler.dense.weight": "the pooler takes no part in masked language modelling",
-        "esm.pooler.dense.bias": "the pooler takes no part in masked language modelling",
+        "esm.pooler.dense.*": "the pooler takes no part in masked language modelling",
     },
     heads={
         "head": "the masked-language head (lm_head)",
         CONTACT_HEAD: "the contact head (esm.contact_head)",
     },
     keeps_rare=True,
-    row=_row,
+    row=("max_position_embeddings", 2),  # of the table's rows, two hold no token
+    around=(("cls_token",), ("eos_token",)),
 )

@@ -18,23 +18,14 @@ import flax.linen as nn
 import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.models.axes import constrain, named
-from protlm_jax.models.block import BlockContext
+from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.exchange import (
-    Exchange,
-    Key,
-    linear_keys,
-    norm_keys,
-    refuse_unless,
-    required,
-)
-from protlm_jax.models.families.bert import Head
-from protlm_jax.models.layers import Normalization, lookup
-from protlm_jax.models.positions import ROTARY_THETA, rotary_frequencies, rotation
+from protlm_jax.models.exchange import Exchange, Field, Key, norm_keys, refuse_unless, typed
+from protlm_jax.models.families.bert import SIZES, Head, head_keys
+from protlm_jax.models.layers import lookup
+from protlm_jax.models.positions import ROTARY_THETA
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
+from protlm_jax.models.stacked import Batch, PreNormStack, Streams
 from protlm_jax.vocabularies import get_vocabulary
 
 REFERENCE_DEPTH = 36  # layers of the model whose additions are not scaled
@@ -82,34 +73,25 @@ PRESETS = {
 }
 
 
-class Esmc(SingleStack):
+class Esmc(PreNormStack):
     """ESM-C; see the module's docstring."""
 
     readouts = (Readout("masked", stack="encoder"),)
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
+    dense_head = True
 
     def setup(self) -> None:
         super().setup()
         c = self.config
         table = named(nn.initializers.normal(c.initializer_range), "vocab", "embed")
-        self.token = self.param("token", table, (c.vocab_size, c.d_model))
         self.decoder = self.param("decoder", table, (c.vocab_size, c.d_model))
-        self.final_norm = Normalization(c, bias=False)
         self.head_module = Head(c.replace(activation="gelu"), name="head")
 
-    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
-        c, segments = self.config, batch["segment_ids"]
-        h = lookup(self.token, batch["input_tokens"]).astype(c.compute_dtype)
-        h = constrain(h, "batch", "length", "embed")
-        turn = rotation(batch["positions"], rotary_frequencies(c.rotary_size))
-        attention = AttentionContext(segments, segments, query_rotation=turn, key_rotation=turn)
-        return {"encoder": h}, {"encoder": BlockContext(attention)}
+    def tokens(self, batch: Batch, deterministic: bool) -> jax.Array:
+        return lookup(self.token, batch["input_tokens"]).astype(self.config.compute_dtype)
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         return self.head_module(self.final_norm(h["encoder"]), self.decoder)
-
-    def finish(self, h: jax.Array) -> jax.Array:
-        return self.final_norm(h)
 
 
 _LAYER = "esmc.layers.{layer}."
@@ -132,59 +114,29 @@ KEYS = (
     Key("encoder/mlp/wi_1/kernel", f"{_MLP}up_proj.weight", "D F -> F D"),
     Key("encoder/mlp/wo/kernel", f"{_MLP}down_proj.weight", "F D -> D F"),
     Key("final_norm/scale", "esmc.norm.weight", "D -> D"),
-    *linear_keys("head/dense", "lm_head.dense", "D E -> E D", "E -> E"),
-    *norm_keys("head/norm", "lm_head.layer_norm"),
+    *head_keys("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.bias"),
     Key("decoder", "lm_head.decoder.weight", "V D -> V D"),
-    Key("head/bias", "lm_head.decoder.bias", "V -> V"),
 )
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    vocabulary = get_vocabulary(config.vocabulary)
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "hidden_act": "silu",
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROTARY_THETA},
-        "attention_dropout": config.dropout_rate,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "initializer_range": config.initializer_range,
-        "mask_token_id": vocabulary.mask_id,
-        "pad_token_id": vocabulary.pad_id,
-        "bos_token_id": next(iter(vocabulary.prefix_ids), None),
-        "eos_token_id": next(iter(vocabulary.suffix_ids), None),
-        "tie_word_embeddings": False,
-    }
+_ROPE = {"rope_type": "default", "rope_theta": ROTARY_THETA}
 
 
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    width, heads = required(fields, "hidden_size"), required(fields, "num_attention_heads")
-    refuse_unless(fields, "hidden_act", "silu")
-    refuse_unless(fields, "attention_bias", False)
-    refuse_unless(fields, "mlp_bias", False)
-    refuse_unless(fields, "tie_word_embeddings", False)
-    refuse_unless(fields, "num_key_value_heads", None, heads)
-    refuse_unless(fields, "head_dim", None, width // heads)
-    rope = fields.get("rope_parameters") or {}
-    if (rope.get("rope_type", "default"), rope.get("rope_theta", ROTARY_THETA)) != (
-        "default",
-        ROTARY_THETA,
-    ):
-        raise ProtlmError(f"'rope_parameters' is {rope!r}; only theta {ROTARY_THETA:g} can be read")
-    return esmc_config(
-        required(fields, "num_hidden_layers"),
-        vocab_size=required(fields, "vocab_size"),
-        d_model=width,
-        num_heads=heads,
-        head_dim=width // heads,
-        d_ff=required(fields, "intermediate_size"),
-        initializer_range=fields.get("initializer_range", 0.02),
-        dropout_rate=float(fields.get("attention_dropout") or 0.0),
-    )
+def _write(config: ModelConfig) -> dict[str, Any]:
+    mask_id = get_vocabulary(config.vocabulary).mask_id
+    return {"rope_parameters": _ROPE, "mask_token_id": mask_id}
+
+
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    refuse_unless(fields, "num_key_value_heads", None, known["num_heads"])
+    refuse_unless(fields, "head_dim", None, known["d_model"] // known["num_heads"])
+    if fields.get("rope_parameters") is not None:
+        rope = typed(fields, "rope_parameters", "dict")
+        if {name: rope.get(name, value) for name, value in _ROPE.items()} != _ROPE:
+            raise ProtlmError(
+                f"'rope_parameters' is {rope!r}; only theta {ROTARY_THETA:g} can be read"
+            )
+    return {}
 
 
 EXCHANGE = Exchange(
@@ -192,15 +144,19 @@ EXCHANGE = Exchange(
     architecture="EsmcForMaskedLM",
     task="fill-mask",
     keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    make=esmc_config,
+    fields=(*SIZES, Field("dropout_rate", "attention_dropout", 0.0)),
+    fixed={
+        "hidden_act": ("silu", None),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "tie_word_embeddings": (False,),
+    },
+    write=_write,
+    read=_read,
     imports="AutoModelForMaskedLM",
-    usage="""\
-model = AutoModelForMaskedLM.from_pretrained("{title}")
-logits = model(**batch).logits  # over all tokens, at each residue
-hidden = model.esmc(**batch).last_hidden_state
-""",
     heads={"head": _HEAD, "decoder": _HEAD},
     keeps_rare=True,
-    row=lambda fields: fields.get("max_position_embeddings"),
+    row=("max_position_embeddings", 0),
+    around=(("cls_token",), ("eos_token",)),
 )

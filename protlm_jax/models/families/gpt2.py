@@ -13,33 +13,15 @@ Its maps are `Conv1D`: kernels of [in, out], where a Linear has [out, in].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.models.axes import constrain, named
-from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.dropout import Dropout
-from protlm_jax.models.exchange import (
-    ACTIVATION_NAMES,
-    Exchange,
-    Key,
-    activation_field,
-    linear_keys,
-    norm_keys,
-    refuse_unless,
-    required,
-)
-from protlm_jax.models.layers import Normalization, lookup
-from protlm_jax.models.positions import sinusoidal
+from protlm_jax.models.exchange import Exchange, Field, Key, fused_keys, linear_keys, norm_keys
+from protlm_jax.models.layers import logits_of
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
-from protlm_jax.vocabularies import get_vocabulary
+from protlm_jax.models.stacked import PreNormStack, Streams
 
 
 def gpt2_config(**sizes: Any) -> ModelConfig:
@@ -65,135 +47,69 @@ PRESETS = {
 }
 
 
-class Gpt2(SingleStack):
+class Gpt2(PreNormStack):
     """GPT-2; see the module's docstring."""
 
     readouts = (Readout("causal", stack="encoder"),)
     objectives = ("causal",)
-
-    def setup(self) -> None:
-        super().setup()
-        c = self.config
-        normal = nn.initializers.normal(c.initializer_range)
-        start = normal if c.position_init == "normal" else sinusoidal(c.initializer_range)
-        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
-        self.position = self.param(
-            "position", named(start, "positions", "embed"), (c.max_positions, c.d_model)
-        )
-        self.final_norm = Normalization(c)
-        self.dropout = Dropout(c.dropout_rate)
-
-    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
-        h = lookup(self.token, batch["input_tokens"])
-        h = h + lookup(self.position, batch["positions"])
-        h = self.dropout(h.astype(self.config.compute_dtype), deterministic)
-        h = constrain(h, "batch", "length", "embed")
-        segments = batch["segment_ids"]
-        attention = AttentionContext(segments, segments, causal=True)
-        return {"encoder": h}, {"encoder": BlockContext(attention)}
+    causal = True
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         """Logits of the next token."""
-        x = self.final_norm(h["encoder"])
-        return jnp.einsum(
-            "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-
-    def finish(self, h: jax.Array) -> jax.Array:
-        return self.final_norm(h)
+        return logits_of(self.final_norm(h["encoder"]), self.token)
 
 
 _TOKEN = "transformer.wte.weight"
 _LAYER = "transformer.h.{layer}."
 
 
-def _fused(part: str, layout: str) -> tuple[Key, ...]:
-    """Query, key and value, one after the other along the last axis."""
-    return tuple(
-        Key(
-            f"encoder/attention/{name}/{'kernel' if part == 'weight' else 'bias'}",
-            f"{_LAYER}attn.c_attn.{part}",
-            layout,
-            part=(index, 3),
-        )
-        for index, name in enumerate(("query", "key", "value"))
-    )
-
-
-KEYS = (
-    Key("token", _TOKEN, "V D -> V D"),
-    Key("position", "transformer.wpe.weight", "P D -> P D"),
-    *norm_keys("encoder/attention_norm", f"{_LAYER}ln_1"),
-    *_fused("weight", "D H K -> D (P H K)"),
-    *_fused("bias", "H K -> (P H K)"),
-    *linear_keys("encoder/attention/out", f"{_LAYER}attn.c_proj", "H K D -> (H K) D", "D -> D"),
-    *norm_keys("encoder/mlp_norm", f"{_LAYER}ln_2"),
-    *linear_keys("encoder/mlp/wi", f"{_LAYER}mlp.c_fc", "D F -> D F", "F -> F"),
-    *linear_keys("encoder/mlp/wo", f"{_LAYER}mlp.c_proj", "F D -> F D", "D -> D"),
-    *norm_keys("final_norm", "transformer.ln_f"),
+FIELDS = (
+    Field("d_model", "n_embd"),
+    Field("max_positions", "n_positions"),
+    Field("num_layers", "n_layer"),
+    Field("num_heads", "n_head"),
+    Field("d_ff", "n_inner", lambda known: 4 * known["d_model"]),
+    Field("activation", "activation_function", "gelu_tanh"),
+    Field("norm_eps", "layer_norm_epsilon", 1e-5),
+    Field("initializer_range", "initializer_range", 0.02),
 )
 
-
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    vocabulary = get_vocabulary(config.vocabulary)
-    return {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_positions,
-        "n_embd": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "n_inner": config.d_ff,
-        "activation_function": ACTIVATION_NAMES[config.activation],
-        "resid_pdrop": config.dropout_rate,
-        "embd_pdrop": config.dropout_rate,
-        "attn_pdrop": config.dropout_rate,
-        "layer_norm_epsilon": config.norm_eps,
-        "initializer_range": config.initializer_range,
-        "pad_token_id": vocabulary.pad_id,
-        "bos_token_id": next(iter(vocabulary.prefix_ids), None),
-        "eos_token_id": next(iter(vocabulary.suffix_ids), None),
-        "tie_word_embeddings": True,
-    }
-
-
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    refuse_unless(fields, "scale_attn_weights", True)
-    refuse_unless(fields, "scale_attn_by_inverse_layer_idx", False)
-    refuse_unless(fields, "add_cross_attention", False)
-    refuse_unless(fields, "tie_word_embeddings", True)
-    width, heads = required(fields, "n_embd"), required(fields, "n_head")
-    return gpt2_config(
-        vocab_size=required(fields, "vocab_size"),
-        max_positions=required(fields, "n_positions"),
-        d_model=width,
-        num_layers=required(fields, "n_layer"),
-        num_heads=heads,
-        head_dim=width // heads,
-        d_ff=fields.get("n_inner") or 4 * width,
-        activation=activation_field(fields.get("activation_function", "gelu_new")),
-        norm_eps=fields.get("layer_norm_epsilon", 1e-5),
-        initializer_range=fields.get("initializer_range", 0.02),
-        dropout_rate=float(fields.get("resid_pdrop", 0.1)),
-    )
-
+MASKS = {
+    "transformer.h.*.attn.bias": "the causal mask, a constant",
+    "transformer.h.*.attn.masked_bias": "the causal mask, a constant",
+}
 
 EXCHANGE = Exchange(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
     task="text-generation",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
-    imports="AutoModelForCausalLM",
-    usage="""\
-model = AutoModelForCausalLM.from_pretrained("{title}")
-logits = model(**batch).logits  # logits[:, i] predicts token i + 1
-hidden = model.transformer(**batch).last_hidden_state
-""",
-    keeps_rare=True,
-    copies={"lm_head.weight": _TOKEN},
-    unused={
-        "transformer.h.*.attn.bias": "the causal mask, a constant",
-        "transformer.h.*.attn.masked_bias": "the causal mask, a constant",
+    keys=(
+        Key("token", _TOKEN, "V D -> V D"),
+        Key("position", "transformer.wpe.weight", "P D -> P D"),
+        *norm_keys("encoder/attention_norm", f"{_LAYER}ln_1"),
+        *fused_keys(f"{_LAYER}attn.c_attn.weight", "D H K -> D (P H K)"),
+        *fused_keys(f"{_LAYER}attn.c_attn.bias", "H K -> (P H K)", "bias"),
+        *linear_keys("encoder/attention/out", f"{_LAYER}attn.c_proj", "H K D -> (H K) D"),
+        *norm_keys("encoder/mlp_norm", f"{_LAYER}ln_2"),
+        *linear_keys("encoder/mlp/wi", f"{_LAYER}mlp.c_fc", "D F -> D F"),
+        *linear_keys("encoder/mlp/wo", f"{_LAYER}mlp.c_proj", "F D -> F D"),
+        *norm_keys("final_norm", "transformer.ln_f"),
+    ),
+    make=gpt2_config,
+    fields=(
+        *FIELDS,
+        Field("vocab_size", "vocab_size"),
+        Field("dropout_rate", "resid_pdrop", 0.1, ("embd_pdrop", "attn_pdrop")),
+    ),
+    fixed={
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
     },
+    imports="AutoModelForCausalLM",
+    keeps_rare=True,
+    unspaced=True,
+    copies={"lm_head.weight": _TOKEN},
+    unused=MASKS,
 )

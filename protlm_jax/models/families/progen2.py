@@ -18,33 +18,26 @@ carries one, made of CodeGen's, which computes the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.attention_context import AttentionContext
-from protlm_jax.models.axes import constrain, named
-from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.exchange import (
-    ACTIVATION_NAMES,
     Exchange,
+    Field,
     Key,
-    activation_field,
+    fused_keys,
     linear_keys,
+    mlp_keys,
     norm_keys,
     refuse_unless,
-    required,
 )
-from protlm_jax.models.layers import Logits, Normalization, lookup
-from protlm_jax.models.positions import rotary_frequencies, rotation
+from protlm_jax.models.families import gpt2
+from protlm_jax.models.layers import Logits
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stacked import Batch, Contexts, SingleStack, Streams
-from protlm_jax.vocabularies import get_vocabulary
+from protlm_jax.models.stacked import PreNormStack, Streams
 
 HEAD_GROUPS = 8  # in which published checkpoints hold their heads
 
@@ -94,124 +87,34 @@ PRESETS = {
 }
 
 
-class ProGen2(SingleStack):
+class ProGen2(PreNormStack):
     """ProGen2; see the module's docstring."""
 
     readouts = (Readout("causal", stack="encoder", both_ways=True),)
     objectives = ("causal",)
+    causal = True
 
     def setup(self) -> None:
         super().setup()
-        c = self.config
-        normal = nn.initializers.normal(c.initializer_range)
-        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
-        self.final_norm = Normalization(c)
-        self.head_module = Logits(c, name="head")
-        self.dropout = Dropout(c.dropout_rate)
-
-    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
-        c, segments = self.config, batch["segment_ids"]
-        h = lookup(self.token, batch["input_tokens"]).astype(c.compute_dtype)
-        h = constrain(self.dropout(h, deterministic), "batch", "length", "embed")
-        neighbours = c.rotary_pairs == "neighbours"
-        turn = rotation(batch["positions"], rotary_frequencies(c.rotary_size), neighbours)
-        attention = AttentionContext(
-            segments, segments, causal=True, query_rotation=turn, key_rotation=turn
-        )
-        return {"encoder": h}, {"encoder": BlockContext(attention)}
+        self.head_module = Logits(self.config, name="head")
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         """Logits of the next token."""
         return self.head_module(self.final_norm(h["encoder"]))
 
-    def finish(self, h: jax.Array) -> jax.Array:
-        return self.final_norm(h)
 
-
-_CODE = Path(__file__).parents[2] / "huggingface" / "remote" / "modeling_progen2.py"
 _LAYER = "transformer.h.{layer}."
 
-KEYS = (
-    Key("token", "transformer.wte.weight", "V D -> V D"),
-    *norm_keys("encoder/norm", f"{_LAYER}ln_1"),
-    *(
-        Key(
-            f"encoder/attention/{name}/kernel",
-            f"{_LAYER}attn.qkv_proj.weight",
-            f"D ({HEAD_GROUPS} H) K -> ({HEAD_GROUPS} P H K) D",
-            part=(index, 3),
-        )
-        for index, name in enumerate(("query", "value", "key"))
-    ),
-    Key("encoder/attention/out/kernel", f"{_LAYER}attn.out_proj.weight", "H K D -> D (H K)"),
-    *linear_keys("encoder/mlp/wi", f"{_LAYER}mlp.fc_in", "D F -> F D", "F -> F"),
-    *linear_keys("encoder/mlp/wo", f"{_LAYER}mlp.fc_out", "F D -> D F", "D -> D"),
-    *norm_keys("final_norm", "transformer.ln_f"),
-    *linear_keys("head", "lm_head", "D V -> V D", "V -> V"),
-)
+
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    refuse_unless(fields, "vocab_size_lm_head", known["vocab_size"])
+    _require_groups(known["num_heads"])
+    return {}
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, Any]:
     _require_groups(config.num_heads)
-    vocabulary = get_vocabulary(config.vocabulary)
-    return {
-        # Both spellings: of the original and of its conversions.
-        "vocab_size": config.vocab_size,
-        "vocab_size_emb": config.vocab_size,
-        "vocab_size_lm_head": config.vocab_size,
-        "n_embd": config.d_model,
-        "embed_dim": config.d_model,
-        "n_positions": config.max_positions,
-        "n_ctx": config.max_positions,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "n_inner": config.d_ff,
-        "rotary_dim": config.rotary_size,
-        "activation_function": ACTIVATION_NAMES[config.activation],
-        "resid_pdrop": config.dropout_rate,
-        "embd_pdrop": config.dropout_rate,
-        "attn_pdrop": config.dropout_rate,
-        "layer_norm_epsilon": config.norm_eps,
-        "initializer_range": config.initializer_range,
-        "pad_token_id": vocabulary.pad_id,
-        "bos_token_id": next(iter(vocabulary.prefix_ids), None),
-        "eos_token_id": next(iter(vocabulary.suffix_ids), None),
-        "tie_word_embeddings": False,
-        "auto_map": {
-            auto: f"{_CODE.stem}.ProGen{name}"
-            for auto, name in (
-                ("AutoConfig", "Config"),
-                ("AutoModel", "Model"),
-                ("AutoModelForCausalLM", "ForCausalLM"),
-            )
-        },
-    }
-
-
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    refuse_unless(fields, "scale_attn_weights", True)
-    refuse_unless(fields, "tie_word_embeddings", False)
-    rows = (
-        fields["vocab_size_emb"] if "vocab_size_emb" in fields else required(fields, "vocab_size")
-    )
-    refuse_unless(fields, "vocab_size_lm_head", rows)
-    width = fields["embed_dim"] if "embed_dim" in fields else required(fields, "n_embd")
-    heads = required(fields, "n_head")
-    _require_groups(heads)
-    return progen2_config(
-        vocab_size=rows,
-        max_positions=required(fields, "n_positions"),
-        d_model=width,
-        num_layers=required(fields, "n_layer"),
-        num_heads=heads,
-        head_dim=width // heads,
-        d_ff=fields.get("n_inner") or 4 * width,
-        rotary_dim=required(fields, "rotary_dim"),
-        activation=activation_field(fields.get("activation_function", "gelu_new")),
-        norm_eps=fields.get("layer_norm_epsilon", 1e-5),
-        initializer_range=fields.get("initializer_range", 0.02),
-        dropout_rate=float(fields.get("resid_pdrop", 0.0)),
-    )
+    return {"rotary_dim": config.rotary_size}
 
 
 def _require_groups(heads: int) -> None:
@@ -226,20 +129,36 @@ EXCHANGE = Exchange(
     model_type="progen",
     architecture="ProGenForCausalLM",
     task="text-generation",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    keys=(
+        Key("token", "transformer.wte.weight", "V D -> V D"),
+        *norm_keys("encoder/norm", f"{_LAYER}ln_1"),
+        *fused_keys(
+            f"{_LAYER}attn.qkv_proj.weight",
+            f"D ({HEAD_GROUPS} H) K -> ({HEAD_GROUPS} P H K) D",
+            order=("query", "value", "key"),
+        ),
+        Key("encoder/attention/out/kernel", f"{_LAYER}attn.out_proj.weight", "H K D -> D (H K)"),
+        *mlp_keys(f"{_LAYER}mlp.fc_in", f"{_LAYER}mlp.fc_out"),
+        *norm_keys("final_norm", "transformer.ln_f"),
+        *linear_keys("head", "lm_head", "D V -> V D"),
+    ),
+    make=progen2_config,
+    # Two spellings of some: of the original and of its conversions.
+    fields=(
+        Field("d_model", "embed_dim n_embd"),
+        *(field for field in gpt2.FIELDS if field.ours not in ("d_model", "max_positions")),
+        Field("vocab_size", "vocab_size_emb vocab_size", also=("vocab_size_lm_head",)),
+        Field("max_positions", "n_positions", also=("n_ctx",)),
+        Field("rotary_dim", "rotary_dim"),
+        Field("dropout_rate", "resid_pdrop", 0.0, ("embd_pdrop", "attn_pdrop")),
+    ),
+    fixed={"scale_attn_weights": (True,), "tie_word_embeddings": (False,)},
+    write=_write,
+    read=_read,
     imports="AutoModelForCausalLM",
-    usage="""\
-model = AutoModelForCausalLM.from_pretrained("{title}", trust_remote_code=True)
-logits = model(**batch).logits  # logits[:, i] predicts token i + 1
-hidden = model.transformer(**batch).last_hidden_state
-""",
-    unused={
-        "transformer.h.*.attn.bias": "the causal mask, a constant",
-        "transformer.h.*.attn.masked_bias": "the causal mask, a constant",
-    },
+    unused=gpt2.MASKS,
     keeps_rare=True,
+    ends=("1", "2"),
     heads={"head": "the language-modelling head (lm_head)"},
-    files={_CODE.name: lambda config: _CODE.read_text()},
+    code=("modeling_progen2", "ProGen"),
 )

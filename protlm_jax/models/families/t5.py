@@ -5,7 +5,8 @@ stack, unscaled attention scores, and a head tied to the embedding after scaling
 
 T5 in Hugging Face's format: `T5ForConditionalGeneration`, and `T5EncoderModel` alone.
 
-Version 1.0, as Rostlab/prot_t5_xl, and 1.1, with a gated MLP and a head of its own.
+Version 1.0, as Rostlab/prot_t5_xl, and 1.1, with a gated MLP and a head of its own. The encoder
+alone, as in prot_t5_xl_half_uniref50-enc, is a family of its own, without head and likelihood.
 """
 
 from __future__ import annotations
@@ -27,17 +28,16 @@ from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.exchange import (
     ACTIVATION_NAMES,
     Exchange,
+    Field,
     Key,
     activation_field,
-    refuse_unless,
-    required,
+    typed,
 )
 from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import relative_bias
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stack import Params, init_stack
-from protlm_jax.models.stacked import Batch, Contexts, Programs, Stacked, Streams
-from protlm_jax.vocabularies import get_vocabulary
+from protlm_jax.models.stacked import Batch, Contexts, Programs, SingleStack, Stacked, Streams
 
 
 def t5_config(**sizes: Any) -> ModelConfig:
@@ -90,9 +90,7 @@ class Embedder(nn.Module):
 
 
 class T5(Stacked):
-    """T5: `embed -> stack -> head`; streams, contexts and taps are keyed by stack name."""
-
-    config: ModelConfig
+    """Encoder and decoder; what reads the encoder alone needs its features only."""
 
     stack_names = ("encoder", "decoder")
     readouts = (Readout("denoising", stack="decoder"),)
@@ -117,15 +115,11 @@ class T5(Stacked):
             self.head_kernel = self.param("head_kernel", init, (c.d_model, c.vocab_size))
 
     def rows(self, stack: str) -> tuple[Block, Params]:
-        if stack == "encoder":
-            return self.encoder_block, self.encoder
-        return self.decoder_block, self.decoder
+        decoder = self.decoder_block, self.decoder
+        return (self.encoder_block, self.encoder) if stack == "encoder" else decoder
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
-        """The streams before each stack's block 0 and what its blocks need, by stack name.
-
-        The decoder's context has no memory yet: `connect` hands it the encoder's output.
-        """
+        # The decoder's context has no memory yet: `connect` gives it the encoder's output.
         encoder, encoder_context = self._embed_encoder(batch, deterministic)
         tokens, segments = batch["decoder_input_tokens"], batch["decoder_segment_ids"]
         decoder = self.dropout(self.embedder(tokens), deterministic)
@@ -147,7 +141,6 @@ class T5(Stacked):
         programs: Programs | None = None,
         deterministic: bool = True,
     ) -> tuple[Streams, dict[str, Taps]]:
-        """Runs the encoder, hands its output to the decoder, and runs the decoder."""
         programs = programs or {}
         encoder, encoder_taps = self.run(
             "encoder", h["encoder"], context["encoder"], programs.get("encoder"), deterministic
@@ -176,23 +169,19 @@ class T5(Stacked):
             kernel = self.embedder.token.T
         else:
             kernel = self.head_kernel
-        return jnp.einsum(
-            "BLD,DV->BLV", x, kernel.astype(x.dtype), preferred_element_type=jnp.float32
-        )
+        kernel = kernel.astype(x.dtype)
+        return jnp.einsum("BLD,DV->BLV", x, kernel, preferred_element_type=jnp.float32)
 
     def hidden(self, batch: Batch) -> jax.Array:
-        """The normed encoder output [batch, length, d_model]; needs encoder features only."""
         h, context = self._embed_encoder(batch, deterministic=True)
         return self.encoder_norm(self.run("encoder", h, context)[0])
 
     def every_layer(self, batch: Batch) -> jax.Array:
-        """The encoder's stream at every depth; needs encoder features only."""
         h, context = self._embed_encoder(batch, deterministic=True)
         out, taps = self.run("encoder", h, context)
         return jnp.concatenate([taps["stream"], self.encoder_norm(out)[None]])
 
     def before_blocks(self, batch: Batch) -> tuple[jax.Array, BlockContext]:
-        """The encoder's; needs encoder features only."""
         return self._embed_encoder(batch, deterministic=True)
 
     def _embed_encoder(self, batch: Batch, deterministic: bool) -> tuple[jax.Array, BlockContext]:
@@ -206,6 +195,41 @@ class T5(Stacked):
         tables = {"encoder": self.encoder_relative_bias, "decoder": self.decoder_relative_bias}
         distance = self.config.relative_max_distance
         return relative_bias(tables[stack], length, length, distance, stack == "encoder")
+
+
+class T5Encoder(SingleStack):
+    """The encoder half of `T5`, with its parameters' names."""
+
+    readouts = (Readout("none", stack="encoder"),)
+
+    def setup(self) -> None:
+        super().setup()
+        c = self.config
+        self.embedder = Embedder(c)
+        bias = named(nn.initializers.normal(c.d_model**-0.5), "relpos_buckets", "heads")
+        shape = (c.relative_buckets, c.num_heads)
+        self.encoder_relative_bias = self.param("encoder_relative_bias", bias, shape)
+        self.encoder_norm = Normalization(c)
+        self.dropout = Dropout(c.dropout_rate)
+
+    def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
+        tokens, segments = batch["input_tokens"], batch["segment_ids"]
+        h = self.dropout(self.embedder(tokens), deterministic)
+        table, length = self.encoder_relative_bias, tokens.shape[1]
+        bias = relative_bias(table, length, length, self.config.relative_max_distance, True)
+        context = BlockContext(AttentionContext(segments, segments, bias))
+        return {"encoder": constrain(h, "batch", "length", "embed")}, {"encoder": context}
+
+    def finish(self, h: jax.Array) -> jax.Array:
+        return self.encoder_norm(h)
+
+    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
+        """Raises ProtlmError: there is none."""
+        raise ProtlmError(f"an encoder alone {self.readouts[0].silence}")
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        """The embedding [batch, length, d_model], for want of a head."""
+        return self.hidden(batch)
 
 
 def _attention(ours: str, theirs: str, norm: str) -> tuple[Key, ...]:
@@ -244,37 +268,7 @@ def _stack(name: str, mlp: int) -> tuple[Key, ...]:
 
 _CROSS = "decoder.block.{layer}.layer.1."
 
-KEYS = (
-    Key("embedder/token", "shared.weight", "V D -> V D"),
-    *_stack("encoder", mlp=1),
-    *_stack("decoder", mlp=2),
-    *_attention("decoder/cross_attention", f"{_CROSS}EncDecAttention", f"{_CROSS}layer_norm"),
-    Key("head_kernel", "lm_head.weight", "D V -> V D", optional=True),
-)
-
-
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "d_model": config.d_model,
-        "d_kv": config.head_dim,
-        "d_ff": config.d_ff,
-        "num_layers": config.num_layers,
-        "num_decoder_layers": config.num_decoder_layers,
-        "num_heads": config.num_heads,
-        "relative_attention_num_buckets": config.relative_buckets,
-        "relative_attention_max_distance": config.relative_max_distance,
-        "dropout_rate": config.dropout_rate,
-        "layer_norm_epsilon": config.norm_eps,
-        "initializer_factor": config.initializer_range,
-        "feed_forward_proj": _feed_forward(config),
-        "is_encoder_decoder": True,
-        "pad_token_id": 0,
-        "eos_token_id": next(iter(get_vocabulary(config.vocabulary).suffix_ids), None),
-        "decoder_start_token_id": 0,
-        # Also their sign that the decoder's output is scaled by d_model**-0.5 before the head.
-        "tie_word_embeddings": config.tie_embeddings,
-    }
+_TOKEN = Key("embedder/token", "shared.weight", "V D -> V D")
 
 
 def _feed_forward(config: ModelConfig) -> str:
@@ -297,12 +291,9 @@ def _read_feed_forward(name: str) -> dict[str, Any]:
 def _is_scaled(fields: Mapping[str, Any]) -> bool:
     """Whether the head is the embedding, reached after scaling, or one of its own, unscaled.
 
-    transformers 4 has `tie_word_embeddings` say both. transformers 5 keeps that field at true
-    whatever the model does and adds `scale_decoder_outputs`; a model that it has neither scale nor
-    untie becomes one whose own head equals the embedding.
-
-    Raises:
-        ProtlmError: the two fields contradict each other.
+    In transformers 4 `tie_word_embeddings` says both. transformers 5 leaves that field at true and
+    adds `scale_decoder_outputs`; a model that is neither scaled nor untied there becomes one whose
+    own head equals the embedding.
     """
     tied = fields.get("tie_word_embeddings") is not False
     scaled = fields.get("scale_decoder_outputs", tied)
@@ -314,35 +305,50 @@ def _is_scaled(fields: Mapping[str, Any]) -> bool:
     return bool(scaled)
 
 
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    # Padding and the decoder's first input are 0 wherever batches are made.
-    refuse_unless(fields, "pad_token_id", 0)
-    refuse_unless(fields, "decoder_start_token_id", 0)
-    return t5_config(
-        vocab_size=required(fields, "vocab_size"),
-        d_model=required(fields, "d_model"),
-        num_layers=required(fields, "num_layers"),
-        num_decoder_layers=fields.get("num_decoder_layers") or required(fields, "num_layers"),
-        num_heads=required(fields, "num_heads"),
-        head_dim=required(fields, "d_kv"),
-        d_ff=required(fields, "d_ff"),
-        **_read_feed_forward(fields.get("feed_forward_proj", "relu")),
-        tie_embeddings=_is_scaled(fields),
-        relative_buckets=fields.get("relative_attention_num_buckets", 32),
-        relative_max_distance=fields.get("relative_attention_max_distance", 128),
-        norm_eps=fields.get("layer_norm_epsilon", 1e-6),
-        initializer_range=float(fields.get("initializer_factor", 1.0)),
-        dropout_rate=float(fields.get("dropout_rate", 0.1)),
-    )
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    name = typed({"feed_forward_proj": "relu", **fields}, "feed_forward_proj", "str")
+    return {**_read_feed_forward(name), "tie_embeddings": _is_scaled(fields)}
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "feed_forward_proj": _feed_forward(config),
+        "is_encoder_decoder": True,
+        # Also their sign that the decoder's output is scaled by d_model**-0.5 before the head.
+        "tie_word_embeddings": config.tie_embeddings,
+    }
 
 
 EXCHANGE = Exchange(
     model_type="t5",
     architecture="T5ForConditionalGeneration",
     task="text2text-generation",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    keys=(
+        _TOKEN,
+        *_stack("encoder", mlp=1),
+        *_stack("decoder", mlp=2),
+        *_attention("decoder/cross_attention", f"{_CROSS}EncDecAttention", f"{_CROSS}layer_norm"),
+        Key("head_kernel", "lm_head.weight", "D V -> V D", optional=True),
+    ),
+    make=t5_config,
+    fields=(
+        Field("vocab_size", "vocab_size"),
+        Field("d_model", "d_model"),
+        Field("num_layers", "num_layers"),
+        Field("num_decoder_layers", "num_decoder_layers", lambda known: known["num_layers"]),
+        Field("num_heads", "num_heads"),
+        Field("head_dim", "d_kv"),
+        Field("d_ff", "d_ff"),
+        Field("relative_buckets", "relative_attention_num_buckets", 32),
+        Field("relative_max_distance", "relative_attention_max_distance", 128),
+        Field("norm_eps", "layer_norm_epsilon", 1e-6),
+        Field("initializer_range", "initializer_factor", 1.0),
+        Field("dropout_rate", "dropout_rate", 0.1),
+    ),
+    # Padding and the decoder's first input are 0 wherever batches are made.
+    fixed={"pad_token_id": (0,), "decoder_start_token_id": (0,)},
+    write=_write,
+    read=_read,
     imports="T5EncoderModel, T5ForConditionalGeneration",
     usage="""\
 model = T5ForConditionalGeneration.from_pretrained("{title}")
@@ -360,34 +366,31 @@ hidden = encoder(**batch).last_hidden_state
         # Early T5 files hold a table that no version of the model ever read.
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": "never read",
     },
+    around=((), ("eos_token",)),
 )
 
 
-def _encoder_to_config(config: ModelConfig) -> dict[str, Any]:
-    # The class reads none of the decoder's fields, and its files have them.
-    return {**_to_config(config), "num_decoder_layers": config.num_layers}
+def _encoder_config(**sizes: Any) -> ModelConfig:
+    alone = {"num_decoder_layers": 0, "tie_embeddings": True, "scale_tied_logits": True}
+    return t5_config(**{**sizes, **alone, "family": "t5_encoder"})
 
 
-def _encoder_from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    whole = _from_config(fields)
-    return whole.replace(
-        family="t5_encoder", num_decoder_layers=0, tie_embeddings=True, scale_tied_logits=True
-    )
-
-
-ENCODER = Exchange(
-    model_type="t5",
+ENCODER = dataclasses.replace(
+    EXCHANGE,
     architecture="T5EncoderModel",
     task="feature-extraction",
-    keys=(KEYS[0], *_stack("encoder", mlp=1)),
-    to_config=_encoder_to_config,
-    from_config=_encoder_from_config,
+    keys=(_TOKEN, *_stack("encoder", mlp=1)),
+    make=_encoder_config,
+    # The class reads none of the decoder's fields, and its files have them.
+    write=lambda config: {**_write(config), "num_decoder_layers": config.num_layers},
     imports="T5EncoderModel",
     usage="""\
 model = T5EncoderModel.from_pretrained("{title}")
 hidden = model(**batch).last_hidden_state
 """,
     copies={"encoder.embed_tokens.weight": "shared.weight"},
+    heads={},
+    unused={},
     only_named=True,
     also=("T5ForTokenClassification",),
 )

@@ -18,35 +18,27 @@ our own, which reads the same tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.models.axes import constrain, named
+from protlm_jax.models.axes import constrain
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.dropout import Dropout
 from protlm_jax.models.exchange import (
+    LARGEST,
     Exchange,
+    Field,
     Key,
-    linear_keys,
+    fused_keys,
+    mlp_keys,
     norm_keys,
     refuse_unless,
-    required,
 )
 from protlm_jax.models.layers import lookup
-from protlm_jax.models.memory import (
-    RecurrentStack,
-    causal_context,
-    past_streams,
-)
+from protlm_jax.models.memory import RecurrentStack, causal_context, past_streams
 from protlm_jax.models.readouts import Readout
 from protlm_jax.models.stacked import Batch, Contexts, Streams
-from protlm_jax.vocabularies import get_vocabulary
 
 
 def transformer_xl_config(**sizes: Any) -> ModelConfig:
@@ -88,15 +80,7 @@ class TransformerXL(RecurrentStack):
 
     readouts = (Readout("causal", stack="encoder"),)
     objectives = ("causal",)
-
-    def setup(self) -> None:
-        super().setup()
-        c = self.config
-        normal = nn.initializers.normal(c.initializer_range)
-        zeros = nn.initializers.zeros_init()
-        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
-        self.head_bias = self.param("head_bias", named(zeros, "vocab"), (c.vocab_size,))
-        self.dropout = Dropout(c.dropout_rate)
+    causal = True
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         c = self.config
@@ -106,42 +90,10 @@ class TransformerXL(RecurrentStack):
         context = BlockContext(causal_context(c, batch), past=past_streams(batch))
         return {"encoder": h}, {"encoder": context}
 
-    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
-        """Logits of the next token."""
-        x = self.dropout(h["encoder"], deterministic)
-        logits = jnp.einsum(
-            "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return logits + self.head_bias[None, None]
 
-
-_CODE = Path(__file__).parents[2] / "huggingface" / "remote" / "modeling_prot_txl.py"
 _EMBEDDING = "transformer.word_emb.emb_layers.0.weight"
 _ATTENTION = "transformer.layers.{layer}.dec_attn."
 _MLP = "transformer.layers.{layer}.pos_ff."
-
-
-KEYS = (
-    Key("token", _EMBEDDING, "V D -> V D"),
-    *(
-        Key(
-            f"encoder/attention/{name}/kernel",
-            f"{_ATTENTION}qkv_net.weight",
-            "D H K -> (P H K) D",
-            part=(index, 3),
-        )
-        for index, name in enumerate(("query", "key", "value"))
-    ),
-    Key("encoder/attention/position/kernel", f"{_ATTENTION}r_net.weight", "D H K -> (H K) D"),
-    Key("encoder/attention/out/kernel", f"{_ATTENTION}o_net.weight", "H K D -> D (H K)"),
-    Key("encoder/attention/content_bias", f"{_ATTENTION}r_w_bias", "H K -> H K"),
-    Key("encoder/attention/position_bias", f"{_ATTENTION}r_r_bias", "H K -> H K"),
-    *norm_keys("encoder/attention_norm", f"{_ATTENTION}layer_norm"),
-    *linear_keys("encoder/mlp/wi", f"{_MLP}CoreNet.0", "D F -> F D", "F -> F"),
-    *linear_keys("encoder/mlp/wo", f"{_MLP}CoreNet.3", "F D -> D F", "D -> D"),
-    *norm_keys("encoder/mlp_norm", f"{_MLP}layer_norm"),
-    Key("head_bias", "crit.out_layers.0.bias", "V -> V"),
-)
 
 
 def _frequencies(config: ModelConfig) -> np.ndarray:
@@ -150,76 +102,52 @@ def _frequencies(config: ModelConfig) -> np.ndarray:
     return (1 / 10_000.0**exponent).astype(np.float32)
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    vocabulary = get_vocabulary(config.vocabulary)
-    return {
-        "vocab_size": config.vocab_size,
-        "d_model": config.d_model,
-        "d_embed": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "d_head": config.head_dim,
-        "d_inner": config.d_ff,
-        "cutoffs": [],
-        "div_val": 1,
-        "adaptive": False,
-        "pre_lnorm": False,
-        "untie_r": True,
-        "attn_type": 0,
-        "mem_len": config.memory_length,
-        "same_length": config.same_length,
-        "clamp_len": config.clamp_length,
-        "layer_norm_epsilon": config.norm_eps,
-        "init_std": config.initializer_range,
-        "dropout": config.dropout_rate,
-        "dropatt": config.dropout_rate,
-        "pad_token_id": vocabulary.pad_id,
-        "bos_token_id": next(iter(vocabulary.prefix_ids), None),
-        "eos_token_id": next(iter(vocabulary.suffix_ids), None),
-        "tie_word_embeddings": True,
-        "auto_map": {
-            auto: f"{_CODE.stem}.ProtTXL{name}"
-            for auto, name in (
-                ("AutoConfig", "Config"),
-                ("AutoModel", "Model"),
-                ("AutoModelForCausalLM", "ForCausalLM"),
-            )
-        },
-    }
-
-
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    width = required(fields, "d_model")
-    refuse_unless(fields, "cutoffs", [])
-    refuse_unless(fields, "d_embed", width)
-    refuse_unless(fields, "div_val", 1)
-    refuse_unless(fields, "pre_lnorm", False)
-    refuse_unless(fields, "untie_r", True)
-    refuse_unless(fields, "attn_type", 0)
-    refuse_unless(fields, "tie_word_embeddings", True)
-    return transformer_xl_config(
-        vocab_size=required(fields, "vocab_size"),
-        d_model=width,
-        num_layers=required(fields, "n_layer"),
-        num_heads=required(fields, "n_head"),
-        head_dim=required(fields, "d_head"),
-        d_ff=required(fields, "d_inner"),
-        memory_length=required(fields, "mem_len"),
-        same_length=required(fields, "same_length"),
-        clamp_length=max(0, required(fields, "clamp_len")),
-        norm_eps=fields.get("layer_norm_epsilon", 1e-5),
-        initializer_range=fields.get("init_std", 0.02),
-        dropout_rate=float(fields.get("dropout", 0.1)),
-    )
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    refuse_unless(fields, "d_embed", known["d_model"])
+    return {"clamp_length": max(0, known["clamp_length"])}
 
 
 EXCHANGE = Exchange(
     model_type="transfo-xl",
     architecture="TransfoXLLMHeadModel",
     task="text-generation",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    keys=(
+        Key("token", _EMBEDDING, "V D -> V D"),
+        *fused_keys(f"{_ATTENTION}qkv_net.weight", "D H K -> (P H K) D"),
+        Key("encoder/attention/position/kernel", f"{_ATTENTION}r_net.weight", "D H K -> (H K) D"),
+        Key("encoder/attention/out/kernel", f"{_ATTENTION}o_net.weight", "H K D -> D (H K)"),
+        Key("encoder/attention/content_bias", f"{_ATTENTION}r_w_bias", "H K -> H K"),
+        Key("encoder/attention/position_bias", f"{_ATTENTION}r_r_bias", "H K -> H K"),
+        *norm_keys("encoder/attention_norm", f"{_ATTENTION}layer_norm"),
+        *mlp_keys(f"{_MLP}CoreNet.0", f"{_MLP}CoreNet.3"),
+        *norm_keys("encoder/mlp_norm", f"{_MLP}layer_norm"),
+        Key("head_bias", "crit.out_layers.0.bias", "V -> V"),
+    ),
+    make=transformer_xl_config,
+    fields=(
+        Field("vocab_size", "vocab_size"),
+        Field("d_model", "d_model", also=("d_embed",)),
+        Field("num_layers", "n_layer"),
+        Field("num_heads", "n_head"),
+        Field("head_dim", "d_head"),
+        Field("d_ff", "d_inner"),
+        Field("memory_length", "mem_len", least=0),
+        Field("same_length", "same_length"),
+        Field("clamp_length", "clamp_len", least=-LARGEST),
+        Field("norm_eps", "layer_norm_epsilon", 1e-5),
+        Field("initializer_range", "init_std", 0.02),
+        Field("dropout_rate", "dropout", 0.1, ("dropatt",)),
+    ),
+    fixed={
+        "cutoffs": ([],),
+        "div_val": (1,),
+        "pre_lnorm": (False,),
+        "untie_r": (True,),
+        "attn_type": (0,),
+        "tie_word_embeddings": (True,),
+    },
+    write=lambda config: {"adaptive": False},
+    read=_read,
     imports="AutoModelForCausalLM",
     usage="""\
 model = AutoModelForCausalLM.from_pretrained("{title}", trust_remote_code=True)
@@ -229,6 +157,6 @@ hidden = output.hidden_states[-1]
 """,
     copies={"crit.out_layers.0.weight": _EMBEDDING},
     heads={"head_bias": "the language-modelling head (crit)"},
-    files={_CODE.name: lambda config: _CODE.read_text()},
+    code=("modeling_prot_txl", "ProtTXL"),
     constants={"transformer.pos_emb.inv_freq": _frequencies},
 )

@@ -29,25 +29,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models.attention import relative_sinusoids
 from protlm_jax.models.attention_context import AttentionContext, at_places
 from protlm_jax.models.axes import constrain, named
 from protlm_jax.models.block import BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.dropout import Dropout
-from protlm_jax.models.exchange import (
-    ACTIVATION_NAMES,
-    Exchange,
-    Key,
-    activation_field,
-    linear_keys,
-    norm_keys,
-    refuse_unless,
-    required,
-)
+from protlm_jax.models.exchange import Exchange, Field, Key, mlp_keys, norm_keys, typed
 from protlm_jax.models.layers import lookup
 from protlm_jax.models.memory import RecurrentStack, past_streams
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.relative_attention import relative_sinusoids
 from protlm_jax.models.stacked import Batch, Contexts, Streams
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -95,15 +85,10 @@ class XLNet(RecurrentStack):
     readouts = (Readout("query", stack="encoder"),)
     objectives = ("permutation",)
 
-    def setup(self) -> None:
-        super().setup()
+    def make_own_parameters(self) -> None:
         c = self.config
-        normal = nn.initializers.normal(c.initializer_range)
-        zeros = nn.initializers.zeros_init()
-        self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, c.d_model))
-        self.query_start = self.param("query_start", named(normal, "embed"), (c.d_model,))
-        self.head_bias = self.param("head_bias", named(zeros, "vocab"), (c.vocab_size,))
-        self.dropout = Dropout(c.dropout_rate)
+        start = named(nn.initializers.normal(c.initializer_range), "embed")
+        self.query_start = self.param("query_start", start, (c.d_model,))
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:
         def dropped(x: jax.Array) -> jax.Array:
@@ -131,16 +116,6 @@ class XLNet(RecurrentStack):
         seeing = dataclasses.replace(attention, allowed=sees | itself[None])
         context = BlockContext(seeing, query_attention=asking, past=past)
         return {"encoder": (content, query)}, {"encoder": context}
-
-    def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
-        """Logits from the query stream where there is one, else from the content stream."""
-        stream = h["encoder"]
-        x = stream[1] if isinstance(stream, tuple) else stream
-        x = self.dropout(x, deterministic)
-        logits = jnp.einsum(
-            "BLD,VD->BLV", x, self.token.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return logits + self.head_bias[None, None]
 
     def _attention(self, batch: Batch, deterministic: bool) -> AttentionContext:
         """Segments, types and distances of the row's own keys, after those of its past."""
@@ -198,74 +173,58 @@ _BIASES = tuple(
 )
 
 
-KEYS = (
-    Key("token", "transformer.word_embedding.weight", "V D -> V D"),
-    Key("query_start", "transformer.mask_emb", "D -> 1 1 D"),
-    *_KERNELS,
-    *_BIASES,
-    Key("encoder/attention/type", f"{_LAYER}rel_attn.seg_embed", "T H K -> T H K"),
-    *norm_keys("encoder/attention_norm", f"{_LAYER}rel_attn.layer_norm"),
-    *linear_keys("encoder/mlp/wi", f"{_LAYER}ff.layer_1", "D F -> F D", "F -> F"),
-    *linear_keys("encoder/mlp/wo", f"{_LAYER}ff.layer_2", "F D -> D F", "D -> D"),
-    *norm_keys("encoder/mlp_norm", f"{_LAYER}ff.layer_norm"),
-    Key("head_bias", "lm_loss.bias", "V -> V"),
-)
+def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("mem_len") is None or fields.get("use_mems_train") is None:
+        return {}
+    memory = typed(fields, "mem_len", "int", least=0)
+    return {"memory_length": memory if typed(fields, "use_mems_train", "bool") else 0}
 
 
-def _to_config(config: ModelConfig) -> dict[str, Any]:
-    vocabulary = get_vocabulary(config.vocabulary)
+def _write(config: ModelConfig) -> dict[str, Any]:
     return {
-        "vocab_size": config.vocab_size,
-        "d_model": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "d_head": config.head_dim,
-        "d_inner": config.d_ff,
-        "ff_activation": ACTIVATION_NAMES[config.activation],
-        "attn_type": "bi",
-        "untie_r": True,
-        "layer_norm_eps": config.norm_eps,
-        "initializer_range": config.initializer_range,
-        "dropout": config.dropout_rate,
         "mem_len": config.memory_length or None,
         "use_mems_train": config.memory_length > 0,
         "use_mems_eval": False,
-        "pad_token_id": vocabulary.pad_id,
-        "bos_token_id": None,
-        "eos_token_id": next(iter(vocabulary.suffix_ids), None),
-        "tie_word_embeddings": True,
     }
-
-
-def _from_config(fields: Mapping[str, Any]) -> ModelConfig:
-    refuse_unless(fields, "attn_type", "bi")
-    refuse_unless(fields, "untie_r", True)
-    refuse_unless(fields, "bi_data", False)
-    refuse_unless(fields, "clamp_len", -1, 0)
-    refuse_unless(fields, "tie_word_embeddings", True)
-    width, heads = required(fields, "d_model"), required(fields, "n_head")
-    return xlnet_config(
-        vocab_size=fields["n_token"] if "n_token" in fields else required(fields, "vocab_size"),
-        d_model=width,
-        num_layers=required(fields, "n_layer"),
-        num_heads=heads,
-        head_dim=fields.get("d_head") or width // heads,
-        d_ff=required(fields, "d_inner"),
-        activation=activation_field(fields.get("ff_activation", "gelu")),
-        memory_length=(fields.get("mem_len") or 0) if fields.get("use_mems_train") else 0,
-        norm_eps=fields.get("layer_norm_eps", 1e-12),
-        initializer_range=fields.get("initializer_range", 0.02),
-        dropout_rate=float(fields.get("dropout", 0.1)),
-    )
 
 
 EXCHANGE = Exchange(
     model_type="xlnet",
     architecture="XLNetLMHeadModel",
     task="fill-mask",
-    keys=KEYS,
-    to_config=_to_config,
-    from_config=_from_config,
+    keys=(
+        Key("token", "transformer.word_embedding.weight", "V D -> V D"),
+        Key("query_start", "transformer.mask_emb", "D -> 1 1 D"),
+        *_KERNELS,
+        *_BIASES,
+        Key("encoder/attention/type", f"{_LAYER}rel_attn.seg_embed", "T H K -> T H K"),
+        *norm_keys("encoder/attention_norm", f"{_LAYER}rel_attn.layer_norm"),
+        *mlp_keys(f"{_LAYER}ff.layer_1", f"{_LAYER}ff.layer_2"),
+        *norm_keys("encoder/mlp_norm", f"{_LAYER}ff.layer_norm"),
+        Key("head_bias", "lm_loss.bias", "V -> V"),
+    ),
+    make=xlnet_config,
+    fields=(
+        Field("vocab_size", "n_token vocab_size"),
+        Field("d_model", "d_model"),
+        Field("num_layers", "n_layer"),
+        Field("num_heads", "n_head"),
+        Field("head_dim", "d_head", lambda known: known["d_model"] // known["num_heads"]),
+        Field("d_ff", "d_inner"),
+        Field("activation", "ff_activation", "gelu"),
+        Field("norm_eps", "layer_norm_eps", 1e-12),
+        Field("initializer_range", "initializer_range", 0.02),
+        Field("dropout_rate", "dropout", 0.1),
+    ),
+    fixed={
+        "attn_type": ("bi",),
+        "untie_r": (True,),
+        "bi_data": (False,),
+        "clamp_len": (-1, 0, None),
+        "tie_word_embeddings": (True,),
+    },
+    write=_write,
+    read=_read,
     imports="XLNetLMHeadModel",
     usage="""\
 model = XLNetLMHeadModel.from_pretrained("{title}")
@@ -275,4 +234,5 @@ hidden = model.transformer(**batch).last_hidden_state
     copies={"lm_loss.weight": "transformer.word_embedding.weight"},
     closing_type=CLOSING_TYPE,
     heads={"head_bias": "the language-modelling head (lm_loss)"},
+    around=((), ("sep_token", "cls_token")),
 )
