@@ -113,7 +113,11 @@ def _add_train(verbs: Verbs) -> None:
     verb = _verb(
         verbs, _train, "train", "pretrain a model, or go on where the run in the folder stopped"
     )
-    verb.add_argument("--config", required=True, help="path:variant, e.g. configs/tiny.py:bert")
+    verb.add_argument(
+        "--config", required=True,
+        help="path:variant, e.g. configs/tiny.py:bert; the file is Python and is run, so that it "
+        "must be one that you trust",
+    )  # fmt: skip
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     verb.add_argument(
         "--distributed", action="store_true",

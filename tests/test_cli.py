@@ -53,6 +53,12 @@ def test_help_names_every_verb(capsys) -> None:
     assert all(f"\n    {verb}" in text for verb in VERBS)
 
 
+def test_help_says_that_a_config_file_is_run(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "the file is Python and is run" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
