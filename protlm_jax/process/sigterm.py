@@ -1,10 +1,11 @@
 """SIGTERM ends a command with one line and exit code 75, whatever it is doing.
 
-The handler raises `Stopped` in the main thread. Native code, as a compiler's, delays it until it
-returns. An import delays it, too: where an exception interrupts the initialisation of a native
-module (jaxlib, TensorFlow), the process crashes. A second thread hears of the signal at once, and
-ends the process after some seconds, or at another SIGTERM. Neither happens while somebody else
-handles the signal, as training does from its first update on: then there is a state to save.
+The handler raises `Stopped` in the main thread; of SIGINT (Ctrl-C) it raises `KeyboardInterrupt`.
+Native code, as a compiler's, delays it until it returns. An import delays it, too: where an
+exception interrupts the initialisation of a native module (jaxlib, TensorFlow), the process
+crashes. A second thread hears of SIGTERM at once, and ends the process after some seconds, or at
+another SIGTERM. Neither happens while somebody else handles the signal, as training does from its
+first update on: then there is a state to save.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 
 from protlm_jax.errors import Stopped
 
-_AGAIN = b"\xff"
+_AGAIN = 0x80  # added to the number of a signal that is to come again
 GRACE = 5.0  # seconds from the signal to the end; TPU VMs and SLURM give 30
 
 
@@ -37,6 +38,8 @@ def told_to_end(step: int | None) -> str:
 def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
     """While the block runs, SIGTERM ends it with `Stopped`; none of it outside the main thread.
 
+    SIGINT raises `KeyboardInterrupt` as always, but not in the midst of an import.
+
     Args:
         describe: gives the line for the user.
     """
@@ -44,7 +47,9 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
         yield
         return
     watch = _Watch(describe)
-    before = signal.signal(signal.SIGTERM, watch.stop)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, watch.stop)}
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, watch.stop)
     woken = signal.set_wakeup_fd(watch.signals.fileno(), warn_on_full_buffer=False)
     shown, sys.unraisablehook = sys.unraisablehook, watch.unraisable
     watch.shown = shown
@@ -52,7 +57,7 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
         yield
     except Exception as error:
         if watch.told:  # native code makes an error of its own of it
-            raise Stopped(describe()) from error
+            raise watch.ending() from error
         raise
     finally:
         watch.ended = True
@@ -60,7 +65,8 @@ def ends_at_sigterm(describe: Callable[[], str]) -> Iterator[None]:
             sys.unraisablehook = shown
         signal.set_wakeup_fd(woken)
         watch.close()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end(code: int, line: str, stderr: int = 2) -> NoReturn:
@@ -69,7 +75,8 @@ def end(code: int, line: str, stderr: int = 2) -> NoReturn:
     Not through Python's own end, which waits for threads of libraries (JAX starts one of a minute
     as it looks for devices), and which crashes where XLA still computes.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     _end(code, line, stderr)
 
 
@@ -85,7 +92,8 @@ class _Watch:
     """Ends the process where the main thread does not, unless SIGTERM has another handler."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
-        self.describe, self.told, self.ended = describe, False, False
+        self.describe, self.ended = describe, False
+        self.told = 0  # the signal that came last
         self.shown: Callable[[Any], object] = sys.__unraisablehook__
         self._ours, self.signals = socket.socketpair()
         self.signals.setblocking(False)
@@ -94,18 +102,22 @@ class _Watch:
         self._thread.start()
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
-        self.told = True
+        """The handler of both signals."""
+        self.told = number
         if self.ended:  # all was done, or an error is under way
             return
         if _importing(frame):
             self._again()
         else:
-            raise Stopped(self.describe())
+            raise self.ending()
+
+    def ending(self) -> BaseException:
+        """What the signal raises."""
+        return KeyboardInterrupt() if self.told == signal.SIGINT else Stopped(self.describe())
 
     def unraisable(self, event: Any) -> None:
         """Where Python cannot raise, as in the garbage collector, the signal comes again."""
-        if event.exc_type is Stopped:
+        if event.exc_type is Stopped or (event.exc_type is KeyboardInterrupt and self.told):
             self._again()
         else:
             self.shown(event)
@@ -113,7 +125,7 @@ class _Watch:
     def _again(self) -> None:
         """Makes the signal come again a moment later."""
         with contextlib.suppress(OSError):
-            self.signals.send(_AGAIN)
+            self.signals.send(bytes([_AGAIN | self.told]))
 
     def close(self) -> None:
         self.signals.close()  # ends the thread
@@ -133,10 +145,11 @@ class _Watch:
             except TimeoutError:
                 numbers = b""
             heard += numbers.count(signal.SIGTERM)
-            if _AGAIN in numbers:  # for whoever handles it by then
-                heard -= 1
-                time.sleep(0.05)
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if _AGAIN | number in numbers:  # for whoever handles it by then
+                    heard -= number == signal.SIGTERM
+                    time.sleep(0.05)
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
             if signal.getsignal(signal.SIGTERM) != self.stop:
                 heard, deadline = 0, None
             elif heard >= 2 or (deadline is not None and time.monotonic() >= deadline):

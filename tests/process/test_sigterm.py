@@ -59,11 +59,12 @@ def test_a_verb_that_is_told_to_end_says_one_line(
 
 
 @pytest.fixture
-def told_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """Name of a module that gets SIGTERM while it is imported, and says when it is complete."""
-    lines = (
-        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
-    )
+def told_while_imported(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """Name of a module that gets a signal while it is imported, and says when it is complete."""
+    number = int(getattr(request, "param", signal.SIGTERM))
+    lines = f"import os\nos.kill(os.getpid(), {number})\nsum(range(1000))\ndone = True\n"
     (tmp_path / "told_module.py").write_text(lines)
     monkeypatch.syspath_prepend(tmp_path)
     yield "told_module"
@@ -71,13 +72,24 @@ def told_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 
 @main_thread
-def test_an_import_is_not_interrupted(told_while_imported: str) -> None:
+@pytest.mark.parametrize(
+    ("told_while_imported", "raised"),
+    [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)],
+    indirect=["told_while_imported"],
+)
+def test_an_import_is_not_interrupted(
+    told_while_imported: str, raised: type[BaseException]
+) -> None:
     """Native modules that are being initialised crash."""
     done = False
-    with pytest.raises(Stopped), ends_at_sigterm(str):
-        done = importlib.import_module(told_while_imported).done
-        time.sleep(60)
-    assert done
+    shell = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.raises(raised), ends_at_sigterm(str):
+            done = importlib.import_module(told_while_imported).done
+            time.sleep(60)
+        assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, shell)
 
 
 @main_thread
