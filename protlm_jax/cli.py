@@ -115,8 +115,8 @@ def _add_train(verbs: Verbs) -> None:
     )
     verb.add_argument(
         "--config", required=True,
-        help="path:variant, e.g. configs/tiny.py:bert; the file is Python and is run, so that it "
-        "must be one that you trust",
+        help="path:variant, e.g. configs/tiny.py:bert; the file is Python code that is executed: "
+        "use only files that you trust",
     )  # fmt: skip
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     verb.add_argument(
