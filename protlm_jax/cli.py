@@ -157,7 +157,11 @@ def _load(path: str) -> LoadedModel:
 
 
 def _add_train(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--config", required=True, help="path:variant, e.g. configs/tiny.py:bert")
+    verb.add_argument(
+        "--config", required=True,
+        help="path:variant, e.g. configs/tiny.py:bert; the file is Python code that is executed: "
+        "use only files that you trust",
+    )  # fmt: skip
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     verb.add_argument(
         "--distributed", action="store_true",

@@ -40,6 +40,12 @@ def test_help_names_every_verb(capsys) -> None:
     assert all(f"\n    {verb}" in text for verb in cli._verbs())
 
 
+def test_help_says_that_a_config_file_is_run(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "the file is Python code that is executed" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -234,8 +234,7 @@ def _write_old_tokenizer(folder: Path) -> None:
 
 
 def _write_adapter(folder: Path) -> None:
-    """A LoRA adapter: refused for what it is, once told so by the file."""
-    _write_folder("bert", folder)
+    """A LoRA adapter, which is refused for what it is; beside a config.json it is not read."""
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name": "x"}')
 
 

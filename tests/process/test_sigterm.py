@@ -59,11 +59,12 @@ def test_sigterm_ends_a_verb_with_one_line(
 
 
 @pytest.fixture
-def signal_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """Name of a module that gets SIGTERM while it is imported."""
-    lines = (
-        "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsum(range(1000))\ndone = True\n"
-    )
+def signal_while_imported(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """Name of a module that gets a signal while it is imported, and says when it is complete."""
+    number = int(getattr(request, "param", signal.SIGTERM))
+    lines = f"import os\nos.kill(os.getpid(), {number})\nsum(range(1000))\ndone = True\n"
     (tmp_path / "signal_module.py").write_text(lines)
     monkeypatch.syspath_prepend(tmp_path)
     yield "signal_module"
@@ -71,13 +72,24 @@ def signal_while_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
 
 
 @main_thread
-def test_an_import_is_not_interrupted(signal_while_imported: str) -> None:
+@pytest.mark.parametrize(
+    ("signal_while_imported", "raised"),
+    [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)],
+    indirect=["signal_while_imported"],
+)
+def test_an_import_is_not_interrupted(
+    signal_while_imported: str, raised: type[BaseException]
+) -> None:
     """Native modules that are being initialised crash."""
     done = False
-    with pytest.raises(Stopped), ends_at_sigterm(str):
-        done = importlib.import_module(signal_while_imported).done
-        time.sleep(60)
-    assert done
+    shell = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.raises(raised), ends_at_sigterm(str):
+            done = importlib.import_module(signal_while_imported).done
+            time.sleep(60)
+        assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, shell)
 
 
 @main_thread

@@ -68,6 +68,17 @@ def test_trained_weights_give_the_values_of_the_field(tmp_path) -> None:
     assert scores[3] == pytest.approx(1.02807 + 0.06134, abs=1e-4)  # two windows
 
 
+@needs_weights
+@pytest.mark.slow
+def test_a_long_protein_is_read_as_a_whole_where_asked(tmp_path) -> None:
+    """1,500 residues in one window, as transformers reads them; ESM-2 was trained on 1,022."""
+    table, output = write(tmp_path, "mutant\nF1A\nD701A\nN1500A\n", "v.csv"), tmp_path / "s.csv"
+    command = ["score", "--model", str(WEIGHTS), "--input", str(table), "--wildtype", str(LONG)]
+    assert cli.main([*command, "--window", "1502", "--output", str(output)]) == 0
+    scores = [float(row["score"]) for row in rows_of(output)]
+    assert scores == pytest.approx([0.49790, 0.90736, -0.22858], abs=1e-4)
+
+
 def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("t5"))
     path = write(tmp_path, f"mutant,sequence\nK2R,{WILDTYPE}\n", "v.csv")
