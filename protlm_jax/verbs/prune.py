@@ -79,10 +79,8 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Chooses layers, removes them, heals if asked, exports, and prints what it costs and saves."""
     from protlm_jax.evaluation import verbs
-    from protlm_jax.evaluation.tables import Table
-    from protlm_jax.huggingface import export, import_model, load_model, provenance
+    from protlm_jax.huggingface import load_model
     from protlm_jax.models.identity import identity
-    from protlm_jax.models.pruning import pruned
     from protlm_jax.storage.json_files import read_json, write_json
 
     _require_consistent(arguments)
@@ -91,46 +89,83 @@ def run(arguments: argparse.Namespace) -> None:
     data = verbs.data_of(arguments.model)
     verbs.require_answers(loaded, data)
     sequences = verbs.drawn(data, arguments.proteins, arguments.input, loaded.policy)
-    length = verbs.row_of(loaded, arguments.window)
+    measure = _Loss(sequences, verbs.row_of(loaded, arguments.window), arguments.stack)
     verbs.say_rare(loaded)
-    asked = {
+    settings = {
         "model": identity(loaded), "stack": arguments.stack, "drop": arguments.drop,
         "by": arguments.by, "layers": arguments.layers, "budget": arguments.budget,
-        "proteins": sorted(sequences), "length": length,
+        "proteins": sorted(sequences), "length": measure.length,
     }  # fmt: skip
     file = output / "prune.json"
     found = read_json(file) if file.exists() else {}
-    if found and found.get("asked") != asked:
+    if found and found.get("settings") != settings:
         raise ProtlmError(
             f"{file} is of another model or other settings: choose another --output, or delete it"
         )
     if not found:
-        measure = _Loss(sequences, length, arguments.stack)
-        dropped, steps = _chosen(arguments, loaded, measure)
-        small = pruned(loaded, {arguments.stack: dropped})
-        found = {
-            "asked": asked,
-            "dropped": dropped,
-            "steps": steps,
-            "whole": _about(loaded, measure),
-            "pruned": _about(small, measure),
-            "forward_seconds": _seconds(loaded, small, length),
-        }
-        export(small, output / "huggingface", **provenance(arguments.model))
-        shutil.rmtree(output / "pruned", ignore_errors=True)
-        import_model(output / "huggingface", output / "pruned")
+        found = {"settings": settings, **_remove(arguments, loaded, measure)}
         write_json(file, found)
     if arguments.heal and found.get("healed", {}).get("steps") != arguments.heal:
-        _heal(arguments, output, length)
-        healed = load_model(output / "healed")
-        export(healed, output / "huggingface", **provenance(output / "healed"))
-        measure = _Loss(sequences, length, arguments.stack)
-        found["healed"] = {"steps": arguments.heal, **_about(healed, measure)}
+        found["healed"] = _heal(arguments, measure)
         write_json(file, found)
+    _print(arguments, found)
+
+
+def _remove(arguments: argparse.Namespace, loaded: LoadedModel, measure: _Loss) -> dict[str, Any]:
+    """Chooses and removes layers, writes both folders, and gives the numbers."""
+    from protlm_jax.huggingface import export, import_model, provenance
+    from protlm_jax.models.pruning import pruned
+
+    output: Path = arguments.output
+    dropped, steps = _chosen(arguments, loaded, measure)
+    small = pruned(loaded, {arguments.stack: dropped})
+    found = {
+        "dropped": dropped,
+        "steps": steps,
+        "whole": _about(loaded, measure),
+        "pruned": _about(small, measure),
+        "forward_seconds": _seconds(loaded, small, measure.length),
+    }
+    export(small, output / "huggingface", **provenance(arguments.model))
+    shutil.rmtree(output / "pruned", ignore_errors=True)
+    import_model(output / "huggingface", output / "pruned")
+    return found
+
+
+def _heal(arguments: argparse.Namespace, measure: _Loss) -> dict[str, Any]:
+    """Continues the pretraining of the pruned model, exports it, and gives its numbers."""
+    from protlm_jax.config.files import load_config
+    from protlm_jax.huggingface import (
+        export,
+        load_model,
+        load_source,
+        provenance,
+        read_architecture,
+    )
+    from protlm_jax.training.loop import train
+
+    output: Path = arguments.output
+    overrides = [
+        f"init_from={output / 'pruned'}",
+        f"data.fasta={arguments.fasta}",
+        f"data.length={min(measure.length, 512)}",
+        f"train.steps={arguments.heal}",
+    ]
+    config = load_config("configs/adapt.py", overrides, output / "healed", read_architecture)
+    train(config, output / "healed", load_source)
+    healed = load_model(output / "healed")
+    export(healed, output / "huggingface", **provenance(output / "healed"))
+    return {"steps": arguments.heal, **_about(healed, measure)}
+
+
+def _print(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+    from protlm_jax.evaluation.tables import Table
+
+    output: Path = arguments.output
     print(f"removed layers {', '.join(map(str, found['dropped']))} of the {arguments.stack}")
     if found["steps"]:
         print(Table.of(found["steps"]).text())
-    seconds = {"whole": found["forward_seconds"][0], "pruned": found["forward_seconds"][1]}
+    seconds = dict(zip(("whole", "pruned"), found["forward_seconds"], strict=True))
     rows = [
         {"": name, **{key: found[name].get(key) for key in ("layers", "parameters", "loss")},
          "95 % interval": _interval(found[name]), "forward, s": seconds.get(name)}
@@ -271,19 +306,3 @@ def _seconds(whole: LoadedModel, small: LoadedModel, length: int) -> list[float]
             if turn:  # the first one compiles
                 seconds.append(time.perf_counter() - began)
     return [statistics.median(seconds) for seconds in taken]
-
-
-def _heal(arguments: argparse.Namespace, output: Path, length: int) -> None:
-    """Continues the pretraining of the pruned model."""
-    from protlm_jax.config.files import load_config
-    from protlm_jax.huggingface import load_source, read_architecture
-    from protlm_jax.training.loop import train
-
-    overrides = [
-        f"init_from={output / 'pruned'}",
-        f"data.fasta={arguments.fasta}",
-        f"data.length={min(length, 512)}",
-        f"train.steps={arguments.heal}",
-    ]
-    config = load_config("configs/adapt.py", overrides, output / "healed", read_architecture)
-    train(config, output / "healed", load_source)
