@@ -31,8 +31,8 @@ from protlm_jax.evaluation import probe_data
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein
 from protlm_jax.evaluation.probes import heads
 from protlm_jax.evaluation.probes.features import (
+    FeatureSource,
     ModelReader,
-    Source,
     Store,
     memory_budget,
     model_reader,
@@ -99,7 +99,8 @@ def probe(
     for store, keep in zip(stores.values(), kept, strict=True):
         store.keep, store.hold = keep, hold
     sources = [
-        Source(store, benchmark.targets, benchmark.level, "residues") for store in stores.values()
+        FeatureSource(store, benchmark.targets, benchmark.level, "residues")
+        for store in stores.values()
     ]
     return train(head, benchmark.targets, *sources), stores["train"]
 

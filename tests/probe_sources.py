@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from protlm_jax.evaluation.probe_data.base import LabelledProtein, Level, Target
-from protlm_jax.evaluation.probes.features import ROWS, Batch, Source, Store, shape
+from protlm_jax.evaluation.probes.features import ROWS, FeatureBatch, FeatureSource, Store, shape
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """A `Source` of arrays.
+    """A `FeatureSource` of arrays.
 
     Attributes:
         features: [N, rows, D] float32.
@@ -49,7 +49,7 @@ class ArraySource:
             rows = self.features[:, slice(*self.offsets[int(sequence.rstrip("A")) :][:2])]
             yield index, {way: rows if way == "residues" else rows[:, 0]}
 
-    def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
+    def batches(self, epoch_seed: int | None) -> Iterator[FeatureBatch]:
         targets = [
             Target(
                 name, "number" if np.issubdtype(values.dtype, np.floating) else "classes", ("a",)
@@ -62,6 +62,6 @@ class ArraySource:
             labels = {name: values[place] for name, values in self.labels.items()}
             proteins.append(LabelledProtein(f"p{i}", str(i).ljust(stop - start, "A"), labels))
         store = Store(self, proteins, keep=1 << 30)  # type: ignore[arg-type]
-        source = Source(store, targets, self.level, self.vectors[0])  # type: ignore[arg-type]
+        source = FeatureSource(store, targets, self.level, self.vectors[0])  # type: ignore[arg-type]
         source.rows, source.slots = shape(source.sizes, self.rows)
         return source.batches(epoch_seed)

@@ -2,8 +2,8 @@
 
 XLA compiles once per shape, so rows have a few lengths: `one_a_row` rounds lengths up to buckets
 and gives each piece a row; `packed` fills rows of one length with several pieces, by the
-`PackingPlan` that training uses too. A `Batch` holds the place of each piece. Nothing is cut off.
-Needs no JAX.
+`PackingPlan` that training uses too. A `RowBatch` holds the place of each piece. Nothing is cut
+off. Needs no JAX.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Pieces that go through a model together.
 
     Attributes:
@@ -116,7 +116,7 @@ def one_a_row(
     *,
     multiple: int = 1,
     last_full: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[RowBatch]:
     """Batches of one piece a row, longest first; all are full but the last.
 
     Rows left over by the pieces of one length take shorter ones.
@@ -138,7 +138,7 @@ def one_a_row(
             rows = min(rows, 4 ** math.ceil(math.log(len(members), 4)))
         rows = -(-rows // multiple) * multiple
         places = list(range(len(members)))
-        yield Batch(members, places, [0] * len(members), Shape(rows, shape.length))
+        yield RowBatch(members, places, [0] * len(members), Shape(rows, shape.length))
         first, before = first + len(members), shape
 
 
@@ -276,7 +276,7 @@ def _pattern_places(patterns: list[tuple[Pattern, int]], classes: int) -> np.nda
     return np.array(table, np.int64).reshape(-1, 4).T
 
 
-def packed(tokens: np.ndarray, shape: Shape) -> Iterator[Batch]:
+def packed(tokens: np.ndarray, shape: Shape) -> Iterator[RowBatch]:
     """Batches of packed rows, by a `PackingPlan`.
 
     Args:
@@ -295,7 +295,7 @@ def packed(tokens: np.ndarray, shape: Shape) -> Iterator[Batch]:
     for begin, end in itertools.pairwise(cuts.tolist()):
         rows = places.row[begin:end] % shape.rows
         own = members[begin:end].tolist()
-        yield Batch(own, rows.tolist(), starts[begin:end].tolist(), shape)
+        yield RowBatch(own, rows.tolist(), starts[begin:end].tolist(), shape)
 
 
 def packed_length(tokens: np.ndarray, budget: int, rows: int) -> int:

@@ -43,7 +43,7 @@ _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)  # as 53,921: tho
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table as it is in its file.
 
     Attributes:
@@ -92,12 +92,12 @@ class Table:
         return "," if any(not _GROUPED.fullmatch(cell) for cell in commas) else "."
 
 
-def read_table(file: Path | str, *, keep_uneven: bool = False) -> Table:
+def read_table(file: Path | str, *, keep_uneven: bool = False) -> TextTable:
     """Reads a whole table.
 
     Args:
         file: a local path, or a URL that `open_source` knows.
-        keep_uneven: keep rows with more or fewer cells than the header, see `Table.uneven`.
+        keep_uneven: keep rows with more or fewer cells than the header, see `TextTable.uneven`.
 
     Raises:
         ProtlmError: it is missing, empty, damaged, too large or not text; its header names a
@@ -132,10 +132,10 @@ def read_table(file: Path | str, *, keep_uneven: bool = False) -> Table:
         numbers.append(number)
     if not cells:
         raise ProtlmError(f"{file} holds no rows below its header; is it the right file?")
-    return Table(file, columns, cells, numbers, delimiter)
+    return TextTable(file, columns, cells, numbers, delimiter)
 
 
-def find_column(table: Table, names: Sequence[str]) -> str | None:
+def find_column(table: TextTable, names: Sequence[str]) -> str | None:
     """The column with the first of these names that exists, whatever its case, spaces and "_";
     raises ProtlmError where several columns have it, and none exactly."""
     for name in names:
@@ -166,7 +166,7 @@ def is_number(text: str, decimal: str = ".") -> bool:
 
 
 def number(text: str, place: str, decimal: str = ".") -> float:
-    """The number in a cell, nan where it is missing; `place` and `decimal` as `Table` gives them.
+    """The number in a cell, nan where it is missing; `place` and `decimal` are of `TextTable`.
     Raises ProtlmError where it is infinite, or no number."""
     if text in MISSING:
         return math.nan

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.data.rows import Batch
+from protlm_jax.data.rows import RowBatch
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout, statistics
 from protlm_jax.evaluation.engine import Engine, features, normalised
@@ -124,16 +124,16 @@ def _detect(
     shown = [tokens.copy() for tokens in true]
     logits = [np.empty(len(tokens)) for tokens in true]
 
-    def masked(batch: Batch) -> Any:
+    def masked(batch: RowBatch) -> Any:
         members = [pieces[m] for m in batch.members]
         return heldout.hidden_batch(generator, hidden, members, batch).features
 
-    def replaced(batch: Batch) -> Any:
+    def replaced(batch: RowBatch) -> Any:
         members = (pieces[m] for m in batch.members)
         rows = [np.concatenate([before, shown[i][start:stop], after]) for i, start, stop in members]
         return features(loaded, batch, rows)
 
-    def answers(engine: Engine, inputs: Callable[[Batch], Any], title: str) -> Iterator[Any]:
+    def answers(engine: Engine, inputs: Callable[[RowBatch], Any], title: str) -> Iterator[Any]:
         """Protein, start, stop and the answers [residues, ...] of each piece."""
         found = engine.run(_answers, batches, inputs, title=title, progress=progress)
         for row, member, of_batch in ((r, m, x) for b, x in found for r, m in enumerate(b.members)):

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from protlm_jax.data.rows import Batch, Shape, bucket, one_a_row
+from protlm_jax.data.rows import RowBatch, Shape, bucket, one_a_row
 from protlm_jax.errors import ProtlmError, one_error
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.partitioning import make_mesh
@@ -72,13 +72,13 @@ class Engine:
     def run(
         self,
         program: Program,
-        batches: Iterable[Batch],
-        inputs: Callable[[Batch], Any],
+        batches: Iterable[RowBatch],
+        inputs: Callable[[RowBatch], Any],
         *static: Any,
         at_once: int = 1,
         title: str = "",
         progress: bool = False,
-    ) -> Iterator[tuple[Batch, Any]]:
+    ) -> Iterator[tuple[RowBatch, Any]]:
         """Runs batches in order; a batch is fetched while the next ones are computed.
 
         `inputs` makes the inputs of the program from a batch; `static` is compiled in; `at_once`
@@ -92,19 +92,19 @@ class Engine:
         """
         from tqdm import tqdm
 
-        def start(batch: Batch) -> Any:
+        def start(batch: RowBatch) -> Any:
             self.used.add(batch.shape)
             found = self(program, inputs(batch), *static)
             return jax.block_until_ready(found) if at_once > 1 else found
 
-        def finished() -> tuple[Batch, Any]:
+        def finished() -> tuple[RowBatch, Any]:
             batch, found = waiting.popleft()
             with _enough_memory(batch.shape):
                 arrays = jax.device_get(found.result())
             bar.update()
             return batch, arrays
 
-        waiting: deque[tuple[Batch, Future[Any]]] = deque()
+        waiting: deque[tuple[RowBatch, Future[Any]]] = deque()
         batches = list(batches)
         bar = tqdm(total=len(batches), desc=title, disable=None if progress else True)
         with bar, ThreadPoolExecutor(at_once) as pool:
@@ -117,7 +117,7 @@ class Engine:
 
     def one_a_row(
         self, tokens: Sequence[int], tokens_per_batch: int | None, sizes: int = 2
-    ) -> list[Batch]:
+    ) -> list[RowBatch]:
         """Batches of one piece a row; None is a budget that suits the device."""
         budget = tokens_per_batch or default_tokens_per_batch()
         cap = self.loaded.config.max_positions or None
@@ -182,7 +182,7 @@ def for_reading(loaded: LoadedModel, dtype: str | None = None) -> LoadedModel:
 
 
 def features(
-    loaded: LoadedModel, batch: Batch, tokens: Sequence[np.ndarray], *, decoder: bool = True
+    loaded: LoadedModel, batch: RowBatch, tokens: Sequence[np.ndarray], *, decoder: bool = True
 ) -> dict[str, np.ndarray]:
     """Features of members with these tokens (special ones included): int32 [rows, length].
 

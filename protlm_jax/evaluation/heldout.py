@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.data.rows import Batch, even_pieces
+from protlm_jax.data.rows import RowBatch, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.engine import Engine, features, normalised, residues_in_row
@@ -235,7 +235,7 @@ def model_scores(
     losses = [np.empty(len(h.targets)) for h in hidden]
     hits = [np.empty(len(h.targets), bool) for h in hidden]
 
-    def inputs(batch: Batch) -> tuple[Any, np.ndarray]:
+    def inputs(batch: RowBatch) -> tuple[Any, np.ndarray]:
         found = hidden_batch(loaded, hidden, [pieces[m] for m in batch.members], batch)
         return found.features, found.columns
 
@@ -256,7 +256,7 @@ def in_rows(
     hidden: list[HiddenProtein],
     length: int | None,
     tokens_per_batch: int | None,
-) -> tuple[Pieces, list[Batch], Engine]:
+) -> tuple[Pieces, list[RowBatch], Engine]:
     """Proteins cut to what a row of `length` tokens holds, their batches, and the engine."""
     limit, engine = residues_in_row(loaded, length), Engine(loaded)
     pieces = [(i, *p) for i, h in enumerate(hidden) for p in even_pieces(len(h.sequence), limit)]
@@ -278,7 +278,7 @@ class HiddenBatch(NamedTuple):
 
 
 def hidden_batch(
-    loaded: LoadedModel, hidden: list[HiddenProtein], members: Pieces, batch: Batch
+    loaded: LoadedModel, hidden: list[HiddenProtein], members: Pieces, batch: RowBatch
 ) -> HiddenBatch:
     """The pieces that are members of a batch, with their targets hidden."""
     vocabulary, readout = loaded.vocabulary, loaded.model.readouts[0]

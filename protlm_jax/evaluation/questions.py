@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.data.rows import Batch
+from protlm_jax.data.rows import RowBatch
 from protlm_jax.evaluation import recurrence
 from protlm_jax.evaluation.engine import Engine, features
 from protlm_jax.models.attention_context import at_places
@@ -110,7 +110,7 @@ def _inputs(
     proteins: Sequence[np.ndarray],
     questions: list[Question],
     single: bool,
-    batch: Batch,
+    batch: RowBatch,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Features, hidden [rows, length] bool, and columns [rows, 1 or length] int32 that are read."""
     vocabulary = engine.loaded.vocabulary

@@ -42,7 +42,7 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exchange:
+class CollectiveCall:
     """One collective instruction, executed `times` times; `bytes` of its result on one device.
 
     A reduction that is scattered in the same fusion is written as a whole one and counts whole.
@@ -74,16 +74,16 @@ def payload(instruction: Instruction) -> int:
     return max(sizes, default=0) if starts else sum(sizes)
 
 
-def exchanges(program: Program) -> Iterator[Exchange]:
+def calls(program: Program) -> Iterator[CollectiveCall]:
     """All collectives that are executed; those in a loop count as often as it runs."""
     for times, where, instruction in program.executed(program.entry):
         if kind := kind_of(instruction, where):
-            yield Exchange(times, kind, payload(instruction), instruction)
+            yield CollectiveCall(times, kind, payload(instruction), instruction)
 
 
 def collectives(text: str) -> dict[str, Collective]:
     """Collectives by kind of `compiled.as_text()`; kinds that do not occur are left out."""
-    return _by_kind(list(exchanges(read(text))))
+    return _by_kind(list(calls(read(text))))
 
 
 def collectives_by_axis(text: str, mesh: Mapping[str, int]) -> dict[str, dict[str, Collective]]:
@@ -93,15 +93,15 @@ def collectives_by_axis(text: str, mesh: Mapping[str, int]) -> dict[str, dict[st
         text: `compiled.as_text()`, for the devices of the mesh in its order.
         mesh: size of each axis, the last one the fastest.
     """
-    found: dict[str, list[Exchange]] = defaultdict(list)
-    for exchange in exchanges(read(text)):
+    found: dict[str, list[CollectiveCall]] = defaultdict(list)
+    for exchange in calls(read(text)):
         groups = groups_of(exchange.instruction, tuple(mesh.values()))
         found[axes_of(groups, mesh)].append(exchange)
     return {axes: _by_kind(found[axes]) for axes in sorted(found)}
 
 
-def _by_kind(exchanges: Sequence[Exchange]) -> dict[str, Collective]:
-    found = {kind: [one for one in exchanges if one.kind == kind] for kind in KINDS}
+def _by_kind(calls: Sequence[CollectiveCall]) -> dict[str, Collective]:
+    found = {kind: [one for one in calls if one.kind == kind] for kind in KINDS}
     return {
         kind: Collective(
             count=sum(one.times for one in some),

@@ -34,7 +34,7 @@ from protlm_jax.planning.hlo import read
 from protlm_jax.planning.interconnect import Network
 from protlm_jax.planning.roofline import Walk
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.assembly import Assembly, assemble
 from protlm_jax.training.hardware import CHIPS
 from protlm_jax.training.state import bytes_on_device
 
@@ -263,7 +263,7 @@ def required_bytes(message: str) -> int:
     return int(size[1]) if size else 0
 
 
-def suggest(config: RunConfig, parts: Parts, state: int, available: int) -> str:
+def suggest(config: RunConfig, parts: Assembly, state: int, available: int) -> str:
     """The change that costs the least speed, where a step does not fit.
 
     `state` and `available` are bytes of the state on one device, and of the device.

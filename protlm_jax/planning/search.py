@@ -22,7 +22,7 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.planning.compile import Plan, plan
 from protlm_jax.planning.table import gigabytes
 from protlm_jax.planning.topologies import Topology
-from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.assembly import Assembly, assemble
 from protlm_jax.training.mesh_choice import state_and_gradients
 
 REMATS = ("none", "minimal", "full")  # each takes less memory than the one before
@@ -159,7 +159,7 @@ def settings(config: RunConfig, devices: int, slices: int) -> Iterator[Setting]:
                 yield Setting(replicas // fsdp, fsdp, tensor, accumulate, remat)
 
 
-def _promising(config: RunConfig, parts: Parts, topology: Topology) -> list[Setting]:
+def _promising(config: RunConfig, parts: Assembly, topology: Topology) -> list[Setting]:
     """Settings that may fit, the likely fastest first."""
     slices = topology.slices
     parameters = models.parameter_count(parts.abstract.params)

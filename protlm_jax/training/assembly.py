@@ -29,8 +29,8 @@ from protlm_jax.vocabularies import get_vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
-    """Parts of a run; its programs are compiled when they are first called.
+class Assembly:
+    """Assembly of a run; its programs are compiled when they are first called.
 
     `rows` is the sharding of a batch, `axes` are the logical axes of the parameters, `abstract` and
     `layout` shapes and shardings of the state, `rules` those of activations, and `chosen` is the
@@ -75,7 +75,7 @@ class Parts:
         )
 
 
-def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Parts:
+def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Assembly:
     """Builds the parts of a run for some devices, by default those of the process group.
 
     Raises a ProtlmError for a mesh that does not fit the devices, or rows that do not divide over
@@ -100,7 +100,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Part
     rules = partitioning.step_rules(stream, sizes, mesh)
     layout = lay_out(abstract, axes, mesh)
     step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, guard)
-    return Parts(
+    return Assembly(
         *(mesh, rows, model, axes, objective, schedule, optimizer),
         *(abstract, layout, step, train.batch_size, rules, chosen),
     )

@@ -25,7 +25,7 @@ from protlm_jax.models.flops import training_flops_per_token
 from protlm_jax.process.sigterm import told_to_end
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.storage.json_files import write_json
-from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.assembly import Assembly, assemble
 from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_hosts, print_once
 from protlm_jax.training.hosts import state_of_all, state_of_this
@@ -229,7 +229,7 @@ def _without_carry(state: TrainState) -> TrainState:
     return dataclasses.replace(state, carry={})
 
 
-def score(parts: Parts, params: Any, batches: Any) -> dict[str, float]:
+def score(parts: Assembly, params: Any, batches: Any) -> dict[str, float]:
     """Metrics at residues that the model cannot see, of batches on the devices; the same masks
     always.
 

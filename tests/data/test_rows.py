@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protlm_jax.data.rows import (
-    Batch,
     PackingPlan,
+    RowBatch,
     Shape,
     bucket,
     one_a_row,
@@ -25,7 +25,7 @@ from protlm_jax.data.rows import (
 TOKENS = st.lists(st.integers(1, 3000), min_size=1, max_size=200)
 
 
-def check(batches: list[Batch], tokens: list[int]) -> None:
+def check(batches: list[RowBatch], tokens: list[int]) -> None:
     """Every piece stands once, alone at its place; `fill` puts values there, and only there."""
     assert sorted(m for batch in batches for m in batch.members) == list(range(len(tokens)))
     for batch in batches:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from protlm_jax.data import tables
-from protlm_jax.data.tables import Table, find_column, is_number, number, read_table
+from protlm_jax.data.tables import TextTable, find_column, is_number, number, read_table
 from protlm_jax.errors import ProtlmError
 
 quick = settings(
@@ -148,8 +148,8 @@ def test_uneven_rows_are_kept_where_asked(tmp_path: Path) -> None:
     assert [bool(table.uneven(row)) for row in range(3)] == [True, True, False]
 
 
-def table_of(delimiter: str, *values: str) -> Table:
-    return Table(Path("t"), ("y",), [[value] for value in values], [], delimiter)
+def table_of(delimiter: str, *values: str) -> TextTable:
+    return TextTable(Path("t"), ("y",), [[value] for value in values], [], delimiter)
 
 
 def test_decimal_commas_count_where_they_cannot_separate_cells() -> None:
@@ -169,11 +169,11 @@ def test_decimal_commas_count_where_they_cannot_separate_cells() -> None:
 
 
 def test_columns_are_found_in_any_case() -> None:
-    table = Table(Path("t"), ("Entry Name", "SEQUENCE", "DMS_score"), [], [], ",")
+    table = TextTable(Path("t"), ("Entry Name", "SEQUENCE", "DMS_score"), [], [], ",")
     assert find_column(table, ["seq", "sequence"]) == "SEQUENCE"
     assert find_column(table, ["entry_name"]) == "Entry Name"
     assert find_column(table, ["dms score"]) == "DMS_score" and find_column(table, ["x"]) is None
-    twice = Table(Path("t"), ("Seq", "SEQ", "id", "ID"), [], [], ",")
+    twice = TextTable(Path("t"), ("Seq", "SEQ", "id", "ID"), [], [], ",")
     assert find_column(twice, ["id"]) == "id"
     with pytest.raises(ProtlmError, match="'Seq' and 'SEQ' may both be 'seq'"):
         find_column(twice, ["seq"])

@@ -19,7 +19,7 @@ from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target
 from protlm_jax.evaluation.probe_data.base import View
 from protlm_jax.evaluation.probes import run
 from protlm_jax.evaluation.probes.controls import TableReader
-from protlm_jax.evaluation.probes.features import Source, Store
+from protlm_jax.evaluation.probes.features import FeatureSource, Store
 from protlm_jax.models import LoadedModel
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -142,4 +142,4 @@ def test_an_infinite_label_is_named() -> None:
     proteins = [LabelledProtein("p1", SEQUENCE, {"kd": np.array(value)}) for value in (1.0, np.inf)]
     store = Store(TableReader("composition", ("mean",)), proteins, keep=1 << 20)
     with pytest.raises(ProtlmError, match="'p1': the label 'kd' is infinite"):
-        Source(store, [Target("kd", "number")], "protein", "mean")
+        FeatureSource(store, [Target("kd", "number")], "protein", "mean")

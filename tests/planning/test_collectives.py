@@ -12,8 +12,8 @@ from protlm_jax import partitioning
 from protlm_jax.planning.collectives import (
     Collective,
     axes_of,
+    calls,
     collectives,
-    exchanges,
     groups_of,
     unsplit,
 )
@@ -74,7 +74,7 @@ ENTRY %main (a: f32[]) -> f32[] {
 
 def test_exchanges_between_slices() -> None:
     mesh = {"slices": 2, "data": 1, "fsdp": 4, "tensor": 1}
-    (sent,) = exchanges(read(SEND))
+    (sent,) = calls(read(SEND))
     assert (sent.kind, sent.bytes) == ("all-reduce", 6 * 8 * 128 * 2)
     found = groups_of(sent.instruction, tuple(mesh.values()))
     assert found.tolist() == PAIRS

@@ -25,8 +25,8 @@ from protlm_jax.config.files import load_config
 from protlm_jax.config.run import RunConfig
 from protlm_jax.planning.collectives import (
     axes_of,
+    calls,
     collectives_by_axis,
-    exchanges,
     groups_of,
     unsplit,
 )
@@ -34,7 +34,7 @@ from protlm_jax.planning.compile import abstract_batch
 from protlm_jax.planning.costs import flops
 from protlm_jax.planning.hlo import Program, read
 from protlm_jax.planning.topologies import topology
-from protlm_jax.training.assembly import Parts, assemble
+from protlm_jax.training.assembly import Assembly, assemble
 from protlm_jax.training.state import bytes_on_device
 
 RECORD = Path(__file__).with_name("step_programs.json")
@@ -55,7 +55,7 @@ EXTRA = {
 }
 
 
-def compiled(family: str, *overrides: str, slices: int = 1) -> tuple[RunConfig, Parts, str]:
+def compiled(family: str, *overrides: str, slices: int = 1) -> tuple[RunConfig, Assembly, str]:
     """A family's train step as a program for the eight cores of a v3-8, or of each of several."""
     overrides = (*OVERRIDES, *EXTRA.get(family, ()), *overrides)
     config = load_config(f"configs/tiny.py:{family}", list(overrides))
@@ -64,7 +64,7 @@ def compiled(family: str, *overrides: str, slices: int = 1) -> tuple[RunConfig, 
     return config, parts, text
 
 
-def counted(program: Program, text: str, parts: Parts) -> dict[str, Any]:
+def counted(program: Program, text: str, parts: Assembly) -> dict[str, Any]:
     """Numbers of executed instructions, FLOPs, and collectives by axis."""
     operations: dict[str, int] = {}
     computed = 0
@@ -99,7 +99,7 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def step_of(family: str) -> tuple[RunConfig, Parts, str]:
+def step_of(family: str) -> tuple[RunConfig, Assembly, str]:
     return compiled(family)
 
 
@@ -118,7 +118,7 @@ def test_no_device_gathers_split_arrays(family: str) -> None:
     """Whole activations, or parameters outside of FSDP's gathers, are what shardings prevent."""
     config, parts, text = step_of(family)
     assert not objections(config, parts, text)
-    gathers = [one for one in exchanges(read(text)) if one.kind == "all-gather"]
+    gathers = [one for one in calls(read(text)) if one.kind == "all-gather"]
     assert any(one.times > 1 for one in gathers), "of FSDP, in the loop over layers"
 
 
@@ -143,7 +143,7 @@ def test_forbidden_instructions_are_found(line: str, objection: str) -> None:
     assert objection in found
 
 
-def objections(config: RunConfig, parts: Parts, text: str) -> list[str]:
+def objections(config: RunConfig, parts: Assembly, text: str) -> list[str]:
     """What a program does and must not do."""
     rows, length = config.train.batch_size, config.data.length
     found = [f"activations of all rows: {shape}" for shape in unsplit(text, rows, length)]
@@ -151,7 +151,7 @@ def objections(config: RunConfig, parts: Parts, text: str) -> list[str]:
     arrays = zip(jax.tree.leaves(parts.abstract.params), _names(parts.axes), strict=True)
     matrix = max(math.prod(a.shape[int(names[0] == "layers") :]) for a, names in arrays)
     stream = rows // (mesh["data"] * mesh["fsdp"]) * length * config.model.d_model
-    for one in exchanges(read(text)):
+    for one in calls(read(text)):
         if one.kind != "all-gather":
             continue
         axes = axes_of(groups_of(one.instruction, tuple(mesh.values())), mesh)

@@ -10,7 +10,7 @@ from runs import write_fasta
 
 from protlm_jax.config.run import RunConfig
 from protlm_jax.training import loop
-from protlm_jax.training.assembly import Parts
+from protlm_jax.training.assembly import Assembly
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,10 +19,10 @@ def programs_are_shared() -> Iterator[None]:
 
     The slow tests kill real processes, which share nothing.
     """
-    made: dict[str, Parts] = {}
+    made: dict[str, Assembly] = {}
     assemble = loop.assemble
 
-    def shared(config: RunConfig) -> Parts:
+    def shared(config: RunConfig) -> Assembly:
         train = config.train
         steps = None if config.schedule.name == "constant" else train.steps
         sections = (config.model, config.objective, config.optimizer, config.schedule, config.mesh)

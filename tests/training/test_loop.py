@@ -25,7 +25,7 @@ from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.owner import Occupied, owned
 from protlm_jax.training import checkpoints, loop
-from protlm_jax.training.assembly import Parts
+from protlm_jax.training.assembly import Assembly
 from protlm_jax.training.checkpoints import restore_params, restore_part, saved_steps
 from protlm_jax.training.metrics import read_metrics
 
@@ -123,7 +123,7 @@ def test_what_is_not_finite_beside_the_loss_is_not_saved(
     """A finite loss says nothing about the update that was made after it."""
     assemble = loop.assemble
 
-    def broken(run: RunConfig) -> Parts:
+    def broken(run: RunConfig) -> Assembly:
         parts = assemble(run)
         copy, steps = dataclasses.replace(parts), itertools.count(1)
 

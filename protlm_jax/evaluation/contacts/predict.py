@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.data.rows import Batch
+from protlm_jax.data.rows import RowBatch
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.engine import Engine, features, max_residues, normalised
 from protlm_jax.evaluation.finite import require_finite
@@ -94,7 +94,7 @@ def _stream(
     params = {"model": loaded.params, "kernel": weights.kernel, "bias": np.float32(weights.bias)}
     engine = Engine(loaded, params=params)
 
-    def inputs(batch: Batch) -> Any:
+    def inputs(batch: RowBatch) -> Any:
         return features(loaded, batch, [tokens[m] for m in batch.members], decoder=False)
 
     batches = engine.one_a_row([len(row) for row in tokens], budget)

@@ -33,7 +33,7 @@ _TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedContacts:
     """What the regression found."""
 
     weights: Weights
@@ -49,7 +49,7 @@ def fit(
     loaded: LoadedModel,
     proteins: Sequence[LabelledProtein],
     valid: Sequence[LabelledProtein] = (),
-) -> Fitted:
+) -> FittedContacts:
     """Weights of a model's heads, from chains of known structure.
 
     Args:
@@ -79,7 +79,7 @@ def fit(
     strength = min(losses, key=losses.__getitem__) if valid else STRENGTHS[0]
     kernel, bias, loss = found[strength]
     shape = (loaded.config.num_layers, loaded.config.num_heads)
-    return Fitted(
+    return FittedContacts(
         weights=Weights(kernel.reshape(shape).astype(np.float32), bias),
         strength=strength,
         spread=x.std(axis=0, dtype=np.float64).reshape(shape),

@@ -14,7 +14,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
 from protlm_jax.evaluation.contacts.precision import COUNTS, RANGES, contact_map, precisions
 from protlm_jax.evaluation.contacts.predict import Weights, own_head, predict
-from protlm_jax.evaluation.contacts.regression import Fitted, fit
+from protlm_jax.evaluation.contacts.regression import FittedContacts, fit
 from protlm_jax.evaluation.engine import max_residues
 from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, counts, subset
 from protlm_jax.evaluation.probes.controls import random_control
@@ -143,7 +143,7 @@ def _all_precisions(
 
 
 def _dataset(
-    precision: Mapping[str, np.ndarray], names: list[str], fitted: Fitted, seed: int
+    precision: Mapping[str, np.ndarray], names: list[str], fitted: FittedContacts, seed: int
 ) -> xarray.Dataset:
     import xarray
 

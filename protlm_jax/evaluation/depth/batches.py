@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.data.rows import Batch, Shape, even_pieces
+from protlm_jax.data.rows import RowBatch, Shape, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth.positions import Positions, PositionSet, position_set
 from protlm_jax.evaluation.engine import normalised, residues_in_row
@@ -70,7 +70,7 @@ class Proteins:
         """Batch `index`, of ROWS rows; those beyond the last piece are padding."""
         members = self.pieces[index * ROWS : (index + 1) * ROWS]
         rows, shape = list(range(len(members))), Shape(ROWS, self.length)
-        batch = Batch(rows, rows, [0] * len(rows), shape)
+        batch = RowBatch(rows, rows, [0] * len(rows), shape)
         asked = hidden_batch(loaded, self.hidden, members, batch)
         # A model whose answer is not read from the stream is shown every residue.
         features = {name: x for name, x in asked.features.items() if name != "hidden"}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.data.rows import (
-    Batch,
+    RowBatch,
     Shape,
     Window,
     bucket,
@@ -111,7 +111,7 @@ class Embedder:
 
         return max((bytes_of(shape), shape) for shape in self.shapes)
 
-    def batches(self, tokens: Sequence[int]) -> list[Batch]:
+    def batches(self, tokens: Sequence[int]) -> list[RowBatch]:
         """The batches of pieces of so many tokens, none longer than the expected ones."""
         if not len(tokens):
             return []
@@ -145,7 +145,7 @@ class Embedder:
             if any(pieces[m][0] not in done for m in batch.members)
         ]
 
-        def inputs(batch: Batch) -> Any:
+        def inputs(batch: RowBatch) -> Any:
             own = [(sequences[i], w) for i, w in (pieces[m] for m in batch.members)]
             return self._inputs(batch, own)
 
@@ -167,7 +167,7 @@ class Embedder:
                     complete.append((index, begun.pop(index).finish()))
             yield complete
 
-    def _inputs(self, batch: Batch, pieces: list[tuple[str, Window]]) -> Any:
+    def _inputs(self, batch: RowBatch, pieces: list[tuple[str, Window]]) -> Any:
         """Features, which tokens are kept, and the places of classification tokens [rows, 1]."""
         vocabulary = self.loaded.vocabulary
         tokens = [vocabulary.encode(s[w.start : w.stop]) for s, w in pieces]

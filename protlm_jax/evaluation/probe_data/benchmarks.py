@@ -15,7 +15,7 @@ import numpy as np
 
 from protlm_jax import bundled
 from protlm_jax.data.fasta import name_of
-from protlm_jax.data.tables import MISSING, Table, find_column, number, read_table
+from protlm_jax.data.tables import MISSING, TextTable, find_column, number, read_table
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import (
     UNKNOWN,
@@ -135,7 +135,7 @@ def _codes(letters: str, alphabet: str) -> np.ndarray:
 
 
 @cache
-def _table(name: str) -> Table:
+def _table(name: str) -> TextTable:
     return read_table(bundled.path(name))
 
 

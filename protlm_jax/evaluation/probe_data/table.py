@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from protlm_jax.data.tables import MISSING, Table, find_column, read_table, shortened
+from protlm_jax.data.tables import MISSING, TextTable, find_column, read_table, shortened
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.labels import FEW, LabelColumn, look_like_names
 from protlm_jax.evaluation.probe_data.splits import SplitRequest, UserProtein
@@ -62,7 +62,7 @@ class Reason(NamedTuple):
     describes: bool = False
 
 
-class Named(NamedTuple):
+class NamedTarget(NamedTuple):
     """A column of labels, the name of its target, and its kind, "" where that is not stated."""
 
     column: str
@@ -121,14 +121,18 @@ def read(
     return proteins, columns, split or "validation", notes
 
 
-def named(columns: Sequence[str], text: str, place: str) -> Named:
+def named(columns: Sequence[str], text: str, place: str) -> NamedTarget:
     """The column that NAME or NAME:KIND means; ProtlmError if there is none."""
     name, colon, kind = text.rpartition(":")
     if text not in columns and colon and kind in _KINDS:
-        return Named(exact(columns, name, place), name, kind)
+        return NamedTarget(exact(columns, name, place), name, kind)
     column = exact(columns, text, place)
     head, colon, kind = column.rpartition(":")
-    return Named(column, head, kind) if colon and kind in _KINDS else Named(column, column, "")
+    return (
+        NamedTarget(column, head, kind)
+        if colon and kind in _KINDS
+        else NamedTarget(column, column, "")
+    )
 
 
 def exact(columns: Sequence[str], name: str, place: str) -> str:
@@ -142,7 +146,7 @@ def exact(columns: Sequence[str], name: str, place: str) -> str:
     return found[0]
 
 
-def _dividing(table: Table, taken: set[str]) -> list[str]:
+def _dividing(table: TextTable, taken: set[str]) -> list[str]:
     """The columns that divide proteins into training, validation and test, or into folds."""
     found = []
     for name in (*_SPLITS, *_FOLDS):
@@ -158,7 +162,7 @@ def _dividing(table: Table, taken: set[str]) -> list[str]:
     return found
 
 
-def _naming(table: Table, taken: set[str]) -> str | None:
+def _naming(table: TextTable, taken: set[str]) -> str | None:
     """The first column of names whose cells are all filled and different; "id" in any case."""
     for name in _IDS:
         column = find_column(table, [name])
@@ -169,7 +173,7 @@ def _naming(table: Table, taken: set[str]) -> str | None:
     return None
 
 
-def _labels(table: Table, why: dict[str, Reason]) -> list[Named]:
+def _labels(table: TextTable, why: dict[str, Reason]) -> list[NamedTarget]:
     """The columns that are left when all others are explained."""
     found = [named([column], column, "") for column, reason in why.items() if not reason.text]
     if not found:
@@ -191,7 +195,7 @@ def _labels(table: Table, why: dict[str, Reason]) -> list[Named]:
     return found
 
 
-def _reason(table: Table, column: str, sequence: str, dividing: Sequence[str]) -> Reason:
+def _reason(table: TextTable, column: str, sequence: str, dividing: Sequence[str]) -> Reason:
     """By the name of a column, then by its values."""
     name = _plain(column)
     if named([column], column, "").kind:
@@ -227,7 +231,11 @@ def _reason(table: Table, column: str, sequence: str, dividing: Sequence[str]) -
 
 
 def _notes(
-    sequence: str, name: str | None, splits: list[str], labels: list[Named], why: dict[str, Reason]
+    sequence: str,
+    name: str | None,
+    splits: list[str],
+    labels: list[NamedTarget],
+    why: dict[str, Reason],
 ) -> list[str]:
     """Which columns are used, and which are not and why."""
     used = [f"sequences from {sequence!r}", f"names from {name!r}" if name else "names by line"]
@@ -246,7 +254,7 @@ def _notes(
 
 
 def _proteins(
-    table: Table, sequences: str, names: str | None, splits: str | None, validation: str | None
+    table: TextTable, sequences: str, names: str | None, splits: str | None, validation: str | None
 ) -> list[UserProtein]:
     """The rows as proteins, in their order."""
     found: dict[str, UserProtein] = {}

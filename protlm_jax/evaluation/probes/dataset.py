@@ -15,7 +15,7 @@ import xarray
 from protlm_jax.data.rows import window_counts
 from protlm_jax.evaluation.probes import scores
 from protlm_jax.evaluation.probes.features import ModelReader
-from protlm_jax.evaluation.probes.fit import Fitted, Settings
+from protlm_jax.evaluation.probes.fit import FittedHeads, Settings
 from protlm_jax.evaluation.probes.results import ESTIMATE, METRICS, numbers
 from protlm_jax.evaluation.statistics import Bootstrapped
 from protlm_jax.models.loaded import LoadedModel
@@ -47,7 +47,7 @@ _WORDS = {
 
 
 def assemble(
-    loaded: LoadedModel, settings: Settings, fitted: Mapping[str, Fitted]
+    loaded: LoadedModel, settings: Settings, fitted: Mapping[str, FittedHeads]
 ) -> xarray.Dataset:
     """Scores all inputs ("model" and controls) on all views; NaN where there is no score.
 
@@ -85,7 +85,9 @@ def assemble(
     return data if data.sizes["true"] else data.drop_vars("confusion")
 
 
-def _empty(loaded: LoadedModel, settings: Settings, fitted: Mapping[str, Fitted]) -> xarray.Dataset:
+def _empty(
+    loaded: LoadedModel, settings: Settings, fitted: Mapping[str, FittedHeads]
+) -> xarray.Dataset:
     coords: dict[str, Any] = {
         "head": list(settings.heads),
         "input": list(fitted),
@@ -112,7 +114,7 @@ def _score(
     arrays: dict[str, np.ndarray],
     head: str,
     settings: Settings,
-    fitted: Fitted,
+    fitted: FittedHeads,
     labelled: Mapping[tuple[int, int], scores.Labelled],
 ) -> dict[tuple[int, int], Bootstrapped | None]:
     """Fills the arrays of one head and input; the bootstrap of the chosen layer's scores."""
@@ -141,7 +143,9 @@ def _score(
     return drawn
 
 
-def _about(loaded: LoadedModel, settings: Settings, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
+def _about(
+    loaded: LoadedModel, settings: Settings, fitted: Mapping[str, FittedHeads]
+) -> dict[str, Any]:
     """The attributes of the dataset; the benchmark as JSON."""
     benchmark = settings.benchmark
     readers = [one.reader for one in fitted.values() if isinstance(one.reader, ModelReader)]

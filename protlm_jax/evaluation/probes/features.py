@@ -2,8 +2,8 @@
 
 A `Reader` gives features: the layers of a frozen model in one pass, or `controls.TableReader`. A
 `Store` keeps the features of one split as far as its memory allows and computes the others anew
-in every pass. A `Source` packs proteins into batches that depend on lengths and the epoch's seed
-alone: the numbers are the same whether features were kept or not.
+in every pass. A `FeatureSource` packs proteins into batches that depend only on lengths and the
+epoch's seed: the numbers are the same whether features were kept or not.
 
 Letters: N inputs (layers), T rows of a batch, D features, P protein slots of a batch.
 """
@@ -71,7 +71,7 @@ def model_reader(
 
 
 @dataclass(frozen=True)
-class Batch:
+class FeatureBatch:
     """Whole proteins, end to end.
 
     Attributes:
@@ -194,7 +194,7 @@ class Store:
 
 
 @dataclass
-class Source:
+class FeatureSource:
     """Labelled features that can be read again and again, in batches of one shape.
 
     Attributes:
@@ -226,7 +226,7 @@ class Source:
                         "none where it is not known"
                     )
 
-    def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
+    def batches(self, epoch_seed: int | None) -> Iterator[FeatureBatch]:
         """All proteins once, in an order of the seed; None: in the order of the split."""
         count = len(self.store.proteins)
         order = np.arange(count)
@@ -237,7 +237,7 @@ class Source:
             for members in together:
                 yield self._batch(members, features)
 
-    def _batch(self, members: np.ndarray, features: dict[int, Arrays]) -> Batch:
+    def _batch(self, members: np.ndarray, features: dict[int, Arrays]) -> FeatureBatch:
         x = _aligned_zeros(self.num_inputs, self.rows, self.width)
         protein = np.full(self.rows, -1, np.int32)
         size = self.rows if self.level == "residue" else self.slots
@@ -258,7 +258,7 @@ class Source:
                 known = self.store.proteins[member].labels.get(target.name)
                 if known is not None:
                     labels[target.name][place] = known
-        return Batch(x, protein, labels, self.slots, members, starts)
+        return FeatureBatch(x, protein, labels, self.slots, members, starts)
 
 
 def memory_budget() -> int:

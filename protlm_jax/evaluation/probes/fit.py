@@ -14,9 +14,9 @@ from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein
 from protlm_jax.evaluation.probes import controls, heads, scores
 from protlm_jax.evaluation.probes.controls import TableReader
 from protlm_jax.evaluation.probes.features import (
+    FeatureSource,
     ModelReader,
     Reader,
-    Source,
     Store,
     model_reader,
     shares,
@@ -67,7 +67,7 @@ class Settings:
 
 
 @dataclass
-class Fitted:
+class FittedHeads:
     """The heads on one input and their predictions.
 
     Attributes:
@@ -90,7 +90,7 @@ class Fitted:
         return int(np.argmax(np.mean([v.mean(axis=0) for v in self.valid[head].values()], axis=0)))
 
 
-def fit(kind: str, loaded: LoadedModel, settings: Settings) -> Fitted:
+def fit(kind: str, loaded: LoadedModel, settings: Settings) -> FittedHeads:
     """Trains the heads that read this input ("model" or a control), and predicts the tests."""
     if kind == "majority":
         return _majority(settings)
@@ -104,12 +104,14 @@ def fit(kind: str, loaded: LoadedModel, settings: Settings) -> Fitted:
         reader = model_reader(
             loaded, settings.layers, vectors, lengths, settings.window, settings.compute
         )
-    fitted = Fitted(reader)
+    fitted = FittedHeads(reader)
     training, choosing = _learning_stores(kind, reader, settings)
     targets, level = settings.benchmark.targets, settings.benchmark.level
     for head in own:
         began = time.perf_counter()
-        sources = (Source(s, targets, level, settings.rows(head)) for s in (training, choosing))
+        sources = (
+            FeatureSource(s, targets, level, settings.rows(head)) for s in (training, choosing)
+        )
         fitted.trained[head] = train(
             head, targets, *sources, seeds=settings.seeds, progress=settings.progress
         )
@@ -126,7 +128,7 @@ def fit(kind: str, loaded: LoadedModel, settings: Settings) -> Fitted:
         fitted.tests[split] = {}
         for rows in vectors:
             these = {h: fitted.trained[h] for h in own if settings.rows(h) == rows}
-            fitted.tests[split] |= decided(Source(store, targets, level, rows), these)
+            fitted.tests[split] |= decided(FeatureSource(store, targets, level, rows), these)
         passes[split] = store.passes
     settings.say(f"{kind}: test sets read in {time.perf_counter() - began:.0f} s")
     if isinstance(reader, ModelReader):
@@ -156,10 +158,10 @@ def _learning_stores(kind: str, reader: Reader, settings: Settings) -> tuple[Sto
     return training, choosing
 
 
-def _majority(settings: Settings) -> Fitted:
+def _majority(settings: Settings) -> FittedHeads:
     """The most frequent training class of each target, whatever the protein."""
     own = [head for head in settings.heads if "majority" in settings.controls(head)]
-    fitted = Fitted(
+    fitted = FittedHeads(
         valid={head: {} for head in own},
         tests={split: {head: {} for head in own} for split in settings.tests},
     )

@@ -1,7 +1,7 @@
 """Heads: small networks that read frozen features.
 
-A head is written for one input: features [T, D] and `protein` [T], see `Batch`. `training` makes
-one program of all its seeds and inputs.
+A head is written for one input: features [T, D] and `protein` [T], see `FeatureBatch`. `training`
+makes one program of all its seeds and inputs.
 
 Letters: T rows, D features, P protein slots, C classes of a target (1 for a number).
 """
@@ -46,11 +46,11 @@ def outputs(target: Target) -> int:
 
 
 def by_part(targets: tuple[Target, ...], value: Callable[[Target, str], Any]) -> dict[str, Any]:
-    """A tree like the parameters of `Readout`: q3_kernel, q3_bias."""
+    """A tree like the parameters of `LinearReadout`: q3_kernel, q3_bias."""
     return {f"{key(t.name)}_{part}": value(t, part) for t in targets for part in ("kernel", "bias")}
 
 
-class Readout(nn.Module):
+class LinearReadout(nn.Module):
     """x [rows, D] -> {target: [rows, C]}: one matrix for each target, in one product."""
 
     targets: tuple[Target, ...]
@@ -77,7 +77,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, protein: jax.Array, slots: int, train: bool) -> Answers:
-        return Readout(self.targets, nn.initializers.zeros_init(), name="readout")(x)
+        return LinearReadout(self.targets, nn.initializers.zeros_init(), name="readout")(x)
 
 
 class Convolution(nn.Module):
@@ -140,7 +140,7 @@ class Squeeze(nn.Module):
         hidden = nn.Dense(CHANNELS, name="hidden")(x)
         hidden = nn.relu(nn.Dropout(DROPOUT)(hidden, deterministic=not train))
         norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name="norm")
-        return Readout(self.targets, name="readout")(norm(hidden, mask=there[:, None]))
+        return LinearReadout(self.targets, name="readout")(norm(hidden, mask=there[:, None]))
 
 
 class Fnn(nn.Module):

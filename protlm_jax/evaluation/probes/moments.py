@@ -12,7 +12,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target, known
-from protlm_jax.evaluation.probes.features import Source
+from protlm_jax.evaluation.probes.features import FeatureSource
 
 # Rows measured, of proteins drawn at random: the error of a standard deviation is 0.3 % of it, and
 # a model that runs once per epoch need not run once more.
@@ -53,7 +53,7 @@ class Moments:
 
 
 def measure(
-    source: Source, targets: Sequence[Target], seed: int, *, covariance: bool = False
+    source: FeatureSource, targets: Sequence[Target], seed: int, *, covariance: bool = False
 ) -> Moments:
     """Reads batches of an epoch until there are SAMPLE rows.
 

@@ -20,7 +20,7 @@ from protlm_jax.evaluation.finite import NotFinite
 from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
-from protlm_jax.evaluation.probes.features import Source, Store, memory_budget, model_reader
+from protlm_jax.evaluation.probes.features import FeatureSource, Store, memory_budget, model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
@@ -95,7 +95,7 @@ def _predicted(
         loaded, (about["layer"],), (rows,), lengths, about["window"], about["compute"]
     )
     store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
-    source = Source(store, probe.heads.targets, about["level"], rows)
+    source = FeatureSource(store, probe.heads.targets, about["level"], rows)
     for batch in source.batches(None):
         found = probe.heads.predict(batch)
         for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):

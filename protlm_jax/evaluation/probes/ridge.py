@@ -19,7 +19,7 @@ import numpy as np
 
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads
-from protlm_jax.evaluation.probes.features import Source
+from protlm_jax.evaluation.probes.features import FeatureSource
 from protlm_jax.evaluation.probes.moments import Moments, Standard
 from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
 
@@ -38,8 +38,8 @@ class Sums(NamedTuple):
 
 def fit(
     targets: Sequence[Target],
-    source: Source,
-    valid: Source,
+    source: FeatureSource,
+    valid: FeatureSource,
     moments: Moments,
     seeds: tuple[int, ...],
 ) -> TrainedHeads:

@@ -18,7 +18,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.engine import float32_products
 from protlm_jax.evaluation.probe_data.base import Target, known
 from protlm_jax.evaluation.probes import heads
-from protlm_jax.evaluation.probes.features import Batch, Source
+from protlm_jax.evaluation.probes.features import FeatureBatch, FeatureSource
 from protlm_jax.evaluation.probes.moments import Standard
 from protlm_jax.evaluation.statistics import spearman
 
@@ -49,7 +49,7 @@ class TrainedHeads:
     valid: Mapping[str, np.ndarray]
     penalties: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def predict(self, batch: Batch) -> dict[str, np.ndarray]:
+    def predict(self, batch: FeatureBatch) -> dict[str, np.ndarray]:
         """target -> probabilities [S, N, T or P, C] or numbers [S, N, T or P, 1], float32.
 
         They are undefined for rows without a protein.
@@ -117,7 +117,7 @@ def answer(
 
 
 def validate(
-    module: Any, variables: Any, standard: Standard, valid: Source
+    module: Any, variables: Any, standard: Standard, valid: FeatureSource
 ) -> dict[str, np.ndarray]:
     """target -> accuracy or Spearman's correlation [S, N] over all validation labels.
 
@@ -159,7 +159,7 @@ def _decided(target: Target, values: np.ndarray) -> np.ndarray:
     return values.argmax(axis=-1) if target.kind == "classes" else values[..., 0]
 
 
-def decided(source: Source, trained: Mapping[str, TrainedHeads]) -> Found:
+def decided(source: FeatureSource, trained: Mapping[str, TrainedHeads]) -> Found:
     """head -> target -> the most probable class, int16, or the number, float32, [S, N, items].
 
     Features are read once for all heads.

@@ -27,7 +27,7 @@ from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.engine import float32_products
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import heads, ridge
-from protlm_jax.evaluation.probes.features import Batch, Source
+from protlm_jax.evaluation.probes.features import FeatureBatch, FeatureSource
 from protlm_jax.evaluation.probes.moments import Moments, Standard, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
 
@@ -38,8 +38,8 @@ _ADAM = optax.scale_by_adam()
 def train(
     head: str,
     targets: Sequence[Target],
-    source: Source,
-    valid: Source,
+    source: FeatureSource,
+    valid: FeatureSource,
     *,
     seeds: Sequence[int] = (0,),
     max_epochs: int | None = None,
@@ -147,7 +147,7 @@ class _Learning:
         targets: tuple[Target, ...],
         moments: Moments,
         seeds: tuple[int, ...],
-        source: Source,
+        source: FeatureSource,
         rate: float | None,
     ) -> None:
         self.kind, self.targets, self.moments, self.seeds = kind, targets, moments, seeds
@@ -164,7 +164,7 @@ class _Learning:
         self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rates, keys)
         self.params, self.count = self.state.params, 0
 
-    def epoch(self, source: Source, epoch: int, running: np.ndarray) -> None:
+    def epoch(self, source: FeatureSource, epoch: int, running: np.ndarray) -> None:
         """One pass over the training proteins, with several steps on each of few batches."""
         loss: Any = np.zeros(())
         before = self.count
@@ -189,13 +189,13 @@ class _Learning:
             steps = self.count - before
             self.state, self.params = _epoch_mean(self.state, self.fixed.basis, steps)
 
-    def validated(self, valid: Source) -> tuple[Any, dict[str, np.ndarray]]:
+    def validated(self, valid: FeatureSource) -> tuple[Any, dict[str, np.ndarray]]:
         """The network's variables, on the host, and their validation scores."""
         variables = {"params": self.params, "batch_stats": self.state.statistics}
         variables = jax.tree.map(np.asarray, variables)
         return variables, validate(self.module, variables, self.fixed.standard, valid)
 
-    def _labels(self, batch: Batch) -> dict[str, np.ndarray]:
+    def _labels(self, batch: FeatureBatch) -> dict[str, np.ndarray]:
         """The batch's labels, numbers in standard deviations."""
         labels = {}
         for target in self.targets:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protlm_jax.data.fasta import read_fasta
-from protlm_jax.data.tables import MISSING, Table, find_column, plain, read_table, shortened
+from protlm_jax.data.tables import MISSING, TextTable, find_column, plain, read_table, shortened
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.scoring.mutations import (
     WILD_TYPE,
@@ -71,7 +71,7 @@ class VariantTable:
     offset, or "".
     """
 
-    table: Table
+    table: TextTable
     roles: dict[str, str]
     rows: list[VariantRow]
     names: dict[str, str]
@@ -145,7 +145,7 @@ def parse_columns(text: str) -> dict[str, str]:
     return found
 
 
-def _roles(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+def _roles(table: TextTable, columns: Mapping[str, str]) -> dict[str, str]:
     """Role -> column: the one given, or the one of that name which has no other role."""
     roles: dict[str, str] = {}
     for role, name in columns.items():

@@ -59,7 +59,7 @@ PRESETS = {
 }
 
 
-class Embedder(nn.Module):
+class TokenEmbedding(nn.Module):
     """Token, position and type embeddings, normed: ids [B, L] -> [B, L, E], E being the width of
     the token table."""
 
@@ -116,7 +116,7 @@ class Bert(SingleStack):
         shared_embedder: of the model that this one is a part of; None makes its own.
     """
 
-    shared_embedder: Embedder | None = None
+    shared_embedder: TokenEmbedding | None = None
 
     readouts = (Readout("masked", stack="encoder"),)
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
@@ -126,7 +126,7 @@ class Bert(SingleStack):
     def setup(self) -> None:
         super().setup()
         c = self.config
-        self.embedder = self.shared_embedder or Embedder(c)
+        self.embedder = self.shared_embedder or TokenEmbedding(c)
         if c.embedding_size:
             self.projection = Projection(
                 "BLE,ED->BLD",

@@ -15,8 +15,8 @@ from protlm_jax.evaluation.probe_data.base import Level
 from protlm_jax.evaluation.probes import features
 from protlm_jax.evaluation.probes.controls import TableReader
 from protlm_jax.evaluation.probes.features import (
+    FeatureSource,
     ModelReader,
-    Source,
     Store,
     model_reader,
     shape,
@@ -52,7 +52,7 @@ def reader() -> ModelReader:
 def test_rows_are_the_embeddings_of_their_residues(
     reader: ModelReader, proteins: list[LabelledProtein], assert_close: Close
 ) -> None:
-    source = Source(Store(reader, proteins, keep=1 << 30), (STATE,), "residue", "residues")
+    source = FeatureSource(Store(reader, proteins, keep=1 << 30), (STATE,), "residue", "residues")
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     expected = dict(embed_sequences(loaded("bert"), sequences, layers=(0, 2)))
     seen = []
@@ -71,13 +71,13 @@ def test_pooled_rows_are_means_and_carry_the_labels_of_proteins(
     reader: ModelReader, proteins: list[LabelledProtein], assert_close: Close
 ) -> None:
     store = Store(reader, proteins, keep=1 << 30)
-    (batch,) = Source(store, (SIZE,), "protein", "mean").batches(None)
+    (batch,) = FeatureSource(store, (SIZE,), "protein", "mean").batches(None)
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     means = embed_sequences(loaded("bert"), sequences, layers=(0, 2), vectors="mean")
     assert_close(batch.features[:, :8], np.stack([mean for _, mean in means], axis=1), 1e-5)
     sizes = [np.nan, 30, np.nan, 40, np.nan, 21, np.nan, 33]
     np.testing.assert_array_equal(batch.labels["size"][:8], sizes)
-    batch = next(Source(store, (SIZE,), "protein", "residues").batches(None))
+    batch = next(FeatureSource(store, (SIZE,), "protein", "residues").batches(None))
     np.testing.assert_array_equal(batch.labels["size"][:8], sizes)
     assert batch.protein.max() == 7 < batch.slots
 
@@ -99,7 +99,7 @@ def test_streamed_features_are_those_kept_and_cost_one_pass_an_epoch(
     }
     found = {}
     for name, store in stores.items():
-        source = Source(store, (STATE,), "residue", "residues")
+        source = FeatureSource(store, (STATE,), "residue", "residues")
         found[name] = [batch for epoch in (1, 2, None) for batch in source.batches(epoch)]
     assert len(found["kept"]) > 6
     for name in ("streamed", "in part"):
@@ -111,7 +111,9 @@ def test_streamed_features_are_those_kept_and_cost_one_pass_an_epoch(
     # The means of all proteins stay, from one pass, and the residues of the first three.
     counts = [forwards.count(p.sequence) for p in proteins]
     assert counts == [1 + 3 + (1 if i < 3 else 4) for i in range(8)]
-    means = (Source(stores[n], (SIZE,), "protein", "mean").batches(0) for n in ("kept", "in part"))
+    means = (
+        FeatureSource(stores[n], (SIZE,), "protein", "mean").batches(0) for n in ("kept", "in part")
+    )
     for one, other in zip(*means, strict=True):
         assert_close(other.features, one.features, 1e-5)
     assert [forwards.count(p.sequence) for p in proteins] == counts

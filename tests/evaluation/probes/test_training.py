@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
 from protlm_jax.evaluation.probes import moments, trained, training
-from protlm_jax.evaluation.probes.features import Batch
+from protlm_jax.evaluation.probes.features import FeatureBatch
 from protlm_jax.evaluation.probes.saved import load_heads, save_heads
 from protlm_jax.evaluation.probes.trained import TrainedHeads
 from protlm_jax.evaluation.probes.training import train
@@ -138,7 +138,7 @@ class Spoiled:
     def width(self) -> int:
         return self.source.width
 
-    def batches(self, epoch_seed: int | None) -> Iterator[Batch]:
+    def batches(self, epoch_seed: int | None) -> Iterator[FeatureBatch]:
         for number, batch in enumerate(self.source.batches(epoch_seed)):
             features, labels = batch.features.copy(), dict(batch.labels)
             features[:, batch.protein < 0] = np.nan
