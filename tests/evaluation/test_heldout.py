@@ -11,7 +11,7 @@ from scored import bare_logits, forward
 from zoo import ZOO, kinds_alone
 
 from protlm_jax import models
-from protlm_jax.data.rows import Batch, Shape, even_pieces
+from protlm_jax.data.rows import RowBatch, Shape, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import heldout
 from protlm_jax.models.loaded import LoadedModel
@@ -98,7 +98,7 @@ def test_the_model_never_sees_what_it_is_asked(small_model: SmallModel, family: 
         if changed is not None:
             letters[changed] = "W"
         other = dataclasses.replace(protein, sequence="".join(letters))
-        group = Batch([0], [0], [0], Shape(1, 64))
+        group = RowBatch([0], [0], [0], Shape(1, 64))
         asked = heldout.hidden_batch(loaded, [other], [(0, 0, 46)], group)
         assert asked.hidden[0].sum() == len(protein.targets) and asked.hidden[0, target + before]
         assert asked.columns[0, target + before] == protein.columns[target]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zoo
 
-from protlm_jax.data.rows import Batch, Shape
+from protlm_jax.data.rows import RowBatch, Shape
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.contacts.predict import own_head
 from protlm_jax.evaluation.depth.metrics import why_not
@@ -122,7 +122,7 @@ def test_a_body_is_read_and_its_head_is_named(cls: str, tmp_path: Path) -> None:
 
 def _batch(loaded: LoadedModel) -> Any:
     ids = loaded.vocabulary.encode(SEQUENCE)
-    return features(loaded, Batch([0], [0], [0], Shape(1, len(ids))), [ids])
+    return features(loaded, RowBatch([0], [0], [0], Shape(1, len(ids))), [ids])
 
 
 def test_a_t5_of_its_own_head_is_not_given_the_embedding_for_it(tmp_path: Path) -> None:
