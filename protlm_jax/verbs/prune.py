@@ -150,6 +150,7 @@ def _heal(arguments: argparse.Namespace, measure: _Loss) -> dict[str, Any]:
         f"data.fasta={arguments.fasta}",
         f"data.length={min(measure.length, 512)}",
         f"train.steps={arguments.heal}",
+        f"schedule.warmup_steps={min(100, arguments.heal // 10)}",
     ]
     config = load_config("configs/adapt.py", overrides, output / "healed", read_architecture)
     train(config, output / "healed", load_source)
