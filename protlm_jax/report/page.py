@@ -85,7 +85,7 @@ def claims(rows: Sequence[Claim], control: Sequence[Claim] = ()) -> Piece:
     if not rows:
         return Piece("")
     made = claims_table(rows, control)
-    words = "Undecided: the 95 % interval of the value holds the threshold."
+    words = "A verdict is undecided where the 95 % interval includes the threshold."
     return table(made.columns, made.cells(), kind="views wrap") + caption(words)
 
 
