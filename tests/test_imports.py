@@ -80,6 +80,13 @@ def test_the_pipeline_says_what_is_missing(module: str) -> None:
     assert "protlm-jax[data]" in text
 
 
+def test_embedding_and_scoring_import_neither_pandas_nor_xarray() -> None:
+    """They take a third of a second to import."""
+    rooms = ("embedding.files", "scoring.files", "verbs")
+    blocked = "import sys; sys.modules['pandas'] = sys.modules['xarray'] = None; "
+    run(blocked + "; ".join(f"import protlm_jax.evaluation.{room}" for room in rooms))
+
+
 def test_nothing_but_the_bridge_imports_t5x() -> None:
     """Neither T5X nor what only it needs is imported outside of the bridge, or with it."""
     foreign = re.compile(r"^\s*(?:import|from) (t5x|airio|jestimator|fiddle|gin|clu)\b", re.M)

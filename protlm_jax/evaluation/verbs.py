@@ -15,19 +15,13 @@ from protlm_jax.data.config import DataConfig
 from protlm_jax.data.fasta import read_fasta
 from protlm_jax.data.splits import heldout_records, training_frequencies
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import detection, heldout, probe_data
-from protlm_jax.evaluation.depth.analyse import analyse
-from protlm_jax.evaluation.depth.files import text
-from protlm_jax.evaluation.depth.results import combined
+from protlm_jax.evaluation import detection, heldout
 from protlm_jax.evaluation.embedding.embedder import LONGEST_ROW
 from protlm_jax.evaluation.engine import max_residues
-from protlm_jax.evaluation.probes import results as probe_results
-from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.models.loaded import LoadedModel, parts_of
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
 SEED = 0
-PROBE_VIEWS = ("cb513", "ts115", "casp12")
 
 
 def data_of(path: str | Path) -> DataConfig:
@@ -142,21 +136,6 @@ def evaluate(
     return {**result, "model_name": loaded.name, **found, "summary": summary}
 
 
-def probe(loaded: LoadedModel, data: DataConfig, train_proteins: int) -> dict[str, Any]:
-    """Secondary structure from the last layer of a run, one seed, on the paper's test sets."""
-    probed = run_probe.run(
-        loaded,
-        probe_data.load("secondary_structure"),
-        train_proteins=train_proteins,
-        views=PROBE_VIEWS,
-        seeds=1,
-        window=trained_length(loaded, data) - loaded.vocabulary.num_specials,
-        seed=SEED,
-        progress=True,
-    )
-    return {"dataset": probed.result, "summary": probe_results.summary(probed.result)}
-
-
 def drawn(
     data: DataConfig,
     proteins: int,
@@ -167,12 +146,3 @@ def drawn(
     records = list(read_fasta(fasta, policy=policy)) if fasta else heldout_records(data)
     chosen = random.Random(SEED).sample(records, min(proteins, len(records)))
     return {record.id: record.sequence for record in chosen}
-
-
-def depth(loaded: LoadedModel, data: DataConfig, proteins: int) -> dict[str, Any]:
-    """Depth analysis on some held-out proteins: a dataset, and a summary."""
-    require_answers(loaded, data)
-    sequences, length = drawn(data, proteins), trained_length(loaded, data)
-    found = analyse(loaded, sequences, length=length, seed=SEED, progress=True)
-    summary = "\n\n".join(map(text, found.values()))
-    return {"dataset": combined(found.values()), "summary": summary}

@@ -22,8 +22,12 @@ from protlm_jax.config.files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation import verbs
-from protlm_jax.evaluation.depth.results import separate
+from protlm_jax.evaluation import probe_data, verbs
+from protlm_jax.evaluation.depth.analyse import analyse
+from protlm_jax.evaluation.depth.files import text
+from protlm_jax.evaluation.depth.results import combined, separate
+from protlm_jax.evaluation.probes import results as probe_results
+from protlm_jax.evaluation.probes import run as run_probe
 from protlm_jax.evaluation.results import read, save
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
@@ -34,6 +38,7 @@ from protlm_jax.training.loop import train
 from protlm_jax.training.metrics import read_metrics
 
 PROBE_PROTEINS = 1200
+PROBE_VIEWS = ("cb513", "ts115", "casp12")
 DEPTH_PROTEINS = 64
 DATASETS = ("probe", "depth")  # stages whose numbers are a file of results
 
@@ -70,9 +75,9 @@ def _all_stages(variant: str, output: Path) -> Path:
     stages: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
         "heldout": ("scoring held-out proteins", lambda: verbs.evaluate(loaded, data)),
         "probe": ("predicting secondary structure from the frozen embeddings",
-                  lambda: verbs.probe(loaded, data, PROBE_PROTEINS)),
+                  lambda: _probed(loaded, data)),
         "depth": ("measuring what each layer contributes",
-                  lambda: verbs.depth(loaded, data, DEPTH_PROTEINS)),
+                  lambda: _layers(loaded, data)),
         "export": ("exporting to Hugging Face format and loading it back",
                    lambda: _exported(loaded, run, folder, data)),
     }  # fmt: skip
@@ -90,6 +95,30 @@ def _all_stages(variant: str, output: Path) -> Path:
     report.write(page, collected)
     print(f"done in {time.perf_counter() - began:.0f} s: open {page}")
     return page
+
+
+def _probed(loaded: LoadedModel, data: DataConfig) -> dict[str, Any]:
+    """Secondary structure from the last layer, one seed, on the paper's test sets."""
+    probed = run_probe.run(
+        loaded,
+        probe_data.load("secondary_structure"),
+        train_proteins=PROBE_PROTEINS,
+        views=PROBE_VIEWS,
+        seeds=1,
+        window=verbs.trained_length(loaded, data) - loaded.vocabulary.num_specials,
+        seed=verbs.SEED,
+        progress=True,
+    )
+    return {"dataset": probed.result, "summary": probe_results.summary(probed.result)}
+
+
+def _layers(loaded: LoadedModel, data: DataConfig) -> dict[str, Any]:
+    """Depth analysis on some held-out proteins."""
+    verbs.require_answers(loaded, data)
+    sequences, length = verbs.drawn(data, DEPTH_PROTEINS), verbs.trained_length(loaded, data)
+    found = analyse(loaded, sequences, length=length, seed=verbs.SEED, progress=True)
+    summary = "\n\n".join(map(text, found.values()))
+    return {"dataset": combined(found.values()), "summary": summary}
 
 
 def _exported(loaded: LoadedModel, run: Path, folder: Path, data: DataConfig) -> dict[str, Any]:
