@@ -75,7 +75,7 @@ PRESETS = {
 }
 
 
-class TokenEmbedding(nn.Module):
+class SharedEmbedding(nn.Module):
     """The token embedding that encoder, decoder and head share."""
 
     config: ModelConfig
@@ -100,7 +100,7 @@ class T5(Stacked):
         c = self.config
         self.encoder_block = Block(c, parent=None)
         self.decoder_block = Block(c, cross=True, parent=None)
-        self.embedder = TokenEmbedding(c)
+        self.embedder = SharedEmbedding(c)
         self.encoder = self.param("encoder", init_stack, self.encoder_block)
         self.decoder = self.param("decoder", init_stack, self.decoder_block)
         bias = named(nn.initializers.normal(c.d_model**-0.5), "relpos_buckets", "heads")
@@ -205,7 +205,7 @@ class T5Encoder(SingleStack):
     def setup(self) -> None:
         super().setup()
         c = self.config
-        self.embedder = TokenEmbedding(c)
+        self.embedder = SharedEmbedding(c)
         bias = named(nn.initializers.normal(c.d_model**-0.5), "relpos_buckets", "heads")
         shape = (c.relative_buckets, c.num_heads)
         self.encoder_relative_bias = self.param("encoder_relative_bias", bias, shape)
