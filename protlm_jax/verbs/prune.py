@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import statistics
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     from protlm_jax.evaluation import verbs
     from protlm_jax.huggingface import load_model
     from protlm_jax.models.identity import identity
+    from protlm_jax.storage.digests import digest_of_data
     from protlm_jax.storage.json_files import read_json, write_json
 
     _require_consistent(arguments)
@@ -88,25 +90,26 @@ def run(arguments: argparse.Namespace) -> None:
     loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
     data = verbs.data_of(arguments.model)
     verbs.require_answers(loaded, data)
+    _require_layers(arguments, loaded)
     sequences = verbs.drawn(data, arguments.proteins, arguments.input, loaded.policy)
     measure = _Loss(sequences, verbs.row_of(loaded, arguments.window), arguments.stack)
     verbs.say_rare(loaded)
     settings = {
         "model": identity(loaded), "stack": arguments.stack, "drop": arguments.drop,
         "by": arguments.by, "layers": arguments.layers, "budget": arguments.budget,
-        "proteins": sorted(sequences), "length": measure.length,
+        "proteins": digest_of_data(json.dumps(list(sequences.items())).encode()),
+        "length": measure.length,
     }  # fmt: skip
+    _begin(output, settings)
     file = output / "prune.json"
-    found = read_json(file) if file.exists() else {}
-    if found and found.get("settings") != settings:
-        raise ProtlmError(
-            f"{file} is of another model or other settings: choose another --output, or delete it"
-        )
-    if not found:
-        found = {"settings": settings, **_remove(arguments, loaded, measure)}
+    found = read_json(file, remedy=f"delete {output}") if file.exists() else {}
+    if found:
+        _require_intact(output, found)
+    else:
+        found = _remove(arguments, loaded, measure)
         write_json(file, found)
-    if arguments.heal and found.get("healed", {}).get("steps") != arguments.heal:
-        found["healed"] = _heal(arguments, measure)
+    if arguments.heal:
+        _heal(arguments, measure, found)
         write_json(file, found)
     _print(arguments, found)
 
@@ -114,6 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _remove(arguments: argparse.Namespace, loaded: LoadedModel, measure: _Loss) -> dict[str, Any]:
     """Chooses and removes layers, writes both folders, and gives the numbers."""
     from protlm_jax.huggingface import export, import_model, provenance
+    from protlm_jax.models.exchange import CONTACT_HEAD
     from protlm_jax.models.pruning import pruned
 
     output: Path = arguments.output
@@ -126,14 +130,20 @@ def _remove(arguments: argparse.Namespace, loaded: LoadedModel, measure: _Loss) 
         "pruned": _about(small, measure),
         "forward_seconds": _seconds(loaded, small, measure.length),
     }
+    if CONTACT_HEAD in small.params:
+        print("the contact head keeps its weights for the remaining layers: refit it")
     export(small, output / "huggingface", **provenance(arguments.model))
     shutil.rmtree(output / "pruned", ignore_errors=True)
     import_model(output / "huggingface", output / "pruned")
+    found["identities"] = {name: _identity(output / name) for name in ("pruned", "huggingface")}
     return found
 
 
-def _heal(arguments: argparse.Namespace, measure: _Loss) -> dict[str, Any]:
-    """Continues the pretraining of the pruned model, exports it, and gives its numbers."""
+def _heal(arguments: argparse.Namespace, measure: _Loss, found: dict[str, Any]) -> None:
+    """Continues the pretraining of the pruned model, exports it, and adds its numbers.
+
+    `train` refuses a folder that was healed with other steps or proteins.
+    """
     from protlm_jax.config.files import load_config
     from protlm_jax.huggingface import (
         export,
@@ -142,6 +152,7 @@ def _heal(arguments: argparse.Namespace, measure: _Loss) -> dict[str, Any]:
         provenance,
         read_architecture,
     )
+    from protlm_jax.storage.json_files import write_json
     from protlm_jax.training.loop import train
 
     output: Path = arguments.output
@@ -153,10 +164,54 @@ def _heal(arguments: argparse.Namespace, measure: _Loss) -> dict[str, Any]:
         f"schedule.warmup_steps={min(100, arguments.heal // 10)}",
     ]
     config = load_config("configs/adapt.py", overrides, output / "healed", read_architecture)
-    train(config, output / "healed", load_source)
+    made = train(config, output / "healed", load_source)
+    if not made and found.get("healed", {}).get("steps") == arguments.heal:
+        return
+    found["identities"].pop("huggingface", None)  # replaced below; a kill may come between
+    write_json(output / "prune.json", found)
     healed = load_model(output / "healed")
     export(healed, output / "huggingface", **provenance(output / "healed"))
-    return {"steps": arguments.heal, **_about(healed, measure)}
+    found["healed"] = {"steps": arguments.heal, **_about(healed, measure)}
+    found["identities"] |= {name: _identity(output / name) for name in ("healed", "huggingface")}
+
+
+def _begin(output: Path, settings: dict[str, Any]) -> None:
+    """Takes a new folder, or one that was begun with the same settings."""
+    from protlm_jax.storage.owner import LOCK
+    from protlm_jax.storage.parts import SETTINGS, claim
+
+    others = {entry.name for entry in output.iterdir()} - {LOCK}
+    if others and SETTINGS not in others:
+        raise ProtlmError(f"{output} holds other files: choose another --output")
+    claim(output, settings)
+
+
+def _identity(folder: Path) -> str:
+    from protlm_jax.huggingface import load_model
+    from protlm_jax.models.identity import identity
+
+    return identity(load_model(folder))
+
+
+def _require_intact(output: Path, found: Mapping[str, Any]) -> None:
+    """Raises ProtlmError where a folder is not as it was written."""
+    for name, written in found["identities"].items():
+        if _identity(output / name) != written:
+            raise ProtlmError(f"{output / name} is not as it was written: delete {output}")
+
+
+def _require_layers(arguments: argparse.Namespace, loaded: LoadedModel) -> None:
+    """Raises ProtlmError where the stack does not exist or has too few layers."""
+    from protlm_jax.models.pruning import LAYERS_FIELD, pruned
+
+    drop = [] if arguments.drop == "auto" else layers_of(arguments.drop)
+    pruned(loaded, {arguments.stack: drop})
+    layers = getattr(loaded.config, LAYERS_FIELD[arguments.stack])
+    if layers < 2 or (arguments.layers or 1) >= layers:
+        raise ProtlmError(
+            f"the {arguments.stack} of {loaded.name} has {layers} layers: at most {layers - 1} "
+            f"can be removed"
+        )
 
 
 def _print(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
@@ -237,7 +292,7 @@ def _chosen(
     if arguments.drop != "auto":
         return layers_of(arguments.drop), []
     layers = getattr(loaded.config, LAYERS_FIELD[arguments.stack])
-    most = min(arguments.layers or layers, layers - 1)
+    most = arguments.layers or layers - 1
     if arguments.by == "last":
         return list(range(layers - most, layers)), []
     if arguments.by == "influence":

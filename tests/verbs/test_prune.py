@@ -63,6 +63,35 @@ def test_the_layer_that_costs_least_is_removed(
     assert capsys.readouterr().out == before
     assert _prune(folder, tmp_path / "p", "--drop", "1") == 1
     assert "other settings" in capsys.readouterr().err
+    file = tmp_path / "p" / "huggingface" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert _prune(folder, tmp_path / "p", "--drop", "auto", "--layers", "2") == 1
+    assert "huggingface is not as it was written" in capsys.readouterr().err
+
+
+def test_other_files_in_the_folder_are_left_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "p" / "pruned" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert _prune(folder, tmp_path / "p", "--drop", "1") == 1
+    assert "holds other files" in capsys.readouterr().err and mine.read_text() == "mine"
+
+
+def test_a_killed_command_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("protlm_jax.huggingface.import_model", killed)
+        assert _prune(folder, tmp_path / "p", "--drop", "1") == 130
+    assert _prune(folder, tmp_path / "p", "--drop", "1") == 0
+    assert load_model(tmp_path / "p" / "pruned").config.num_layers == 3
 
 
 @pytest.mark.parametrize(
@@ -76,6 +105,8 @@ def test_the_layer_that_costs_least_is_removed(
         (["--drop", "auto", "--budget", "0.1", "--by", "last"], "needs --by effect"),
         (["--drop", "1", "--heal", "5"], "belong together"),
         (["--drop", "1", "--stack", "decoder"], "has no stack 'decoder'"),
+        (["--drop", "auto", "--layers", "1", "--stack", "decoder"], "has no stack 'decoder'"),
+        (["--drop", "auto", "--layers", "4"], "has 4 layers: at most 3 can be removed"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -110,4 +141,9 @@ def test_a_pruned_model_heals_and_transformers_computes_it(folder: Path, tmp_pat
     assert verify(healed, tmp_path / "p" / "huggingface", PROTEINS)["max_difference"] < 1e-5
     kernels = [model.params["encoder"]["mlp"]["wi"]["kernel"] for model in (healed, small)]
     assert not np.array_equal(*kernels)
-    assert read_json(tmp_path / "p" / "prune.json")["healed"]["steps"] == 3
+    before = read_json(tmp_path / "p" / "prune.json")
+    assert before["healed"]["steps"] == 3
+    words = ["--drop", "1,2", "--heal", "3", "--fasta"]
+    assert _prune(folder, tmp_path / "p", *words, fasta) == 0  # nothing to do
+    assert read_json(tmp_path / "p" / "prune.json") == before
+    assert _prune(folder, tmp_path / "p", *words, str(folder / "proteins.fasta")) == 1
