@@ -20,8 +20,6 @@ import numpy as np
 from protlm_jax.storage.digests import Damaged, verify_entries
 from protlm_jax.storage.files import atomic_file
 from protlm_jax.storage.parts import FILES, claim, finish, finished
-from protlm_jax.storage.parts import SETTINGS as SETTINGS
-from protlm_jax.storage.parts import differences as differences
 
 log = logging.getLogger(__name__)
 

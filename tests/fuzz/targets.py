@@ -38,7 +38,7 @@ from protlm_jax.evaluation import probe_data, verbs
 from protlm_jax.evaluation.contacts.precision import read_contacts
 from protlm_jax.evaluation.embedding import files as embedding_files
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
-from protlm_jax.evaluation.parts import SETTINGS, Parts
+from protlm_jax.evaluation.parts import Parts
 from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
@@ -54,6 +54,7 @@ from protlm_jax.huggingface import (
 )
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.storage import digests, json_files
+from protlm_jax.storage.parts import SETTINGS
 from protlm_jax.t5x_bridge.checkpoints import described
 from protlm_jax.training import checkpoints, hosts, metrics, phases
 from protlm_jax.vocabularies import VOCABULARIES, get_vocabulary

@@ -28,13 +28,14 @@ from protlm_jax.evaluation.embedding.spec import Dtype, EmbeddingSpec
 from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import first_not_finite, reason
 from protlm_jax.evaluation.outcome import Outcome, listed
-from protlm_jax.evaluation.parts import Failure, Parts, differences
+from protlm_jax.evaluation.parts import Failure, Parts
 from protlm_jax.models.build import parameter_count
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
 from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.storage.owner import owned
+from protlm_jax.storage.parts import differences
 from protlm_jax.vocabularies import ResiduePolicy
 
 FORMAT = 2  # of the manifest
