@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.build import init_boxed
+from protlm_jax.models.exchange import CONTACT_HEAD
 from protlm_jax.models.merging import column_norms, merged
 
 Params = Any
@@ -126,7 +127,7 @@ class Tuning:
             return unflatten_dict(base), unflatten_dict(trained)
         frozen, trained = {}, {}
         for path, names in flat.items():
-            stacked = self.config.method == "last" and _is_stacked(names)
+            stacked = self.config.method == "last" and _is_stacked(path, names)
             after = self.config.method == "last" and bool({*path} & {*_AFTER})
             if self.config.method == "all" or stacked or after or path[0] == TASK_HEAD:
                 trained[path] = names
@@ -142,7 +143,7 @@ class Tuning:
 
     def _targets(self, flat: Mapping[Path, Names]) -> Iterator[tuple[Path, Names]]:
         """Paths and axes of the kernels that get an adapter."""
-        kernels = {p: n for p, n in flat.items() if p[-1] == "kernel" and _is_stacked(n)}
+        kernels = {p: n for p, n in flat.items() if p[-1] == "kernel" and _is_stacked(p, n)}
         there = sorted({path[-2] for path in kernels})
         if wrong := [name for name in self.config.targets if name not in there]:
             raise ProtlmError(
@@ -212,5 +213,5 @@ def _inputs(names: Names) -> int:
     return 3 if names[1:3] == ("heads", "kv") else 2
 
 
-def _is_stacked(names: Names) -> bool:
-    return names[:1] == ("layers",)
+def _is_stacked(path: Path, names: Names) -> bool:
+    return names[:1] == ("layers",) and path[0] != CONTACT_HEAD
