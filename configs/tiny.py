@@ -21,6 +21,7 @@ from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.progen2 import progen2_config
+from protlm_jax.models.families.rita import rita_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -99,6 +100,13 @@ VARIANTS = {
             rotary_dim=6,
             initializer_range=0.05,
         ),
+        {"name": "causal", "reversed_rate": 0.5},
+        "tokens",
+        256,
+        1000,
+    ),
+    "rita": Variant(
+        rita_config(**WIDTH, num_layers=4, initializer_range=0.05),
         {"name": "causal", "reversed_rate": 0.5},
         "tokens",
         256,
