@@ -57,7 +57,7 @@ def quickstart(variant: str, output: Path) -> Path:
 
 def _all_stages(variant: str, output: Path) -> Path:
     began = time.perf_counter()
-    config = load_config(f"configs/tiny.py:{variant}", [])
+    config = load_config(f"tiny:{variant}", [])
     _a_device_for_each_core(config.train.batch_size)
     run, results = output / "run", output / "results"
     page = output / "report.html"
