@@ -73,6 +73,8 @@ class TrainConfig:
         evaluate_batches: batches per evaluation.
         checkpoint_every: steps between checkpoints; one is always written at the last step.
         keep: how many of the newest checkpoints stay.
+        patience: stop after so many evaluations in a row without a lower held-out loss than the
+            lowest, whose checkpoint is kept and is the one that is read; 0 for never.
         keep_every: checkpoints at multiples of this stay for ever; 0 for none.
         carry: a recurrent model's memory when a run is resumed: "save" keeps it in the
             checkpoints, and resuming is exact; "reset" makes them smaller, and a resumed run has an
@@ -94,13 +96,14 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep: int = 2
     keep_every: int = 0
+    patience: int = 0
     carry: Literal["save", "reset"] = "save"
     skip_limit: int = 0
     skip_above: float = 0.0
     profile_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        may_be_0 = ("seed", "evaluate_every", "keep_every", "skip_limit", "skip_above")
+        may_be_0 = ("seed", "evaluate_every", "keep_every", "patience", "skip_limit", "skip_above")
         for field, value in dataclasses.asdict(self).items():
             least = int(field not in may_be_0)
             if field not in ("carry", "profile_steps") and value < least:
@@ -233,7 +236,10 @@ class RunConfig:
             )
         vocabulary = get_vocabulary(self.model.vocabulary)
         build_objective(self.objective.name, vocabulary, **self.objective.options)
-        objectives = objectives_of(self.model)
+        labels = self.objective.name == "labels"
+        objectives = (self.objective.name,) if labels else objectives_of(self.model)
+        if self.tune.method == "head" and not labels:
+            raise ProtlmError("tune.method=head trains the head of a task: see protlm finetune")
         if self.objective.name not in objectives:
             raise ProtlmError(
                 f"a model of family {self.model.family!r} is not trained by objective "

@@ -12,22 +12,30 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax import models
-from protlm_jax.config.folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
+from protlm_jax.config.folders import (
+    latest_step,
+    newest_run,
+    recorded,
+    saved_steps,
+    t5x_checkpoint,
+    t5x_step,
+)
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
 from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.matching import matched
+from protlm_jax.huggingface.peft import CONFIG
+from protlm_jax.huggingface.read_peft import base_place, load_adapter
 from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residues, read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors
+from protlm_jax.huggingface.tuned import base_of, tune_of
 from protlm_jax.models import LoadedModel, ModelConfig
-from protlm_jax.models.adapters import TASK_HEAD, TuneConfig, Tuning
+from protlm_jax.models.adapters import TASK_HEAD, Tuning
 from protlm_jax.models.exchange import Exchange, Joint
-from protlm_jax.models.identity import identity
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.storage.json_files import read_json, write_json
-from protlm_jax.storage.typed import from_fields
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
@@ -49,6 +57,8 @@ def load_model(path: str | Path) -> LoadedModel:
         ProtlmError: the path is none of these, or a file or tensor in it is missing or damaged.
     """
     folder, fields = _recognised(path)
+    if "adapter" in fields:
+        return load_adapter(folder, load_model)
     if "model_type" in fields:
         return _load_hugging_face(folder, fields)
     if isinstance(fields.get("joint"), Joint):
@@ -64,7 +74,9 @@ def load_model(path: str | Path) -> LoadedModel:
 def find_checkpoint(path: str | Path) -> Path | None:
     """The checkpoint of ours that `load_model` would read; None for what others wrote."""
     folder, fields = _recognised(path)
-    return None if fields.keys() & {"model_type", "joint", "t5x"} else _checkpoint(folder)
+    return (
+        None if fields.keys() & {"adapter", "model_type", "joint", "t5x"} else _checkpoint(folder)
+    )
 
 
 def load_source(path: str | Path) -> Source:
@@ -81,6 +93,8 @@ def read_architecture(path: str | Path) -> ModelConfig:
         ProtlmError: as `load_model`, but the weights are not read.
     """
     folder, fields = _recognised(path)
+    if "adapter" in fields:
+        return read_architecture(base_place(folder, read_json(folder / CONFIG)))
     if "model_type" in fields:
         return _hugging_face_config(folder, fields)[1]
     if isinstance(joint := fields.get("joint"), Joint):
@@ -113,6 +127,8 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
             f"(org/name)"
         )
     folder = newest_run(folder.resolve())
+    if (folder / CONFIG).exists():
+        return folder, {"adapter": True}
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         return folder, {}
     if checkpoint := t5x_checkpoint(folder):
@@ -125,24 +141,11 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     for family in FAMILIES.values():
         if isinstance(family.exchange, Joint) and sorted(family.exchange.parts) == parts:
             return folder, {"joint": family.exchange}
-    if (folder / "adapter_config.json").exists():
-        raise _adapter(folder)
     if parts:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights, T5X's model_dir has checkpoint_*/"
-    )
-
-
-def _adapter(folder: Path) -> ProtlmError:
-    fields = read_json(folder / "adapter_config.json")
-    kind = str(fields.get("peft_type", "PEFT"))[:20].replace("LORA", "LoRA")
-    base = str(fields.get("base_model_name_or_path") or "a model that it does not name")[:200]
-    return ProtlmError(
-        f"{folder} is a {kind} adapter of {base}, not a model: load both with peft, merge them "
-        f"(PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(FOLDER)), "
-        f"save the tokenizer there too, and name FOLDER"
     )
 
 
@@ -205,12 +208,14 @@ def provenance(path: str | Path) -> dict[str, Any]:
 
 
 def _checkpoint(folder: Path) -> Path:
-    """A checkpoint as given, or the newest one of a run."""
-    from protlm_jax.training.checkpoints import latest_step
+    """A checkpoint as given; of a run the newest one, or with early stopping the best one."""
+    from protlm_jax.training.metrics import best_step
 
     if folder.parent.name == "checkpoints":
         return folder
     step = latest_step(folder / "checkpoints")
+    if recorded(folder).section("train").get("patience"):
+        step = best_step(folder, saved_steps(folder / "checkpoints")) or step
     if step is None:
         raise ProtlmError(f"{folder} has no complete checkpoint yet: let the run go on for a while")
     return folder / "checkpoints" / str(step)
@@ -236,19 +241,16 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
     run = checkpoint.parents[1]
     file = run / "config.json"
     config, about = _run_config(run), recorded(checkpoint)
-    name, tune = f"{run.name}, step {checkpoint.name}", _tune_of(about)
-    trained = restore_params(checkpoint)
+    name, trained = f"{run.name}, step {checkpoint.name}", restore_params(checkpoint)
     trained.pop(TASK_HEAD, None)
-    if tune.method == "all":
+    if (tune := tune_of(about)).method == "all":
         _require_shapes(trained, models.abstract_params(models.build(config)), checkpoint, file)
         loaded = _loaded(config, trained, name)
     else:
-        base = base_of(about, checkpoint)
+        base = base_of(about, checkpoint, load_model)
         tuning = Tuning(tune, base.model)
-        key = jax.random.key(0)
-        frozen, like = jax.eval_shape(tuning.split, base.params, key)
+        frozen, like = tuning.split(base.params, jax.random.key(0))
         _require_shapes(trained, like, checkpoint, file)
-        frozen, _ = tuning.split(base.params, key)
         params = tuning.merge(frozen, jax.tree.map(jnp.asarray, trained))
         loaded = _loaded(config, params, name, base.left, base.missing)
     row = about.row
@@ -256,29 +258,6 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
         row += config.memory_length
         row = min(row, config.max_positions or row)
     return replace(loaded, rare_residues=about.rare_residues, row=row)
-
-
-def _tune_of(about: Recorded) -> TuneConfig:
-    return from_fields(TuneConfig, about.section("tune"), f"{about.file}: tune")
-
-
-def base_of(about: Recorded, checkpoint: Path) -> LoadedModel:
-    """The frozen model of a tuned run: where its config says, or as `base` in the run's folder.
-
-    Raises a ProtlmError where it is not there, or is not the model that the run was trained on.
-    """
-    from protlm_jax.training.initial import require_base
-
-    source, beside = str(about.fields.get("init_from")), about.file.parent / "base"
-    place = str(beside) if beside.is_dir() else source
-    if not Path(place).is_dir() and not hub.is_id(place):
-        raise ProtlmError(
-            f"{checkpoint} holds what was trained beside {source}, which is not there: put that "
-            f"model, or a link to it, at {beside}"
-        )
-    base = load_model(place)
-    require_base(checkpoint, identity(base), place)
-    return base
 
 
 def _hugging_face_config(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,18 +38,21 @@ class DamagedCheckpoint(Damaged):
 class Checkpoints:
     """The checkpoints of one run, due at multiples of `every` and `keep_every` steps.
 
-    The newest `keep` stay, and multiples of `keep_every` for good (0: none). Saving copies the
+    The newest `keep` stay, the one of step `best()`, and multiples of `keep_every` for good (0:
+    none). Saving copies the
     arrays and writes in a thread. A save that fails there raises at the next `save`, `wait` or
     `close`; older checkpoints stay as they are.
     """
 
-    def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0):
+    def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0,
+                 best: Callable[[], int | None] | None = None):  # fmt: skip
         self.directory = Path(directory).absolute()
         self._periods = [period for period in (every, keep_every) if period]
         self._saving: int | None = None
         self._messages = orbax_messages.to_file(self.directory.parent / orbax_messages.FILE)
         policies: list[Any] = [preservation.LatestN(n=keep)]
         policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
+        policies += [_Best(best)] if best else []
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
@@ -164,6 +167,17 @@ class Checkpoints:
             latest = latest_step(self.directory)
             kept = "none was complete yet" if latest is None else f"{latest} and older are intact"
             raise ProtlmError(f"{cannot_write(path, _root(error))} ({kept})") from error
+
+
+class _Best(preservation.PreservationPolicy):
+    """Keeps the checkpoint of the step that a function names."""
+
+    def __init__(self, step: Callable[[], int | None]) -> None:
+        self._step = step
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        best = self._step()
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_hosts, print_once
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, Report, continue_from, require_base
-from protlm_jax.training.metrics import MetricsWriter
+from protlm_jax.training.metrics import MetricsWriter, evaluated_loss, evaluations
 from protlm_jax.training.progress import StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.workdir import claim_workdir
@@ -72,18 +72,24 @@ class Run:
             every=train.checkpoint_every,
             keep=train.keep,
             keep_every=train.keep_every,
+            best=self._best_step if train.patience else None,
         )
         self.parts = parts = assemble(config)
         self.local_rows = partitioning.local_rows(parts.rows, train.batch_size)
         self.batches = self._open("train", config.data)
         self.heldout: list[Batch] = []
+        self.guessing: dict[str, float] = {}
         if train.evaluate_every:
             self.heldout = self._heldout(config.data)
-            frequencies = training_frequencies(config.data)
-            present = frequencies[frequencies > 0]
-            self.unigram_entropy = float(-np.sum(present * np.log(present)))
+            if config.data.task != "labels":
+                frequencies = training_frequencies(config.data)
+                present = frequencies[frequencies > 0]
+                # The entropy of the training residues: the loss of guessing by frequency.
+                entropy = float(-np.sum(present * np.log(present)))
+                self.guessing = {"heldout/unigram_entropy": entropy}
         self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
+        self.evaluations = evaluations(workdir, self.start)  # step and loss
         self.writer = MetricsWriter(workdir, self.start) if is_primary() else None
         if is_primary():
             info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
@@ -94,7 +100,7 @@ class Run:
     def fit(self) -> int:
         """Trains until the last step; returns the number of updates."""
         train, parts, start = self.config.train, self.parts, self.start
-        if start >= train.steps:
+        if start >= train.steps or self._is_done():
             return 0
         print_once(self._summary())
         log = StepLog(train, start, self.writer, parts.schedule, self.throughput)
@@ -106,8 +112,9 @@ class Run:
                 if new and is_due(step, train.evaluate_every, train.steps):
                     with log.paused():
                         scores = score(parts, self.state, self._put_all(self.heldout))
-                    # The entropy of the training residues: the loss of guessing by frequency.
-                    log.evaluated(step, {**scores, "heldout/unigram_entropy": self.unigram_entropy})
+                    log.evaluated(step, {**scores, **self.guessing})
+                    self.evaluations.append((step, evaluated_loss(scores)))
+                last = last or self._is_done()
                 if new and step > 0 and (stop or last or self.checkpoints.should_save(step)):
                     with log.paused():
                         self._save(step)
@@ -127,7 +134,15 @@ class Run:
                 if step + 1 in train.profile_steps[1:]:
                     jax.block_until_ready(self.state)  # so that the trace has all of the step
                     trace.close()
-        return train.steps - start
+        return step - start
+
+    def _is_done(self) -> bool:
+        """Whether the held-out loss has not fallen for `train.patience` evaluations."""
+        patience, losses = self.config.train.patience, [loss for _, loss in self.evaluations]
+        return bool(patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
+
+    def _best_step(self) -> int | None:
+        return min(self.evaluations, key=lambda one: one[1])[0] if self.evaluations else None
 
     def score_heldout(self, data: DataConfig) -> dict[str, float]:
         """Held-out metrics of the present state on the proteins of any data section."""
@@ -218,7 +233,7 @@ class Run:
     def _summary(self) -> str:
         """The model, the devices, the data and the mesh, for people."""
         counts, data = self.batches.counts, self.config.data
-        source = data.prepared or data.fasta or "the bundled proteins"
+        source = data.labels or data.prepared or data.fasta or "the bundled proteins"
         parameters = models.parameter_count(self.parts.abstract.params)
         frozen = models.parameter_count(self.parts.abstract.base)
         trained = f" ({frozen:,} more are frozen)" if frozen else ""

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,26 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
             return [_parsed(line, file, number) for number, line in enumerate(opened, start=1)]
     except OSError as error:
         raise ProtlmError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def evaluated_loss(values: Mapping[str, Any]) -> float:
+    """The loss of an evaluation, by which training stops early."""
+    return float(values["heldout/loss" if "heldout/loss" in values else "heldout/nll"])
+
+
+def evaluations(workdir: Path, until: int) -> list[tuple[int, float]]:
+    """Step and loss of the evaluations of a run, up to a step."""
+    file = workdir / "metrics.jsonl"
+    lines = read_metrics(file) if file.exists() else []
+    there = [line for line in lines if "heldout/count" in line and line["step"] <= until]
+    return [(line["step"], evaluated_loss(line)) for line in there]
+
+
+def best_step(workdir: Path, steps: Sequence[int]) -> int | None:
+    """Which of some saved steps of a run has the lowest held-out loss; None without any."""
+    there = [(loss, step) for step, loss in evaluations(workdir, max(steps, default=0))
+             if step in steps]  # fmt: skip
+    return min(there)[1] if there else None
 
 
 def _parsed(line: bytes, file: Path, number: int) -> dict[str, Any]:
