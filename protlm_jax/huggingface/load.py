@@ -94,7 +94,7 @@ def read_architecture(path: str | Path) -> ModelConfig:
     """
     folder, fields = _recognised(path)
     if "adapter" in fields:
-        return read_architecture(base_place(folder, read_json(folder / CONFIG)))
+        return read_architecture(base_place(folder))
     if "model_type" in fields:
         return _hugging_face_config(folder, fields)[1]
     if isinstance(joint := fields.get("joint"), Joint):

@@ -26,8 +26,21 @@ from protlm_jax.huggingface.tensor_files import open_safetensors
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.json_files import read_json
+from protlm_jax.storage.typed import typed
 
 _PARTS = re.compile(r"\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector|ia3_l)$")
+_FIELDS: dict[str, tuple[Any, Any]] = {
+    "peft_type": (str, ""),
+    "base_model_name_or_path": (str, ""),
+    "task_type": (str, ""),
+    "r": (int, 8),
+    "lora_alpha": (float, 8.0),
+    "fan_in_fan_out": (bool, False),
+    "use_rslora": (bool, False),
+    "rank_pattern": (dict, {}),
+    "alpha_pattern": (dict, {}),
+    "modules_to_save": (list, []),
+}
 _HEADS = ("classifier", "score", "qa_outputs", "classification_head")
 
 
@@ -36,10 +49,10 @@ def load_adapter(folder: Path, load: Callable[[str], LoadedModel]) -> LoadedMode
 
     Raises a ProtlmError that names the tensor that has no place, another shape or no counterpart.
     """
-    fields = read_json(folder / CONFIG)
-    if fields.get("peft_type") not in ("LORA", "IA3"):
-        raise ProtlmError(f"{folder}: adapters of type {fields.get('peft_type')!r} cannot be read")
-    base = load(str(base_place(folder, fields)))
+    fields = read_fields(folder)
+    if fields["peft_type"] not in ("LORA", "IA3"):
+        raise ProtlmError(f"{folder}: adapters of type {fields['peft_type']!r} cannot be read")
+    base = load(str(base_place(folder)))
     exchange = EXCHANGES.get(base.config.family)
     if exchange is None:
         raise ProtlmError(f"{folder}: {base.name} is several models; name the one that it changes")
@@ -61,7 +74,7 @@ def load_adapter(folder: Path, load: Callable[[str], LoadedModel]) -> LoadedMode
             modules.setdefault(place, {})[found[1]] = array
         else:
             state[_placed(file, name, own, exchange, fields, state)] = array
-    if fields.get("modules_to_save") and not heads:
+    if fields["modules_to_save"] and not heads:
         raise ProtlmError(
             f"{file} holds no tensor of {' or '.join(map(str, fields['modules_to_save']))}, which "
             f"{CONFIG} names as modules_to_save: its head is missing"
@@ -75,15 +88,33 @@ def load_adapter(folder: Path, load: Callable[[str], LoadedModel]) -> LoadedMode
     return replace(base, params=jax.tree.map(jnp.asarray, params), name=folder.name, left=left)
 
 
-def base_place(folder: Path, fields: Mapping[str, Any]) -> str | Path:
+def read_fields(folder: Path) -> dict[str, Any]:
+    """The fields of adapter_config.json that are read here, each of its type."""
+    file = folder / CONFIG
+    stored = read_json(file)
+    fields = {}
+    for name, (hint, default) in _FIELDS.items():
+        value = stored.get(name)
+        fields[name] = default if value is None else typed(value, hint, f"{file}: {name}")
+    if fields["r"] < 1 or any(type(v) not in (int, float) or v <= 0
+                              for v in (*fields["rank_pattern"].values(),
+                                        *fields["alpha_pattern"].values())):  # fmt: skip
+        raise ProtlmError(f"{file}: r, rank_pattern and alpha_pattern must be above 0")
+    return fields
+
+
+def base_place(folder: Path) -> str | Path:
     """Where the base is: as `base` in the folder, where the adapter says, or beside it."""
-    named = str(fields.get("base_model_name_or_path") or "")
+    named = read_fields(folder)["base_model_name_or_path"]
     places = [Path(named), folder.parent / Path(named).name] if named else []
-    for place in (folder / "base", *places):
-        if place.is_dir() and place.resolve() != folder.resolve():
-            return place
-    if named and hub.is_id(named):
-        return named
+    try:
+        there = [p for p in (folder / "base", *places) if p.is_dir() and not p.samefile(folder)]
+    except OSError as error:
+        raise ProtlmError(f"{folder / CONFIG}: base_model_name_or_path: {error}") from error
+    if there and (there[0] / CONFIG).exists():
+        raise ProtlmError(f"{folder} is an adapter of {there[0]}, which is an adapter itself")
+    if there or (named and hub.is_id(named)):
+        return there[0] if there else named
     raise ProtlmError(
         f"{folder} is an adapter of {named[:200] or 'a model that it does not name'}, which is not "
         f"there: put that model, or a link to it, at {folder / 'base'}"
@@ -101,7 +132,7 @@ def _placed(
     """The base's tensor that a tensor of the adapter belongs to."""
     if own in state:
         return own
-    bare = fields.get("task_type") in (None, "FEATURE_EXTRACTION")
+    bare = fields["task_type"] in ("", "FEATURE_EXTRACTION")
     if (inner := own.removeprefix("transformer.")) in state:  # T5ForTokenClassification
         return inner
     if exchange.body + own in state:
@@ -130,10 +161,10 @@ def _lora(
     for part in ("lora_A.weight", "lora_B.weight"):
         if part not in parts:
             raise ProtlmError(f"{file}: tensor {PREFIX}{stem}.{part} is missing")
-    rank = _of_module(fields, "rank_pattern", stem, fields.get("r", 8))
-    alpha = _of_module(fields, "alpha_pattern", stem, fields.get("lora_alpha", 8))
+    rank = _of_module(fields, "rank_pattern", stem, fields["r"])
+    alpha = _of_module(fields, "alpha_pattern", stem, fields["lora_alpha"])
     a, b, weight = parts["lora_A.weight"], parts["lora_B.weight"], state[place]
-    turned = bool(fields.get("fan_in_fan_out"))
+    turned = fields["fan_in_fan_out"]
     out, into = weight.shape[::-1] if turned else weight.shape
     for part, array, shape in (("A", a, (rank, into)), ("B", b, (out, rank))):
         if array.shape != shape:
@@ -141,7 +172,7 @@ def _lora(
                 f"{file}: tensor {PREFIX}{stem}.lora_{part}.weight has shape {list(array.shape)}; "
                 f"{CONFIG} (r {rank}) and the base ask for {list(shape)}"
             )
-    scale = alpha / (rank**0.5 if fields.get("use_rslora") else rank)
+    scale = alpha / (rank**0.5 if fields["use_rslora"] else rank)
     whole = (weight.T if turned else weight) + np.float32(scale) * (b @ a)
     if (magnitude := parts.get("lora_magnitude_vector")) is not None:
         norms = np.linalg.norm(whole, axis=1)
@@ -158,7 +189,7 @@ def _ia3(
 ) -> None:
     """Scales what a map puts out, its bias included, or what it takes in."""
     scale, weight = parts["ia3_l"], state[place]
-    turned = bool(fields.get("fan_in_fan_out"))
+    turned = fields["fan_in_fan_out"]
     out, into = weight.shape[::-1] if turned else weight.shape
     if scale.shape not in ((out, 1), (1, into)):
         raise ProtlmError(
@@ -173,7 +204,11 @@ def _ia3(
 
 def _of_module(fields: Mapping[str, Any], pattern: str, stem: str, default: Any) -> Any:
     """A module's own rank or alpha."""
-    for name, value in (fields.get(pattern) or {}).items():
-        if re.fullmatch(rf"(.*\.)?({name})", stem):
+    for name, value in fields[pattern].items():
+        try:
+            matches = re.fullmatch(rf"(.*\.)?({name})", stem)
+        except re.error as error:
+            raise ProtlmError(f"{CONFIG}: {pattern}: {name[:80]!r}: {error}") from error
+        if matches:
             return value
     return default

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.verbs.arguments import positive
+from protlm_jax.verbs.arguments import add_window, positive
 
 if TYPE_CHECKING:
     from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target
@@ -54,6 +56,8 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.add_argument(
         "--train_proteins", type=positive, metavar="N", help="draw so many to learn from"
     )
+    verb.add_argument("--test_proteins", type=positive, metavar="N", help="draw so many of a test")
+    add_window(verb)
     verb.add_argument(
         "--class_weights", action="store_true", help="weight classes by one over their frequency"
     )
@@ -70,14 +74,19 @@ def run(arguments: argparse.Namespace) -> None:
     from protlm_jax.evaluation.probes.verb import benchmark_of
     from protlm_jax.evaluation.tables import Table
     from protlm_jax.huggingface import load_model, load_source, read_architecture
+    from protlm_jax.huggingface.tuned import TASK
+    from protlm_jax.storage.files import write_atomically
     from protlm_jax.training.loop import train
 
+    if [text for text in arguments.overrides if text.startswith("data.length")]:
+        raise ProtlmError("the length of rows follows from --window: leave out data.length")
     if wrong := [name for name in arguments.baselines if name not in BASELINES]:
         raise ProtlmError(f"no baseline {wrong[0]!r}; there is {', '.join(BASELINES)}")
     benchmark = benchmark_of(arguments)
     if benchmark.level == "pair":
         raise ProtlmError(f"{benchmark.title} are pairs of residues: see protlm probe")
     base = load_model(arguments.model)
+    benchmark = _with_tests(benchmark, arguments.test_proteins)
     splits = _splits(benchmark, arguments.train_proteins)
     workdir = arguments.workdir
     workdir.mkdir(parents=True, exist_ok=True)
@@ -87,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         own = [f"init_from={model}", *overrides, *arguments.overrides]
         config = load_config(arguments.config, own, folder, read_architecture)
         made = train(config, folder, load_source)
+        if folder != workdir:
+            write_atomically(folder / TASK, (workdir / TASK).read_text())
         print(f"{folder}: {made} steps" if made else f"{folder}: trained already", flush=True)
         return load_tuned(folder)
 
@@ -118,6 +129,18 @@ def load_tuned(folder: str | Path) -> TunedModel:
     return TunedModel(load_model(folder), *load_head(checkpoint))
 
 
+def _with_tests(benchmark: Benchmark, count: int | None) -> Benchmark:
+    """The benchmark with so many proteins of each test."""
+    from protlm_jax.evaluation.probe_data import subset
+
+    tests = {view.split for view in benchmark.views.values()}
+    drawn = {name: subset(benchmark.splits[name](), count, _SEED) for name in sorted(tests)}
+    splits = dict(benchmark.splits)
+    for name, found in drawn.items():
+        splits[name] = partial(list, found)
+    return dataclasses.replace(benchmark, splits=splits)
+
+
 def _splits(benchmark: Benchmark, count: int | None) -> dict[str, list[LabelledProtein]]:
     from protlm_jax.evaluation.probe_data import subset
 
@@ -137,8 +160,6 @@ def _write_task(
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Writes labels.npz and task.json; returns the overrides of the config that they ask for."""
-    import dataclasses
-
     from protlm_jax.data.labelled import write_labels
     from protlm_jax.evaluation.tuned import middle_out
     from protlm_jax.evaluation.verbs import row_of
@@ -148,7 +169,8 @@ def _write_task(
     proteins = [*splits["train"], *splits["valid"]]
     specials = base.vocabulary.num_specials
     longest = max(len(p.sequence) for p in proteins) + specials
-    row = min(row_of(base), _LONGEST_ROW, -(-longest // 8) * 8)
+    most = row_of(base, arguments.window) if arguments.window else min(row_of(base), _LONGEST_ROW)
+    row = min(most, -(-longest // 8) * 8)
     whole, targets = benchmark.level == "protein", benchmark.targets
     columns = [_column(target, splits["train"]) for target in targets]
     values = [

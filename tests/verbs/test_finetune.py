@@ -59,7 +59,7 @@ def finetune(place: Path, workdir: Path, family: str, table: str, *more: str) ->
         "--workdir", str(workdir), "--config.train.steps=60", "--config.train.evaluate_every=20",
         "--config.train.checkpoint_every=20", "--config.train.batch_size=4",
         "--config.schedule.warmup_steps=1", "--config.schedule.learning_rate=0.02",
-        "--config.objective.dropout=0.0", *more,
+        "--config.objective.dropout=0.0", "--config.mesh.data=1", *more,
     ])  # fmt: skip
 
 
