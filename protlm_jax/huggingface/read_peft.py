@@ -161,8 +161,8 @@ def _lora(
     for part in ("lora_A.weight", "lora_B.weight"):
         if part not in parts:
             raise ProtlmError(f"{file}: tensor {PREFIX}{stem}.{part} is missing")
-    rank = _of_module(fields, "rank_pattern", stem, fields["r"])
-    alpha = _of_module(fields, "alpha_pattern", stem, fields["lora_alpha"])
+    rank = _own_value(fields, "rank_pattern", stem, fields["r"])
+    alpha = _own_value(fields, "alpha_pattern", stem, fields["lora_alpha"])
     a, b, weight = parts["lora_A.weight"], parts["lora_B.weight"], state[place]
     turned = fields["fan_in_fan_out"]
     out, into = weight.shape[::-1] if turned else weight.shape
@@ -202,7 +202,7 @@ def _ia3(
         state[bias] = state[bias] * scale[:, 0]
 
 
-def _of_module(fields: Mapping[str, Any], pattern: str, stem: str, default: Any) -> Any:
+def _own_value(fields: Mapping[str, Any], pattern: str, stem: str, default: Any) -> Any:
     """A module's own rank or alpha."""
     for name, value in fields[pattern].items():
         try:

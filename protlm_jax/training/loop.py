@@ -30,7 +30,7 @@ from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_hosts, print_once
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, Report, continue_from, require_base
-from protlm_jax.training.metrics import MetricsWriter, evaluated_loss, evaluations
+from protlm_jax.training.metrics import Evaluations, MetricsWriter
 from protlm_jax.training.progress import StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.workdir import claim_workdir
@@ -72,7 +72,7 @@ class Run:
             every=train.checkpoint_every,
             keep=train.keep,
             keep_every=train.keep_every,
-            best=self._best_step if train.patience else None,
+            best=(lambda: self.evaluations.best_step()) if train.patience else None,
         )
         self.parts = parts = assemble(config)
         self.local_rows = partitioning.local_rows(parts.rows, train.batch_size)
@@ -89,7 +89,7 @@ class Run:
                 self.guessing = {"heldout/unigram_entropy": entropy}
         self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
-        self.evaluations = evaluations(workdir, self.start)  # step and loss
+        self.evaluations = Evaluations(workdir, self.start)
         self.writer = MetricsWriter(workdir, self.start) if is_primary() else None
         if is_primary():
             info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
@@ -100,7 +100,7 @@ class Run:
     def fit(self) -> int:
         """Trains until the last step; returns the number of updates."""
         train, parts, start = self.config.train, self.parts, self.start
-        if start >= train.steps or self._is_done():
+        if start >= train.steps or self.evaluations.exhausted(train.patience):
             return 0
         print_once(self._summary())
         log = StepLog(train, start, self.writer, parts.schedule, self.throughput)
@@ -113,8 +113,8 @@ class Run:
                     with log.paused():
                         scores = score(parts, self.state, self._put_all(self.heldout))
                     log.evaluated(step, {**scores, **self.guessing})
-                    self.evaluations.append((step, evaluated_loss(scores)))
-                last = last or self._is_done()
+                    self.evaluations.add(step, scores)
+                last = last or self.evaluations.exhausted(train.patience)
                 if new and step > 0 and (stop or last or self.checkpoints.should_save(step)):
                     with log.paused():
                         self._save(step)
@@ -135,14 +135,6 @@ class Run:
                     jax.block_until_ready(self.state)  # so that the trace has all of the step
                     trace.close()
         return step - start
-
-    def _is_done(self) -> bool:
-        """Whether the held-out loss has not fallen for `train.patience` evaluations."""
-        patience, losses = self.config.train.patience, [loss for _, loss in self.evaluations]
-        return bool(patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= patience
-
-    def _best_step(self) -> int | None:
-        return min(self.evaluations, key=lambda one: one[1])[0] if self.evaluations else None
 
     def score_heldout(self, data: DataConfig) -> dict[str, float]:
         """Held-out metrics of the present state on the proteins of any data section."""

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from protlm_jax.errors import ProtlmError
 from protlm_jax.verbs.arguments import add_window, positive
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from protlm_jax.evaluation.probe_data import Benchmark, LabelledProtein, Target
     from protlm_jax.evaluation.tuned import Predicted, TunedModel
     from protlm_jax.models.loaded import LoadedModel
@@ -160,6 +160,8 @@ def _write_task(
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Writes labels.npz and task.json; returns the overrides of the config that they ask for."""
+    import numpy as np
+
     from protlm_jax.data.labelled import write_labels
     from protlm_jax.evaluation.tuned import middle_out
     from protlm_jax.evaluation.verbs import row_of
@@ -208,6 +210,8 @@ def _column(
     target: Target, proteins: Sequence[LabelledProtein]
 ) -> tuple[float, float, list[float]]:
     """Mean and spread of a target's numbers in training, and the weights of its outputs."""
+    import numpy as np
+
     from protlm_jax.evaluation.probe_data import known
 
     labels = np.concatenate([np.ravel(p.labels[target.name]) for p in proteins])
@@ -226,6 +230,8 @@ def _column(
 
 def _scaled(protein: LabelledProtein, target: Target, column: Any) -> np.ndarray:
     """float32 [residues] or []: classes, or standardised numbers; NaN where there is no label."""
+    import numpy as np
+
     from protlm_jax.evaluation.probe_data import known
 
     labels, (mean, spread, _) = protein.labels[target.name], column

@@ -22,7 +22,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.training.checkpoints import saved_steps
-from protlm_jax.training.metrics import evaluations
+from protlm_jax.training.metrics import Evaluations
 from protlm_jax.verbs.finetune import load_tuned
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -78,7 +78,7 @@ def each(place: Path) -> Path:
 
 def test_residues_are_learned_and_predicted(place: Path, each: Path) -> None:
     assert scores(each)["fine-tuned", "states", "accuracy"] > 0.9
-    losses = [loss for _, loss in evaluations(each, 60)]
+    losses = [*Evaluations(each, 60).losses.values()]
     assert len(losses) == 4 and losses[-1] < 0.5 * losses[0]
     (place / "new.fasta").write_text(">a\nAAGGEE\n>b\nMK1L\n")
     output = place / "new.csv"
@@ -129,7 +129,7 @@ def test_proteins_with_missing_labels_classes_and_numbers(place: Path, tmp_path:
     assert found["fine-tuned", "value", "spearman"] > 0.3
     assert ("fine-tuned minus random", "value", "spearman") in found
     assert ("fine-tuned minus probe", "kind", "accuracy") in found
-    lowest = min(evaluations(workdir, 60), key=lambda one: one[1])[0]
+    lowest = Evaluations(workdir, 60).best_step()
     kept = saved_steps(workdir / "checkpoints")
     assert lowest in (0, *kept) and load_model(workdir).name == f"whole, step {lowest or kept[0]}"
     tuned = load_tuned(workdir)
