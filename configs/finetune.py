@@ -3,10 +3,10 @@
     protlm finetune --config configs/finetune.py:lora --model MODEL --input mine.csv --workdir W
 
 Hardware: any that holds the model. The variants differ in what is trained and how fast; any field
-can be overridden, for instance `--config.tune.rank=4` or `--config.train.steps=3000`. `schmirler` has the published settings of
-Schmirler et al. 2024 (doi:10.1038/s41467-024-51844-2) for LoRA on any of their tasks, and
-`schmirler_full` those for all parameters, which they recommend below 650M parameters. A rate of
-3e-4 for adapters and 2e-5 for all parameters are theirs; a head alone takes a higher one.
+can be overridden, for instance `--config.tune.rank=4` or `--config.train.steps=3000`. `schmirler`
+has the published settings of Schmirler et al. 2024 (doi:10.1038/s41467-024-51844-2) for LoRA on any
+of their tasks, and `schmirler_full` those for all parameters, which they recommend below 650M
+parameters. Rates of 3e-4 for adapters and 2e-5 for all parameters are theirs.
 """
 
 from ml_collections import ConfigDict
