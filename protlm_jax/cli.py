@@ -275,7 +275,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from protlm_jax.huggingface import export, load_model, load_source, provenance
+    from protlm_jax.huggingface import export, load_model, load_source, provenance, tuned
 
     if arguments.format == "peft":
         from protlm_jax.huggingface.write_peft import export_adapter
@@ -289,7 +289,8 @@ def _export(arguments: argparse.Namespace) -> None:
         write_checkpoint(source, arguments.output)
     else:
         about = provenance(arguments.model) | {"rare_residues": arguments.rare_residues}
-        export(load_model(arguments.model), arguments.output, **about)
+        files = tuned.files_of(arguments.model)
+        export(load_model(arguments.model), arguments.output, **about, files=files)
     print(f"wrote {arguments.output}")
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save
 
 from protlm_jax.config.files import read_config
 from protlm_jax.config.folders import Recorded
@@ -20,6 +25,7 @@ from protlm_jax.storage.typed import from_fields
 from protlm_jax.vocabularies import get_vocabulary
 
 TASK = "task.json"  # in the run's folder: what the labels are
+HEAD = "head.safetensors"  # in exports
 
 
 def tune_of(about: Recorded) -> TuneConfig:
@@ -64,3 +70,22 @@ def load_head(checkpoint: Path) -> tuple[LabelsObjective, Any, dict[str, Any]]:
     objective = build_objective("labels", vocabulary, **config.objective.options)
     assert isinstance(objective, LabelsObjective)
     return objective, restore_params(checkpoint)[TASK_HEAD], read_json(run / TASK)
+
+
+def files_of(path: str | Path) -> dict[str, bytes]:
+    """`head_files` of what `load_model` would read; {} where it has no head."""
+    from protlm_jax.huggingface.load import find_checkpoint
+
+    checkpoint = find_checkpoint(path)
+    if checkpoint is None or not (checkpoint.parents[1] / TASK).exists():
+        return {}
+    return head_files(load_head(checkpoint))
+
+
+def head_files(head: tuple[LabelsObjective, Any, dict[str, Any]]) -> dict[str, bytes]:
+    """The head as files of an export, by name: its arrays, and what it predicts."""
+    objective, arrays, about = head
+    flat = {name: np.ascontiguousarray(x) for name, x in flatten_dict(arrays, sep="/").items()}
+    own = {"pool": objective.pool, "dense": objective.dense, "outputs": objective.outputs}
+    text = json.dumps({**about, "objective": own}, indent=1) + "\n"
+    return {HEAD: save(flat, metadata={"format": "pt"}), TASK: text.encode()}

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from protlm_jax import models
@@ -21,15 +20,14 @@ from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.load import find_checkpoint, load_model
 from protlm_jax.huggingface.peft import CONFIG, PREFIX, WEIGHTS, adapter_files
 from protlm_jax.huggingface.save import export
-from protlm_jax.huggingface.tuned import TASK, base_of, load_head, tune_of
-from protlm_jax.models.adapters import ADAPTERS
+from protlm_jax.huggingface.tuned import HEAD, TASK, base_of, head_files, load_head, tune_of
+from protlm_jax.models.adapters import ADAPTERS, TuneConfig
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import umask
 from protlm_jax.storage.json_files import read_json
 
 TOLERANCE = 1e-4  # of the largest answer
-HEAD = "head.safetensors"
 
 _CARD = """\
 ---
@@ -90,22 +88,7 @@ def export_adapter(path: str | Path, output: Path) -> str:
     trained = restore_params(checkpoint)
     head = load_head(checkpoint) if (checkpoint.parents[1] / TASK).exists() else None
     loads = _class_of(exchange, head)
-    shapes = models.abstract_params(models.build(base.config))
-    fields, arrays = adapter_files(exchange, tune, shapes, trained)
-    arrays = {_renamed(name, exchange, loads): x for name, x in arrays.items()}
-    fields["target_modules"] = _stripped(fields["target_modules"], exchange, loads)
-    for name in ("feedforward_modules",):
-        if fields.get(name):
-            fields[name] = _stripped(fields[name], exchange, loads)
-    for name in ("rank_pattern", "alpha_pattern"):
-        if name in fields:
-            patterns = fields[name].items()
-            fields[name] = {_stripped(n, exchange, loads): v for n, v in patterns}
-    fields |= {"task_type": loads.task_type, "modules_to_save": None}
-    if head is not None and loads.task_type == "TOKEN_CLS":
-        fields["modules_to_save"] = ["classifier", "score"]
-        arrays[f"{PREFIX}classifier.weight"] = np.ascontiguousarray(head[1]["out_kernel"].T)
-        arrays[f"{PREFIX}classifier.bias"] = np.asarray(head[1]["out_bias"])
+    fields, arrays = _contents(exchange, tune, base, trained, head, loads)
     source = Path(str(about.fields.get("init_from")))
     is_theirs = (source / "config.json").exists() and "model_type" in read_json(
         source / "config.json"
@@ -118,20 +101,15 @@ def export_adapter(path: str | Path, output: Path) -> str:
         (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
         save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / WEIGHTS).chmod(0o666 & ~umask())
-        if head is not None:
-            (folder / TASK).write_text(
-                json.dumps(head[2] | {"objective": _options(head[0])}) + "\n"
-            )
-        if head is not None and loads.task_type != "TOKEN_CLS":
-            flat = {n: np.ascontiguousarray(x) for n, x in flatten_dict(head[1], sep="/").items()}
-            save_file(flat, folder / HEAD, metadata={"format": "pt"})
+        for name, content in head_files(head).items() if head is not None else ():
+            (folder / name).write_bytes(content)
         outputs = sum(head[0].outputs) if head is not None else None
         difference, version = _compared(
             load_model(path), head, loads, place, folder, outputs if loads.task_type else None
         )
         labels = f", num_labels={outputs}" if loads.task_type == "TOKEN_CLS" else ""
         more = ""
-        if (folder / HEAD).exists():
+        if head is not None:
             more = f"\nThe head of the task is in {HEAD}, and {TASK} says what it predicts.\n"
         card = _CARD.format(
             base=fields["base_model_name_or_path"], title=Path(output).name, kind=tune.method,
@@ -142,8 +120,26 @@ def export_adapter(path: str | Path, output: Path) -> str:
     return f"peft {version} gives the run's answers to {difference:.1e} of the largest"
 
 
-def _options(objective: Any) -> dict[str, Any]:
-    return {"pool": objective.pool, "dense": objective.dense, "outputs": objective.outputs}
+def _contents(
+    exchange: Exchange, tune: TuneConfig, base: LoadedModel, trained: Any, head: Any, loads: _Loads
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The fields and tensors of an adapter under the names of the class that loads it."""
+    shapes = models.abstract_params(models.build(base.config))
+    fields, arrays = adapter_files(exchange, tune, shapes, trained)
+    arrays = {_renamed(name, exchange, loads): x for name, x in arrays.items()}
+    for name in ("target_modules", "feedforward_modules"):
+        if fields.get(name):
+            fields[name] = _stripped(fields[name], exchange, loads)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if name in fields:
+            patterns = fields[name].items()
+            fields[name] = {_stripped(n, exchange, loads): v for n, v in patterns}
+    fields |= {"task_type": loads.task_type, "modules_to_save": None}
+    if head is not None and loads.task_type == "TOKEN_CLS":
+        fields["modules_to_save"] = ["classifier", "score"]
+        arrays[f"{PREFIX}classifier.weight"] = np.ascontiguousarray(head[1]["out_kernel"].T)
+        arrays[f"{PREFIX}classifier.bias"] = np.asarray(head[1]["out_bias"])
+    return fields, arrays
 
 
 def _class_of(exchange: Exchange, head: Any) -> _Loads:

@@ -132,6 +132,9 @@ def test_proteins_with_missing_labels_classes_and_numbers(place: Path, tmp_path:
     lowest = Evaluations(workdir, 60).best_step()
     kept = saved_steps(workdir / "checkpoints")
     assert lowest in (0, *kept) and load_model(workdir).name == f"whole, step {lowest or kept[0]}"
+    merged = tmp_path / "merged"
+    assert main(["export", "--model", str(workdir), "--output", str(merged)]) == 0
+    assert load_file(merged / "head.safetensors")["out_kernel"].shape == (16, 3)
     tuned = load_tuned(workdir)
     (short,) = (values for _, values in tuned.predict({"x": "AAAAA"}))
     assert short["kind"].shape == (1, 2) and short["value"].shape == (1,)
