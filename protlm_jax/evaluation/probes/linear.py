@@ -44,8 +44,8 @@ PENALTIES = {
 _RISES = 2  # penalties in a row without a lower validation loss that end a path
 _STEPS = 500  # of L-BFGS at most
 # Where L-BFGS ends: relative fall of the loss in a step, largest slope in scaled coordinates.
-_ROUGH = {"ftol": 1e-6, "gtol": 1e-4}
-_FINE = {"ftol": 1e-9, "gtol": 1e-5}
+_ROUGH = {"ftol": 1e-5, "gtol": 1e-3}
+_FINE = {"ftol": 1e-8, "gtol": 1e-5}
 _BLOCK = 1 << 16  # rows whose products are summed in float32
 
 
