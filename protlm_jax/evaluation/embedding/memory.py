@@ -49,7 +49,10 @@ def activation_budget(loaded: LoadedModel) -> int:
 
 def parameter_bytes(loaded: LoadedModel) -> int:
     """Bytes of the parameters on each device."""
-    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(loaded.params))
+    leaves = jax.tree.leaves(loaded.params)
+    if loaded.mesh is not None:
+        leaves = [leaf.addressable_shards[0].data for leaf in leaves]
+    return sum(leaf.nbytes for leaf in leaves)
 
 
 def longest_row(config: ModelConfig, budget: int, layers: int) -> int:
