@@ -182,10 +182,14 @@ def _read_info(path: Path) -> dict[str, Any]:
 
 
 def restore_params(path: str | Path) -> Any:
-    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
+    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays; their moving
+    average where the run keeps one.
 
     Raises a ProtlmError where there is no such checkpoint, or it cannot be read.
     """
+    moments = stored_field(Path(path).absolute() / "state", "opt_state")
+    if isinstance(moments, list | tuple) and moments and "average" in (moments[0] or {}):
+        return restore_part(path, "opt_state")[0]["average"]
     return restore_part(path, "params")
 
 
