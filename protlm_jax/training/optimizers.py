@@ -58,7 +58,7 @@ def build_optimizer(
 class AverageState(NamedTuple):
     """The moving average of the parameters, of so many updates."""
 
-    count: jax.Array
+    updates: jax.Array
     average: Tree
 
 
@@ -82,7 +82,7 @@ def _with_average(chain: optax.GradientTransformation, decay: float) -> Any:
 def averaged(opt_state: Any, params: Tree) -> Tree:
     """What is evaluated: the average of the parameters where the optimizer keeps one."""
     first = opt_state[0]
-    kept = isinstance(first, AverageState) and int(jax.device_get(first.count)) > 0
+    kept = isinstance(first, AverageState) and int(jax.device_get(first.updates)) > 0
     return first.average if kept else params
 
 
