@@ -187,11 +187,15 @@ def stored_info(path: str | Path) -> dict[str, Any]:
 
 
 def restore_params(path: str | Path, shardings: Any = None) -> Any:
-    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
+    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays; their moving
+    average where the run keeps one.
 
     With `shardings`, a tree like them, those named there are read onto their devices instead.
     Raises a ProtlmError where there is no such checkpoint, or it cannot be read.
     """
+    moments = stored_field(Path(path).absolute() / "state", "opt_state")
+    if isinstance(moments, list | tuple) and moments and "average" in (moments[0] or {}):
+        return restore_part(path, "opt_state", [{"average": shardings}])[0]["average"]
     return restore_part(path, "params", shardings)
 
 
