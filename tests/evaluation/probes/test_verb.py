@@ -16,7 +16,7 @@ from protlm_jax.evaluation import maps, results
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The made-up proteins as a user's table, a model for any path, and nothing drawn."""
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("bert"))
     monkeypatch.setattr(maps, "draw", lambda *a, **k: {})
     monkeypatch.setattr(maps, "write_tables", lambda *a: [])
     file = tmp_path / "mine.csv"
