@@ -31,6 +31,7 @@ from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.progen2 import progen2_config
+from protlm_jax.models.families.rita import rita_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -107,6 +108,12 @@ ZOO: dict[str, Specimen] = {
         "tokens",
         {"reversed_rate": 0.5},
     ),
+    "rita": Specimen(
+        rita_config(**SIZES, max_positions=64, initializer_range=0.3),
+        "causal",
+        "tokens",
+        {"reversed_rate": 0.5},
+    ),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
         "denoising",
@@ -134,7 +141,7 @@ def kinds_first(exact: Iterable[str] = ()) -> list[Any]:
     """Families as a test's parameters: `KINDS`, then `SLOW`, and the others marked long.
 
     For tests of minutes whose code is the same for every family of a kind. Those of `exact` are
-    marked so too, and run again with the compiler's default flags.
+    marked so too, and run with the compiler's default flags.
     """
     marks = {f: [pytest.mark.slow if f in SLOW else pytest.mark.long] for f in ZOO}
     marks |= {f: [pytest.mark.exact] * (f in exact) for f in KINDS}

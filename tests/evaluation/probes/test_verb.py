@@ -16,7 +16,7 @@ from protlm_jax.evaluation import maps, results
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The made-up proteins as a user's table, and a model for any path."""
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("bert"))
     file = tmp_path / "mine.csv"
     with file.open("w", newline="") as out:
         rows = csv.writer(out)
