@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax import models
@@ -22,6 +21,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
 from protlm_jax.huggingface.convert import EXCHANGES, params_from, tensors
 from protlm_jax.huggingface.peft import CONFIG, PREFIX, WEIGHTS
+from protlm_jax.huggingface.placement import Placement
 from protlm_jax.huggingface.tensor_files import open_safetensors
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.models.loaded import LoadedModel
@@ -83,9 +83,10 @@ def load_adapter(folder: Path, load: Callable[[str], LoadedModel]) -> LoadedMode
         merge = _ia3 if fields["peft_type"] == "IA3" else _lora
         merge(file, place, parts, fields, state)
     abstract = models.abstract_params(base.model)
-    params = params_from(exchange, abstract, lambda name: state[name])
+    placement = Placement(base.model, base.mesh)
+    params = params_from(exchange, abstract, lambda name: state[name], placement)
     left = (*base.left, *(f"{name}: a head of the task" for name in heads))
-    return replace(base, params=jax.tree.map(jnp.asarray, params), name=folder.name, left=left)
+    return replace(base, params=params, name=folder.name, left=left)
 
 
 def read_fields(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,21 +38,18 @@ class DamagedCheckpoint(Damaged):
 class Checkpoints:
     """The checkpoints of one run, due at multiples of `every` and `keep_every` steps.
 
-    The newest `keep` stay, the one of step `best()`, and multiples of `keep_every` for good (0:
-    none). Saving copies the
+    The newest `keep` stay, and multiples of `keep_every` for good (0: none). Saving copies the
     arrays and writes in a thread. A save that fails there raises at the next `save`, `wait` or
     `close`; older checkpoints stay as they are.
     """
 
-    def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0,
-                 best: Callable[[], int | None] | None = None):  # fmt: skip
+    def __init__(self, directory: str | Path, *, every: int, keep: int, keep_every: int = 0):
         self.directory = Path(directory).absolute()
         self._periods = [period for period in (every, keep_every) if period]
         self._saving: int | None = None
         self._messages = orbax_messages.to_file(self.directory.parent / orbax_messages.FILE)
         policies: list[Any] = [preservation.LatestN(n=keep)]
         policies += [preservation.EveryNSteps(interval_steps=keep_every)] if keep_every else []
-        policies += [_Best(best)] if best else []
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
@@ -169,17 +166,6 @@ class Checkpoints:
             raise ProtlmError(f"{cannot_write(path, _root(error))} ({kept})") from error
 
 
-class _Best(preservation.PreservationPolicy):
-    """Keeps the checkpoint of the step that a function names."""
-
-    def __init__(self, step: Callable[[], int | None]) -> None:
-        self._step = step
-
-    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        best = self._step()
-        return [checkpoint.step == best for checkpoint in checkpoints]
-
-
 def _read_info(path: Path) -> dict[str, Any]:
     """The JSON beside a checkpoint's state."""
     if not path.is_dir():
@@ -200,20 +186,25 @@ def stored_info(path: str | Path) -> dict[str, Any]:
     return _read_info(Path(path).absolute())
 
 
-def restore_params(path: str | Path) -> Any:
-    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
+def restore_params(path: str | Path, shardings: Any = None) -> Any:
+    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays; their moving
+    average where the run keeps one.
 
+    With `shardings`, a tree like them, those named there are read onto their devices instead.
     Raises a ProtlmError where there is no such checkpoint, or it cannot be read.
     """
-    return restore_part(path, "params")
+    moments = stored_field(Path(path).absolute() / "state", "opt_state")
+    if isinstance(moments, list | tuple) and moments and "average" in (moments[0] or {}):
+        return restore_part(path, "opt_state", [{"average": shardings}])[0]["average"]
+    return restore_part(path, "params", shardings)
 
 
-def restore_part(path: str | Path, name: str) -> Any:
+def restore_part(path: str | Path, name: str, shardings: Any = None) -> Any:
     """As `restore_params`, of a field of the state such as "opt_state"; None without it."""
     path = Path(path).absolute()
     _verify(path, ": copy it again, or read another checkpoint of the run")
     _read_info(path)
-    return _read_field(path / "state", name)
+    return _read_field(path / "state", name, shardings)
 
 
 def restore_field(folder: Path, name: str) -> Any:
@@ -228,14 +219,21 @@ def stored_field(folder: Path, name: str) -> Any:
         return _stored_tree(folder).get(name)
 
 
-def _read_field(folder: Path, name: str) -> Any:
+def _read_field(folder: Path, name: str, shardings: Any = None) -> Any:
+    on_devices = dict(jax.tree.leaves_with_path({name: shardings}))
+
+    def place(path: Any, _: Any) -> ocp.RestoreArgs:
+        if sharding := on_devices.get(path):
+            return ocp.ArrayRestoreArgs(sharding=sharding)
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+
     with _reading(folder.parent), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = _stored_tree(folder)
         if name not in stored:
             return None
         part = {name: stored[name]}
-        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
-        args = ocp.args.PyTreeRestore(part, restore_args=to_host, partial_restore=True)
+        places = jax.tree.map_with_path(place, part)
+        args = ocp.args.PyTreeRestore(part, restore_args=places, partial_restore=True)
         return reader.restore(folder, args=args)[name]
 
 

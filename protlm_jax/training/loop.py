@@ -30,9 +30,10 @@ from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_hosts, print_once
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, Report, continue_from, require_base
-from protlm_jax.training.metrics import Evaluations, MetricsWriter
+from protlm_jax.training.metrics import MetricsWriter
 from protlm_jax.training.progress import StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
+from protlm_jax.training.stopping import Patience, is_complete
 from protlm_jax.training.workdir import claim_workdir
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -72,7 +73,6 @@ class Run:
             every=train.checkpoint_every,
             keep=train.keep,
             keep_every=train.keep_every,
-            best=(lambda: self.evaluations.best_step()) if train.patience else None,
         )
         self.parts = parts = assemble(config)
         self.local_rows = partitioning.local_rows(parts.rows, train.batch_size)
@@ -89,8 +89,10 @@ class Run:
                 self.guessing = {"heldout/unigram_entropy": entropy}
         self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
-        self.evaluations = Evaluations(workdir, self.start)
-        self.writer = MetricsWriter(workdir, self.start) if is_primary() else None
+        self.complete = is_complete(train, workdir)
+        self.patience = Patience.of_run(train, workdir, self.start)
+        until = train.steps if self.complete else self.start
+        self.writer = MetricsWriter(workdir, until) if is_primary() else None
         if is_primary():
             info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
             write_atomically(workdir / "model-info.txt", info)
@@ -100,22 +102,22 @@ class Run:
     def fit(self) -> int:
         """Trains until the last step; returns the number of updates."""
         train, parts, start = self.config.train, self.parts, self.start
-        if start >= train.steps or self.evaluations.exhausted(train.patience):
+        if self.complete:
             return 0
         print_once(self._summary())
         log = StepLog(train, start, self.writer, parts.schedule, self.throughput)
         with log, SigtermNotice() as sigterm, contextlib.ExitStack() as trace:
             for step in range(start, train.steps + 1):
                 stop = sigterm.received(step)
-                last = step == train.steps
+                last, improved = step == train.steps, False
                 new = step > start or step == 0  # a restored state is evaluated and saved already
                 if new and is_due(step, train.evaluate_every, train.steps):
                     with log.paused():
-                        scores = score(parts, self.state, self._put_all(self.heldout))
+                        scores = self._scores(self.heldout)
                     log.evaluated(step, {**scores, **self.guessing})
-                    self.evaluations.add(step, scores)
-                last = last or self.evaluations.exhausted(train.patience)
-                if new and step > 0 and (stop or last or self.checkpoints.should_save(step)):
+                    improved = self.patience.add(step, scores)
+                    last |= self.patience.exhausted
+                if new and step > 0 and self._due(step, improved, last, stop):
                     with log.paused():
                         self._save(step)
                 if last:
@@ -134,11 +136,21 @@ class Run:
                 if step + 1 in train.profile_steps[1:]:
                     jax.block_until_ready(self.state)  # so that the trace has all of the step
                     trace.close()
+        if train.patience and is_primary():
+            print_once(f"the lowest held-out loss was that of step {self.patience.best_step}")
         return step - start
+
+    def _due(self, step: int, improved: bool, last: bool, stop: bool) -> bool:
+        """Whether to save: with patience at improvements, and before the first evaluation."""
+        due = stop or last or self.checkpoints.should_save(step)
+        return improved or (due and not self.patience.best_step)
+
+    def _scores(self, batches: list[Batch]) -> dict[str, float]:
+        return score(self.parts, self.state, self._put_all(batches))
 
     def score_heldout(self, data: DataConfig) -> dict[str, float]:
         """Held-out metrics of the present state on the proteins of any data section."""
-        return score(self.parts, self.state, self._put_all(self._heldout(data)))
+        return self._scores(self._heldout(data))
 
     def close(self) -> None:
         """Waits for checkpoints that are being written, and raises their failures."""

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -126,42 +126,6 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
             return [_parsed(line, file, number) for number, line in enumerate(opened, start=1)]
     except OSError as error:
         raise ProtlmError(f"{file} cannot be read: {error.strerror}") from error
-
-
-class Evaluations:
-    """The held-out losses of a run up to a step, by which training stops early.
-
-    Attributes:
-        losses: step -> loss, in the order of the steps.
-    """
-
-    def __init__(self, workdir: Path, until: int) -> None:
-        file = workdir / "metrics.jsonl"
-        lines = read_metrics(file) if file.exists() else []
-        self.losses: dict[int, float] = {}
-        for line in lines:
-            if "heldout/count" in line and line["step"] <= until:
-                self.add(line["step"], line)
-
-    def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds an evaluation."""
-        name = "heldout/loss" if "heldout/loss" in values else "heldout/nll"
-        self.losses[step] = float(values[name])
-
-    def best_step(self) -> int | None:
-        """The step with the lowest loss; None without any."""
-        return min(self.losses, key=lambda step: self.losses[step], default=None)
-
-    def exhausted(self, patience: int) -> bool:
-        """Whether so many evaluations have followed the best one; never of 0."""
-        steps, best = list(self.losses), self.best_step()
-        return bool(patience) and best is not None and len(steps[steps.index(best) :]) > patience
-
-
-def best_step(workdir: Path, steps: Sequence[int]) -> int | None:
-    """Which of some saved steps of a run has the lowest held-out loss; None without any."""
-    found = Evaluations(workdir, max(steps, default=0)).losses
-    return min((step for step in steps if step in found), key=lambda s: found[s], default=None)
 
 
 def _parsed(line: bytes, file: Path, number: int) -> dict[str, Any]:
