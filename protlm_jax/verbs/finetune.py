@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         if folder != workdir:
             write_atomically(folder / TASK, (workdir / TASK).read_text())
         print(f"{folder}: {made} steps" if made else f"{folder}: trained already", flush=True)
-        return load_tuned(folder)
+        return load_tuned(str(folder))
 
     found = {"fine-tuned": _decided(tuned(arguments.model, workdir), benchmark)}
     for name in arguments.baselines:
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"wrote {workdir}: scores.csv")
 
 
-def load_tuned(folder: str | Path) -> TunedModel:
+def load_tuned(folder: str, load: Callable[[str], LoadedModel] | None = None) -> TunedModel:
     """A fine-tuned run with its head; raises a ProtlmError where it has none."""
     from protlm_jax.evaluation.tuned import TunedModel
     from protlm_jax.huggingface import load_model
@@ -126,7 +126,7 @@ def load_tuned(folder: str | Path) -> TunedModel:
     checkpoint = find_checkpoint(folder)
     if checkpoint is None:
         raise ProtlmError(f"{folder} is no fine-tuned run: name one, or a probe with --probe")
-    return TunedModel(load_model(folder), *load_head(checkpoint))
+    return TunedModel((load or load_model)(folder), *load_head(checkpoint))
 
 
 def _with_tests(benchmark: Benchmark, count: int | None) -> Benchmark:

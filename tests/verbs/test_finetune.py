@@ -139,7 +139,7 @@ def test_proteins_with_missing_labels_classes_and_numbers(place: Path, tmp_path:
     merged = tmp_path / "merged"
     assert main(["export", "--model", str(workdir), "--output", str(merged)]) == 0
     assert load_file(merged / "head.safetensors")["out_kernel"].shape == (16, 3)
-    tuned = load_tuned(workdir)
+    tuned = load_tuned(str(workdir))
     (short,) = (values for _, values in tuned.predict({"x": "AAAAA"}))
     assert short["kind"].shape == (1, 2) and short["value"].shape == (1,)
     again = finetune(place, workdir, "gpt2", "whole", "--config", "finetune:full", *more[:-2])

@@ -208,7 +208,7 @@ def _run_contacts(
 def run_predict(
     arguments: argparse.Namespace,
     load: Callable[[str], LoadedModel],
-    load_tuned: Callable[[str], TunedModel],
+    load_tuned: Callable[[str, Callable[[str], LoadedModel]], TunedModel],
 ) -> int:
     """Applies a probe or a fine-tuned model, prints what was done, and returns the exit code."""
     from protlm_jax.evaluation import verbs
@@ -217,7 +217,7 @@ def run_predict(
 
     probe: Any
     if arguments.probe is None:
-        tuned = load_tuned(arguments.model)
+        tuned = load_tuned(arguments.model, load)
         loaded = verbs.with_residues(tuned.loaded, arguments.rare_residues)
         about = tuned.about | ({"window": arguments.window} if arguments.window else {})
         probe = dataclasses.replace(tuned, loaded=loaded, about=about)
