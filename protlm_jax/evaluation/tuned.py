@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.models.adapters import TASK_HEAD
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.objectives.labels import LabelsObjective
+from protlm_jax.partitioning import replicated
 from protlm_jax.vocabularies import normalise
 
 Predicted = dict[str, np.ndarray]
@@ -61,7 +62,10 @@ class TunedModel:
     @functools.cached_property
     def _engine(self) -> Engine:
         loaded = for_reading(self.loaded, self.compute)
-        return Engine(loaded, params={**loaded.params, TASK_HEAD: self.head})
+        head = self.head
+        if loaded.mesh is not None:
+            head = jax.device_put(head, replicated(loaded.mesh))
+        return Engine(replace(loaded, params={**loaded.params, TASK_HEAD: head}))
 
     def predict(
         self, sequences: Mapping[str, str], progress: bool = False
