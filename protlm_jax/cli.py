@@ -294,11 +294,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from protlm_jax.huggingface import export, load_model, load_source, provenance, tuned
+    from protlm_jax.huggingface import export, load_model, load_source, provenance
+    from protlm_jax.huggingface.write_peft import export_adapter, files_of
 
     if arguments.format == "peft":
-        from protlm_jax.huggingface.write_peft import export_adapter
-
         print(export_adapter(arguments.model, arguments.output))
     elif arguments.format == "t5x":
         from protlm_jax.t5x_bridge.checkpoints import write_checkpoint
@@ -308,7 +307,7 @@ def _export(arguments: argparse.Namespace) -> None:
         write_checkpoint(source, arguments.output)
     else:
         about = provenance(arguments.model) | {"rare_residues": arguments.rare_residues}
-        files = tuned.files_of(arguments.model)
+        files = files_of(arguments.model)
         export(load_model(arguments.model), arguments.output, **about, files=files)
     print(f"wrote {arguments.output}")
 

@@ -72,16 +72,6 @@ def load_head(checkpoint: Path) -> tuple[LabelsObjective, Any, dict[str, Any]]:
     return objective, restore_params(checkpoint)[TASK_HEAD], read_json(run / TASK)
 
 
-def files_of(path: str | Path) -> dict[str, bytes]:
-    """`head_files` of what `load_model` would read; {} where it has no head."""
-    from protlm_jax.huggingface.load import find_checkpoint
-
-    checkpoint = find_checkpoint(path)
-    if checkpoint is None or not (checkpoint.parents[1] / TASK).exists():
-        return {}
-    return head_files(load_head(checkpoint))
-
-
 def head_files(head: tuple[LabelsObjective, Any, dict[str, Any]]) -> dict[str, bytes]:
     """The head as files of an export, by name: its arrays, and what it predicts."""
     objective, arrays, about = head

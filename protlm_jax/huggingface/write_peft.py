@@ -120,6 +120,14 @@ def export_adapter(path: str | Path, output: Path) -> str:
     return f"peft {version} gives the run's answers to {difference:.1e} of the largest"
 
 
+def files_of(path: str | Path) -> dict[str, bytes]:
+    """`head_files` of what `load_model` would read; {} where it has no head."""
+    checkpoint = find_checkpoint(path)
+    if checkpoint is None or not (checkpoint.parents[1] / TASK).exists():
+        return {}
+    return head_files(load_head(checkpoint))
+
+
 def _contents(
     exchange: Exchange, tune: TuneConfig, base: LoadedModel, trained: Any, head: Any, loads: _Loads
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
