@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], int | None]
 Verb = tuple[str, Callable[[argparse.ArgumentParser], None], Run]
 
-CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
+CONFIGURED = ("configs", "plan", "train")  # verbs that take --config, and overrides of its fields
 
 MODEL_HELP = (
     "a run folder, one of its checkpoints, a Hugging Face folder, an id on its Hub, or a model_dir "
@@ -34,12 +34,12 @@ MODEL_HELP = (
 EPILOG = """\
 typical use:
   protlm quickstart                                      everything below, in ten minutes
-  protlm train --config configs/tiny.py:bert --workdir runs/bert
-  protlm train --config configs/tiny.py:bert --workdir runs/mine \\
+  protlm train --config tiny:bert --workdir runs/bert
+  protlm train --config tiny:bert --workdir runs/mine \\
       --config.data.fasta=my.fasta.gz --config.train.steps=5000
   protlm prepare --dataset uniref50 --release 2024_01 --input uniref50.fasta.gz \\
       --output data/uniref50 --tokens
-  protlm plan --config configs/prot_t5_xxl_bfd.py --topology v3:16x32
+  protlm plan --config prot_t5_xxl_bfd --topology v3:16x32
   protlm evaluate --model runs/bert
   protlm probe --model runs/bert --layers all --output probes/bert
   protlm predict --probe probes/bert --model runs/bert --input new.fasta --output states.fasta
@@ -111,7 +111,7 @@ def _verbs() -> dict[str, Verb]:
     from protlm_jax.evaluation.probes import verb as probe
     from protlm_jax.evaluation.scoring import verb as score
     from protlm_jax.planning import verb as plan
-    from protlm_jax.verbs import doctor, prune
+    from protlm_jax.verbs import configs, doctor, prune
 
     def reader(
         text: str,
@@ -145,6 +145,8 @@ def _verbs() -> dict[str, Verb]:
         "import": ("turn a Hugging Face folder into a run folder", _add_import, _import),
         "quickstart": ("train, evaluate, probe, look inside, export, report",
                        _add_quickstart, _quickstart),
+        "configs": ("list the configs of published and small runs, or print one",
+                    configs.add_arguments, configs.run),
         "doctor": ("see whether what a feature needs is installed",
                    doctor.add_arguments, doctor.run),
     }  # fmt: skip
@@ -159,8 +161,8 @@ def _load(path: str) -> LoadedModel:
 def _add_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", required=True,
-        help="path:variant, e.g. configs/tiny.py:bert; the file is Python code that is executed: "
-        "use only files that you trust",
+        help="a name that `protlm configs` lists, e.g. tiny:bert, or path/to/mine.py:variant; the "
+        "file is Python code that is executed: use only files that you trust",
     )  # fmt: skip
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     verb.add_argument(

@@ -55,7 +55,9 @@ def bare_logits(
     vocabulary, kind = model.vocabulary, model.model.readouts[0].kind
     before = len(vocabulary.prefix_ids)
     true = vocabulary.encode(sequence)[None]
-    true = true[:, ::-1] if backwards else true
+    if backwards:  # <EOS> of RITA stays behind, the termini of ProGen2 turn
+        after = true.shape[1] - (vocabulary.name == "rita")
+        true = np.concatenate([true[:, :after][:, ::-1], true[:, after:]], axis=1)
     at = np.asarray(hidden, int) + before
     shown = true.copy()
     if kind in ("masked", "denoising"):

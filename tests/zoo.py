@@ -31,6 +31,7 @@ from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.progen2 import progen2_config
+from protlm_jax.models.families.rita import rita_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -103,6 +104,12 @@ ZOO: dict[str, Specimen] = {
             max_positions=64,
             initializer_range=0.2,
         ),
+        "causal",
+        "tokens",
+        {"reversed_rate": 0.5},
+    ),
+    "rita": Specimen(
+        rita_config(**SIZES, max_positions=64, initializer_range=0.3),
         "causal",
         "tokens",
         {"reversed_rate": 0.5},

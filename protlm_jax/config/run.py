@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.adapters import TuneConfig
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.registry import family_of
 from protlm_jax.objectives import build_objective, objective_class
@@ -214,6 +215,7 @@ class RunConfig:
     schedule: ScheduleConfig
     train: TrainConfig
     mesh: MeshConfig = MeshConfig()
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
     init_from: str | None = None
     init_what: Literal["params", "state"] = "params"
 
@@ -223,6 +225,11 @@ class RunConfig:
             raise ProtlmError(
                 f"data.length {self.data.length} exceeds the model's {limit} positions: "
                 f"lower data.length or raise model.max_positions"
+            )
+        if self.tune.method != "all" and self.init_from is None:
+            raise ProtlmError(
+                f"tune.method={self.tune.method} trains a part of a model that is there: name it "
+                f"with --config.init_from=MODEL"
             )
         vocabulary = get_vocabulary(self.model.vocabulary)
         build_objective(self.objective.name, vocabulary, **self.objective.options)
@@ -259,7 +266,7 @@ class RunConfig:
         refuse_unknown(tree, hints, prefix="")
         require_sections(tree)
         for name in SECTIONS:
-            if name not in tree and name != "mesh":
+            if name not in tree and name not in ("mesh", "tune"):
                 raise ProtlmError(f"config.{name} is missing: the config file must define it")
         return cls(**{name: _field(hints[name], value, name) for name, value in tree.items()})
 

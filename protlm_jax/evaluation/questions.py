@@ -125,8 +125,9 @@ def _inputs(
         shift = len(prefix) - q.start
         places = [np.asarray(residues, np.int32) + shift for residues in (q.hidden, q.asked)]
         if q.backwards:
-            places = [len(tokens[-1]) - 1 - at for at in places]
-            tokens[-1] = tokens[-1][::-1]
+            before, after = vocabulary.fixed_ends
+            places = [before + len(tokens[-1]) - after - 1 - at for at in places]
+            tokens[-1] = vocabulary.backwards(tokens[-1])
         hidden[row, places[0]] = True
         columns[row, : len(q.asked)] = places[1]
     return features(engine.loaded, batch, tokens), hidden, columns

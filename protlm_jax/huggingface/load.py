@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax import models
-from protlm_jax.config.folders import newest_run, recorded, t5x_checkpoint, t5x_step
+from protlm_jax.config.folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
@@ -22,9 +22,12 @@ from protlm_jax.huggingface.matching import matched
 from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residues, read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors
 from protlm_jax.models import LoadedModel, ModelConfig
+from protlm_jax.models.adapters import TASK_HEAD, TuneConfig, Tuning
 from protlm_jax.models.exchange import Exchange, Joint
+from protlm_jax.models.identity import identity
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.typed import from_fields
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
@@ -233,13 +236,49 @@ def _load_checkpoint(checkpoint: Path) -> LoadedModel:
     run = checkpoint.parents[1]
     file = run / "config.json"
     config, about = _run_config(run), recorded(checkpoint)
-    params = restore_params(checkpoint)
-    _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
-    loaded, row = _loaded(config, params, f"{run.name}, step {checkpoint.name}"), about.row
+    name, tune = f"{run.name}, step {checkpoint.name}", _tune_of(about)
+    trained = restore_params(checkpoint)
+    trained.pop(TASK_HEAD, None)
+    if tune.method == "all":
+        _require_shapes(trained, models.abstract_params(models.build(config)), checkpoint, file)
+        loaded = _loaded(config, trained, name)
+    else:
+        base = base_of(about, checkpoint)
+        tuning = Tuning(tune, base.model)
+        key = jax.random.key(0)
+        frozen, like = jax.eval_shape(tuning.split, base.params, key)
+        _require_shapes(trained, like, checkpoint, file)
+        frozen, _ = tuning.split(base.params, key)
+        params = tuning.merge(frozen, jax.tree.map(jnp.asarray, trained))
+        loaded = _loaded(config, params, name, base.left, base.missing)
+    row = about.row
     if about.data is not None and row is not None:  # of its training; a memory is part of a row
         row += config.memory_length
         row = min(row, config.max_positions or row)
     return replace(loaded, rare_residues=about.rare_residues, row=row)
+
+
+def _tune_of(about: Recorded) -> TuneConfig:
+    return from_fields(TuneConfig, about.section("tune"), f"{about.file}: tune")
+
+
+def base_of(about: Recorded, checkpoint: Path) -> LoadedModel:
+    """The frozen model of a tuned run: where its config says, or as `base` in the run's folder.
+
+    Raises a ProtlmError where it is not there, or is not the model that the run was trained on.
+    """
+    from protlm_jax.training.initial import require_base
+
+    source, beside = str(about.fields.get("init_from")), about.file.parent / "base"
+    place = str(beside) if beside.is_dir() else source
+    if not Path(place).is_dir() and not hub.is_id(place):
+        raise ProtlmError(
+            f"{checkpoint} holds what was trained beside {source}, which is not there: put that "
+            f"model, or a link to it, at {beside}"
+        )
+    base = load_model(place)
+    require_base(checkpoint, identity(base), place)
+    return base
 
 
 def _hugging_face_config(

@@ -40,12 +40,12 @@ _T5_SENTINELS = 100
 
 # How a role's token is spelled when no file says it.
 _SPELLINGS = {
-    "pad_token": ("[PAD]", "<pad>", "<|pad|>"),
+    "pad_token": ("[PAD]", "<pad>", "<|pad|>", "<PAD>"),
     "unk_token": ("[UNK]", "<unk>"),
     "mask_token": ("[MASK]", "<mask>", "<extra_id_0>"),
     "cls_token": ("[CLS]", "<cls>"),
     "sep_token": ("[SEP]", "<sep>"),
-    "eos_token": ("</s>", "<eos>"),
+    "eos_token": ("</s>", "<eos>", "<EOS>"),
 }
 
 

@@ -153,15 +153,18 @@ class Logits(nn.Module):
     """An output with weights of its own: [B, L, D] -> [B, L, V] float32."""
 
     config: ModelConfig
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         normal = nn.initializers.normal(c.initializer_range)
         kernel = self.param("kernel", named(normal, "embed", "vocab"), (c.d_model, c.vocab_size))
-        bias = self.param("bias", named(nn.initializers.zeros_init(), "vocab"), (c.vocab_size,))
         kernel = kernel.astype(c.compute_dtype)
         logits = jnp.einsum("BLD,DV->BLV", x, kernel, preferred_element_type=jnp.float32)
+        if not self.bias:
+            return logits
+        bias = self.param("bias", named(nn.initializers.zeros_init(), "vocab"), (c.vocab_size,))
         return logits + bias[None, None]
 
 

@@ -20,6 +20,7 @@ from protlm_jax.models.families import (
     esmc,
     gpt2,
     progen2,
+    rita,
     t5,
     transformer_xl,
     xlnet,
@@ -56,6 +57,7 @@ FAMILIES: dict[str, Family] = {
     "esmc": Family(esmc.Esmc, esmc.EXCHANGE, esmc.PRESETS),
     "gpt2": Family(gpt2.Gpt2, gpt2.EXCHANGE, gpt2.PRESETS),
     "progen2": Family(progen2.ProGen2, progen2.EXCHANGE, progen2.PRESETS),
+    "rita": Family(rita.Rita, rita.EXCHANGE, rita.PRESETS),
     "t5": Family(t5.T5, t5.EXCHANGE, t5.PRESETS),
     "t5_encoder": Family(t5.T5Encoder, t5.ENCODER),
     "transformer_xl": Family(

@@ -62,6 +62,12 @@ class Stacked(nn.Module):
         dense = 2 * config.d_model * width if cls.dense_head else 0
         return dense + 2 * width * config.vocab_size
 
+    def stacked(self, name: str, block: Block) -> Params:
+        """The stacked parameters of a row, which may hold adapters beside what a block asks for."""
+        if not self.is_initializing() and (params := self.get_variable("params", name)):
+            return params
+        return self.param(name, init_stack, block)
+
     def rows(self, stack: str) -> tuple[Block, Params]:
         """The block of one row, unbound, and its stacked parameters."""
         raise NotImplementedError
@@ -176,7 +182,7 @@ class SingleStack(Stacked):
 
     def setup(self) -> None:
         self.block = Block(self.config, parent=None)
-        self.encoder = self.param("encoder", init_stack, self.block)
+        self.encoder = self.stacked("encoder", self.block)
 
     def rows(self, stack: str) -> tuple[Block, Params]:
         return self.block, self.encoder
@@ -222,15 +228,26 @@ class TokenStack(SingleStack):
 
 
 class PreNormStack(TokenStack):
-    """A family of pre-LN blocks with a norm after the last one; it adds `head`."""
+    """A family of pre-LN blocks with a norm after the last one; it adds `head`.
+
+    Attributes:
+        stored_frequencies: whether the rotary frequencies are a parameter, which no gradient
+            reaches: published checkpoints hold them rounded to half precision, and far from the
+            start of a protein the difference shows.
+    """
+
+    stored_frequencies: ClassVar[bool] = False
 
     def setup(self) -> None:
         super().setup()
         c = self.config
         if c.positions == "learned":
-            start = nn.initializers.normal if c.position_init == "normal" else sinusoidal
-            table = named(start(c.initializer_range), "positions", "embed")
+            kind = nn.initializers.normal if c.position_init == "normal" else sinusoidal
+            table = named(kind(c.initializer_range), "positions", "embed")
             self.position = self.param("position", table, (c.max_positions, c.d_model))
+        if self.stored_frequencies:
+            start = named(lambda key, shape: rotary_frequencies(2 * shape[0]), "frequencies")
+            self.frequencies = self.param("frequencies", start, (c.head_dim // 2,))
         self.final_norm = Normalization(c, bias=c.use_bias)
 
     def tokens(self, batch: Batch, deterministic: bool) -> jax.Array:
@@ -242,6 +259,8 @@ class PreNormStack(TokenStack):
 
     def rotary_frequencies(self) -> jax.Array:
         """Radians per position of each pair that is turned."""
+        if self.stored_frequencies:
+            return jax.lax.stop_gradient(self.frequencies)
         return rotary_frequencies(self.config.rotary_size)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> tuple[Streams, Contexts]:

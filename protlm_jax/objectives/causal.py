@@ -63,7 +63,8 @@ class CausalObjective(Objective):
             model = model.clone(config=model.config.replace(same_length=True))
         if self.reversed_rate:
             rng, reverse_rng = jax.random.split(rng)
-            batch = reversed_proteins(batch, reverse_rng, self.reversed_rate)
+            ends = self.vocabulary.fixed_ends
+            batch = reversed_proteins(batch, reverse_rng, self.reversed_rate, ends)
         batch = batch if "target_tokens" in batch else with_targets(batch)
         segments, targets = batch["segment_ids"], batch["target_tokens"]
         if self.across_proteins:
@@ -93,9 +94,14 @@ def with_targets(batch: Batch) -> Batch:
     }
 
 
-def reversed_proteins(batch: Batch, rng: jax.Array, rate: float) -> Batch:
-    """Rows of whole proteins, int32 [B, L], with each reversed with probability `rate`, special
-    tokens included. Raises a ProtlmError for streams, in which a protein may span several batches.
+def reversed_proteins(
+    batch: Batch, rng: jax.Array, rate: float, ends: tuple[int, int] = (0, 0)
+) -> Batch:
+    """Rows of whole proteins, int32 [B, L], with each reversed with probability `rate`, but for so
+    many special tokens at its `ends` (`Vocabulary.fixed_ends`).
+
+    Raises:
+        ProtlmError: for streams, in which a protein may span several batches.
     """
     if "target_tokens" in batch:
         raise ProtlmError(
@@ -111,5 +117,9 @@ def reversed_proteins(batch: Batch, rng: jax.Array, rate: float) -> Batch:
     chosen = jnp.take_along_axis(chosen, segments, axis=1) & (segments > 0)
     here = jnp.arange(length)[None, :]
     mirrored = here + size - 1 - 2 * batch["positions"]
+    if ends != (0, 0):
+        at = batch["positions"]
+        chosen &= (at >= ends[0]) & (at < size - ends[1])
+        mirrored += ends[0] - ends[1]
     places = jnp.where(chosen, mirrored, here)
     return {**batch, "input_tokens": jnp.take_along_axis(tokens, places, axis=1)}

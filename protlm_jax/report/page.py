@@ -23,7 +23,8 @@ _NAMES = {
     "own_composition_best_smoothing": "smoothed composition", "majority": "commonest class",
     "linear": "linear head", "cnn": "CNN head", "fnn": "FNN head",
     "light_attention": "Light Attention head", "q3": "Q3", "q8": "Q8", "gb1": "GB1", "mcc": "MCC",
-    "mae": "MAE", "cb513": "CB513", "ts115": "TS115", "casp12": "CASP12", "new364": "NEW364",
+    "mae": "MAE", "r2": "R²", "cb513": "CB513", "ts115": "TS115", "casp12": "CASP12",
+    "new364": "NEW364",
 }  # fmt: skip
 
 

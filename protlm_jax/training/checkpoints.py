@@ -181,6 +181,11 @@ def _read_info(path: Path) -> dict[str, Any]:
     return info
 
 
+def stored_info(path: str | Path) -> dict[str, Any]:
+    """What `save` was given as `info`; raises a ProtlmError where there is no such checkpoint."""
+    return _read_info(Path(path).absolute())
+
+
 def restore_params(path: str | Path) -> Any:
     """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
 

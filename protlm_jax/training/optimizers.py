@@ -29,13 +29,17 @@ ADAFACTOR_MIN_DIMENSION = 128  # matrices with a smaller side keep a full second
 
 
 def build_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule, logical_axes: Tree
+    config: OptimizerConfig,
+    schedule: optax.Schedule,
+    logical_axes: Tree,
+    layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
     """The transformation from fp32 gradients to updates, which are added to the parameters.
 
     `logical_axes` is the parameters' tree with a tuple of axis names per leaf: a leading "layers"
     makes a tensor a stack of layers, and neighbouring "heads" and "kv" count as one dimension. The
-    state has one entry per link of the chain; the last one is the schedule's count.
+    state has one entry per link of the chain; the last one is the schedule's count. `layer_decay`
+    is that of `TuneConfig`.
     """
     if config.name not in OPTIMIZERS:
         names = f"{', '.join([*OPTIMIZERS][:-1])} or {[*OPTIMIZERS][-1]}"
@@ -43,7 +47,26 @@ def build_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, _decay_mask)]
     links = OPTIMIZERS[config.name](config, decay if config.weight_decay else [], logical_axes)
-    return optax.chain(*clip, *links, optax.scale_by_learning_rate(schedule))
+    layers = [_layer_decay(layer_decay, logical_axes)] if layer_decay != 1.0 else []
+    return optax.chain(*clip, *links, *layers, optax.scale_by_learning_rate(schedule))
+
+
+def _layer_decay(decay: float, axes: Tree) -> optax.GradientTransformation:
+    """Scales the updates of layer l of L by decay^(L - 1 - l), those of tables by decay^L."""
+
+    def update(updates: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, Tree]:
+        pairs = zip(jax.tree.leaves(axes, is_leaf=_is_names), jax.tree.leaves(updates), strict=True)
+        depth = max((len(update) for names, update in pairs if _is_stacked(names)), default=0)
+
+        def scaled(names: Names, update: jax.Array) -> jax.Array:
+            if _is_stacked(names):
+                powers = decay ** jnp.arange(len(update) - 1, -1, -1, dtype=update.dtype)
+                return update * powers.reshape(-1, *(1,) * (update.ndim - 1))
+            return update * decay**depth if {"vocab", "positions"} & {*names} else update
+
+        return jax.tree.map(scaled, axes, updates, is_leaf=_is_names), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def _adamw(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:

@@ -9,7 +9,8 @@ Sources of the ids: `vocab.txt` of Rostlab/prot_bert and `spiece.model` of Rostl
 (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381); `vocab.txt` of facebook/esm2_t6_8M_UR50D,
 the same for all sizes; `EsmcTokenizer` of transformers, which is ESM-2's with a mark between
 chains; `tokenizer.json` of ProGen2, where a protein is between its ends "1" and "2" (nothing is
-unknown there; <|bos|> serves as unk). The tokenizer files of Rostlab/prot_albert and
+unknown there; <|bos|> serves as unk); RITA's first 23 ids, of 26 rows, from the files of its users.
+The tokenizer files of Rostlab/prot_albert and
 Rostlab/prot_xlnet were not available here and ProtTXL was never released: `prot_albert`,
 `prot_xlnet` and `prot_txl` are our own layouts, the special tokens of each family before the 25
 letters, and claim no compatibility with any published file.
@@ -220,6 +221,25 @@ class Vocabulary:
         count = sum(token.startswith("<extra_id_") for token in self.tokens)
         return _constant([self.tokens.index(f"<extra_id_{i}>") for i in range(count)])
 
+    @cached_property
+    def fixed_ends(self) -> tuple[int, int]:
+        """How many special tokens before and after a protein stay in their places where it is read
+        backwards. Others, "1" and "2", mark its N and C terminus and turn with it (ProGen2)."""
+
+        def outside(ids: Sequence[int]) -> int:
+            termini = [at for at, i in enumerate(ids) if self.tokens[i] in ("1", "2")]
+            return termini[0] if termini else len(ids)
+
+        return outside(self.prefix_ids), outside(self.suffix_ids[::-1])
+
+    def backwards(self, tokens: np.ndarray) -> np.ndarray:
+        """The ids of an encoded protein, read from its last residue to its first."""
+        before, after = self.fixed_ends
+        middle = slice(before, len(tokens) - after)
+        return np.concatenate(
+            [tokens[:before], tokens[middle][::-1], tokens[len(tokens) - after :]]
+        )
+
     @property
     def num_specials(self) -> int:
         """How many special tokens `encode` puts around a protein: 2 for ProtBert, 1 for ProtT5."""
@@ -324,7 +344,12 @@ PROGEN2 = Vocabulary(
     pad_id=0, unk_id=1, mask_id=None, prefix_ids=(3,), suffix_ids=(4,),
 )  # fmt: skip
 
-BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, ESMC, PROGEN2)
+RITA = Vocabulary(
+    name="rita", tokens=("<unk>", "<PAD>", "<EOS>", *"LAGVESIKRDTPNQFYMHCW"),
+    pad_id=1, unk_id=0, mask_id=None, prefix_ids=(), suffix_ids=(2,),
+)  # fmt: skip
+
+BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, ESMC, PROGEN2, RITA)
 
 VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
 """By name: ours, and those of models that this process has loaded."""

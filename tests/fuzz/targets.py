@@ -43,7 +43,7 @@ from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.moments import Standard
-from protlm_jax.evaluation.scoring import mutations, table
+from protlm_jax.evaluation.scoring import mutations, proteingym, table
 from protlm_jax.huggingface import (
     load,
     read_architecture,
@@ -85,6 +85,10 @@ ANNOTATED = [
 VARIANTS = [
     b"mutant,sequence,DMS_score\nM1A,MKVLA,0.5\nK2G:L4V,MKVLA,1\nA5C,MKVLA,\n",
     b"mutant,mutated_sequence,DMS_score\nM1A,AKVLA,0.5\nM1A:K2G,AGVLA,-1\n",
+]
+REFERENCE = [  # the file that it names is there
+    b"DMS_id,DMS_filename,target_seq,UniProt_ID,coarse_selection_type,taxon\n"
+    b"A_1,DMS_substitutions.csv,MKVLA,PA,Activity,Human\nB_1,b.csv,MKVLA,PB,Binding,Virus\n"
 ]
 MUTANTS = [b"A42G", b"A42G:L50P:K1M", b"p.Ala42Gly", b"WT", b"A42del", b"_wt"]
 MUTANT_WORDS = (b":", b",", b"p.", b"Ala", b"ins", b"del", b"dup", b"*", b"_", b"1" * 50)
@@ -556,6 +560,14 @@ TARGETS: dict[str, Target] = {
     ),
     "variants table": Target(
         partial(_plain, "v.csv", VARIANTS, _variants), "text", TABLE_WORDS + MUTANT_WORDS, share=2
+    ),
+    "ProteinGym's reference": Target(
+        partial(
+            *(_plain, "DMS_substitutions.csv", REFERENCE),
+            lambda file: proteingym.read_reference(file.parent),
+        ),
+        "text",
+        TABLE_WORDS,
     ),
     "mutant": Target(partial(_of_text, MUTANTS, mutations.parse_mutations), "text", MUTANT_WORDS),
     "override": Target(partial(_of_text, OVERRIDES, _override), "text", OVERRIDE_WORDS),

@@ -45,13 +45,14 @@ def features(
     encoder's, where there is more padding.
     """
     vocabulary = loaded.vocabulary
-    targets = [vocabulary.encode(protein) for protein in PROTEINS]
+    proteins = PROTEINS if "X" in vocabulary.tokens else [p.replace("X", "A") for p in PROTEINS]
+    targets = [vocabulary.encode(protein) for protein in proteins]
     if not loaded.config.num_decoder_layers:
         ids, mask = padded(targets, 26, vocabulary.pad_id)
         ours = {"input_tokens": ids, "segment_ids": mask, "positions": places(ids)}
         trust = EXCHANGES[loaded.config.family].trust
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
-        theirs = tokenizer(PROTEINS, padding="max_length", max_length=26, return_tensors="np")
+        theirs = tokenizer(proteins, padding="max_length", max_length=26, return_tensors="np")
         np.testing.assert_array_equal(theirs["input_ids"], ids)
         return ours, dict(theirs)
     sources = [np.where(np.arange(len(t)) % 4 == 1, vocabulary.mask_id, t) for t in targets]

@@ -227,6 +227,10 @@ def test_proteins_are_turned_round_whole_at_their_rate() -> None:
             turned += ways[1]
         assert (some[row][segments[row] == 0] == PROT_TXL.pad_id).all()
     assert 2 < turned < 14
+    ends = np.asarray(reversed_proteins(batch, jax.random.key(0), 1.0, (1, 2))["input_tokens"])
+    for row, own in ((row, segments[row] == 2) for row in range(len(tokens))):
+        first, *middle, last, eos = tokens[row][own]  # the special tokens at its ends stay
+        np.testing.assert_array_equal(ends[row][own], [first, *middle[::-1], last, eos])
     stream = {**batch, "target_tokens": tokens}
     with pytest.raises(ProtlmError, match="a stream cuts them"):
         reversed_proteins(stream, jax.random.key(0), 0.5)
@@ -237,7 +241,7 @@ def test_proteins_are_turned_round_whole_at_their_rate() -> None:
 def test_a_reversed_rate_changes_what_is_asked_and_nothing_else() -> None:
     """At rate one the loss is that of the reversed proteins, read forwards."""
     loaded, batch = zoo.loaded("gpt2"), clean_rows()
-    turned = reversed_proteins(batch, jax.random.key(0), 1.0)
+    turned = reversed_proteins(batch, jax.random.key(0), 1.0, PROT_TXL.fixed_ends)
     key = jax.random.key(1)
 
     def loss(rate: float, rows: dict[str, Any]) -> float:

@@ -42,7 +42,7 @@ COMPILERS = ("jax", "libtpu")
 QUICK = ("bert", "t5")
 FAMILIES = (
     *QUICK,
-    *("albert", "dplm", "electra", "esm2", "esmc", "gpt2", "progen2", "txl", "xlnet"),
+    *("albert", "dplm", "electra", "esm2", "esmc", "gpt2", "progen2", "rita", "txl", "xlnet"),
 )
 # Eight layers are scanned, as those of real models are; fewer would be written out one by one.
 OVERRIDES = [

@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[str]] = {
     "dplm": [],
     "gpt2": [],
     "progen2": [],
+    "rita": [],
     "xlnet": [],
     "txl": ["--config.data.length=128", "--config.model.memory_length=128"],
 }

@@ -115,14 +115,20 @@ def _recognised(column: LabelColumn, different: set[str]) -> tuple[str, list[str
 
 
 def _numbers(column: LabelColumn, cells: list[str]) -> tuple[Labels, list[str]]:
-    found = []
-    for cell, place in zip(cells, column.places, strict=True):
-        value = number(cell, place, column.decimal)
-        if abs(value) > _LARGEST:
-            raise ProtlmError(f"{place}: {shortened(cell)} is beyond float32; use another unit")
-        found.append(np.array(value, np.float32))
+    found = [
+        np.array(finite(cell, place, column.decimal), np.float32)
+        for cell, place in zip(cells, column.places, strict=True)
+    ]
     notes = [f"{column.name}: numbers, from {np.nanmin(found):g} to {np.nanmax(found):g}."]
     return Labels(Target(column.name, "number"), found), notes
+
+
+def finite(cell: str, place: str, decimal: str = ".") -> float:
+    """A number within float32, nan of a missing one; ProtlmError names the place of others."""
+    value = number(cell, place, decimal)
+    if abs(value) > _LARGEST:
+        raise ProtlmError(f"{place}: {shortened(cell)} is beyond float32; use another unit")
+    return value
 
 
 def _classes(column: LabelColumn, cells: list[str]) -> tuple[Labels, list[str]]:

@@ -35,7 +35,6 @@ class UserProtein:
     Attributes:
         line: where it begins in the file.
         split: as written, "" where the file says nothing.
-        label: of FASTA files, one label, or a letter for each residue.
         counted: "1" or "0" for each residue; "" counts all.
     """
 
@@ -43,7 +42,6 @@ class UserProtein:
     id: str
     sequence: str
     split: str
-    label: str = ""
     counted: str = ""
 
 

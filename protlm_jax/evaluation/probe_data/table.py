@@ -16,6 +16,7 @@ from typing import NamedTuple
 from protlm_jax.data.tables import MISSING, TextTable, find_column, read_table, shortened
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.labels import FEW, LabelColumn, look_like_names
+from protlm_jax.evaluation.probe_data.residues import few_letters
 from protlm_jax.evaluation.probe_data.splits import SplitRequest, UserProtein
 from protlm_jax.vocabularies import AS_WRITTEN, normalise
 
@@ -219,6 +220,9 @@ def _reason(table: TextTable, column: str, sequence: str, dividing: Sequence[str
         return Reason(f"has the value {shortened(values[0])} everywhere")
     if all(_DATE.fullmatch(value) for value in different):
         return Reason("holds dates", True)
+    lengths = [len("".join(text.split())) for text in table.column(sequence)]
+    if few_letters(cells, lengths):
+        return Reason()
     if values == cells and len(cells) > FEW:
         if any(cells == [str(start + i) for i in range(len(cells))] for start in (0, 1)):
             return Reason("counts the rows")

@@ -1,13 +1,14 @@
 """The user's own proteins as a benchmark, from a table (`table`) or FASTA files.
 
 FASTA comes as biotrainer has it: `>name SET=train VALIDATION=False`, with `TARGET=...` for a label
-of the protein; or with a second file of the same names and a letter for each residue, "?" where it
-is unknown, and possibly a third one with 1 for each residue that counts and 0 for the others.
+of the protein, or labels of its residues (`residues`) and possibly `MASK=...`; or with further
+files of the same names and the residues' labels, and possibly one with 1 for each residue that
+counts and 0 for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +17,11 @@ import numpy as np
 from protlm_jax.data.fasta import entries, name_of, read_fasta
 from protlm_jax.data.sources import explained, open_source
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.probe_data import splits, table
+from protlm_jax.evaluation.probe_data import residues, splits, table
 from protlm_jax.evaluation.probe_data.base import (
-    UNKNOWN,
     Benchmark,
     LabelledProtein,
     Level,
-    Target,
     View,
     known,
 )
@@ -30,12 +29,10 @@ from protlm_jax.evaluation.probe_data.labels import LabelColumn, Labels, parse
 from protlm_jax.evaluation.probe_data.splits import UserProtein
 from protlm_jax.vocabularies import AS_WRITTEN
 
-UNKNOWN_RESIDUE = "?"
-
 
 def read(
     path: Path,
-    labels: Path | None = None,
+    labels: Path | Sequence[Path] | None = None,
     mask: Path | None = None,
     *,
     targets: Sequence[str] = (),
@@ -46,8 +43,8 @@ def read(
 
     Args:
         path: a table or a FASTA file (recognised by its first character), possibly compressed.
-        labels, mask: with FASTA, a letter for each residue (None: the headers say TARGET=...), and
-            1 for each residue that counts.
+        labels, mask: with FASTA, the labels of residues, a file for each target (none: the headers
+            say TARGET=...), and 1 for each residue that counts.
         targets: columns of labels, as "stability" or "stability:number"; () takes those that
             neither identify, nor divide, nor describe the proteins.
         multilabel: columns whose cells hold several labels, separated by "|" or ";".
@@ -57,29 +54,40 @@ def read(
         ProtlmError: what is wrong, with file, line and column, and what to do about it.
     """
     request = splits.parse_split(split)
+    files = (labels,) if isinstance(labels, Path) else tuple(labels or ())
     notes: list[str] = []
-    columns: list[LabelColumn] = []
-    level: Level = "residue" if labels else "protein"
     column = request.column or "SET"
-    if not (labels or _is_fasta(path)):
+    if not (files or _is_fasta(path)):
         found, columns, column, notes = table.read(path, targets, multilabel, request)
-    elif request.column or (labels and (targets or multilabel)):
+    elif request.column or (files and (targets or multilabel)):
         raise ProtlmError(f"{path} is a FASTA file: it has no columns to name")
-    elif labels is None:
+    elif not files:
         name = next(iter((*multilabel, *targets)), "target")
-        found, target = _read_annotated(path, name, several=bool(multilabel))
-        columns = [target]
+        found, columns = _read_annotated(path, name, several=bool(multilabel))
     else:
-        found = _read_pair(path, labels, mask)
-    if mask and not labels:
+        found, columns = _read_files(path, files, mask)
+    if mask and not files:
         raise ProtlmError("--mask belongs to --labels: give both, or none")
-    found, more = splits.assign(labels or path, found, request, column)
-    notes += more + splits.duplicates(found)
-    made = [_residue_classes(found)] if labels else []
+    lengths = [len(p.sequence) for p in found]
+    by_residue = {c.name for c in columns if files or residues.of_residues(c, lengths)}
+    if whole := [c.name for c in columns if by_residue and c.name not in by_residue]:
+        raise ProtlmError(
+            f"{path}: {min(by_residue)!r} labels residues and {whole[0]!r} proteins, which are not "
+            "learned together; name columns of one kind in --targets"
+        )
+    level: Level = "residue" if by_residue else "protein"
+    made: list[Labels] = []
+    of_labels: list[str] = []
     for one in columns:
-        of_column, more = parse(one)
-        made += of_column
-        notes += more
+        if by_residue:
+            of_one, more = residues.parse(one, lengths, [p.counted for p in found])
+            made.append(of_one)
+        else:
+            of_column, more = parse(one)
+            made += of_column
+        of_labels += more
+    found, more = splits.assign(files[0] if files else path, found, request, column)
+    notes += [*more, *splits.duplicates(found), *of_labels]
     names = [of.target.name for of in made]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ProtlmError(f"{path}: two columns hold {twice[0]!r}; rename one of them")
@@ -108,83 +116,87 @@ def _is_fasta(path: Path) -> bool:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">")
 
 
-def _read_annotated(path: Path, name: str, several: bool) -> tuple[list[UserProtein], LabelColumn]:
+def _read_annotated(
+    path: Path, name: str, several: bool
+) -> tuple[list[UserProtein], list[LabelColumn]]:
     """Proteins whose headers give their label as TARGET=..., and these labels."""
-    found = []
+    found, cells, places = [], [], []
     for record in read_fasta(path, policy=AS_WRITTEN):
-        label = _attributes(record.description).get("TARGET")
-        if label is None:
+        attributes = _attributes(record.description)
+        if "TARGET" not in attributes:
             raise ProtlmError(
                 f"{path}, line {record.line}: {record.id!r} has no label: write TARGET=... into "
                 f"its header, or give the labels of residues in a file of their own"
             )
-        split = split_of(record.description)
-        found.append(UserProtein(record.line, record.id, record.sequence, split, label))
+        cells.append(attributes["TARGET"])
+        places.append(f"{path}, line {record.line}, TARGET")
+        counted, split = attributes.get("MASK", ""), split_of(record.description)
+        if counted:
+            _require_mask(path, record.line, record.id, counted, record.sequence)
+        found.append(UserProtein(record.line, record.id, record.sequence, split, counted))
     kind = table.named(["target"], name, str(path)).kind
-    places = [f"{path}, line {p.line}, TARGET" for p in found]
-    cells = [p.label for p in found]
-    return found, LabelColumn("target", kind, cells, places, str(path), several=several)
+    return found, [LabelColumn("target", kind, cells, places, str(path), several=several)]
 
 
-def _read_pair(path: Path, labels: Path, mask: Path | None) -> list[UserProtein]:
-    """Proteins of one FASTA file with the residues' labels of another."""
-    letters = {name: (line, text, split) for line, name, text, split in _strings(labels)}
-    masks = {name: (line, text) for line, name, text, _ in _strings(mask)} if mask else {}
+def _read_files(
+    path: Path, files: Sequence[Path], mask: Path | None
+) -> tuple[list[UserProtein], list[LabelColumn]]:
+    """Proteins of one FASTA file with the residues' labels of others."""
+    every = {file: _strings(file) for file in files}
+    masks = _strings(mask) if mask else {}
+    cells: dict[Path, list[str]] = {file: [] for file in files}
+    places: dict[Path, list[str]] = {file: [] for file in files}
     found = []
     for record in read_fasta(path, policy=AS_WRITTEN):
-        line, text, split = letters.pop(record.id, (0, "", ""))
         where = f"{path}, line {record.line}: {record.id!r}"
-        if not line:
-            raise ProtlmError(f"{where} has no labels in {labels}; add them or remove it")
-        _require_length(labels, line, record.id, text, record.sequence)
-        counted = ""
+        first, split, counted = 0, "", ""
+        for file, of_file in every.items():
+            if record.id not in of_file:
+                raise ProtlmError(f"{where} has no labels in {file}; add them or remove it")
+            line, text, its_split = of_file.pop(record.id)
+            first, split = first or line, split or its_split
+            cells[file].append(text)
+            places[file].append(f"{file}, line {line}: {record.id!r}")
         if mask:
-            mask_line, counted = masks.pop(record.id, (0, ""))
-            if not mask_line:
+            line, counted, _ = masks.pop(record.id, (0, "", ""))
+            if not line:
                 raise ProtlmError(f"{where} has no mask in {mask}; add one or remove it")
-            _require_length(mask, mask_line, record.id, counted, record.sequence)
-            if not set(counted) <= {"0", "1"}:
-                raise ProtlmError(
-                    f"{mask}, line {mask_line}: a mask with other characters than 0 and 1"
-                )
+            counted = "".join(counted.split())
+            _require_mask(mask, line, record.id, counted, record.sequence)
         split = split or split_of(record.description)
-        found.append(UserProtein(line, record.id, record.sequence, split, text, counted))
-    for file, left in ((labels, list(letters)), (mask, list(masks))):
+        found.append(UserProtein(first, record.id, record.sequence, split, counted))
+    for of, left in (*every.items(), (mask, masks)):
         if left:
-            raise ProtlmError(f"{file}: {left[0]!r} has no sequence in {path}; add or remove it")
+            raise ProtlmError(
+                f"{of}: {next(iter(left))!r} has no sequence in {path}; add or remove it"
+            )
+    names = [file.name.partition(".")[0] for file in files] if len(files) > 1 else ["label"]
+    return found, [
+        LabelColumn(name, "", cells[file], places[file], str(file))
+        for name, file in zip(names, files, strict=True)
+    ]
+
+
+def _strings(path: Path) -> dict[str, tuple[int, str, str]]:
+    """Name -> (line, text, split) of each entry of a FASTA file that holds no residues."""
+    found: dict[str, tuple[int, str, str]] = {}
+    for line, header, below in entries(str(path)):
+        name, description = name_of(header)
+        if not name or name in found:
+            what = f"the name {name!r} a second time" if name else "a header without a name"
+            raise ProtlmError(f"{path}, line {line}: {what}; give every protein its own")
+        found[name] = line, " ".join(text for _, text in below), split_of(description)
     return found
 
 
-def _strings(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """(line, name, letters, split) of each entry of a FASTA file that holds no residues."""
-    seen: set[str] = set()
-    for line, header, below in entries(str(path)):
-        name, description = name_of(header)
-        if not name or name in seen:
-            what = f"the name {name!r} a second time" if name else "a header without a name"
-            raise ProtlmError(f"{path}, line {line}: {what}; give every protein its own")
-        seen.add(name)
-        letters = "".join("".join(text.split()) for _, text in below)
-        yield line, name, letters, split_of(description)
-
-
-def _require_length(file: Path, line: int, name: str, text: str, sequence: str) -> None:
-    if len(text) != len(sequence):
+def _require_mask(file: Path, line: int, name: str, mask: str, sequence: str) -> None:
+    if not set(mask) <= {"0", "1"}:
+        raise ProtlmError(f"{file}, line {line}: a mask with other characters than 0 and 1")
+    if len(mask) != len(sequence):
         raise ProtlmError(
-            f"{file}, line {line}: {name!r} has {len(text)} letters for {len(sequence)} residues; "
-            f"give one for each residue ('?' where the label is unknown)"
+            f"{file}, line {line}: the mask of {name!r} has {len(mask)} letters for "
+            f"{len(sequence)} residues; give one for each residue"
         )
-
-
-def _residue_classes(found: list[UserProtein]) -> Labels:
-    letters = "".join(sorted(set().union(*(p.label for p in found)) - {UNKNOWN_RESIDUE}))
-    codes = {letter: code for code, letter in enumerate(letters)} | {UNKNOWN_RESIDUE: UNKNOWN}
-    values = []
-    for p in found:
-        classes = np.array([codes[letter] for letter in p.label], np.int16)
-        counted = np.array([c == "1" for c in p.counted]) if p.counted else True
-        values.append(np.where(counted, classes, np.int16(UNKNOWN)))
-    return Labels(Target("label", "classes", tuple(letters), letters=letters), values)
 
 
 def _checked(path: Path, of: Labels, found: list[UserProtein]) -> list[str]:

@@ -19,7 +19,7 @@ from protlm_jax.evaluation.tables import Table
 if TYPE_CHECKING:
     import xarray
 
-METRICS = ("pooled", "per_protein", "balanced_accuracy", "mcc", "pearson", "mae")
+METRICS = ("pooled", "per_protein", "balanced_accuracy", "mcc", "pearson", "mae", "r2")
 ESTIMATE = ("value", "standard_error", "low", "high")
 _WIDTH = 100
 
@@ -159,7 +159,7 @@ def _rows(
         {**first, "layer": layer, "chosen": layer == chosen, "metric": measure, **(score or {})}
         for layer, score in result.by_layer(head, kind, view, target)
     ]
-    for metric in METRICS[1:]:
+    for metric in result.data["metric"].values.tolist()[1:]:  # an older result has fewer
         if score := result.score(head, kind, view, target, metric):
             name = f"{measure}, mean of proteins" if metric == "per_protein" else metric
             rows.append({**first, **score, "layer": chosen, "chosen": True, "metric": name})

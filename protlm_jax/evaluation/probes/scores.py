@@ -102,7 +102,7 @@ def full(
     "pooled" is `primary`; "per_protein" the mean over proteins of each one's own score (None where
     a protein is one item); "by_seed" the pooled score of each seed; for classes
     "balanced_accuracy", "mcc" and the "confusion" matrix (rows are the truth; mean over seeds; None
-    for many classes); for numbers "pearson" and "mae".
+    for many classes); for numbers "pearson", "mae" and "r2", the coefficient of determination.
     """
     chosen = predicted[:, of.places]
     classes = target.kind == "classes"
@@ -151,6 +151,7 @@ def _of_numbers(chosen: np.ndarray, of: Labelled, target: Target, seed: int) -> 
     return {
         "pearson": estimated(of_sums(sums, _pearson, seed=seed)) if defined else None,
         "mae": estimated(of_sums(errors, _mean_error, seed=seed)),
+        "r2": estimated(of_sums(sums, _determination, seed=seed)) if np.ptp(y) > 0 else None,
     }
 
 
@@ -198,6 +199,15 @@ def _mcc(sums: np.ndarray) -> np.ndarray:
 def _mean_error(sums: np.ndarray) -> np.ndarray:
     """[draws, S, (errors, items)] -> [draws]."""
     return np.asarray((sums[:, :, 0] / sums[:, :, 1]).mean(axis=-1))
+
+
+def _determination(sums: np.ndarray) -> np.ndarray:
+    """[draws, S, (1, x, y, xx, yy, xy)] -> [draws]: 1 - squared error / variance; nan without."""
+    n, _, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spread = n * yy - y**2
+    there = spread > _ROUNDING * n * yy
+    spread = np.where(there, spread, np.nan)
+    return np.asarray((1 - n * (xx - 2 * xy + yy) / spread).mean(axis=-1))
 
 
 def _pearson(sums: np.ndarray) -> np.ndarray:

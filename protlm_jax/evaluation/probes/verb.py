@@ -32,8 +32,11 @@ benchmarks: secondary_structure, localization, gb1_two_vs_rest and its kin, and 
 your own: a table (commas, semicolons or tabs; gz, bz2, xz, zst) with a column `sequence`, one or
   more columns of labels (numbers or classes; empty, NA or NaN where unknown), and, if you like,
   `id` and `split` (train, valid, test, test_NAME). Names of UniProt's exports, FLIP (set,
-  validation), TAPE, ProteinGym and DeepLoc are known, in any case. Or a FASTA file with --labels,
-  a second one that has a letter for each residue (and --mask, 1 where it counts).
+  validation), TAPE, ProteinGym and DeepLoc are known, in any case. Or a FASTA file whose headers
+  say TARGET=..., or with --labels, files of the same names (and --mask, 1 where it counts).
+
+  Labels of residues are a letter for each (? where unknown) or values, 2.73;999.0;;1.4, in
+  TARGET, in the files of --labels, or in a column of a table; nothing and 999 mean missing.
 
   What identifies, divides or describes the proteins (Entry, cluster, Organism, Length) is not
   learned unless --targets names it; the columns used and left out are printed. Without a column
@@ -90,7 +93,8 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     add("--split", nargs="+", default=[], metavar="WORD",
         help="column that divides the proteins of --input, and what its words mean "
         "(train=A,B valid=C test=D); or random")
-    add("--labels", type=Path, metavar="FILE", help="of the residues of a FASTA file")
+    add("--labels", nargs="+", type=Path, default=[], metavar="FILE",
+        help="of the residues of a FASTA file; of several files each is a target")
     add("--mask", type=Path, metavar="FILE", help="which of these labels count")
     add("--data_dir", type=Path, metavar="DIR", help="where benchmarks' files lie")
     add("--heads", type=_words, metavar="A,B", help="default: the first two below")

@@ -7,7 +7,9 @@ The log-likelihood of a protein is a sum over its standard residues (X is contex
 - denoising (T5): each residue is hidden alone from the encoder; the decoder is fed the true
   residues before it, which it therefore sees twice. Not comparable with pseudo-perplexities.
 - causal: each residue given those before it, in one row a protein: the exact log-likelihood. For
-  models in both directions (ProGen2) the mean over a row read forwards and one read backwards.
+  models in both directions (ProGen2) the mean over a row read forwards and one read backwards. The
+  residue that is read first has an answer only where a token stands before it (RITA has none, and
+  so scores the ends of a protein in one direction).
 
 The effect of a mutation is positive where the model prefers the mutant. Marginals (Meier et al.
 2021, doi:10.1101/2021.07.09.450648) are defined for substitutions: the sum over the mutated
@@ -132,18 +134,20 @@ def likelihoods(
 def _likelihoods(
     loaded: LoadedModel, sequences: Sequence[str], limit: int | None, options: dict[str, Any]
 ) -> Iterator[Likelihood]:
-    engine, ways = Engine(loaded), 1 + loaded.model.readouts[0].both_ways
+    engine = Engine(loaded)
     for start in range(0, len(sequences), _PROTEINS_AT_ONCE):
         part = sequences[start : start + _PROTEINS_AT_ONCE]
         questions = [q for i, s in enumerate(part) for q in questions_of(loaded, i, s, limit)]
         proteins = [loaded.vocabulary.encode(s, specials=False) for s in part]
         arrays = [np.full(len(s), np.nan, np.float32) for s in part]
+        ways = [np.zeros(len(s), np.float32) for s in part]
         for q in questions:
             arrays[q.protein][np.asarray(q.asked)] = 0.0
+            ways[q.protein][np.asarray(q.asked)] += 1
         for index, answer in ask(engine, proteins, questions, **options):
             i, at = questions[index].protein, np.asarray(questions[index].asked)
             own = answer[np.arange(len(at)), [COLUMN[part[i][place]] for place in at]]
-            arrays[i][at] += np.where(np.isfinite(own), own / ways, -np.inf)
+            arrays[i][at] += np.where(np.isfinite(own), own / ways[i][at], -np.inf)
         for array in arrays:
             yield Likelihood(array, min(len(array), limit or len(array)))
 
@@ -202,10 +206,19 @@ def questions_of(
             f"a protein of {residues} residues is longer than the {limit} that {loaded.name} has "
             "positions for; a likelihood of its pieces would not be that of the protein"
         )
-    if not loaded.vocabulary.prefix_ids:  # no token stands before the first residue
-        asked = [i for i in asked if i]
+    before, after = loaded.vocabulary.fixed_ends
+    # Where no token stands before the residue that is read first, nothing predicts it.
+    first = {
+        False: not loaded.vocabulary.prefix_ids,
+        True: not before + len(loaded.vocabulary.suffix_ids) - after,
+    }
     ways = (False, True) if loaded.model.readouts[0].both_ways else (False,)
-    return [Question(protein, 0, residues, (), asked, way) for way in ways] if asked else []
+    questions = []
+    for way in ways:
+        unasked = (residues - 1 if way else 0) if first[way] else -1
+        if own := [i for i in asked if i != unasked]:
+            questions.append(Question(protein, 0, residues, (), own, way))
+    return questions
 
 
 def choose_strategy(loaded: LoadedModel, strategy: Strategy | None) -> Strategy:

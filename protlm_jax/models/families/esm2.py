@@ -8,9 +8,6 @@ tied to the token table. Two things are its own:
   over the tokens of one protein, specials included. A masked position's stream thus starts at zero.
 - *A contact head* over all attention maps, see `protlm_jax.models.contacts`.
 
-The rotary frequencies are parameters that no gradient reaches: published checkpoints hold them
-rounded to half precision, and far from the start of a protein the difference shows.
-
 ESM-2 in Hugging Face's format: `EsmForMaskedLM`, as facebook/esm2_t33_650M_UR50D.
 """
 
@@ -23,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protlm_jax.models.axes import named
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.contacts import ContactHead, pairs_of
 from protlm_jax.models.exchange import (
@@ -106,15 +102,11 @@ class Esm2(PreNormStack):
     readouts = (Readout("masked", stack="encoder"),)
     objectives: ClassVar[tuple[str, ...]] = ("masked",)
     dense_head = True
+    stored_frequencies = True
 
     def setup(self) -> None:
         super().setup()
         c = self.config
-        self.frequencies = self.param(
-            "frequencies",
-            named(lambda key, shape: rotary_frequencies(2 * shape[0]), "frequencies"),
-            (c.head_dim // 2,),
-        )
         self.head_module = Head(c, name="head")
         self.contact_head = ContactHead(c)
 
@@ -125,9 +117,6 @@ class Esm2(PreNormStack):
             masked = tokens == get_vocabulary(c.vocabulary).hiding_id
             h = h * token_dropout(masked, batch["segment_ids"])[..., None]
         return h.astype(c.compute_dtype)
-
-    def rotary_frequencies(self) -> jax.Array:
-        return jax.lax.stop_gradient(self.frequencies)
 
     def head(self, h: Streams, deterministic: bool = True) -> jax.Array:
         return self.head_module(self.final_norm(h["encoder"]), self.token)

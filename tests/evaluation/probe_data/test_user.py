@@ -187,6 +187,63 @@ def test_proteins_whose_headers_hold_the_label(tmp_path: Path) -> None:
     assert "target: never in training: out." in found.notes
 
 
+VALUES = {"a": "2.73;999.0;;-1", "b": "0.5;NA;3", "c": "1;2"}
+SEQUENCES = {"a": "MKVA", "b": "MKU", "c": "MK"}
+SETS = {"a": "train", "b": "valid", "c": "test"}
+
+
+@pytest.mark.parametrize("written", ["header", "files", "table"])
+def test_values_of_residues_wherever_they_are_written(tmp_path: Path, written: str) -> None:
+    if written == "header":
+        entries = (
+            f"{n} SET={SETS[n]} TARGET={VALUES[n]} MASK={'1' * len(s)}\n{s}"
+            for n, s in SEQUENCES.items()
+        )
+        found = read_own(fasta(tmp_path / "x.fasta", *entries))
+    elif written == "files":
+        proteins = fasta(tmp_path / "x.fasta", *(f"{n}\n{s}" for n, s in SEQUENCES.items()))
+        first = (f"{n} SET={SETS[n]}\n{v[:5]}\n{v[5:]}" for n, v in VALUES.items())  # wrapped
+        files = [fasta(tmp_path / "zscore.fasta", *first)]
+        files.append(fasta(tmp_path / "q3.fasta", "a\nHEEH", "b\nHH?", "c\nEE"))
+        found = read_own(proteins, files, fasta(tmp_path / "m.fa", "a\n1111", "b\n111", "c\n10"))
+        assert [(t.name, t.kind) for t in found.targets] == [
+            ("zscore", "number"),
+            ("q3", "classes"),
+        ]
+        assert found.splits["test"]()[0].labels["q3"].tolist() == [0, -1]
+    else:
+        rows = [(n, s, SETS[n], VALUES[n], "HEHE"[: len(s)]) for n, s in SEQUENCES.items()]
+        header = ("id", "sequence", "set", "zscore", "q3")
+        found = read_own(write(tmp_path / "x.csv", header, *rows))
+        assert [t.name for t in found.targets] == ["zscore", "q3"]
+    assert found.level == "residue"
+    name = found.targets[0].name
+    values = {p.id: p.labels[name].tolist() for read in found.splits.values() for p in read()}
+    nan = math.nan
+    last = [1.0, nan] if written == "files" else [1.0, 2.0]
+    expected = {"a": [2.73, nan, nan, -1.0], "b": [0.5, nan, 3.0], "c": last}
+    assert {n: pytest.approx(v, nan_ok=True) for n, v in expected.items()} == values
+    assert (
+        f"{name}: numbers of residues, from -1 to 3; 3 of 9 residues have none (1 of them 999"
+        in (" ".join(found.notes))
+    )
+
+
+def test_faults_of_values_of_residues_are_named(tmp_path: Path) -> None:
+    header = "{} SET={} TARGET={}\n{}"
+    for text, message in (
+        ("0.5;3", r"line 3, TARGET has 2 values for 3 residues"),
+        ("0.5;x;3", r"line 3, TARGET, residue 2: 'x' is no finite number"),
+    ):
+        made = VALUES | {"b": text}
+        entries = (header.format(n, SETS[n], made[n], s) for n, s in SEQUENCES.items())
+        with pytest.raises(ProtlmError, match=message):
+            read_own(fasta(tmp_path / "x.fasta", *entries))
+    rows = [(s, SETS[n], VALUES[n], i / 7) for i, (n, s) in enumerate(SEQUENCES.items())]
+    with pytest.raises(ProtlmError, match="'zscore' labels residues and 'dose' proteins"):
+        read_own(write(tmp_path / "x.csv", ("sequence", "set", "zscore", "dose"), *rows))
+
+
 @pytest.mark.parametrize(
     ("labels", "mask", "message"),
     [

@@ -83,6 +83,9 @@ def test_numbers_are_scored_as_by_scipy(proteins: list[LabelledProtein]) -> None
     expected = [stats.pearsonr(*pair).statistic for pair in pairs]
     assert found["pearson"]["value"] == pytest.approx(np.mean(expected), rel=1e-5)
     assert found["mae"]["value"] == pytest.approx(np.mean([np.abs(p - t).mean() for p, t in pairs]))
+    determination = np.mean([metrics.r2_score(t, p) for p, t in pairs])
+    assert found["r2"]["value"] == pytest.approx(determination, abs=1e-6)
+    assert found["r2"]["standard_error"] > 0
     constant = scores.full(np.ones_like(predicted), of, NUMBER, "residue", seed=0)
     assert constant["pooled"] is None and constant["pearson"] is None
 
