@@ -1,6 +1,6 @@
 """The vocabulary of a Hugging Face folder's own tokenizer, from whichever files it has.
 
-tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, or spiece.model, with the roles of
+tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, vocab.json, or spiece.model, with the roles of
 the special tokens in tokenizer_config.json and special_tokens_map.json. Pieces are read, not rules:
 every residue becomes the one token that spells it, as in text with a space between residues.
 """
@@ -43,8 +43,8 @@ _SPELLINGS = {
     "pad_token": ("[PAD]", "<pad>", "<|pad|>", "<PAD>"),
     "unk_token": ("[UNK]", "<unk>"),
     "mask_token": ("[MASK]", "<mask>", "<extra_id_0>"),
-    "cls_token": ("[CLS]", "<cls>"),
-    "sep_token": ("[SEP]", "<sep>"),
+    "cls_token": ("[CLS]", "<cls>", "<s>"),
+    "sep_token": ("[SEP]", "<sep>", "</s>"),
     "eos_token": ("</s>", "<eos>", "<EOS>"),
 }
 
@@ -213,6 +213,13 @@ def _read_pieces(folder: Path, has_sentinels: bool) -> _Stored:
         refuse_pointer(file)
         lines = dict(enumerate(read_text(file).splitlines()))
         return _Stored(file, lines | _added(folder))
+    if (file := folder / "vocab.json").exists():
+        try:
+            return _Stored(
+                file, {i: piece for piece, i in read_json(file).items()} | _added(folder)
+            )
+        except TypeError as error:  # an id that is no number
+            raise _no_tokenizer(file, error) from error
     if (file := folder / "spiece.model").exists():
         pieces = _read_sentencepiece(file)
         if has_sentinels and "<extra_id_0>" not in pieces.values():
@@ -224,8 +231,8 @@ def _read_pieces(folder: Path, has_sentinels: bool) -> _Stored:
             pieces |= {last - i: f"<extra_id_{i}>" for i in range(count)}
         return _Stored(file, pieces | _added(folder))
     raise ProtlmError(
-        f"{folder} has none of tokenizer.json, vocab.txt and spiece.model, so nobody knows what "
-        f"its ids mean: copy one from where the weights came from"
+        f"{folder} has none of tokenizer.json, vocab.txt, vocab.json and spiece.model, so nobody "
+        f"knows what its ids mean: copy one from where the weights came from"
     )
 
 

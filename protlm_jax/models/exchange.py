@@ -131,7 +131,8 @@ class Exchange:
         unused: names of tensors that our model has no use for ("*" as above), and the reason.
         constants: tensors of their files that no parameter of ours stands for, from our config;
             a file that holds other values is refused.
-        closing_type: of the last special token, where the model takes `token_type_ids`.
+        closing_type: of the last special token, where the model takes `token_type_ids`; None where
+            it does not.
         code: name in `huggingface/remote` of a module with the class that `transformers` lacks, and
             the prefix of its classes (`Config`, `Model`, `ForCausalLM`).
         files: further files of an export by name, as text made from our config.
@@ -166,7 +167,7 @@ class Exchange:
     defaults: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
-    closing_type: int = 0
+    closing_type: int | None = 0
     code: tuple[str, str] | None = None
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
     mark: str = ""

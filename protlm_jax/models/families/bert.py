@@ -71,7 +71,7 @@ class TokenEmbedding(nn.Module):
         self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, width))
         start = normal if c.position_init == "normal" else sinusoidal(c.initializer_range)
         self.position = self.param(
-            "position", named(start, "positions", "embed"), (c.max_positions, width)
+            "position", named(start, "positions", "embed"), (c.position_rows, width)
         )
         self.token_type = self.param(
             "token_type", named(normal, "types", "embed"), (c.type_vocab_size, width)
@@ -79,7 +79,8 @@ class TokenEmbedding(nn.Module):
         self.norm = Normalization(c)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        h = lookup(self.token, tokens) + lookup(self.position, positions)
+        h = lookup(self.token, tokens)
+        h = h + lookup(self.position, positions + self.config.position_offset)
         h = h + self.token_type[0][None, None]
         return self.norm(h.astype(self.config.compute_dtype))
 
