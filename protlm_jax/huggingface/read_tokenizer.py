@@ -1,8 +1,9 @@
 """The vocabulary of a Hugging Face folder's own tokenizer, from whichever files it has.
 
-tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, vocab.json, or spiece.model, with the roles of
-the special tokens in tokenizer_config.json and special_tokens_map.json. Pieces are read, not rules:
-every residue becomes the one token that spells it, as in text with a space between residues.
+tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, vocab.json, or spiece.model, with
+the roles of the special tokens in tokenizer_config.json and special_tokens_map.json. Pieces are
+read, not rules: every residue becomes the one token that spells it, as in text with a space between
+residues.
 """
 
 from __future__ import annotations
@@ -158,6 +159,13 @@ def _custom(
         before, after = stored.around
     else:
         before, after = _around(exchange.around if exchange else ((), ()), roles)
+    if exchange and exchange.task == "text-generation" and not before:
+        log.warning(
+            "%s puts no token before a protein: its first residue has no probability and is left "
+            "out of scores. If the model was trained with one, a tokenizer.json with a template "
+            "(docs/exports.md shows one) brings it",
+            stored.file,
+        )
     vocabulary = custom_vocabulary(
         tokens,
         pad_id=roles.get("pad_token", unknown),
