@@ -135,13 +135,14 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     types = exchange.closing_type if config.type_vocab_size else None
     lengths = [length for length in (loaded.row, config.max_positions) if length]
     longest = min(lengths, default=0)
-    write_tokenizer(
-        loaded.vocabulary, folder, rare_residues, longest, types, as_esm=_as_esm(loaded)
-    )
+    as_esm = _as_esm(loaded, rare_residues)
+    write_tokenizer(loaded.vocabulary, folder, rare_residues, longest, types, as_esm)
 
 
-def _as_esm(loaded: LoadedModel) -> bool:
-    return EXCHANGES[loaded.config.family].esm_tokenizer and fits_esm(loaded.vocabulary)
+def _as_esm(loaded: LoadedModel, rare_residues: str) -> bool:
+    """Whether `EsmTokenizer`, which keeps rare residues, gives our ids in this family."""
+    possible = EXCHANGES[loaded.config.family].esm_tokenizer and rare_residues == "keep"
+    return possible and fits_esm(loaded.vocabulary)
 
 
 def _model_card(
@@ -153,11 +154,9 @@ def _model_card(
     if config.num_decoder_layers:
         depth = f"{config.num_layers} encoder and {config.num_decoder_layers} decoder layers"
     reads = "lower case as upper case" + (" and U, Z, O and B as X" if rare_residues == "X" else "")
-    if _as_esm(loaded):
+    if as_esm := _as_esm(loaded, rare_residues):
         reads = "upper case alone, and U, Z, O and B as tokens of their own"
-        if rare_residues == "X":
-            reads += " (the model was trained with X in their place: write X)"
-    opened = exchange.model_type == "t5" or (exchange.model_type == "esm" and _as_esm(loaded))
+    opened = exchange.model_type == "t5" or (exchange.model_type == "esm" and as_esm)
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
     return _TEMPLATE.format(
         task=exchange.task,
