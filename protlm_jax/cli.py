@@ -15,7 +15,13 @@ from protlm_jax.config.folders import latest_step, newest_run
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.process.platforms import expect_no_tpu
 from protlm_jax.process.sigterm import end, ends_at_sigterm, told_to_end
-from protlm_jax.verbs.arguments import add_rare_residues, add_window, output_owned, positive
+from protlm_jax.verbs.arguments import (
+    add_mesh,
+    add_rare_residues,
+    add_window,
+    output_owned,
+    positive,
+)
 
 if TYPE_CHECKING:
     from protlm_jax.models.loaded import LoadedModel
@@ -33,7 +39,7 @@ MODEL_HELP = (
 
 EPILOG = """\
 typical use:
-  protlm quickstart                                      everything below, in ten minutes
+  protlm quickstart                                      # everything below, in ten minutes
   protlm train --config tiny:bert --workdir runs/bert
   protlm train --config tiny:bert --workdir runs/mine \\
       --config.data.fasta=my.fasta.gz --config.train.steps=5000
@@ -119,7 +125,12 @@ def _verbs() -> dict[str, Verb]:
         run: Callable[[argparse.Namespace, Callable[[str], LoadedModel]], int | None],
     ) -> Verb:
         """A verb that reads a model."""
-        return text, lambda verb: add(verb, MODEL_HELP), lambda given: run(given, _load)
+
+        def add_all(verb: argparse.ArgumentParser) -> None:
+            add(verb, MODEL_HELP)
+            add_mesh(verb)
+
+        return text, add_all, lambda given: run(given, functools.partial(_load, mesh=given.mesh))
 
     return {
         "prepare": ("turn release files into data to train on, of any size",
@@ -152,10 +163,11 @@ def _verbs() -> dict[str, Verb]:
     }  # fmt: skip
 
 
-def _load(path: str) -> LoadedModel:
+def _load(path: str, mesh: str) -> LoadedModel:
     from protlm_jax.huggingface import load_model
+    from protlm_jax.huggingface.placement import parse_mesh
 
-    return load_model(path)
+    return load_model(path, parse_mesh(mesh))
 
 
 def _add_train(verb: argparse.ArgumentParser) -> None:
@@ -190,6 +202,7 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     )
     add_rare_residues(verb)
     add_window(verb)
+    add_mesh(verb)
 
 
 def _add_export(verb: argparse.ArgumentParser) -> None:
@@ -255,9 +268,9 @@ def _plan(arguments: argparse.Namespace) -> int | None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from protlm_jax.evaluation import verbs
-    from protlm_jax.huggingface import load_model
 
-    loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
+    loaded = _load(arguments.model, arguments.mesh)
+    loaded = verbs.with_residues(loaded, arguments.rare_residues)
     data, rate = verbs.data_of(arguments.model), verbs.rate_of(arguments.model)
     length = verbs.row_of(loaded, arguments.window)
     found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length)

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from protlm_jax.huggingface.placement import Placement
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.exchange import Exchange, Key
 from protlm_jax.models.registry import FAMILIES
@@ -80,19 +82,29 @@ def names_of(exchange: Exchange, abstract: Any) -> dict[str, set[str]]:
 
 
 def params_from(
-    exchange: Exchange, abstract: Any, read: Callable[[str], np.ndarray]
+    exchange: Exchange,
+    abstract: Any,
+    read: Callable[[str], np.ndarray],
+    placement: Placement = Placement(),
 ) -> dict[str, Any]:
-    """Our tree, filled from `read(name) -> np.ndarray` of the shapes in `expected_shapes`."""
-    flat, params = flatten_dict(abstract, sep="/"), dict[str, np.ndarray]()
+    """Our tree, filled from `read(name) -> np.ndarray` of the shapes in `expected_shapes`.
+
+    One tensor of theirs is held at a time, beside what `placement` holds.
+    """
+    flat, params = flatten_dict(abstract, sep="/"), dict[str, jax.Array]()
     for keys in by_tensor(exchange, flat):
-        arrays = [np.empty(flat[key.ours].shape, np.float32) for key in keys]
-        for layer, (name, shape) in enumerate(layer_names(keys[0], arrays[0].shape)):
+        names = [key.ours for key in keys]
+        arrays = [placement.start(name, flat[name].shape) for name in names]
+        for layer, (tensor, shape) in enumerate(layer_names(keys[0], flat[names[0]].shape)):
             ours, theirs, sizes = pattern(_layout(keys), _stacked(shape, keys))
-            whole = rearrange(read(name), f"{theirs} -> {ours}", **sizes)
-            for array, part in zip(arrays, whole if len(keys) > 1 else [whole], strict=True):
-                target = array[layer] if _layered(keys[0]) else array
-                target[...] = part
-        params |= {key.ours: array for key, array in zip(keys, arrays, strict=True)}
+            whole = rearrange(read(tensor), f"{theirs} -> {ours}", **sizes)
+            parts = whole if len(keys) > 1 else [whole]
+            index = layer if _layered(keys[0]) else ...
+            arrays = [
+                placement.fill(name, array, index, part)
+                for name, array, part in zip(names, arrays, parts, strict=True)
+            ]
+        params |= {n: placement.finish(array) for n, array in zip(names, arrays, strict=True)}
     return unflatten_dict(params, sep="/")
 
 

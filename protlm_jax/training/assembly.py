@@ -22,7 +22,7 @@ from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.training.guard import SkipRules
 from protlm_jax.training.hardware import memory_of
 from protlm_jax.training.mesh_choice import choose_mesh
-from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.optimizers import averaged, build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, abstract_state, compile_init, lay_out
 from protlm_jax.training.step import OnMesh, TrainStep, compile_evaluation, compile_step
@@ -78,7 +78,8 @@ class Assembly:
 
     def scored(self, state: TrainState) -> Any:
         """What `evaluate` takes of a state."""
-        return state.params if self.step.tuning is None else (state.base, state.params)
+        params = averaged(state.opt_state, state.params)
+        return params if self.step.tuning is None else (state.base, params)
 
 
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Assembly:

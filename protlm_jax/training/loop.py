@@ -33,6 +33,7 @@ from protlm_jax.training.initial import Load, Report, continue_from, require_bas
 from protlm_jax.training.metrics import MetricsWriter
 from protlm_jax.training.progress import StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
+from protlm_jax.training.stopping import Patience, is_complete
 from protlm_jax.training.workdir import claim_workdir
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -84,7 +85,10 @@ class Run:
             self.unigram_entropy = float(-np.sum(present * np.log(present)))
         self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
-        self.writer = MetricsWriter(workdir, self.start) if is_primary() else None
+        self.complete = is_complete(train, workdir)
+        self.patience = Patience.of_run(train, workdir, self.start)
+        until = train.steps if self.complete else self.start
+        self.writer = MetricsWriter(workdir, until) if is_primary() else None
         if is_primary():
             info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
             write_atomically(workdir / "model-info.txt", info)
@@ -94,21 +98,23 @@ class Run:
     def fit(self) -> int:
         """Trains until the last step; returns the number of updates."""
         train, parts, start = self.config.train, self.parts, self.start
-        if start >= train.steps:
+        if self.complete:
             return 0
         print_once(self._summary())
         log = StepLog(train, start, self.writer, parts.schedule, self.throughput)
         with log, SigtermNotice() as sigterm, contextlib.ExitStack() as trace:
             for step in range(start, train.steps + 1):
                 stop = sigterm.received(step)
-                last = step == train.steps
+                last, improved = step == train.steps, False
                 new = step > start or step == 0  # a restored state is evaluated and saved already
                 if new and is_due(step, train.evaluate_every, train.steps):
                     with log.paused():
-                        scores = score(parts, self.state, self._put_all(self.heldout))
+                        scores = self._scores(self.heldout)
                     # The entropy of the training residues: the loss of guessing by frequency.
                     log.evaluated(step, {**scores, "heldout/unigram_entropy": self.unigram_entropy})
-                if new and step > 0 and (stop or last or self.checkpoints.should_save(step)):
+                    improved = self.patience.add(step, scores)
+                    last |= self.patience.exhausted
+                if new and step > 0 and self._due(step, improved, last, stop):
                     with log.paused():
                         self._save(step)
                 if last:
@@ -127,11 +133,21 @@ class Run:
                 if step + 1 in train.profile_steps[1:]:
                     jax.block_until_ready(self.state)  # so that the trace has all of the step
                     trace.close()
-        return train.steps - start
+        if train.patience and is_primary():
+            print_once(f"the lowest held-out loss was that of step {self.patience.best_step}")
+        return step - start
+
+    def _due(self, step: int, improved: bool, last: bool, stop: bool) -> bool:
+        """Whether to save: with patience at improvements, and before the first evaluation."""
+        due = stop or last or self.checkpoints.should_save(step)
+        return improved or (due and not self.patience.best_step)
+
+    def _scores(self, batches: list[Batch]) -> dict[str, float]:
+        return score(self.parts, self.state, self._put_all(batches))
 
     def score_heldout(self, data: DataConfig) -> dict[str, float]:
         """Held-out metrics of the present state on the proteins of any data section."""
-        return score(self.parts, self.state, self._put_all(self._heldout(data)))
+        return self._scores(self._heldout(data))
 
     def close(self) -> None:
         """Waits for checkpoints that are being written, and raises their failures."""
