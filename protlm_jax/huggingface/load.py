@@ -136,10 +136,7 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if parts:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     if (folder / "dict.txt").exists():
-        raise ProtlmError(
-            f"{folder} is a model of fairseq: convert it with transformers 4 "
-            "(convert_roberta_original_pytorch_checkpoint_to_pytorch.py), and name that folder"
-        )
+        raise ProtlmError(f"{folder} is a model of fairseq: convert it first (docs/exports.md)")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights, T5X's model_dir has checkpoint_*/"
@@ -306,19 +303,12 @@ def _hugging_face_config(
         known = isinstance(error, ProtlmError)
         reason = error if known else f"a field has a value of the wrong kind ({error!r:.200})"
         raise ProtlmError(f"{folder / 'config.json'}: {reason}") from error
-    vocabulary = read_vocabulary(folder)
+    vocabulary = read_vocabulary(folder, config.position_offset - 1)
     # Tables may have more rows, added to share them out evenly; they are kept and never used.
     if vocabulary.size > config.vocab_size:
         raise ProtlmError(
             f"{folder}: config.json says vocab_size {config.vocab_size}, the tokenizer has "
             f"{vocabulary.size} tokens: they are of different models"
-        )
-    # RoBERTa's class numbers positions by a token of config.json, which a protein must not have.
-    token = config.position_offset - 1
-    if token in (*vocabulary.residue_ids, *vocabulary.prefix_ids, *vocabulary.suffix_ids):
-        raise ProtlmError(
-            f"{folder}: config.json says pad_token_id {token}, which is the tokenizer's token "
-            f"{vocabulary.tokens[token]!r}: they are of different models"
         )
     return exchange, config.replace(vocabulary=vocabulary.name), vocabulary, row
 

@@ -60,22 +60,28 @@ class _Stored:
     unknown: str | None = None
 
 
-def read_vocabulary(folder: Path) -> Vocabulary:
+def read_vocabulary(folder: Path, uncounted: int = -1) -> Vocabulary:
     """The vocabulary of a folder: one of ours where the tokens are ours, else a custom one.
+
+    `uncounted` is the token that RoBERTa's class gives no position (config.json's `pad_token_id`).
 
     Raises:
         ProtlmError: the folder has no tokenizer, it cannot be read, or it has no single token for
-            each of the 20 amino acids.
+            each of the 20 amino acids; or a protein has the token `uncounted`.
     """
     model_type = _json(folder, "config.json").get("model_type")
     exchange = next((e for e in EXCHANGES.values() if e.model_type == model_type), None)
     stored = _read_pieces(folder, model_type == "t5")
     try:
         tokens = _tokens(stored)
-        for vocabulary in BUILT_IN:
-            if tokens == vocabulary.tokens:
-                return vocabulary
-        return _custom(folder, exchange, stored, tokens)
+        ours = next((v for v in BUILT_IN if v.tokens == tokens), None)
+        vocabulary = ours or _custom(folder, exchange, stored, tokens)
+        if uncounted in (*vocabulary.residue_ids, *vocabulary.prefix_ids, *vocabulary.suffix_ids):
+            raise ProtlmError(
+                f"config.json says pad_token_id {uncounted}, which is the token "
+                f"{tokens[uncounted]!r} here: they are of different models"
+            )
+        return vocabulary
     except ProtlmError as error:
         raise ProtlmError(f"{stored.file}: {error}") from error
     except _WRONG as error:

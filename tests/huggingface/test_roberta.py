@@ -80,7 +80,7 @@ def test_verbs_read_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_what_it_cannot_be_is_said(folder: Path) -> None:
     for fields, message in (
-        ({"pad_token_id": 5}, "pad_token_id 5, which is the tokenizer's token 'D'"),
+        ({"pad_token_id": 5}, "pad_token_id 5, which is the token 'D' here"),
         ({"max_position_embeddings": 2}, "2 of these rows belong to no position"),
         ({"hidden_act": "relu"}, "'hidden_act' is 'relu'"),
     ):
