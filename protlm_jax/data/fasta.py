@@ -176,8 +176,7 @@ def record_of(
     except ResidueError as error:
         number = line_of(error.position, lines)
         raise ProtlmError(f"{path}, line {number}: {error}") from None
-    written = sequence if written == sequence else "".join(written.split())
-    return Record(name, description, sequence, path, start, written)
+    return Record(name, description, sequence, path, start, "".join(written.split()))
 
 
 def name_of(header: str) -> tuple[str, str]:

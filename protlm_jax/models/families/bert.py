@@ -60,8 +60,7 @@ PRESETS = {
 
 
 class TokenEmbedding(nn.Module):
-    """Token, position and type embeddings, normed: ids [B, L] -> [B, L, E], E being the width of
-    the token table."""
+    """Token, position and type embeddings, normed: [B, L] -> [B, L, E], E the table's width."""
 
     config: ModelConfig
 
@@ -86,8 +85,7 @@ class TokenEmbedding(nn.Module):
 
 
 class Head(nn.Module):
-    """The masked-language head: dense to the width of the token table, activation, norm, then the
-    tied table and a bias."""
+    """The masked-language head: dense to the table's width, activation, norm, tied table, bias."""
 
     config: ModelConfig
 
