@@ -209,13 +209,12 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
 
 def _fill(embedder: Embedder, survey: Survey, parts: Parts, progress: bool) -> None:
     """Embeds what is in no part yet."""
-    from tqdm import tqdm
+    from protlm_jax.process.progress import Bar
 
     residues = survey.residues
     total, before = int(residues.sum()), int(residues[parts.done].sum())
-    quiet = None if progress else True  # None draws on a terminal only
-    with tqdm(
-        total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
+    with Bar(
+        total=total, initial=before, unit="aa", unit_scale=True, desc="embed", show=progress
     ) as bar:
         for places, records in together(survey):
             done = {i for i, place in enumerate(places) if parts.done[place]}
