@@ -149,6 +149,7 @@ def kinds_first(exact: Iterable[str] = ()) -> list[Any]:
     """
     marks = {f: [pytest.mark.slow if f in SLOW else pytest.mark.long] for f in ZOO}
     marks |= {f: [pytest.mark.exact] * (f in exact) for f in KINDS}
+    marks["electra"] = [pytest.mark.slow]
     return [pytest.param(f, marks=marks[f]) for f in (*KINDS, *(f for f in ZOO if f not in KINDS))]
 
 
