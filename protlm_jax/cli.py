@@ -307,8 +307,8 @@ def _export(arguments: argparse.Namespace) -> None:
         write_checkpoint(source, arguments.output)
     else:
         about = provenance(arguments.model) | {"rare_residues": arguments.rare_residues}
-        files = files_of(arguments.model)
-        export(load_model(arguments.model), arguments.output, **about, files=files)
+        loaded = load_model(arguments.model)
+        export(loaded, arguments.output, **about, files=files_of(arguments.model))
     print(f"wrote {arguments.output}")
 
 
