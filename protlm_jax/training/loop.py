@@ -18,7 +18,7 @@ import numpy as np
 from protlm_jax import models, partitioning
 from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.splits import Split, training_frequencies
+from protlm_jax.data.splits import Split, unigram_entropy
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
@@ -31,7 +31,7 @@ from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, Report, continue_from, require_base
 from protlm_jax.training.metrics import MetricsWriter
-from protlm_jax.training.progress import StepLog, Throughput, is_due
+from protlm_jax.training.progress import LONG_PROTEINS, StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.stopping import Patience, is_complete
 from protlm_jax.training.workdir import claim_workdir
@@ -41,12 +41,6 @@ if TYPE_CHECKING:
     from protlm_jax.data.batches import ResumableBatches
 
 Batch = dict[str, np.ndarray]
-
-LONG_PROTEINS = {
-    "crop": "each epoch shows another random piece of them",
-    "chunk": "each is read in pieces of nearly equal length",
-    "drop": "they are left out",
-}
 
 
 def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
@@ -82,11 +76,7 @@ class Run:
         if train.evaluate_every:
             self.heldout = self._heldout(config.data)
             if config.data.task != "labels":
-                frequencies = training_frequencies(config.data)
-                present = frequencies[frequencies > 0]
-                # The entropy of the training residues: the loss of guessing by frequency.
-                entropy = float(-np.sum(present * np.log(present)))
-                self.guessing = {"heldout/unigram_entropy": entropy}
+                self.guessing = {"heldout/unigram_entropy": unigram_entropy(config.data)}
         self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
         self.complete = is_complete(train, workdir)
