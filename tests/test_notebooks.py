@@ -13,6 +13,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "docs/notebooks"
 CHARTS = {"classifier": 0, "depth": 3, "variants": 1}
 
 
+@pytest.mark.slow
 def test_the_notebook_of_depth_runs() -> None:
     outputs = run_notebook(NOTEBOOKS / "depth.ipynb", {"STEPS": 2, "PROTEINS": 8})
     charts = [value for _, value in outputs if hasattr(value, "_repr_svg_")]
