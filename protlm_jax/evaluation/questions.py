@@ -150,7 +150,8 @@ def _answers(
         shown["targets"] = columns
     h, context = run(shown, method="embed")
     attention = context[readout.stack].attention
-    if readout.kind == "masked" and attention.bias is None and attention.distances is None:
+    alike = attention.bias is None and attention.distances is None
+    if readout.kind == "masked" and alike and not model.config.counts_layers:
         block, layers = run(readout.stack, method="rows")
         stream = _last_at(block, layers, h[readout.stack], context[readout.stack], columns)
     else:

@@ -16,11 +16,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.errors import ProtlmError
 from protlm_jax.models.attention import MAPS
 from protlm_jax.models.axes import named
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.stack import Params, layer_params
+from protlm_jax.models.stack import Params, at_layer, layer_params, prepared
 
 
 def pairs_of(counted: jax.Array, segments: jax.Array) -> jax.Array:
@@ -71,10 +72,14 @@ def over_attention_maps(
         The carry after the last block. Has no reverse-mode gradient.
     """
 
+    if block.config.long_skips != "none":
+        raise ProtlmError("contacts are not read of a model with model.long_skips")
+    context = prepared(block, params, h, context)
+
     def body(index: jax.Array, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         h, carry = state
-        layer = {"params": layer_params(params, index)}
-        (h, _), left = block.apply(layer, h, context, mutable=[MAPS])
+        layer, own = {"params": layer_params(params, index)}, at_layer(block, context, index)
+        (h, _), left = block.apply(layer, h, own, mutable=[MAPS])
         return h, visit(carry, index, left[MAPS]["attention"]["weights"][0])
 
     return jax.lax.fori_loop(0, block.num_layers, body, (h, carry))[1]

@@ -119,6 +119,10 @@ def observe(
     asked = model.readouts[0]
     correct = positions.at(asked.positions(true)[..., None]) == amino_acids[None, None, :]
     streams = jnp.concatenate([taps[stack]["stream"], out[stack][None]])
+    own = run(stack, h[stack], context[stack], method="prepared")
+    if own.skips is not None:
+        own = dataclasses.replace(own, skips=streams[1 : len(own.skips) + 1])
+    context = {**context, stack: own}
     return Subject(
         run=run,
         stack=stack,
@@ -132,7 +136,7 @@ def observe(
         positions=positions,
         true=correct.astype(jnp.float32),
         amino_acids=amino_acids,
-        pre_norm=model.config.norm_placement == "pre",
+        pre_norm=model.config.adds_alone,
         answers=asked.reads_stream,
     )
 
