@@ -39,7 +39,7 @@ MODEL_HELP = (
 
 EPILOG = """\
 typical use:
-  protlm quickstart                                      everything below, in ten minutes
+  protlm quickstart                                      # everything below, in ten minutes
   protlm train --config tiny:bert --workdir runs/bert
   protlm train --config tiny:bert --workdir runs/mine \\
       --config.data.fasta=my.fasta.gz --config.train.steps=5000

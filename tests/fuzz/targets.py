@@ -80,7 +80,9 @@ TABLE_WORDS = (b"id", b"sequence", b"split", b"train", b"test", b":number", b":c
 STABILITY = b"seq,label\nMKVLA,0.5\nAAGG,-1.25\n"
 ANNOTATED = [
     b">a SET=train TARGET=x\nMKVLA\n>b SET=test TARGET=y\nAAGG\n>c SET=train VALIDATION=True "
-    b"TARGET=x\nGGG\n>d SET=train TARGET=y\nMMM\n"
+    b"TARGET=x\nGGG\n>d SET=train TARGET=y\nMMM\n",
+    b">a SET=train TARGET=2.73;999.0;;1e3;-1 MASK=11101\nMKVLA\n>b SET=test TARGET=1;2;NA;?\nAAGG\n"
+    b">c SET=train VALIDATION=True TARGET=0.5,1,2\nGGG\n>d SET=train TARGET=1;2;\nMM\n",
 ]
 VARIANTS = [
     b"mutant,sequence,DMS_score\nM1A,MKVLA,0.5\nK2G:L4V,MKVLA,1\nA5C,MKVLA,\n",
@@ -553,7 +555,7 @@ TARGETS: dict[str, Target] = {
     "annotated fasta": Target(
         partial(_plain, "a.fasta", ANNOTATED, _table),
         "text",
-        (*FASTA_WORDS, b"SET=", b"TARGET=", b"VALIDATION=True"),
+        (*FASTA_WORDS, b"SET=", b"TARGET=", b"MASK=", b";999;", b"VALIDATION=True"),
     ),
     "stability table": Target(
         _stability, "text", TABLE_WORDS, _packed(_gzip, gzip.decompress), share=0.5

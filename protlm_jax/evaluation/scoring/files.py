@@ -223,10 +223,22 @@ def _score_proteins(scoring: Scoring, path: Path, policy: ResiduePolicy) -> Outc
             rows.append([record.id, *numbers, method, softmax, error])
         scoring.write(PROTEIN_COLUMNS, rows)
 
+    names = [record.id for record in records]
+    failures = [
+        f"line {record.line}, {record.id or 'without a name'}: {error}"
+        for record, error in zip(records, errors, strict=True)
+        if error
+    ]
+    return scoring.outcome(_protein_summary(scoring, names, scores), failures)
+
+
+def _protein_summary(
+    scoring: Scoring, names: Sequence[str], scores: Mapping[int, Likelihood]
+) -> list[str]:
     residues = sum(score.scored for score in scores.values())
     lines = [
-        f"{len(scores):,} of {len(records):,} proteins scored, {residues:,} residues: {method}, "
-        f"softmax over {SOFTMAX_NAMES[softmax]}"
+        f"{len(scores):,} of {len(names):,} proteins scored, {residues:,} residues: "
+        f"{method_of(scoring.loaded)}, softmax over {SOFTMAX_NAMES[scoring.softmax]}"
     ]
     if scores:
         mean = sum(score.total for score in scores.values()) / residues
@@ -235,17 +247,12 @@ def _score_proteins(scoring: Scoring, path: Path, policy: ResiduePolicy) -> Outc
             f"{mean:.4f} nats per residue, perplexity {np.exp(-mean):.3f} (median protein "
             f"{median:.3f})"
         )
-    if kind_of(loaded) == "denoising":
+    if kind_of(scoring.loaded) == "denoising":
         lines.append("not comparable with pseudo-perplexity: the decoder sees what comes before")
     lengths = {i: len(scores[i].log_probabilities) for i in sorted(scores)}
-    long = [f"{records[i].id} ({n})" for i, n in lengths.items() if scores[i].window < n]
-    lines += listed(long, f"longer than {limit} residues, predicted in the window around each one")
-    failures = [
-        f"line {record.line}, {record.id or 'without a name'}: {error}"
-        for record, error in zip(records, errors, strict=True)
-        if error
-    ]
-    return scoring.outcome(lines, failures)
+    long = [f"{names[i]} ({n})" for i, n in lengths.items() if scores[i].window < n]
+    words = f"longer than {scoring.limit} residues, predicted in the window around each one"
+    return lines + listed(long, words)
 
 
 def score_variants(
