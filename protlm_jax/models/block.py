@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -170,6 +171,8 @@ class Block(nn.Module):
             query_rotation=turn,
             key_rotation=turn,
         )
-        if self.cross:
-            return h, BlockContext(attention, attention, h)
-        return h, BlockContext(attention)
+        cross = attention if self.cross else None
+        if self.config.value_residual != "none":
+            first = jnp.zeros((1, 1, self.config.num_heads, self.config.head_dim), h.dtype)
+            attention = dataclasses.replace(attention, first_value=first)
+        return h, BlockContext(attention, cross, h if self.cross else None)
