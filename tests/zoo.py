@@ -114,6 +114,11 @@ ZOO: dict[str, Specimen] = {
         "tokens",
         {"reversed_rate": 0.5},
     ),
+    "saprot": Specimen(
+        esm2_config(**SIZES, vocabulary="saprot", vocab_size=446, initializer_range=0.3),
+        "masked",
+        "tokens",
+    ),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
         "denoising",
