@@ -3,11 +3,12 @@
     protlm train --config configs/adapt.py --workdir runs/mine \\
         --config.init_from=MODEL --config.data.fasta=my.fasta.gz
 
-MODEL is a run of ours, one of its checkpoints, or a downloaded Hugging Face folder. Architecture,
-vocabulary and objective are the model's own; any of them can be overridden, for instance
-`--config.model.dtype=bfloat16` or `--config.model.max_positions=2048`. `init.json` in the run's
-folder says what was taken. The rate is a tenth of what training from nothing takes: too high a one
-unlearns. Compare `protlm evaluate --model MODEL --fasta held-out.fasta` before and after.
+Hardware: any that holds the model. MODEL is a run of ours, one of its checkpoints, or a downloaded
+Hugging Face folder. Architecture, vocabulary and objective are the model's own; any of them can be
+overridden, for instance `--config.model.dtype=bfloat16` or `--config.model.max_positions=2048`.
+`init.json` in the run's folder says what was taken. The rate is a tenth of what training from
+nothing takes: too high a one unlearns. Compare `protlm evaluate --model MODEL --fasta
+held-out.fasta` before and after.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ def get_config() -> ConfigDict:
     config.init_from = Required("a run, one of its checkpoints, or a Hugging Face folder")
     config.data = ConfigDict(
         {
-            "fasta": Required("a FASTA file of the proteins to adapt to", instead="prepared"),
+            "fasta": Required("a FASTA file of the proteins to adapt to", "prepared", "your own"),
             "length": 512,  # tokens per row; whole proteins are packed into rows
             "heldout_percent": 5.0,
         }

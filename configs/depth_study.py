@@ -4,7 +4,8 @@
     protlm train --config configs/depth_study.py:deep_narrow --workdir runs/deep_narrow
 
 The first command tunes, trains, measures and compares them all; docs/study/README.md says what came
-of it. ESM-2's architecture, because it is the pre-LN one of the published masked models.
+of it. Hardware: two CPU cores. ESM-2's architecture, because it is the pre-LN one of the published
+masked models.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ def _model(num_layers: int, d_model: int) -> ModelConfig:
     )
 
 
-ARMS = {
+VARIANTS = {
     "shallow": Arm(_model(3, 64), 8),
     # Half as wide and four times as deep: as many parameters, and as many residues.
     "deep_narrow": Arm(_model(12, 32), 8),
@@ -47,10 +48,8 @@ ARMS = {
 
 
 def get_config(variant: str = "shallow") -> ConfigDict:
-    """The config of one of ARMS."""
-    if variant not in ARMS:
-        raise ValueError(f"configs/depth_study.py has the variants {', '.join(ARMS)}")
-    arm = ARMS[variant]
+    """The config of one of VARIANTS."""
+    arm = VARIANTS[variant]
     config = ConfigDict()
     config.model = ConfigDict(arm.model.to_dict())
     config.objective = ConfigDict({"name": "masked"})

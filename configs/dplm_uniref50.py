@@ -5,10 +5,10 @@
     protlm train --config configs/dplm_uniref50.py:150m --workdir runs/dplm_150m \\
         --config.data.prepared=data/uniref50
 
-From the authors' configs for 650m: 500,000 updates, AdamW with b2 0.98 and weight decay 0.01, rate
-4e-5 after a warmup of 2,000 updates, falling to 1e-5 along a line, 500 levels of noise, losses
-weighted linearly, dropout 0.1, rows of at most 1,022 residues. From notes on the paper: about a
-million tokens in an update.
+Hardware of the paper: GPUs. From the authors' configs for 650m: 500,000 updates, AdamW with b2 0.98
+and weight decay 0.01, rate 4e-5 after a warmup of 2,000 updates, falling to 1e-5 along a line, 500
+levels of noise, losses weighted linearly, dropout 0.1, rows of at most 1,022 residues. From notes
+on the paper: about a million tokens in an update.
 
 Their other way is 100,000 updates from an ESM-2: `--config.init_from=esm2_t33_650M_UR50D
 --config.train.steps=100000 --config.schedule.total_steps=132666`, after writing
@@ -24,13 +24,11 @@ from ml_collections import ConfigDict
 
 from protlm_jax.config.prottrans import recipe
 
-FSDP = {"150m": 1, "650m": 8, "3b": 32}  # devices that share one state
+VARIANTS = {"150m": 1, "650m": 8, "3b": 32}  # devices that share one state
 
 
 def get_config(size: str = "650m") -> ConfigDict:
     """The run of one size."""
-    if size not in FSDP:
-        raise ValueError(f"configs/dplm_uniref50.py has the sizes {', '.join(FSDP)}, not {size!r}")
     return recipe(
         f"dplm_{size}",
         "UniRef50",
@@ -46,5 +44,5 @@ def get_config(size: str = "650m") -> ConfigDict:
             "total_steps": 666_000,
         },
         train={"steps": 500_000, "batch_size": 1024},
-        mesh={"data": -1, "fsdp": FSDP[size]},
+        mesh={"data": -1, "fsdp": VARIANTS[size]},
     )

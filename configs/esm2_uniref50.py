@@ -5,10 +5,11 @@
     protlm train --config configs/esm2_uniref50.py:150m --workdir runs/esm2_150m \\
         --config.data.prepared=data/uniref50
 
-Seen, quoted from the paper's supplement by others: 500,000 updates of 2 million tokens. From the
-published config.json: the architecture, no dropout. From memory: rows of at most 1,024 tokens, Adam
-with b2 0.98 and weight decay 0.01, rate 4e-4 after a warmup of 2,000 updates, and BERT's 15 % with
-80/10/10. The 15 billion model had another rate, batch and number of updates, and is not here.
+Hardware of the paper: GPUs. Seen, quoted from the paper's supplement by others: 500,000 updates of
+2 million tokens. From the published config.json: the architecture, no dropout. From memory: rows of
+at most 1,024 tokens, Adam with b2 0.98 and weight decay 0.01, rate 4e-4 after a warmup of 2,000
+updates, and BERT's 15 % with 80/10/10. The 15 billion model had another rate, batch and number of
+updates, and is not here.
 
 Where we differ:
 - The paper drew a cluster of UniRef50 and then one of its members in UniRef90; here every cluster
@@ -24,13 +25,11 @@ from ml_collections import ConfigDict
 
 from protlm_jax.config.prottrans import recipe
 
-FSDP = {"8m": 1, "35m": 1, "150m": 1, "650m": 8, "3b": 32}  # devices that share one state
+VARIANTS = {"8m": 1, "35m": 1, "150m": 1, "650m": 8, "3b": 32}  # devices that share one state
 
 
 def get_config(size: str = "650m") -> ConfigDict:
     """The run of one size."""
-    if size not in FSDP:
-        raise ValueError(f"configs/esm2_uniref50.py has the sizes {', '.join(FSDP)}, not {size!r}")
     return recipe(
         f"esm2_{size}",
         "UniRef50",
@@ -39,5 +38,5 @@ def get_config(size: str = "650m") -> ConfigDict:
         optimizer={"name": "adamw", "weight_decay": 0.01, "b2": 0.98, "eps": 1e-8},
         schedule={"name": "linear", "learning_rate": 4e-4, "warmup_steps": 2000},
         train={"steps": 500_000, "batch_size": 2048},
-        mesh={"data": -1, "fsdp": FSDP[size]},
+        mesh={"data": -1, "fsdp": VARIANTS[size]},
     )

@@ -31,6 +31,8 @@ from ml_collections import ConfigDict
 
 from protlm_jax.config.prottrans import after_bfd
 
+VARIANTS = ("both", "uniref50")
+
 
 def get_config(variant: str = "both") -> ConfigDict:
     """Returns `both` phases, or `uniref50` alone."""

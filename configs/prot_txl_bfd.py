@@ -4,7 +4,7 @@
     protlm train --config configs/prot_txl_bfd.py --workdir runs/prot_txl_bfd \\
         --config.data.prepared=data/bfd
 
-Hardware of the paper: Summit, 936 nodes of 6 V100, 8 rows on each of 5,616 GPUs, float16:
+Hardware of the paper: 5,616 V100 of Summit, 936 nodes of 6, 8 rows on each GPU, float16:
 `--config.model.dtype=float16` does the same, with a dynamic loss scale, where there is no bfloat16.
 Seen: 40,700 x 45,056 rows, 1.8 billion sequences, 0.94 trillion tokens. The paper's 44,928 rows do
 not divide over the 1,024 cores of a TPU v3, for which this was compiled: 44 on each, 11 at a time.

@@ -5,7 +5,7 @@
     protlm train --config configs/prot_txl_uniref100.py --workdir runs/prot_txl \\
         --config.data.prepared=data/uniref100
 
-Hardware of the paper: Summit, 1,024 V100, float16: `--config.model.dtype=float16` does the same,
+Hardware of the paper: 1,024 V100 of Summit, float16: `--config.model.dtype=float16` does the same,
 with a dynamic loss scale, where there is no bfloat16. Seen: 31,300 x 22,528 rows, 0.70 billion
 sequences, 0.36 trillion tokens.
 

@@ -15,7 +15,13 @@ from protlm_jax.config.folders import latest_step, newest_run
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.process.platforms import expect_no_tpu
 from protlm_jax.process.sigterm import end, ends_at_sigterm, told_to_end
-from protlm_jax.verbs.arguments import add_rare_residues, add_window, output_owned, positive
+from protlm_jax.verbs.arguments import (
+    add_mesh,
+    add_rare_residues,
+    add_window,
+    output_owned,
+    positive,
+)
 
 if TYPE_CHECKING:
     from protlm_jax.models.loaded import LoadedModel
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], int | None]
 Verb = tuple[str, Callable[[argparse.ArgumentParser], None], Run]
 
-CONFIGURED = ("plan", "train")  # verbs that take --config, and overrides of its fields
+CONFIGURED = ("configs", "plan", "train")  # verbs that take --config, and overrides of its fields
 
 MODEL_HELP = (
     "a run folder, one of its checkpoints, a Hugging Face folder, an id on its Hub, or a model_dir "
@@ -33,13 +39,13 @@ MODEL_HELP = (
 
 EPILOG = """\
 typical use:
-  protlm quickstart                                      everything below, in ten minutes
-  protlm train --config configs/tiny.py:bert --workdir runs/bert
-  protlm train --config configs/tiny.py:bert --workdir runs/mine \\
+  protlm quickstart                                      # everything below, in ten minutes
+  protlm train --config tiny:bert --workdir runs/bert
+  protlm train --config tiny:bert --workdir runs/mine \\
       --config.data.fasta=my.fasta.gz --config.train.steps=5000
   protlm prepare --dataset uniref50 --release 2024_01 --input uniref50.fasta.gz \\
       --output data/uniref50 --tokens
-  protlm plan --config configs/prot_t5_xxl_bfd.py --topology v3:16x32
+  protlm plan --config prot_t5_xxl_bfd --topology v3:16x32
   protlm evaluate --model runs/bert
   protlm probe --model runs/bert --layers all --output probes/bert
   protlm predict --probe probes/bert --model runs/bert --input new.fasta --output states.fasta
@@ -111,7 +117,7 @@ def _verbs() -> dict[str, Verb]:
     from protlm_jax.evaluation.probes import verb as probe
     from protlm_jax.evaluation.scoring import verb as score
     from protlm_jax.planning import verb as plan
-    from protlm_jax.verbs import doctor, prune
+    from protlm_jax.verbs import configs, doctor, prune
 
     def reader(
         text: str,
@@ -119,7 +125,12 @@ def _verbs() -> dict[str, Verb]:
         run: Callable[[argparse.Namespace, Callable[[str], LoadedModel]], int | None],
     ) -> Verb:
         """A verb that reads a model."""
-        return text, lambda verb: add(verb, MODEL_HELP), lambda given: run(given, _load)
+
+        def add_all(verb: argparse.ArgumentParser) -> None:
+            add(verb, MODEL_HELP)
+            add_mesh(verb)
+
+        return text, add_all, lambda given: run(given, functools.partial(_load, mesh=given.mesh))
 
     return {
         "prepare": ("turn release files into data to train on, of any size",
@@ -145,22 +156,25 @@ def _verbs() -> dict[str, Verb]:
         "import": ("turn a Hugging Face folder into a run folder", _add_import, _import),
         "quickstart": ("train, evaluate, probe, look inside, export, report",
                        _add_quickstart, _quickstart),
+        "configs": ("list the configs of published and small runs, or print one",
+                    configs.add_arguments, configs.run),
         "doctor": ("see whether what a feature needs is installed",
                    doctor.add_arguments, doctor.run),
     }  # fmt: skip
 
 
-def _load(path: str) -> LoadedModel:
+def _load(path: str, mesh: str) -> LoadedModel:
     from protlm_jax.huggingface import load_model
+    from protlm_jax.huggingface.placement import parse_mesh
 
-    return load_model(path)
+    return load_model(path, parse_mesh(mesh))
 
 
 def _add_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", required=True,
-        help="path:variant, e.g. configs/tiny.py:bert; the file is Python code that is executed: "
-        "use only files that you trust",
+        help="a name that `protlm configs` lists, e.g. tiny:bert, or path/to/mine.py:variant; the "
+        "file is Python code that is executed: use only files that you trust",
     )  # fmt: skip
     verb.add_argument("--workdir", required=True, type=Path, help="folder of the run")
     verb.add_argument(
@@ -188,6 +202,7 @@ def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     )
     add_rare_residues(verb)
     add_window(verb)
+    add_mesh(verb)
 
 
 def _add_export(verb: argparse.ArgumentParser) -> None:
@@ -253,9 +268,9 @@ def _plan(arguments: argparse.Namespace) -> int | None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from protlm_jax.evaluation import verbs
-    from protlm_jax.huggingface import load_model
 
-    loaded = verbs.with_residues(load_model(arguments.model), arguments.rare_residues)
+    loaded = _load(arguments.model, arguments.mesh)
+    loaded = verbs.with_residues(loaded, arguments.rare_residues)
     data, rate = verbs.data_of(arguments.model), verbs.rate_of(arguments.model)
     length = verbs.row_of(loaded, arguments.window)
     found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +12,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
-
-# Programs here are compiled once and run for milliseconds: these flags save three quarters of the
-# time. Where XLA_FLAGS is set, even empty, it stays: `make test-exact` runs with the defaults.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE --xla_cpu_parallel_codegen_split_count=1",
-)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import numpy as np
@@ -25,11 +20,34 @@ import pytest
 
 from protlm_jax.process.platforms import expect_no_tpu
 
+# Programs here are compiled once and run for milliseconds: these flags save three quarters of the
+# time. Where XLA_FLAGS is set, even empty, it stays: `make test-exact` runs with the defaults. XLA
+# reads them with the first program.
+FLAGS = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "false",
+    "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
+    "xla_cpu_parallel_codegen_split_count": "1",
+}
+
+
+def known_flags() -> str:
+    """Those of FLAGS whose name stands in jaxlib: XLA ends the process at any other."""
+    spec = importlib.util.find_spec("jaxlib")
+    assert spec is not None and spec.origin is not None
+    (library,) = Path(spec.origin).parent.glob("libjax_common.*")
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        known = [name for name in FLAGS if text.find(name.encode() + b"\0") >= 0]
+    return " ".join(f"--{name}={FLAGS[name]}" for name in known)
+
+
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = known_flags()
+
 expect_no_tpu()  # for processes that tests start, too
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def pytest_report_header() -> str:

@@ -42,13 +42,16 @@ CONFIGS = {
 }
 SINGLE = ("bert", "esm2", "esmc", "gpt2")  # families with one stack
 STACKS = [*((family, "encoder") for family in SINGLE), ("t5", "encoder"), ("t5", "decoder")]
-SLOW = (("esmc", "encoder"), ("gpt2", "encoder"), ("t5", "decoder"))  # what differs least
+SLOW = (("gpt2", "encoder"), ("t5", "decoder"))
+LONG = (("esmc", "encoder"),)  # what differs least
 
 
 def cases(*left_out: tuple[str, str]) -> list[Any]:
     """(family, stack) as a test's parameters, some of them left to the slow stage."""
     return [
-        pytest.param(*one, marks=pytest.mark.slow if one in SLOW else ())
+        pytest.param(
+            *one, marks=[pytest.mark.slow] * (one in SLOW) + [pytest.mark.long] * (one in LONG)
+        )
         for one in STACKS
         if one not in left_out
     ]

@@ -39,6 +39,10 @@ class ArraySource:
         return self.features.shape[2]
 
     @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
     def vectors(self) -> tuple[str, ...]:
         return ("mean",) if (np.diff(self.offsets) == 1).all() else ("residues",)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from protlm_jax import cli
+from protlm_jax.config.files import _find
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -39,6 +40,52 @@ def test_files_and_modules_that_a_document_names_exist(document: Path) -> None:
         for name, place in places.items()
         if not (place.is_dir() or place.with_suffix(".py").exists() or _in_module(place))
     ] == []
+
+
+def commands(text: str) -> list[str]:
+    """Lines of fenced or indented blocks that call protlm, continued lines joined."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S) + re.findall(
+        r"^ {2,}.+$", text, re.M
+    )
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if re.match(r"\s*protlm [a-z]", line)]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "--help"], ids=str)
+def test_commands_that_a_document_shows_are_accepted(document: Path | str) -> None:
+    """What they need beside is said there: a corpus, a model, a pod. Configs are found by name."""
+    text = cli.EPILOG if document == "--help" else Path(document).read_text()
+    for command in commands(text):
+        words = shlex.split(command, comments=True)[1:]
+        if words[-1] == "...":
+            continue
+        arguments, rest = cli._parser().parse_known_args(words)
+        assert all(word.startswith("--config.") for word in rest), command
+        assert not rest or arguments.verb in cli.CONFIGURED, command
+        config = getattr(arguments, "config", None) or "tiny"
+        if "my_config" not in config and config != "C":
+            _find(config.partition(":")[0])
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("mkdocs", reason="requirements/docs.txt is not installed")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    monkeypatch.chdir(ROOT)
+    config = load_config("mkdocs.yml", site_dir=str(tmp_path))
+    config.plugins.run_event("startup", command="build", dirty=False)
+    build(config)
+    verbs = (tmp_path / "reference/verbs.html").read_text()
+    assert all(f'id="{verb}"' in verbs for verb in cli._verbs())
+    fields = (tmp_path / "reference/config.html").read_text()
+    assert "checkpoint_every" in fields and "prott5" in fields
+    assert "load_model" in (tmp_path / "reference/python.html").read_text()
+    assert "autoregressive likelihood" in (tmp_path / "which.html").read_text()
+    pages = {page.relative_to(tmp_path).as_posix() for page in tmp_path.glob("**/*.html")}
+    menu = (tmp_path / "index.html").read_text()
+    made = {page for page in pages if not page.startswith(("404", "study/report", "index"))}
+    assert not [page for page in made if f'href="{page}"' not in menu]
 
 
 def test_the_reading_path_is_short() -> None:

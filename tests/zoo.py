@@ -146,7 +146,7 @@ def kinds_first(exact: Iterable[str] = ()) -> list[Any]:
     """Families as a test's parameters: `KINDS`, then `SLOW`, and the others marked long.
 
     For tests of minutes whose code is the same for every family of a kind. Those of `exact` are
-    marked so too, and run again with the compiler's default flags.
+    marked so too, and run with the compiler's default flags.
     """
     marks = {f: [pytest.mark.slow if f in SLOW else pytest.mark.long] for f in ZOO}
     marks |= {f: [pytest.mark.exact] * (f in exact) for f in KINDS}

@@ -1,12 +1,14 @@
-"""From `--config configs/tiny.py:bert --config.train.steps=100` to a RunConfig.
+"""From `--config tiny:bert --config.train.steps=100` to a RunConfig.
 
-A config file defines `get_config(variant) -> ml_collections.ConfigDict`.
+A config file defines `get_config(variant) -> ml_collections.ConfigDict`, and may list its variants
+in `VARIANTS`. Files of the package are found by name, from any folder.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import os
 import runpy
 import traceback
@@ -41,15 +43,19 @@ from protlm_jax.vocabularies.files import find_vocabulary
 class Required:
     """A value in a config file that only the user can give: `what` it is, for the message.
 
-    `instead` names a field of the same section that may be given in its place.
+    `instead` names a field of the same section that may be given in its place, and `short` the
+    value in a list of configs.
     """
 
     what: str
     instead: str = ""
+    short: str = ""
 
 
 ArchitectureOf = Callable[[str | Path], ModelConfig]
 """From the folder or the name of a model to its architecture."""
+
+CONFIGS = Path(__file__).parents[1] / "configs"  # in a clone, a link to the folder at its top
 
 _DEEPEST = 20  # levels of a config; phases in a recipe have five
 
@@ -87,6 +93,9 @@ def read_tree(spec: str) -> dict[str, Any]:
         namespace = runpy.run_path(str(file))
         if "get_config" not in namespace:
             raise ProtlmError("defines no get_config(variant): see configs/tiny.py")
+        variants = tuple(namespace.get("VARIANTS", ()))
+        if variant and variants and variant not in variants:
+            raise ProtlmError(f"has the variants {', '.join(variants)}, not {variant!r}")
         config = namespace["get_config"](*([variant] if variant else []))
         if not isinstance(config, ml_collections.ConfigDict):
             raise ProtlmError("get_config must return an ml_collections.ConfigDict")
@@ -238,14 +247,25 @@ def _value(option: str, text: str) -> Any:
         raise ProtlmError(f"{option}={text[:40]}... is nested too deeply") from error
 
 
+def config_names() -> list[str]:
+    """Names of the package's own config files, sorted."""
+    return sorted(file.stem for file in CONFIGS.glob("*.py"))
+
+
 def _find(path: str) -> Path:
-    """The file as given, or else in the package's own folder."""
-    candidates = (Path(path), Path(__file__).parents[2] / path)
+    """The file as given, or the package's own one of that name: "tiny" or "configs/tiny.py"."""
+    folder, name = os.path.split(path)
+    own = [CONFIGS / f"{name.removesuffix('.py')}.py"] if folder in ("", "configs") else []
+    candidates = [Path(path), *own] if path.endswith(".py") else [*own, Path(path)]
     for candidate in candidates:
         if os.path.isfile(candidate):
             return candidate
-    what = next(
-        (f"{c} is not an ordinary file" for c in candidates if path and os.path.exists(c)),
-        f"config file {shown(path)[1:-1]} does not exist",
+    if path and os.path.exists(path):
+        raise ProtlmError(f"{path} is not an ordinary file; for example --config tiny:bert")
+    near = difflib.get_close_matches(
+        name[:100].removesuffix(".py"), config_names(), n=3, cutoff=0.5
     )
-    raise ProtlmError(f"{what}; for example configs/tiny.py:bert")
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ProtlmError(
+        f"config file {shown(path)[1:-1]} does not exist; {hint}`protlm configs` lists all"
+    )

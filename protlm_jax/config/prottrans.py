@@ -50,7 +50,7 @@ def recipe(
 
 def a_fasta_of(corpus: str) -> Required:
     what = f"a FASTA file of {corpus}, which this recipe trains on"
-    return Required(what, instead="prepared")
+    return Required(what, instead="prepared", short=corpus)
 
 
 def prot_t5() -> dict[str, Any]:
@@ -83,8 +83,6 @@ def after_bfd(
         config.init_from = Required("the model trained on BFD: a run or a Hugging Face folder")
         config.schedule.first_step = bfd[0]
         return config
-    if variant != "both":
-        raise ValueError(f"there are the variants both and uniref50, not {variant!r}")
     phases = (
         {
             "name": "bfd",

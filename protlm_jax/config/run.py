@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.adapters import TuneConfig
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.registry import family_of
 from protlm_jax.objectives import build_objective, objective_class
@@ -80,6 +81,8 @@ class TrainConfig:
             finite; one more stops the run. 0 stops it at the first.
         skip_above: also leave out updates whose gradient norm is more than this times the median of
             the last 100; 0 for no such rule.
+        patience: evaluations in a row without a lower held-out loss that end the run; 0 for none.
+            Checkpoints are then those of the lowest loss alone.
         profile_steps: first and last step of a trace for TensorBoard or XProf; empty for none.
     """
 
@@ -96,10 +99,11 @@ class TrainConfig:
     carry: Literal["save", "reset"] = "save"
     skip_limit: int = 0
     skip_above: float = 0.0
+    patience: int = 0
     profile_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        may_be_0 = ("seed", "evaluate_every", "keep_every", "skip_limit", "skip_above")
+        may_be_0 = ["seed", "evaluate_every", "keep_every", "skip_limit", "skip_above", "patience"]
         for field, value in dataclasses.asdict(self).items():
             least = int(field not in may_be_0)
             if field not in ("carry", "profile_steps") and value < least:
@@ -111,6 +115,8 @@ class TrainConfig:
             )
         if self.skip_above and not self.skip_limit:
             raise ProtlmError("train.skip_above needs train.skip_limit: how many in a row, at most")
+        if self.patience and not self.evaluate_every:
+            raise ProtlmError("train.patience needs train.evaluate_every: it counts evaluations")
         steps = self.profile_steps
         if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
             raise ProtlmError(f"train.profile_steps is {steps}; write two steps: 10,15")
@@ -121,23 +127,36 @@ class OptimizerConfig:
     """The optimizer and its settings.
 
     Attributes:
-        name: "adamw"; "lamb" (You et al. 2020; ProtBert); or "adafactor" with T5's settings
-            (Shazeer & Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale.
+        name: "adamw"; "lamb" (You et al. 2020; ProtBert); "adafactor" with T5's settings (Shazeer &
+            Stern 2018; ProtT5), whose learning rate is relative to each tensor's scale; or "muon"
+            (Jordan et al. 2024), which orthogonalises the momentum of each layer's matrices, and
+            leaves tables, heads, norms and biases to AdamW. Its updates are scaled to the size of
+            AdamW's (Liu et al. 2025, 2502.16982), so that both share one rate.
         weight_decay: added to the update as `weight_decay * parameter` before the learning rate,
             except for norms and biases (`is_decayed`). LAMB counts it in the trust ratio, which
             norms and biases do not have: their update is Adam's, as in Google's own LAMB
             (google-research/albert, lamb_optimizer.py). Unlike there, and as in the paper, Adam's
             moments are corrected for their start at zero.
         clip_norm: gradients with a larger global norm are scaled down to it; 0 leaves them alone.
-        b1, b2, eps: Adam's moments, for AdamW and LAMB.
+        b1, b2, eps: Adam's moments, for AdamW, LAMB and what Muon leaves to AdamW.
+        momentum: Muon's, with Nesterov's step.
+        ema: decay of an exponential moving average of the parameters, which is what evaluations
+            score, and what readers and `export` take of the run; 0 for none. Before update n
+            (from 0) the decay is at most n / (n + 10), so that the start is forgotten.
     """
 
-    name: Literal["adamw", "lamb", "adafactor"] = "adamw"
+    name: Literal["adamw", "lamb", "adafactor", "muon"] = "adamw"
     weight_decay: float = 0.01
     clip_norm: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-6
+    momentum: float = 0.95
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.ema < 1.0:
+            raise ProtlmError(f"optimizer.ema is {self.ema}; a decay is in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +165,8 @@ class ScheduleConfig:
 
     Attributes:
         name: "constant", "linear" (linear decay to 0 at the last step), "cosine" (half a cosine
-            to 0 at the last step) or "rsqrt" (T5's inverse square root, which never reaches 0).
+            to 0 at the last step), "rsqrt" (T5's inverse square root, which never reaches 0) or
+            "wsd" (warmup, stable, decay: constant until the last `decay_steps`, then linear to 0).
         learning_rate: the peak; for "rsqrt" the factor in front of 1/sqrt(step).
         warmup_steps: the rate rises linearly from 0 at step 0 to the peak at this step. For
             "rsqrt", T5's meaning: until this step the rate stays at its peak,
@@ -155,13 +175,15 @@ class ScheduleConfig:
             another one: the rate of the run's step i is that of i + first_step.
         total_steps: where a decaying schedule reaches 0, counted like first_step; 0 for the end of
             the run.
+        decay_steps: of "wsd".
     """
 
-    name: Literal["constant", "linear", "cosine", "rsqrt"] = "linear"
+    name: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "linear"
     learning_rate: float = 1e-3
     warmup_steps: int = 0
     first_step: int = 0
     total_steps: int = 0
+    decay_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +236,7 @@ class RunConfig:
     schedule: ScheduleConfig
     train: TrainConfig
     mesh: MeshConfig = MeshConfig()
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
     init_from: str | None = None
     init_what: Literal["params", "state"] = "params"
 
@@ -223,6 +246,11 @@ class RunConfig:
             raise ProtlmError(
                 f"data.length {self.data.length} exceeds the model's {limit} positions: "
                 f"lower data.length or raise model.max_positions"
+            )
+        if self.tune.method != "all" and self.init_from is None:
+            raise ProtlmError(
+                f"tune.method={self.tune.method} trains a part of a model that is there: name it "
+                f"with --config.init_from=MODEL"
             )
         vocabulary = get_vocabulary(self.model.vocabulary)
         build_objective(self.objective.name, vocabulary, **self.objective.options)
@@ -259,7 +287,7 @@ class RunConfig:
         refuse_unknown(tree, hints, prefix="")
         require_sections(tree)
         for name in SECTIONS:
-            if name not in tree and name != "mesh":
+            if name not in tree and name not in ("mesh", "tune"):
                 raise ProtlmError(f"config.{name} is missing: the config file must define it")
         return cls(**{name: _field(hints[name], value, name) for name, value in tree.items()})
 

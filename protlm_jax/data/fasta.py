@@ -110,6 +110,7 @@ def looks_like_nucleotides(sequence: str) -> bool:
     """
     return (
         len(sequence) >= SHORTEST_NUCLEOTIDES
+        and sequence[0] in "ACGTUNX"  # the next line alone would do: this one is quick
         and not sequence.strip("ACGTUNX")
         and all(letter in sequence for letter in "ACG")
         and any(letter in sequence for letter in "TUX")

@@ -1,15 +1,16 @@
 """Runs a frozen model over batches of rows, for every verb that reads proteins.
 
 A program is a function (model, params, inputs, *static) of arrays whose first axis is the rows of a
-batch. The engine compiles it once per shape and runs it on a mesh, data parallel: every device has
-the parameters, and its share of the rows. The result for a protein does not depend on the other
-proteins of its row or batch.
+batch. The engine compiles it once per shape and runs it on a mesh: every device has the parameters,
+or its share of them where the model was loaded so, and its share of the rows. The result for a
+protein does not depend on the other proteins of its row or batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from protlm_jax.data.rows import RowBatch, Shape, bucket, one_a_row
 from protlm_jax.errors import ProtlmError, one_error
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.partitioning import make_mesh
+from protlm_jax.partitioning import make_mesh, on_mesh
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 Program = Callable[..., Any]
@@ -35,12 +36,15 @@ class Engine:
 
     Attributes:
         loaded: the model.
-        mesh: devices that share the rows of a batch.
+        mesh: devices that share the rows of a batch, and the parameters where the model has a mesh.
+        replicas: into how many parts the rows of a batch are divided.
         used: shapes of the batches that were run.
     """
 
     def __init__(self, loaded: LoadedModel, *, devices: int | None = 1, params: Any = None) -> None:
         """Places `params` (None: the model's) on so many of this process's devices (None: all).
+
+        A model with a mesh of its own stays on it.
 
         Raises:
             ProtlmError: there are fewer devices.
@@ -48,10 +52,13 @@ class Engine:
         there = jax.local_devices()
         if devices is not None and not 1 <= devices <= len(there):
             raise ProtlmError(f"{devices} devices are not there: choose 1 to {len(there)}")
-        self.loaded, self.mesh = loaded, make_mesh({"data": devices or len(there)}, there)
-        self.used: set[Shape] = set()
+        self.loaded, self.used = loaded, set[Shape]()
+        self.mesh = loaded.mesh or make_mesh({"data": devices or len(there)}, there)
+        self.replicas = math.prod(self.mesh.shape[axis] for axis in ("data", "fsdp"))
         params = loaded.params if params is None else params
-        self._params = jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        places = jax.tree.map(lambda own: own.sharding, loaded.params) if loaded.mesh else whole
+        self._params = jax.device_put(params, places)
 
     @property
     def amino_acids(self) -> AminoAcids:
@@ -64,11 +71,15 @@ class Engine:
         A model that computes in float32 multiplies in float32: by default GPUs take TensorFloat32,
         and TPUs bfloat16.
         """
-        rows = PartitionSpec("data") if self.mesh.size > 1 else PartitionSpec()
+        rows = PartitionSpec(("data", "fsdp")) if self.mesh.size > 1 else PartitionSpec()
         inputs = jax.device_put(inputs, NamedSharding(self.mesh, rows))
+        model, mesh = self.loaded.model, self.mesh
         exact = self.loaded.config.dtype == "float32"
         with jax.default_matmul_precision("float32") if exact else contextlib.nullcontext():
-            return _run(program, self.loaded.model, static, self.mesh, self._params, inputs)
+            if self.loaded.mesh is None:
+                return _run(program, model, static, mesh, self._params, inputs)
+            with on_mesh(mesh):
+                return _run_divided(program, model, static, mesh, self._params, inputs)
 
     def run(
         self,
@@ -125,9 +136,9 @@ class Engine:
 
         def shape_of(longest: int) -> Shape:
             length = bucket(longest, cap, sizes)
-            return Shape(self.mesh.size * max(1, budget // length), length)
+            return Shape(self.replicas * max(1, budget // length), length)
 
-        return list(one_a_row(tokens, shape_of, multiple=self.mesh.size))
+        return list(one_a_row(tokens, shape_of, multiple=self.replicas))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -146,6 +157,14 @@ def _run(
     return jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
         params, inputs
     )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _run_divided(
+    program: Program, model: Any, static: tuple[Any, ...], mesh: Mesh, params: Any, inputs: Any
+) -> Any:
+    """A program whose parameters are divided over the devices; the compiler gathers a layer's."""
+    return program(model, params, inputs, *static)
 
 
 @contextlib.contextmanager

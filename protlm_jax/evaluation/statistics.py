@@ -300,6 +300,19 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     return float(np.clip(stats.spearmanr(a, b).statistic, -1.0, 1.0))
 
 
+def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float | None:
+    """Probability that a positive (label above 0) scores above a negative, ties as half; None where
+    one of them is missing or a score is not finite."""
+    from scipy import stats
+
+    values, positive = np.asarray(scores, np.float64), np.asarray(labels) > 0
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros or not np.isfinite(values).all():
+        return None
+    ranks = float(stats.rankdata(values)[positive].sum())
+    return (ranks - ones * (ones + 1) / 2) / (ones * zeros)
+
+
 def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.ndarray]:
     """`resampled` in blocks of draws whose [draws, values] are not too large."""
     most = max(1, _ELEMENTS_AT_ONCE // max(proteins, values))

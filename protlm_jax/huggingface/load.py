@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from protlm_jax import models
-from protlm_jax.config.folders import newest_run, recorded, t5x_checkpoint, t5x_step
+from protlm_jax.config.folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
 from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.matching import matched
+from protlm_jax.huggingface.placement import Placement, Wanted, mesh_for
 from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residues, read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors
 from protlm_jax.models import LoadedModel, ModelConfig
+from protlm_jax.models.adapters import TASK_HEAD, TuneConfig, Tuning
 from protlm_jax.models.exchange import Exchange, Joint
+from protlm_jax.models.identity import identity
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.storage.json_files import read_json, write_json
+from protlm_jax.storage.typed import from_fields
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
@@ -34,28 +39,32 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, mesh: Wanted = "auto") -> LoadedModel:
     """Loads a model with its parameters and its vocabulary.
 
     Args:
         path: a run's folder (its newest checkpoint is taken; of a run made in phases, the last
             phase's), one checkpoint (`<run>/checkpoints/<step>`), a Hugging Face folder, a model's
             id on the Hugging Face Hub (`org/name`), or a model_dir of T5X or one checkpoint in it.
+        mesh: how the parameters lie on this process's devices: sizes such as {"data": 2, "fsdp":
+            4}; "auto", on one device if it holds them, else divided; None, on one device.
 
     Raises:
-        ProtlmError: the path is none of these, or a file or tensor in it is missing or damaged.
+        ProtlmError: the path is none of these, a file or tensor in it is missing or damaged, or the
+            mesh does not fit the devices.
     """
     folder, fields = _recognised(path)
     if "model_type" in fields:
-        return _load_hugging_face(folder, fields)
+        return _load_hugging_face(folder, fields, mesh)
     if isinstance(fields.get("joint"), Joint):
-        return _load_joint(folder, fields["joint"])
+        return _load_joint(folder, fields["joint"], mesh)
     if "t5x" in fields:
         from protlm_jax.t5x_bridge.reading import read_model
 
         name = f"{folder.parent.name}, T5X step {t5x_step(folder)}"
-        return _loaded(*read_model(folder), name)
-    return _load_checkpoint(_checkpoint(folder))
+        config, params = read_model(folder)
+        return _loaded(config, params, name, mesh_for(models.build(config), mesh))
+    return _load_checkpoint(_checkpoint(folder), mesh)
 
 
 def find_checkpoint(path: str | Path) -> Path | None:
@@ -68,7 +77,7 @@ def load_source(path: str | Path) -> Source:
     """`load_model`'s model, with the checkpoint that it was read from."""
     from protlm_jax.training.initial import Source
 
-    return Source(load_model(path), find_checkpoint(path))
+    return Source(load_model(path, None), find_checkpoint(path))
 
 
 def read_architecture(path: str | Path) -> ModelConfig:
@@ -227,19 +236,58 @@ def _run_config(run: Path) -> ModelConfig:
     return config
 
 
-def _load_checkpoint(checkpoint: Path) -> LoadedModel:
+def _load_checkpoint(checkpoint: Path, wanted: Wanted) -> LoadedModel:
     from protlm_jax.training.checkpoints import restore_params
 
     run = checkpoint.parents[1]
     file = run / "config.json"
     config, about = _run_config(run), recorded(checkpoint)
-    params = restore_params(checkpoint)
-    _require_shapes(params, models.abstract_params(models.build(config)), checkpoint, file)
-    loaded, row = _loaded(config, params, f"{run.name}, step {checkpoint.name}"), about.row
+    model = models.build(config)
+    mesh = mesh_for(model, wanted)
+    name, tune = f"{run.name}, step {checkpoint.name}", _tune_of(about)
+    whole = tune.method == "all"
+    trained = restore_params(checkpoint, Placement(model, mesh).shardings if whole else None)
+    trained.pop(TASK_HEAD, None)
+    if whole:
+        _require_shapes(trained, models.abstract_params(model), checkpoint, file)
+        loaded = _loaded(config, trained, name, mesh)
+    else:
+        base = base_of(about, checkpoint, wanted)
+        tuning = Tuning(tune, base.model)
+        key = jax.random.key(0)
+        frozen, like = jax.eval_shape(tuning.split, base.params, key)
+        _require_shapes(trained, like, checkpoint, file)
+        frozen, _ = tuning.split(base.params, key)
+        params = tuning.merge(frozen, jax.tree.map(jnp.asarray, trained))
+        loaded = _loaded(config, params, name, mesh, base.left, base.missing)
+    row = about.row
     if about.data is not None and row is not None:  # of its training; a memory is part of a row
         row += config.memory_length
         row = min(row, config.max_positions or row)
     return replace(loaded, rare_residues=about.rare_residues, row=row)
+
+
+def _tune_of(about: Recorded) -> TuneConfig:
+    return from_fields(TuneConfig, about.section("tune"), f"{about.file}: tune")
+
+
+def base_of(about: Recorded, checkpoint: Path, mesh: Wanted = "auto") -> LoadedModel:
+    """The frozen model of a tuned run: where its config says, or as `base` in the run's folder.
+
+    Raises a ProtlmError where it is not there, or is not the model that the run was trained on.
+    """
+    from protlm_jax.training.initial import require_base
+
+    source, beside = str(about.fields.get("init_from")), about.file.parent / "base"
+    place = str(beside) if beside.is_dir() else source
+    if not Path(place).is_dir() and not hub.is_id(place):
+        raise ProtlmError(
+            f"{checkpoint} holds what was trained beside {source}, which is not there: put that "
+            f"model, or a link to it, at {beside}"
+        )
+    base = load_model(place, mesh)
+    require_base(checkpoint, identity(base), place)
+    return base
 
 
 def _hugging_face_config(
@@ -263,22 +311,25 @@ def _hugging_face_config(
     return exchange, config.replace(vocabulary=vocabulary.name), vocabulary, row
 
 
-def _load_hugging_face(folder: Path, fields: dict[str, Any]) -> LoadedModel:
+def _load_hugging_face(folder: Path, fields: dict[str, Any], wanted: Wanted) -> LoadedModel:
     exchange, config, vocabulary, row = _hugging_face_config(folder, fields)
-    abstract = models.abstract_params(models.build(config))
+    model = models.build(config)
+    abstract, mesh = models.abstract_params(model), mesh_for(model, wanted)
     tied = fields.get("tie_word_embeddings") is not False
     with ExitStack() as stack:
         tensors = open_tensors(folder, stack)
         found = matched(folder, exchange, config, abstract, tensors, tied)
-        params = params_from(exchange, abstract, lambda name: found.tensors[name].read())
-    loaded = _loaded(config, params, hub.title(folder), found.left, found.missing)
+        params = params_from(
+            exchange, abstract, lambda name: found.tensors[name].read(), Placement(model, mesh)
+        )
+    loaded = _loaded(config, params, hub.title(folder), mesh, found.left, found.missing)
     lengths = [length for length in (model_max_length(folder), row) if length]
     rare = rare_residues(folder, exchange, vocabulary)
     return replace(loaded, rare_residues=rare, row=min(lengths, default=None))
 
 
-def _load_joint(folder: Path, joint: Joint) -> LoadedModel:
-    parts = {name: load_model(folder / name) for name in joint.parts}
+def _load_joint(folder: Path, joint: Joint, wanted: Wanted) -> LoadedModel:
+    parts = {name: load_model(folder / name, wanted) for name in joint.parts}
     for part in parts.values():
         part.require_whole("generator and discriminator are no joint model")
     try:
@@ -287,7 +338,8 @@ def _load_joint(folder: Path, joint: Joint) -> LoadedModel:
     except ProtlmError as error:
         raise ProtlmError(f"{folder}: {error}") from error
     left = tuple(f"{name}: {line}" for name, part in parts.items() for line in part.left)
-    loaded, first = _loaded(config, params, folder.name, left), next(iter(parts.values()))
+    first = next(iter(parts.values()))
+    loaded = _loaded(config, params, folder.name, first.mesh, left)
     return replace(loaded, rare_residues=first.rare_residues, row=first.row)
 
 
@@ -336,9 +388,10 @@ def _loaded(
     config: ModelConfig,
     params: Any,
     name: str,
+    mesh: Mesh | None = None,
     left: tuple[str, ...] = (),
     missing: tuple[str, ...] = (),
 ) -> LoadedModel:
-    on_device = jax.tree.map(jnp.asarray, params)
-    vocabulary = get_vocabulary(config.vocabulary)
-    return LoadedModel(models.build(config, missing), on_device, vocabulary, name, left, missing)
+    model, vocabulary = models.build(config, missing), get_vocabulary(config.vocabulary)
+    placed = Placement(model, mesh).place(params)
+    return LoadedModel(model, placed, vocabulary, name, left, missing, mesh=mesh)

@@ -87,9 +87,10 @@ def init_unboxed(model: nn.Module, rng: jax.Array) -> Any:
     return nn.meta.unbox(init_boxed(model, rng))
 
 
-def init_params(model: nn.Module, seed: int) -> Any:
-    """Fresh parameters as plain float32 arrays on the default device."""
-    return jax.jit(functools.partial(init_unboxed, model))(jax.random.key(seed))
+def init_params(model: nn.Module, seed: int, shardings: Any = None) -> Any:
+    """Fresh parameters as plain float32 arrays on the default device, or laid by `shardings`."""
+    make = jax.jit(functools.partial(init_unboxed, model), out_shardings=shardings)
+    return make(jax.random.key(seed))
 
 
 def abstract_params(model: nn.Module) -> Any:

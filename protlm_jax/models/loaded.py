@@ -6,14 +6,17 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
+import jax
 
 from protlm_jax.errors import ProtlmError
-from protlm_jax.models.build import absent_heads, build
+from protlm_jax.models.build import absent_heads, build, init_params
 from protlm_jax.models.exchange import Exchange
 from protlm_jax.models.registry import family_of
 from protlm_jax.vocabularies import Rare, RareTally, ResiduePolicy
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from protlm_jax.models.config import ModelConfig
     from protlm_jax.vocabularies import Vocabulary
 
@@ -35,6 +38,7 @@ class LoadedModel:
         row: tokens in a row that the model was made for, special ones included; None where nobody
             knows.
         tally: where rare residues are counted that are read for this model; None does not count.
+        mesh: the devices over which the parameters are divided; None where one device holds them.
     """
 
     model: nn.Module
@@ -46,6 +50,7 @@ class LoadedModel:
     rare_residues: Rare = "X"
     row: int | None = None
     tally: RareTally | None = dataclasses.field(default=None, compare=False, repr=False)
+    mesh: Mesh | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -62,6 +67,11 @@ class LoadedModel:
         """The same parameters in a module whose config has other values in some fields."""
         model = build(self.config.replace(**changes), self.missing)
         return dataclasses.replace(self, model=model)
+
+    def reinitialised(self, seed: int, name: str) -> LoadedModel:
+        """The same architecture with fresh parameters, as training would have started from."""
+        places = jax.tree.map(lambda own: own.sharding, self.params) if self.mesh else None
+        return dataclasses.replace(self, params=init_params(self.model, seed, places), name=name)
 
     def require_whole(self, verb: str) -> None:
         """Raises ProtlmError when a head was not stored with the model."""

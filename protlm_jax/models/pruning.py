@@ -56,6 +56,19 @@ def pruned(loaded: LoadedModel, drop: Mapping[str, Collection[int]]) -> LoadedMo
     return dataclasses.replace(loaded, model=model, params=params)
 
 
+def exited(loaded: LoadedModel, depth: int) -> LoadedModel:
+    """The first `depth` layers of the stack that its head reads, with that head (the logit lens).
+
+    Raises:
+        ProtlmError: it has fewer layers, or consists of several models.
+    """
+    stack = loaded.model.readouts[0].stack
+    layers = getattr(loaded.config, LAYERS_FIELD[stack])
+    if not 1 <= depth <= layers:
+        raise ProtlmError(f"{loaded.name} has {layers} layers: an exit is 1 to {layers}")
+    return pruned(loaded, {stack: range(depth, layers)})
+
+
 def _kept(loaded: LoadedModel, stack: str, drop: Collection[int]) -> list[int]:
     layers = getattr(loaded.config, LAYERS_FIELD[stack])
     if missing := sorted(set(drop) - set(range(layers))):

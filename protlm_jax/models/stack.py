@@ -21,6 +21,7 @@ import numpy as np
 from protlm_jax.models.attention_kernels import KEPT
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
+from protlm_jax.models.merging import merged
 
 Params = Any
 
@@ -151,7 +152,8 @@ def run_stack(
         if dropout_rng is not None:
             rngs = {"dropout": jax.random.fold_in(dropout_rng, index)}
         own = dataclasses.replace(context, past=past)
-        return block.apply({"params": layer}, h, own, gate, dropout_rng is None, rngs=rngs)
+        own_params = {"params": merged(layer)}
+        return block.apply(own_params, h, own, gate, dropout_rng is None, rngs=rngs)
 
     step = _rematerialised(step, block.config.remat)
     positions = jnp.arange(block.num_layers if program is None else program.order.shape[0])

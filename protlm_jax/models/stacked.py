@@ -62,6 +62,12 @@ class Stacked(nn.Module):
         dense = 2 * config.d_model * width if cls.dense_head else 0
         return dense + 2 * width * config.vocab_size
 
+    def stacked(self, name: str, block: Block) -> Params:
+        """The stacked parameters of a row, which may hold adapters beside what a block asks for."""
+        if not self.is_initializing() and (params := self.get_variable("params", name)):
+            return params
+        return self.param(name, init_stack, block)
+
     def rows(self, stack: str) -> tuple[Block, Params]:
         """The block of one row, unbound, and its stacked parameters."""
         raise NotImplementedError
@@ -176,7 +182,7 @@ class SingleStack(Stacked):
 
     def setup(self) -> None:
         self.block = Block(self.config, parent=None)
-        self.encoder = self.param("encoder", init_stack, self.block)
+        self.encoder = self.stacked("encoder", self.block)
 
     def rows(self, stack: str) -> tuple[Block, Params]:
         return self.block, self.encoder

@@ -71,6 +71,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def head(self) -> nn.Module | None:
+        """A head of the task's own, whose parameters stand beside the model's; None without."""
+        return None
+
     def queries(self, length: int) -> int:
         """Positions of a row that a query stream predicts; 0 without a query stream."""
         return 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Gives the verb its arguments."""
     recipe = verb.add_mutually_exclusive_group(required=True)
-    recipe.add_argument("--config", help="path:variant; all its phases are planned")
+    recipe.add_argument("--config", help="a name or path, :variant; all its phases are planned")
     recipe.add_argument("--gin_file", action="append", help="a recipe of T5X; may be repeated")
     verb.add_argument(
         "--gin", action="append", default=[], metavar="NAME=VALUE",

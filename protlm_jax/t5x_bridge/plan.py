@@ -189,7 +189,8 @@ def main(argv: list[str] | None = None) -> int:
 def _planned(arguments: argparse.Namespace) -> Plan:
     pod = topology(arguments.topology)
     compile_step = configurable(train)
-    roots = [".", *(str(Path(root).parent) for root in (Path(__file__).parents[1], *t5x.__path__))]
+    package = Path(__file__).parents[1]  # gin/x.gin, and x.gin alone
+    roots = [".", str(package), str(package / "gin"), *(str(Path(p).parent) for p in t5x.__path__)]
     files = ", ".join(arguments.gin_file)
     try:
         bindings = [NOWHERE, *arguments.gin_bindings]

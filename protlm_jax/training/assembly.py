@@ -16,12 +16,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from protlm_jax import models, partitioning
 from protlm_jax.config.run import RunConfig
+from protlm_jax.models.adapters import Tuning
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.objectives import Objective, build_objective
 from protlm_jax.training.guard import SkipRules
 from protlm_jax.training.hardware import memory_of
 from protlm_jax.training.mesh_choice import choose_mesh
-from protlm_jax.training.optimizers import build_optimizer
+from protlm_jax.training.optimizers import averaged, build_optimizer
 from protlm_jax.training.schedules import build_schedule
 from protlm_jax.training.state import TrainState, abstract_state, compile_init, lay_out
 from protlm_jax.training.step import OnMesh, TrainStep, compile_evaluation, compile_step
@@ -70,9 +71,15 @@ class Assembly:
     @functools.cached_property
     def first_state(self) -> Callable[[jax.Array], TrainState]:
         """Makes a fresh state from a key."""
+        step = self.step
         return compile_init(
-            self.model, self.optimizer, self.layout, self.batch_size, self.step.rules
+            self.model, self.optimizer, self.layout, self.batch_size, step.rules, step.tuning
         )
+
+    def scored(self, state: TrainState) -> Any:
+        """What `evaluate` takes of a state."""
+        params = averaged(state.opt_state, state.params)
+        return params if self.step.tuning is None else (state.base, params)
 
 
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Assembly:
@@ -83,14 +90,16 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
     """
     train = config.train
     model = models.build(config.model)
-    axes = models.logical_axes(model)
     vocabulary = get_vocabulary(config.model.vocabulary)
     objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
+    tuning = tuning_of(config, model, objective)
+    base_axes, axes = ({}, models.logical_axes(model)) if tuning is None else tuning.axes
     schedule = build_schedule(config.schedule, train.steps)
-    optimizer = build_optimizer(config.optimizer, schedule, axes)
+    decay = config.tune.layer_decay
+    optimizer = build_optimizer(config.optimizer, schedule, axes, decay)
     guard = SkipRules(config.model.dtype, train.skip_limit, train.skip_above)
-    abstract = abstract_state(model, optimizer, train.batch_size, guard)
-    mesh, chosen = _mesh(config, abstract, axes, devices)
+    abstract = abstract_state(model, optimizer, train.batch_size, guard, tuning)
+    mesh, chosen = _mesh(config, abstract, axes, devices, base_axes)
     rows = partitioning.batch_sharding(mesh, train.batch_size // train.accumulate)
     sizes = {"length": config.data.length, "embed": config.model.d_model}
     stream = config.mesh.stream
@@ -98,16 +107,27 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
         stream = "length" if config.data.length % mesh.shape["tensor"] == 0 else stream
         chosen += "; the stream between sublayers is split by length" * (stream == "length")
     rules = partitioning.step_rules(stream, sizes, mesh)
-    layout = lay_out(abstract, axes, mesh)
-    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, guard)
+    layout = lay_out(abstract, axes, mesh, base_axes)
+    step = TrainStep(model, objective, optimizer, axes, train.seed, train.accumulate, guard, tuning)
     return Assembly(
         *(mesh, rows, model, axes, objective, schedule, optimizer),
         *(abstract, layout, step, train.batch_size, rules, chosen),
     )
 
 
+def tuning_of(config: RunConfig, model: Stacked, objective: Objective) -> Tuning | None:
+    """What divides the parameters of a run; None where all are trained, and no head beside them."""
+    head = objective.head()
+    plain = config.tune.method == "all" and head is None
+    return None if plain else Tuning(config.tune, model, head)
+
+
 def _mesh(
-    config: RunConfig, abstract: TrainState, axes: Any, devices: list[jax.Device] | None
+    config: RunConfig,
+    abstract: TrainState,
+    axes: Any,
+    devices: list[jax.Device] | None,
+    base_axes: Any,
 ) -> tuple[Mesh, str]:
     """The mesh of the config, or the chosen one, and why it was chosen."""
     stated, train = config.mesh, config.train
@@ -123,5 +143,6 @@ def _mesh(
             devices=len(slices[0]),
             memory=memory_of(devices[0]),
             slices=len(slices),
+            base_axes=base_axes,
         )
     return partitioning.make_mesh(shape, devices), why

@@ -181,20 +181,30 @@ def _read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def restore_params(path: str | Path) -> Any:
-    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays.
+def stored_info(path: str | Path) -> dict[str, Any]:
+    """What `save` was given as `info`; raises a ProtlmError where there is no such checkpoint."""
+    return _read_info(Path(path).absolute())
 
+
+def restore_params(path: str | Path, shardings: Any = None) -> Any:
+    """The parameters of `<run>/checkpoints/<step>` as a nested dict of NumPy arrays; their moving
+    average where the run keeps one.
+
+    With `shardings`, a tree like them, those named there are read onto their devices instead.
     Raises a ProtlmError where there is no such checkpoint, or it cannot be read.
     """
-    return restore_part(path, "params")
+    moments = stored_field(Path(path).absolute() / "state", "opt_state")
+    if isinstance(moments, list | tuple) and moments and "average" in (moments[0] or {}):
+        return restore_part(path, "opt_state", [{"average": shardings}])[0]["average"]
+    return restore_part(path, "params", shardings)
 
 
-def restore_part(path: str | Path, name: str) -> Any:
+def restore_part(path: str | Path, name: str, shardings: Any = None) -> Any:
     """As `restore_params`, of a field of the state such as "opt_state"; None without it."""
     path = Path(path).absolute()
     _verify(path, ": copy it again, or read another checkpoint of the run")
     _read_info(path)
-    return _read_field(path / "state", name)
+    return _read_field(path / "state", name, shardings)
 
 
 def restore_field(folder: Path, name: str) -> Any:
@@ -209,14 +219,21 @@ def stored_field(folder: Path, name: str) -> Any:
         return _stored_tree(folder).get(name)
 
 
-def _read_field(folder: Path, name: str) -> Any:
+def _read_field(folder: Path, name: str, shardings: Any = None) -> Any:
+    on_devices = dict(jax.tree.leaves_with_path({name: shardings}))
+
+    def place(path: Any, _: Any) -> ocp.RestoreArgs:
+        if sharding := on_devices.get(path):
+            return ocp.ArrayRestoreArgs(sharding=sharding)
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+
     with _reading(folder.parent), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         stored = _stored_tree(folder)
         if name not in stored:
             return None
         part = {name: stored[name]}
-        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), part)
-        args = ocp.args.PyTreeRestore(part, restore_args=to_host, partial_restore=True)
+        places = jax.tree.map_with_path(place, part)
+        args = ocp.args.PyTreeRestore(part, restore_args=places, partial_restore=True)
         return reader.restore(folder, args=args)[name]
 
 

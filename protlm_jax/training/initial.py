@@ -15,13 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from protlm_jax import partitioning
 from protlm_jax.config.files import read_config
 from protlm_jax.config.run import RunConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.build import absent_heads
 from protlm_jax.models.config import ModelConfig
+from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.training.checkpoints import restore_part
+from protlm_jax.training.assembly import Assembly
+from protlm_jax.training.checkpoints import restore_part, stored_info
 from protlm_jax.training.optimizers import opt_state_axes
 from protlm_jax.training.state import TrainState
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
@@ -57,7 +60,8 @@ class Report:
     """What a run took from its source, in words; saved as init.json.
 
     `new` starts at random, `left` is only in the source, and `settings` are fields of the model
-    that differ without an effect on parameters.
+    that differ without an effect on parameters. `digest` tells a frozen source from other
+    models.
     """
 
     source: str
@@ -67,6 +71,7 @@ class Report:
     left: list[str]
     optimizer: str
     settings: list[str]
+    digest: str
 
     def lines(self) -> list[str]:
         """For the screen."""
@@ -80,13 +85,13 @@ class Report:
 
 
 def continue_from(
-    config: RunConfig, fresh: TrainState, layout: TrainState, axes: Any, load: Load
+    config: RunConfig, parts: Assembly, fresh: TrainState, load: Load
 ) -> tuple[TrainState, Report]:
     """The state of step 0 with the parameters of `config.init_from`, which `load` reads.
 
-    `fresh` is the state with random parameters, `layout` its shardings, and `axes` the logical axes
-    of the parameters. Raises a ProtlmError where there is no model, one of another architecture
-    (each field is named), or no optimizer's state where the config asks for it.
+    `fresh` is the state with random parameters, whose memory may be used again. Raises a
+    ProtlmError where there is no model, one of another architecture (each field is named), or no
+    optimizer's state where the config asks for it.
     """
     assert config.init_from is not None
     with _in_host_memory():
@@ -100,17 +105,33 @@ def continue_from(
             f"--config.init_from away"
         )
     rows, new, left = _matching_rows(source, config.model)
-    params = jax.tree.map(
-        lambda leaf, names, stored, sharding: _placed(leaf, names, stored, rows, sharding),
-        fresh.params,
-        axes,
-        source.params,
-        layout.params,
-    )
-    # Heads that were not stored begin as in any new run.
-    params |= {name: fresh.params[name] for name in source.missing}
+    if rows and config.tune.method != "all":
+        raise ProtlmError(
+            f"{config.init_from} has another vocabulary or position table than config.model, whose "
+            f"new rows a frozen model would not learn: use its own, or tune.method=all"
+        )
+    tuning, layout, axes = parts.step.tuning, parts.layout, parts.axes
+    whole, shardings, names = fresh.params, layout.params, axes
+    if tuning is not None:
+        names = tuning.whole_axes
+        shapes = jax.eval_shape(tuning.init, jax.random.key(0))
+        shardings = partitioning.shardings(shapes, names, parts.mesh)
+        whole = jax.jit(tuning.init, out_shardings=shardings)(jax.random.key(config.train.seed))
+    # Heads that were not stored, and one of the task's own, begin as in any new run.
+    taken = [name for name in whole if name in source.params and name not in source.missing]
+    params = whole | {
+        name: jax.tree.map(
+            lambda leaf, axes, stored, sharding: _placed(leaf, axes, stored, rows, sharding),
+            *(tree[name] for tree in (whole, names, source.params, shardings)),
+        )
+        for name in taken
+    }
     new += [f"{absent_heads(source.config, [name])}, {name}" for name in source.missing]
     state = dataclasses.replace(fresh, params=params)
+    if tuning is not None:
+        split = jax.jit(tuning.split, out_shardings=(layout.base, layout.params))
+        base, trained = split(params, jax.random.key(config.train.seed))
+        state = dataclasses.replace(fresh, base=base, params=trained)
     optimizer = f"{config.optimizer.name} starts anew"
     if config.init_what == "state":
         stored = _stored_optimizer(config, found.checkpoint)
@@ -128,8 +149,18 @@ def continue_from(
         left=[*left, *source.left],
         optimizer=optimizer,
         settings=_differences(source.config, config.model, WITHOUT_PARAMETERS),
+        digest=identity(source) if layout.base else "",
     )
     return state, report
+
+
+def require_base(checkpoint: Path, digest: str, source: str) -> None:
+    """Raises a ProtlmError where a checkpoint was trained on another base than this model."""
+    if stored_info(checkpoint).get("base") != digest:
+        raise ProtlmError(
+            f"{checkpoint} was trained beside another model than {source} is now: put back the "
+            f"model that the run started from"
+        )
 
 
 def _differences(source: ModelConfig, own: ModelConfig, fields: Iterable[str]) -> list[str]:

@@ -29,10 +29,11 @@ from protlm_jax.training.assembly import Assembly, assemble
 from protlm_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_hosts, print_once
 from protlm_jax.training.hosts import state_of_all, state_of_this
-from protlm_jax.training.initial import Load, continue_from
+from protlm_jax.training.initial import Load, Report, continue_from, require_base
 from protlm_jax.training.metrics import MetricsWriter
 from protlm_jax.training.progress import StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
+from protlm_jax.training.stopping import Patience, is_complete
 from protlm_jax.training.workdir import claim_workdir
 from protlm_jax.vocabularies import get_vocabulary
 
@@ -82,8 +83,12 @@ class Run:
             frequencies = training_frequencies(config.data)
             present = frequencies[frequencies > 0]
             self.unigram_entropy = float(-np.sum(present * np.log(present)))
+        self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
-        self.writer = MetricsWriter(workdir, self.start) if is_primary() else None
+        self.complete = is_complete(train, workdir)
+        self.patience = Patience.of_run(train, workdir, self.start)
+        until = train.steps if self.complete else self.start
+        self.writer = MetricsWriter(workdir, until) if is_primary() else None
         if is_primary():
             info = partitioning.describe(parts.abstract.params, parts.axes, parts.mesh)
             write_atomically(workdir / "model-info.txt", info)
@@ -93,21 +98,23 @@ class Run:
     def fit(self) -> int:
         """Trains until the last step; returns the number of updates."""
         train, parts, start = self.config.train, self.parts, self.start
-        if start >= train.steps:
+        if self.complete:
             return 0
         print_once(self._summary())
         log = StepLog(train, start, self.writer, parts.schedule, self.throughput)
         with log, SigtermNotice() as sigterm, contextlib.ExitStack() as trace:
             for step in range(start, train.steps + 1):
                 stop = sigterm.received(step)
-                last = step == train.steps
+                last, improved = step == train.steps, False
                 new = step > start or step == 0  # a restored state is evaluated and saved already
                 if new and is_due(step, train.evaluate_every, train.steps):
                     with log.paused():
-                        scores = score(parts, self.state.params, self._put_all(self.heldout))
+                        scores = self._scores(self.heldout)
                     # The entropy of the training residues: the loss of guessing by frequency.
                     log.evaluated(step, {**scores, "heldout/unigram_entropy": self.unigram_entropy})
-                if new and step > 0 and (stop or last or self.checkpoints.should_save(step)):
+                    improved = self.patience.add(step, scores)
+                    last |= self.patience.exhausted
+                if new and step > 0 and self._due(step, improved, last, stop):
                     with log.paused():
                         self._save(step)
                 if last:
@@ -126,11 +133,21 @@ class Run:
                 if step + 1 in train.profile_steps[1:]:
                     jax.block_until_ready(self.state)  # so that the trace has all of the step
                     trace.close()
-        return train.steps - start
+        if train.patience and is_primary():
+            print_once(f"the lowest held-out loss was that of step {self.patience.best_step}")
+        return step - start
+
+    def _due(self, step: int, improved: bool, last: bool, stop: bool) -> bool:
+        """Whether to save: with patience at improvements, and before the first evaluation."""
+        due = stop or last or self.checkpoints.should_save(step)
+        return improved or (due and not self.patience.best_step)
+
+    def _scores(self, batches: list[Batch]) -> dict[str, float]:
+        return score(self.parts, self.state, self._put_all(batches))
 
     def score_heldout(self, data: DataConfig) -> dict[str, float]:
         """Held-out metrics of the present state on the proteins of any data section."""
-        return score(self.parts, self.state.params, self._put_all(self._heldout(data)))
+        return self._scores(self._heldout(data))
 
     def close(self) -> None:
         """Waits for checkpoints that are being written, and raises their failures."""
@@ -172,43 +189,57 @@ class Run:
         config, parts = self.config, self.parts
         while (latest := self.checkpoints.latest_step()) is not None:
             try:
-                return self._restored(latest), latest
+                return self._restored(latest, load), latest
             except DamagedCheckpoint as error:
                 print_once(self.checkpoints.set_aside(latest, error))
         state = parts.first_state(jax.random.key(config.train.seed))
         if config.init_from is not None:
-            assert load is not None, "a run with init_from needs `load`"
-            state, report = continue_from(config, state, parts.layout, parts.axes, load)
+            state, report = self._continued(state, load)
             print_once("\n".join(report.lines()))
             if is_primary():
                 write_json(self.workdir / "init.json", dataclasses.asdict(report))
         return state, 0
 
-    def _restored(self, step: int) -> TrainState:
+    def _continued(self, state: TrainState, load: Load | None) -> tuple[TrainState, Report]:
+        """The state with the parameters of `init_from`, of which checkpoints note the digest."""
+        assert load is not None, "a run with init_from needs `load`"
+        state, report = continue_from(self.config, self.parts, state, load)
+        if self.parts.layout.base:
+            self.info = {"base": report.digest}
+        return state, report
+
+    def _restored(self, step: int, load: Load | None) -> TrainState:
         parts, reset = self.parts, self.config.train.carry == "reset"
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            *(_without_carry(x) if reset else x for x in (parts.abstract, parts.layout)),
+            *(_stored(x, reset) for x in (parts.abstract, parts.layout)),
         )
-        state, data = self.checkpoints.restore(step, target)
+        stored, data = self.checkpoints.restore(step, target)
         if note := self.batches.restore(state_of_this(data)):
             print_once(note)
+        state = TrainState(**stored)
+        if parts.layout.base:
+            fresh, _ = self._continued(parts.first_state(jax.random.key(0)), load)
+            path = self.checkpoints.directory / str(step)
+            require_base(path, self.info["base"], str(self.config.init_from))
+            state = dataclasses.replace(state, base=fresh.base)
         return dataclasses.replace(state, carry=parts.empty_carry()) if reset else state
 
     def _save(self, step: int) -> None:
         if self.writer is not None:
             self.writer.flush()
-        reset = self.config.train.carry == "reset"
-        state = _without_carry(self.state) if reset else self.state
-        self.checkpoints.save(step, state, state_of_all(self.batches.state()))
+        stored = _stored(self.state, self.config.train.carry == "reset")
+        self.checkpoints.save(step, stored, state_of_all(self.batches.state()), self.info)
 
     def _summary(self) -> str:
         """The model, the devices, the data and the mesh, for people."""
         counts, data = self.batches.counts, self.config.data
         source = data.prepared or data.fasta or "the bundled proteins"
         parameters = models.parameter_count(self.parts.abstract.params)
+        frozen = models.parameter_count(self.parts.abstract.base)
+        trained = f" ({frozen:,} more are frozen)" if frozen else ""
         lines = [
-            f"{self.config.model.family} with {parameters:,} parameters on "
+            f"{self.config.model.family} with {parameters:,} parameters{trained} on "
             f"{len(jax.devices())} {jax.devices()[0].device_kind} device(s)",
             f"training on {counts.proteins:,} proteins, {counts.residues:,} residues, of {source}",
         ]
@@ -225,18 +256,19 @@ class Run:
         return "\n".join(lines)
 
 
-def _without_carry(state: TrainState) -> TrainState:
-    return dataclasses.replace(state, carry={})
+def _stored(state: TrainState, reset: bool) -> dict[str, Any]:
+    """What a checkpoint holds of a state, without the carry where it is reset."""
+    return state.stored() | ({"carry": {}} if reset else {})
 
 
-def score(parts: Assembly, params: Any, batches: Any) -> dict[str, float]:
+def score(parts: Assembly, state: TrainState, batches: Any) -> dict[str, float]:
     """Metrics at residues that the model cannot see, of batches on the devices; the same masks
     always.
 
     Raises a ProtlmError where the batches hold no residue to score.
     """
     totals: dict[str, Any] = {}
-    carry = parts.empty_carry()
+    params, carry = parts.scored(state), parts.empty_carry()
     for index, batch in enumerate(batches):
         rng = jax.random.fold_in(jax.random.key(0), index)
         result, carry = parts.evaluate(params, batch, rng, carry)

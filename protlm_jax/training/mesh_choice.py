@@ -21,7 +21,13 @@ SHARE = 0.5  # of a device's memory, for state and gradients
 
 
 def choose_mesh(
-    abstract: TrainState, axes: Any, rows: int, devices: int, memory: int, slices: int = 1
+    abstract: TrainState,
+    axes: Any,
+    rows: int,
+    devices: int,
+    memory: int,
+    slices: int = 1,
+    base_axes: Any = None,
 ) -> tuple[dict[str, int], str]:
     """Sizes of slices, data, fsdp and tensor, and the reason in one line for people.
 
@@ -34,7 +40,7 @@ def choose_mesh(
     needed = {}
     for fsdp in sizes if memory else sizes[:1]:
         shape = {SLICES: slices, "data": replicas // fsdp, "fsdp": fsdp, "tensor": tensor}
-        needed[fsdp] = state_and_gradients(abstract, axes, shape)
+        needed[fsdp] = state_and_gradients(abstract, axes, shape, base_axes)
         if needed[fsdp] <= SHARE * memory:
             break
     chosen = " x ".join(f"{axis} {shape[axis]}" for axis in MESH_AXES)
@@ -53,8 +59,10 @@ def choose_mesh(
     return shape, f"mesh: {chosen}{several}, chosen: {reason}"
 
 
-def state_and_gradients(abstract: TrainState, axes: Any, shape: dict[str, int]) -> int:
+def state_and_gradients(
+    abstract: TrainState, axes: Any, shape: dict[str, int], base_axes: Any = None
+) -> int:
     """Bytes on one device of a mesh with these axes, in their order."""
     mesh = AbstractMesh(tuple(shape.values()), tuple(shape))
-    layout = lay_out(abstract, axes, mesh)
+    layout = lay_out(abstract, axes, mesh, base_axes)
     return bytes_on_device(abstract, layout) + bytes_on_device(abstract.params, layout.params)

@@ -1,4 +1,4 @@
-"""AdamW, LAMB and Adafactor for parameters stacked along a leading "layers" axis.
+"""AdamW, LAMB, Adafactor and Muon for parameters stacked along a leading "layers" axis.
 
 LAMB's trust ratio and Adafactor's statistics are defined per parameter tensor. So optax's
 transformations are lifted here with `jax.vmap` over layers, and (heads, kv) are joined into the
@@ -8,12 +8,14 @@ matrix dimension that the multiplication sees. The state keeps optax's structure
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
+from optax.contrib import MuonDimensionNumbers
 
 from protlm_jax.config.run import OptimizerConfig
 from protlm_jax.errors import ProtlmError
@@ -25,17 +27,22 @@ Links = list[optax.GradientTransformation]
 ADAFACTOR_DECAY = 0.8  # the second moment's decay at update t is 1 - t^-0.8
 ADAFACTOR_CLIP = 1.0  # largest root mean square of a tensor's update
 ADAFACTOR_MIN_SCALE = 1e-3  # a tensor smaller than this still moves
+MUON_RMS = 0.2  # root mean square of an update, about AdamW's (2502.16982)
 ADAFACTOR_MIN_DIMENSION = 128  # matrices with a smaller side keep a full second moment
 
 
 def build_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule, logical_axes: Tree
+    config: OptimizerConfig,
+    schedule: optax.Schedule,
+    logical_axes: Tree,
+    layer_decay: float = 1.0,
 ) -> optax.GradientTransformation:
     """The transformation from fp32 gradients to updates, which are added to the parameters.
 
     `logical_axes` is the parameters' tree with a tuple of axis names per leaf: a leading "layers"
     makes a tensor a stack of layers, and neighbouring "heads" and "kv" count as one dimension. The
-    state has one entry per link of the chain; the last one is the schedule's count.
+    state has one entry per link of the chain; the last one is the schedule's count. `layer_decay`
+    is that of `TuneConfig`.
     """
     if config.name not in OPTIMIZERS:
         names = f"{', '.join([*OPTIMIZERS][:-1])} or {[*OPTIMIZERS][-1]}"
@@ -43,7 +50,58 @@ def build_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, _decay_mask)]
     links = OPTIMIZERS[config.name](config, decay if config.weight_decay else [], logical_axes)
-    return optax.chain(*clip, *links, optax.scale_by_learning_rate(schedule))
+    layers = [_layer_decay(layer_decay, logical_axes)] if layer_decay != 1.0 else []
+    chain = optax.chain(*clip, *links, *layers, optax.scale_by_learning_rate(schedule))
+    return _with_average(chain, config.ema) if config.ema else chain
+
+
+class AverageState(NamedTuple):
+    """The moving average of the parameters, of so many updates."""
+
+    updates: jax.Array
+    average: Tree
+
+
+def _with_average(chain: optax.GradientTransformation, decay: float) -> Any:
+    """The chain, with the average of the parameters after each update before its state."""
+
+    def init(params: Tree) -> Any:
+        return AverageState(jnp.zeros([], jnp.int32), params), *chain.init(params)
+
+    def update(updates: Tree, state: Any, params: Tree) -> Any:
+        (count, average), *inner = state
+        updates, inner = chain.update(updates, tuple(inner), params)
+        keep = jnp.minimum(decay, count / (count + 10.0)).astype(jnp.float32)
+        after = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: keep * a + (1.0 - keep) * p, average, after)
+        return updates, (AverageState(optax.safe_increment(count), average), *inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any, params: Tree) -> Tree:
+    """What is evaluated: the average of the parameters where the optimizer keeps one."""
+    first = opt_state[0]
+    kept = isinstance(first, AverageState) and int(jax.device_get(first.updates)) > 0
+    return first.average if kept else params
+
+
+def _layer_decay(decay: float, axes: Tree) -> optax.GradientTransformation:
+    """Scales the updates of layer l of L by decay^(L - 1 - l), those of tables by decay^L."""
+
+    def update(updates: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, Tree]:
+        pairs = zip(jax.tree.leaves(axes, is_leaf=_is_names), jax.tree.leaves(updates), strict=True)
+        depth = max((len(update) for names, update in pairs if _is_stacked(names)), default=0)
+
+        def scaled(names: Names, update: jax.Array) -> jax.Array:
+            if _is_stacked(names):
+                powers = decay ** jnp.arange(len(update) - 1, -1, -1, dtype=update.dtype)
+                return update * powers.reshape(-1, *(1,) * (update.ndim - 1))
+            return update * decay**depth if {"vocab", "positions"} & {*names} else update
+
+        return jax.tree.map(scaled, axes, updates, is_leaf=_is_names), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def _adamw(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:
@@ -65,11 +123,45 @@ def _adafactor(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:
     return [_factored_rms(axes), _per_layer(clip_and_scale, axes), *decay]
 
 
+def _muon(config: OptimizerConfig, decay: Links, axes: Tree) -> Links:
+    """Muon for the matrices of stacked layers, AdamW for all else; decay acts on both."""
+    sides = jax.tree_util.tree_map_with_path(
+        lambda path, names: _sides(_dict_keys(path), names), axes, is_leaf=_is_names
+    )
+    kinds = jax.tree_util.tree_map_with_path(
+        lambda path, names: "muon" if _sides(_dict_keys(path), names) else "adamw",
+        axes,
+        is_leaf=_is_names,
+    )
+
+    def scaled(update: jax.Array, of: MuonDimensionNumbers) -> jax.Array:
+        larger = max(np.prod([update.shape[axis] for axis in side]) for side in of)
+        return update * float(MUON_RMS * np.sqrt(larger))
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=sides),
+        optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, sides)),
+    )
+    adamw = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    return [optax.partition({"muon": muon, "adamw": adamw}, kinds), *decay]
+
+
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Links, Tree], Links]] = {
     "adamw": _adamw,
     "lamb": _lamb,
     "adafactor": _adafactor,
+    "muon": _muon,
 }
+
+
+def _sides(path: tuple[str, ...], names: Names) -> MuonDimensionNumbers | optax.MaskedNode:
+    """The axes of both sides of a stacked layer's matrix, (heads, kv) being one side; an empty node
+    for anything else."""
+    axes = list(range(1, len(names)))
+    joined = next((i for i in axes if names[i : i + 2] == ("heads", "kv")), 0)
+    sides = [(i, i + 1) if i == joined else (i,) for i in axes if not joined or i != joined + 1]
+    is_matrix = _is_stacked(names) and path[-1] == "kernel" and len(sides) == 2
+    return MuonDimensionNumbers(*sides) if is_matrix else optax.MaskedNode()
 
 
 def is_decayed(path: tuple[str, ...]) -> bool:

@@ -22,6 +22,7 @@ from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.training.distributed import is_primary, owned_by_hosts, print_once
 from protlm_jax.training.initial import Load
 from protlm_jax.training.loop import Run, train
+from protlm_jax.training.stopping import is_complete
 from protlm_jax.training.workdir import claim_workdir
 
 Record = dict[str, Any]
@@ -118,7 +119,7 @@ def _report(headline: str, losses: dict[str, dict[str, float]]) -> None:
 
 
 def _is_complete(phase: Phase) -> bool:
-    return (latest_step(phase.folder / "checkpoints") or 0) >= phase.config.train.steps
+    return is_complete(phase.config.train, phase.folder)
 
 
 def _require_complete(phase: Phase, following: Phase) -> None:

@@ -38,13 +38,22 @@ def _whole_schedule(config: ScheduleConfig, total_steps: int) -> optax.Schedule:
         )
     if config.name == "constant":
         schedule = optax.constant_schedule(peak)
+    elif config.name == "wsd":
+        decay = config.decay_steps
+        if not 0 < decay <= total_steps - warmup:
+            raise ProtlmError(
+                f"schedule.decay_steps={decay} must be 1 to {total_steps - warmup} for wsd: "
+                f"{total_steps} steps without {warmup} of warmup"
+            )
+        stable = total_steps - warmup - decay
+        schedule = optax.linear_schedule(peak, 0.0, decay, transition_begin=stable)
     elif config.name == "linear":
         schedule = optax.linear_schedule(peak, 0.0, total_steps - warmup)
     elif config.name == "cosine":
         schedule = optax.cosine_decay_schedule(peak, total_steps - warmup)
     else:
         raise ProtlmError(
-            f"schedule.name={config.name!r} is unknown: use constant, linear, cosine or rsqrt"
+            f"schedule.name={config.name!r} is unknown: use constant, linear, cosine, rsqrt or wsd"
         )
     if warmup == 0:
         return schedule

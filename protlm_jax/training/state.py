@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from protlm_jax import partitioning
 from protlm_jax.models import logical_axes
+from protlm_jax.models.adapters import Tuning
 from protlm_jax.models.build import init_unboxed
 from protlm_jax.models.stacked import Stacked
 from protlm_jax.training.guard import SkipRules
@@ -31,6 +32,7 @@ class TrainState:
         opt_state: the optimizer's.
         carry: a recurrent family's memory, rows first, zeros at the start; else an empty dict.
         guard: see `protlm_jax.training.guard`; an empty dict without rules, except in float16.
+        base: frozen parameters, see `protlm_jax.models.adapters`; checkpoints do not hold them.
     """
 
     step: jax.Array
@@ -38,6 +40,11 @@ class TrainState:
     opt_state: optax.OptState
     carry: Any
     guard: Any
+    base: Any = flax.struct.field(default_factory=dict)
+
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {n: getattr(self, n) for n in ("step", "params", "opt_state", "carry", "guard")}
 
 
 def make_state(
@@ -46,9 +53,14 @@ def make_state(
     rng: jax.Array,
     batch_size: int,
     rules: SkipRules | None = None,
+    tuning: Tuning | None = None,
 ) -> TrainState:
     """A fresh state (traceable); `batch_size` is the number of rows of a carry."""
-    params = init_unboxed(model, rng)
+    base: Any = {}
+    if tuning is None:
+        params = init_unboxed(model, rng)
+    else:
+        base, params = tuning.split(tuning.init(rng), rng)
     carry = model.initial_carry(batch_size)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -56,6 +68,7 @@ def make_state(
         opt_state=optimizer.init(params),
         carry=carry,
         guard=(rules or SkipRules(model.config.dtype)).initial(),
+        base=base,
     )
 
 
@@ -76,13 +89,18 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     batch_size: int = 1,
     rules: SkipRules | None = None,
+    tuning: Tuning | None = None,
 ) -> TrainState:
     """The state's shapes."""
-    make = functools.partial(make_state, model, optimizer, batch_size=batch_size, rules=rules)
+    make = functools.partial(
+        make_state, model, optimizer, batch_size=batch_size, rules=rules, tuning=tuning
+    )
     return jax.eval_shape(make, jax.random.key(0))
 
 
-def lay_out(abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh) -> TrainState:
+def lay_out(
+    abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh, base_axes: Any = None
+) -> TrainState:
     """Shardings of a state of these shapes, the optimizer's like those of its parameters."""
     opt_axes = opt_state_axes(abstract.opt_state, abstract.params, axes)
     alone: Any = NamedSharding(mesh, PartitionSpec())
@@ -92,6 +110,7 @@ def lay_out(abstract: TrainState, axes: Any, mesh: Mesh | AbstractMesh) -> Train
         opt_state=partitioning.shardings(abstract.opt_state, opt_axes, mesh),
         carry=partitioning.shardings(abstract.carry, carry_axes(abstract.carry), mesh),
         guard=jax.tree.map(lambda _: alone, abstract.guard),
+        base=partitioning.shardings(abstract.base, base_axes or {}, mesh),
     )
 
 
@@ -115,10 +134,13 @@ def compile_init(
     layout: TrainState,
     batch_size: int = 1,
     rules: SkipRules | None = None,
+    tuning: Tuning | None = None,
 ) -> Callable[[jax.Array], TrainState]:
     """The jitted function from a key to a fresh state, laid out on the mesh.
 
     Traced outside `set_mesh`: constraints inside the model would act on initial values too.
     """
-    make = functools.partial(make_state, model, optimizer, batch_size=batch_size, rules=rules)
+    make = functools.partial(
+        make_state, model, optimizer, batch_size=batch_size, rules=rules, tuning=tuning
+    )
     return jax.jit(make, out_shardings=layout)

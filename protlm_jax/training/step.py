@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from protlm_jax import partitioning
+from protlm_jax.models.adapters import Tuning
 from protlm_jax.objectives import Objective, Score
 from protlm_jax.training.guard import Guard, SkipRules
 from protlm_jax.training.optimizers import layer_statistics
@@ -36,6 +37,7 @@ class TrainStep:
         seed: of corruption and dropout; the key of step i is fold_in(key(seed), i).
         accumulate: how many equal parts a batch is computed in, one after the other.
         rules: which updates are skipped; None where it depends on the dtype alone.
+        tuning: joins what is trained with the frozen base; None where all is trained.
     """
 
     model: nn.Module
@@ -45,11 +47,12 @@ class TrainStep:
     seed: int
     accumulate: int = 1
     rules: SkipRules | None = None
+    tuning: Tuning | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
         scale = state.guard.get("scale")
-        grads, score = self._gradients(state.params, batch, rng, state.carry, scale)
+        grads, score = self._gradients(state, batch, rng, scale)
         weight = jnp.maximum(score.weight_sum, 1.0)
         loss = score.loss_sum / weight
         grads = jax.tree.map(lambda g: g / weight, grads)
@@ -71,11 +74,15 @@ class TrainStep:
         params = optax.apply_updates(state.params, updates)
         # The carry of a skipped step may not be finite either: it is emptied.
         carry = guard.zeroed(score.carry)
-        after = TrainState(state.step + 1, params, opt_state, carry, guard.after())
+        after = TrainState(state.step + 1, params, opt_state, carry, guard.after(), state.base)
         return after, metrics
 
+    def _whole(self, base: Any, params: Any) -> Any:
+        """What the model is applied with."""
+        return params if self.tuning is None else self.tuning.join(base, params)
+
     def _gradients(
-        self, params: Any, batch: Batch, rng: jax.Array, carry: Any, scale: jax.Array | None
+        self, state: TrainState, batch: Batch, rng: jax.Array, scale: jax.Array | None
     ) -> tuple[Any, Score]:
         """Gradients of the summed loss and the summed score, over all parts of the batch.
 
@@ -88,24 +95,27 @@ class TrainStep:
         def loss(
             params: Any, part: Batch, rng: jax.Array, carry: Any
         ) -> tuple[jax.Array, tuple[Score, Any]]:
-            score = self.objective(self.model, params, part, rng, carry)
+            whole = self._whole(state.base, params)
+            score = self.objective(self.model, whole, part, rng, carry)
             return score.loss_sum * factor(score), (score._replace(carry=None), score.carry)
 
         def part(batch: Batch, rng: jax.Array, carry: Any) -> tuple[Any, Any]:
-            grads, (score, carry) = jax.grad(loss, has_aux=True)(params, batch, rng, carry)
+            grads, (score, carry) = jax.grad(loss, has_aux=True)(state.params, batch, rng, carry)
             return (jax.tree.map(lambda g: g / factor(score), grads), score), carry
 
-        (grads, score), carry = in_parts(part, self.accumulate, batch, rng, carry)
+        (grads, score), carry = in_parts(part, self.accumulate, batch, rng, state.carry)
         return grads, score._replace(carry=carry)
 
     def evaluate(self, params: Any, batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
         """Sums over a held-out batch, computed in as many parts as an update, and the next carry.
 
-        Accumulation draws other masks, as it does in training.
+        Accumulation draws other masks, as it does in training. `params` is the pair of the base
+        and what is trained where there is a base.
         """
+        whole = self._whole(*params) if isinstance(params, tuple) else params
 
         def part(batch: Batch, rng: jax.Array, carry: Any) -> tuple[Score, Any]:
-            score = self.objective(self.model, params, batch, rng, carry, evaluation=True)
+            score = self.objective(self.model, whole, batch, rng, carry, evaluation=True)
             return score._replace(carry=None), score.carry
 
         return in_parts(part, self.accumulate, batch, rng, carry)
@@ -173,9 +183,10 @@ def compile_evaluation(
 ) -> OnMesh:
     """The jitted evaluation: (params, batch, key, carry) -> sums and the next carry."""
     everywhere = partitioning.replicated(mesh)
+    params = layout.params if step.tuning is None else (layout.base, layout.params)
     jitted = jax.jit(
         step.evaluate,
-        in_shardings=(layout.params, rows, everywhere, layout.carry),
+        in_shardings=(params, rows, everywhere, layout.carry),
         out_shardings=(everywhere, layout.carry),
     )
     return OnMesh(mesh, jitted, rules)

@@ -22,6 +22,7 @@ FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.keep",
     "train.keep_every",
+    "train.patience",
     "train.profile_steps",
     "mesh.data",
     "mesh.fsdp",

@@ -45,6 +45,16 @@ def add_rare_residues(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_mesh(verb: argparse.ArgumentParser) -> None:
+    """Adds --mesh to a verb that reads a model."""
+    verb.add_argument(
+        "--mesh", default="auto", metavar="AXES",
+        help="devices that share the model, as sizes of the axes data (rows of a batch), fsdp and "
+        "tensor (parameters): fsdp=8, or data=2,fsdp=4; default: auto, one device if it holds the "
+        "parameters, else divided over as few as hold them",
+    )  # fmt: skip
+
+
 def add_window(verb: argparse.ArgumentParser) -> None:
     """Adds --window to a verb that reads proteins."""
     verb.add_argument(

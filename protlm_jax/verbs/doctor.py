@@ -73,10 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for", dest="feature", choices=tuple(FEATURES),
         help="check this feature alone, importing its modules; exit code 1 when it does not work",
     )  # fmt: skip
+    parser.add_argument(
+        "--matrix", action="store_true", help="print what each family of models can do instead"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what is installed and what each feature lacks; 1: that of --for does not work."""
+    if arguments.matrix:
+        from protlm_jax.verbs.matrix import text
+
+        print(text())
+        return 0
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(", ".join(f"{name} {version}" for name in _SHOWN if (version := _version(name))))
     devices = seen_devices()

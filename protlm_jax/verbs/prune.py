@@ -38,7 +38,7 @@ rules of --drop auto:
 
 The loss is that of 15 % of the residues of held-out proteins, shown as <mask> to masked models.
 DIR gets pruned/ (a run folder), huggingface/ (the same for transformers), with --heal also
-healed/ (continued pretraining of pruned/, as configs/adapt.py does; huggingface/ is then the
+healed/ (continued pretraining of pruned/, as --config adapt does; huggingface/ is then the
 healed model), and prune.json with all numbers. The same command again goes on after a kill.
 """
 
@@ -163,7 +163,7 @@ def _heal(arguments: argparse.Namespace, measure: _Loss, found: dict[str, Any]) 
         f"train.steps={arguments.heal}",
         f"schedule.warmup_steps={min(100, arguments.heal // 10)}",
     ]
-    config = load_config("configs/adapt.py", overrides, output / "healed", read_architecture)
+    config = load_config("adapt", overrides, output / "healed", read_architecture)
     made = train(config, output / "healed", load_source)
     if not made and found.get("healed", {}).get("steps") == arguments.heal:
         return
@@ -232,7 +232,7 @@ def _print(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     if not arguments.heal:
         print(
             f"to heal it: repeat with --heal STEPS --fasta FILE, or protlm train --config "
-            f"configs/adapt.py --config.init_from={output / 'pruned'} --config.data.fasta=FILE "
+            f"adapt --config.init_from={output / 'pruned'} --config.data.fasta=FILE "
             f"--workdir FOLDER"
         )
 

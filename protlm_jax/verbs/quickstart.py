@@ -21,7 +21,6 @@ from protlm_jax import __version__, report
 from protlm_jax.config.files import load_config
 from protlm_jax.data.config import DataConfig
 from protlm_jax.data.splits import heldout_records
-from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import probe_data, verbs
 from protlm_jax.evaluation.depth.analyse import analyse
 from protlm_jax.evaluation.depth.files import text
@@ -32,15 +31,14 @@ from protlm_jax.evaluation.results import read, save
 from protlm_jax.huggingface import export, load_model, provenance
 from protlm_jax.huggingface.verify import short_proteins, verify
 from protlm_jax.models.loaded import LoadedModel
-from protlm_jax.storage.json_files import read_json, write_json
 from protlm_jax.storage.owner import owned
+from protlm_jax.storage.parts import FILES, finish, finished
 from protlm_jax.training.loop import train
 from protlm_jax.training.metrics import read_metrics
 
 PROBE_PROTEINS = 1200
 PROBE_VIEWS = ("cb513", "ts115", "casp12")
 DEPTH_PROTEINS = 64
-DATASETS = ("probe", "depth")  # stages whose numbers are a file of results
 
 
 def quickstart(variant: str, output: Path) -> Path:
@@ -59,7 +57,7 @@ def quickstart(variant: str, output: Path) -> Path:
 
 def _all_stages(variant: str, output: Path) -> Path:
     began = time.perf_counter()
-    config = load_config(f"configs/tiny.py:{variant}", [])
+    config = load_config(f"tiny:{variant}", [])
     _a_device_for_each_core(config.train.batch_size)
     run, results = output / "run", output / "results"
     page = output / "report.html"
@@ -141,28 +139,21 @@ def _a_device_for_each_core(batch_size: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
 
 
-def _kept(file: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A stage's result, made now or in an earlier call; its "dataset" is a file beside it."""
-    array_file = file.with_suffix(".nc")
-    if file.exists():
-        try:
-            found = read_json(file, remedy="it is made again")
-            if file.stem in DATASETS and "dataset" not in found:
-                raise ProtlmError(f"{file} is of an older version: it is made again")
-            if "dataset" in found:
-                found["dataset"] = read(array_file)
-            return found
-        except ProtlmError as error:
-            print(error, flush=True)
-    began = time.perf_counter()
-    result = stage()
-    result["seconds"] = time.perf_counter() - began
-    if "dataset" not in result:
-        write_json(file, result)
-    else:
-        save(result["dataset"], array_file)
-        write_json(file, {**result, "dataset": array_file.name})
-    return result
+def _kept(note: Path, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A stage's result, made now or in an earlier call; its "dataset" is a file beside the note."""
+    arrays = note.with_suffix(".nc")
+    found = finished(note)
+    if found is None:
+        began = time.perf_counter()
+        result = stage()
+        dataset, files = result.pop("dataset", None), []
+        if dataset is not None:
+            save(dataset, arrays)
+            files.append(arrays)
+        found = finish(note, files, **result, seconds=time.perf_counter() - began)
+    if arrays.name in found[FILES]:
+        found["dataset"] = read(arrays)
+    return found
 
 
 def _training_seconds(lines: list[dict[str, Any]]) -> float:

@@ -116,7 +116,7 @@ def test_sizes_of_one_recipe() -> None:
     small, large = (load(f"esm2_uniref50.py:{size}")[0].config for size in ("8m", "3b"))
     assert (small.model.num_layers, large.model.num_layers) == (6, 36)
     assert small.train == large.train
-    with pytest.raises(ProtlmError, match="has the sizes 8m, 35m, 150m, 650m, 3b, not '15b'"):
+    with pytest.raises(ProtlmError, match="has the variants 8m, 35m, 150m, 650m, 3b, not '15b'"):
         load("esm2_uniref50.py:15b")
 
 
@@ -146,7 +146,7 @@ def test_the_command_line_speaks_to_all_phases_or_to_one() -> None:
 def test_the_second_part_alone_wants_a_model() -> None:
     with pytest.raises(ProtlmError, match="needs --config.init_from=...: the model trained on BFD"):
         load("prot_t5_xl_uniref50.py:uniref50")
-    with pytest.raises(ProtlmError, match="variants both and uniref50, not 'bfd'"):
+    with pytest.raises(ProtlmError, match="variants both, uniref50, not 'bfd'"):
         load("prot_t5_xl_uniref50.py:bfd")
 
 

@@ -43,7 +43,7 @@ def test_all_proteins_that_are_refused_are_named(
 ) -> None:
     """Not the first alone, in the verbs that need all proteins."""
     model = small_model("bert")
-    monkeypatch.setattr(huggingface, "load_model", lambda path: model)
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: model)
     sequences = {"a": "MKTU", "b": "MKTAYI", "c": "MOUU"} | {f"d{i}": "MB" for i in range(20)}
     fasta, table = tmp_path / "x.fasta", tmp_path / "x.csv"
     fasta.write_text("".join(f">{name}\n{s}\n" for name, s in sequences.items()))

@@ -43,7 +43,7 @@ from protlm_jax.evaluation.probe_data import benchmarks
 from protlm_jax.evaluation.probe_data.base import Target as Label
 from protlm_jax.evaluation.probes import saved, trained
 from protlm_jax.evaluation.probes.moments import Standard
-from protlm_jax.evaluation.scoring import mutations, table
+from protlm_jax.evaluation.scoring import mutations, proteingym, table
 from protlm_jax.huggingface import (
     load,
     read_architecture,
@@ -80,11 +80,17 @@ TABLE_WORDS = (b"id", b"sequence", b"split", b"train", b"test", b":number", b":c
 STABILITY = b"seq,label\nMKVLA,0.5\nAAGG,-1.25\n"
 ANNOTATED = [
     b">a SET=train TARGET=x\nMKVLA\n>b SET=test TARGET=y\nAAGG\n>c SET=train VALIDATION=True "
-    b"TARGET=x\nGGG\n>d SET=train TARGET=y\nMMM\n"
+    b"TARGET=x\nGGG\n>d SET=train TARGET=y\nMMM\n",
+    b">a SET=train TARGET=2.73;999.0;;1e3;-1 MASK=11101\nMKVLA\n>b SET=test TARGET=1;2;NA;?\nAAGG\n"
+    b">c SET=train VALIDATION=True TARGET=0.5,1,2\nGGG\n>d SET=train TARGET=1;2;\nMM\n",
 ]
 VARIANTS = [
     b"mutant,sequence,DMS_score\nM1A,MKVLA,0.5\nK2G:L4V,MKVLA,1\nA5C,MKVLA,\n",
     b"mutant,mutated_sequence,DMS_score\nM1A,AKVLA,0.5\nM1A:K2G,AGVLA,-1\n",
+]
+REFERENCE = [  # the file that it names is there
+    b"DMS_id,DMS_filename,target_seq,UniProt_ID,coarse_selection_type,taxon\n"
+    b"A_1,DMS_substitutions.csv,MKVLA,PA,Activity,Human\nB_1,b.csv,MKVLA,PB,Binding,Virus\n"
 ]
 MUTANTS = [b"A42G", b"A42G:L50P:K1M", b"p.Ala42Gly", b"WT", b"A42del", b"_wt"]
 MUTANT_WORDS = (b":", b",", b"p.", b"Ala", b"ins", b"del", b"dup", b"*", b"_", b"1" * 50)
@@ -549,13 +555,21 @@ TARGETS: dict[str, Target] = {
     "annotated fasta": Target(
         partial(_plain, "a.fasta", ANNOTATED, _table),
         "text",
-        (*FASTA_WORDS, b"SET=", b"TARGET=", b"VALIDATION=True"),
+        (*FASTA_WORDS, b"SET=", b"TARGET=", b"MASK=", b";999;", b"VALIDATION=True"),
     ),
     "stability table": Target(
         _stability, "text", TABLE_WORDS, _packed(_gzip, gzip.decompress), share=0.5
     ),
     "variants table": Target(
         partial(_plain, "v.csv", VARIANTS, _variants), "text", TABLE_WORDS + MUTANT_WORDS, share=2
+    ),
+    "ProteinGym's reference": Target(
+        partial(
+            *(_plain, "DMS_substitutions.csv", REFERENCE),
+            lambda file: proteingym.read_reference(file.parent),
+        ),
+        "text",
+        TABLE_WORDS,
     ),
     "mutant": Target(partial(_of_text, MUTANTS, mutations.parse_mutations), "text", MUTANT_WORDS),
     "override": Target(partial(_of_text, OVERRIDES, _override), "text", OVERRIDE_WORDS),

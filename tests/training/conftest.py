@@ -26,7 +26,7 @@ def programs_are_shared() -> Iterator[None]:
         train = config.train
         steps = None if config.schedule.name == "constant" else train.steps
         sections = (config.model, config.objective, config.optimizer, config.schedule, config.mesh)
-        key = repr((sections, train.batch_size, train.accumulate, train.seed, steps))
+        key = repr((sections, config.tune, train.batch_size, train.accumulate, train.seed, steps))
         if key not in made:
             made[key] = assemble(config)
         return made[key]

@@ -76,7 +76,10 @@ def test_the_scale_follows_what_happened(
     assert bool(guard.skipped) == (after[2] == 4)
 
 
-@pytest.mark.parametrize("family", ["bert", "t5", "transformer_xl", "xlnet"])
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("t5", "xlnet")]
+
+
+@pytest.mark.parametrize("family", ["bert", "transformer_xl", *SLOW])
 def test_float16_gives_the_gradients_of_float32(family: str) -> None:
     """Attention's masks, norms and logits included; and the scale leaves no trace in them."""
     batch = training_batch(family, seed=1)

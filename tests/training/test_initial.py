@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import runs
 from safetensors.numpy import load_file, save_file
-from zoo import ZOO, loaded
+from zoo import ZOO, kinds_alone, loaded
 
 from protlm_jax.cli import main
 from protlm_jax.config.files import read_config
@@ -88,7 +88,7 @@ def test_the_first_loss_is_the_last_of_the_run_it_starts_from(
     assert said["new"] == said["left"] == [] and "adamw starts anew" in said["optimizer"]
 
 
-@pytest.mark.parametrize("family", ZOO)
+@pytest.mark.parametrize("family", kinds_alone())
 def test_a_folder_of_every_family_is_taken_bit_for_bit(
     fasta: Path, tmp_path: Path, family: str
 ) -> None:
@@ -125,10 +125,9 @@ def test_a_run_and_its_checkpoints_are_taken_bit_for_bit(
         jax.tree.map(np.testing.assert_array_equal, params[2], params[4])
 
 
-@pytest.mark.parametrize("optimizer", ["lamb", "adafactor"])
-def test_the_optimizer_comes_along_when_asked(fasta: Path, tmp_path: Path, optimizer: str) -> None:
+def test_the_optimizer_comes_along_when_asked(fasta: Path, tmp_path: Path) -> None:
     """Its moments and their count; where the schedule begins is the new run's own matter."""
-    settings = {"optimizer": {"name": optimizer, "weight_decay": 0.0}}
+    settings = {"optimizer": {"name": "adafactor", "weight_decay": 0.0}}
     run(fasta, tmp_path / "first", **settings)
     kept = {**settings, "init_from": str(tmp_path / "first"), "init_what": "state"}
     # Clipping adds a link to the chain; the moments keep their meaning.

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.training.optimizers import (
     OptimizerConfig,
+    averaged,
     build_optimizer,
     is_decayed,
     layer_statistics,
@@ -116,6 +118,23 @@ def plain(name: str) -> optax.GradientTransformation:
     mask = {key: key.split("@")[0] in DECAYED for key in unstack(parameters())}
     if name == "adafactor":  # optax.adafactor's defaults are T5's
         return optax.adafactor(schedule)
+    if name == "muon":  # of single matrices; the rest by AdamW
+        matrices = {k: ("encoder" in k and "kernel" in k) or "shared/mlp/wi" in k for k in mask}
+        rms = optax.stateless(lambda g, _: jax.tree.map(lambda x: 0.2 * max(x.shape) ** 0.5 * x, g))
+        sides = optax.contrib.MuonDimensionNumbers()
+        muon = optax.chain(
+            optax.contrib.scale_by_muon(
+                beta=0.95, weight_dimension_numbers=lambda g: jax.tree.map(lambda _: sides, g)
+            ),
+            rms,
+        )
+        kinds = {key: "muon" if there else "adamw" for key, there in matrices.items()}
+        links = {"muon": muon, "adamw": optax.scale_by_adam(0.9, 0.999, 1e-6)}
+        return optax.chain(
+            optax.partition(links, kinds),
+            optax.add_decayed_weights(0.01, mask),
+            optax.scale_by_learning_rate(schedule),
+        )
     if name == "adamw":
         return optax.adamw(schedule, 0.9, 0.999, 1e-6, weight_decay=0.01, mask=mask)
     return optax.chain(  # as Google's LAMB: neither decay nor trust ratio for norms and biases
@@ -161,7 +180,7 @@ def largest_error(actual: dict[str, jax.Array], expected: dict[str, jax.Array]) 
     return float(max(errors))
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
 def test_stacked_update_is_the_unstacked_one(name: str) -> None:
     expected = trajectory(plain(name), unstack)
     actual = trajectory(ours(name), lambda tree: tree)
@@ -175,6 +194,27 @@ def test_plain_optax_on_stacked_parameters_is_not(name: str) -> None:
     expected = trajectory(plain(name), unstack)
     actual = trajectory(naive, lambda tree: tree)
     assert largest_error(unstack(actual[0]), expected[0]) > 0.5
+
+
+def test_the_average_is_that_of_the_parameters_after_each_update() -> None:
+    plain, with_average = ours("adamw"), ours("adamw", ema=0.5)
+    params, expected = parameters(), parameters()
+    states = [optimizer.init(params) for optimizer in (plain, with_average)]
+    assert averaged(states[1], params) is params
+    for i in range(12):
+        grads = random_tree(i)
+        update, states[0] = jax.jit(plain.update)(grads, states[0], params)
+        same, states[1] = jax.jit(with_average.update)(grads, states[1], params)
+        jax.tree.map(np.testing.assert_array_equal, update, same)
+        params = optax.apply_updates(params, update)
+        keep = min(0.5, i / (i + 10))
+        expected = jax.tree.map(lambda a, p, k=keep: k * a + (1 - k) * p, expected, params)
+    average = averaged(states[1], params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), average, expected
+    )
+    axes = opt_state_axes(jax.eval_shape(with_average.init, params), params, AXES)
+    assert axes[0].average == AXES
 
 
 def test_weight_decay_is_by_name() -> None:
@@ -217,6 +257,9 @@ def test_state_axes_of_each_kind() -> None:
     query = ("encoder", "attention", "query")
     adam = opt_state_axes(jax.eval_shape(ours("lamb").init, params), params, AXES)[0]
     assert adam.mu == AXES and adam.nu == AXES and adam.count == ()
+    muon = opt_state_axes(jax.eval_shape(ours("muon").init, params), params, AXES)[0]
+    moments = muon.inner_states["muon"].inner_state[0].mu
+    assert _at(moments, (*query, "kernel")) == ("layers", "embed", "heads", "kv")
     factored = opt_state_axes(jax.eval_shape(ours("adafactor").init, params), params, AXES)[0]
     assert _at(factored.v_row, (*query, "kernel")) == ("layers", "embed")
     assert _at(factored.v_col, (*query, "kernel")) == ("layers", "heads")

@@ -64,16 +64,24 @@ def test_cosine() -> None:
         ScheduleConfig("cosine", 2e-3, 40),
         ScheduleConfig("rsqrt", 1.0, 10),
         ScheduleConfig("constant", 1e-3, 40),
+        ScheduleConfig("wsd", 1e-3, 40, decay_steps=150),
     ],
 )
 def test_parts_that_continue_each_other_are_the_whole(config: ScheduleConfig) -> None:
     """300 steps and 100 more, as one schedule of 400."""
     whole = rates(config, 400, list(range(401)))
-    total = 400 if config.name in ("linear", "cosine") else 0
+    total = 400 if config.name in ("linear", "cosine", "wsd") else 0
     first = dataclasses.replace(config, total_steps=total)
     second = dataclasses.replace(first, first_step=300)
     np.testing.assert_array_equal(rates(first, 300, list(range(301))), whole[:301])
     np.testing.assert_array_equal(rates(second, 100, list(range(101))), whole[300:])
+
+
+def test_warmup_stable_decay() -> None:
+    config = ScheduleConfig("wsd", 0.5, 10, decay_steps=40)
+    steps = [0, 5, 10, 60, 61, 80, 100, 120]
+    expected = [0.5 * min(s / 10, 1, max(100 - s, 0) / 40) for s in steps]
+    np.testing.assert_allclose(rates(config, 100, steps), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("warmup", "expected"), [(0, [0.1] * 4), (4, [0, 0.05, 0.1, 0.1])])
@@ -87,6 +95,7 @@ def test_constant(warmup: int, expected: list[float]) -> None:
     [
         (ScheduleConfig("linear", 1e-3, 10), "warmup_steps=10 leaves nothing of 10"),
         (ScheduleConfig("rsqrt", 1.0, 0), "at least 1"),
+        (ScheduleConfig("wsd", 1.0, 4, decay_steps=7), "decay_steps=7 must be 1 to 6"),
         (ScheduleConfig("linear", 1e-3, 1, 5, 14), "total_steps=14 ends before the run"),
         (ScheduleConfig("square", 1.0, 0), "'square' is unknown"),  # type: ignore[arg-type]
     ],

@@ -32,8 +32,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from protlm_jax.data.blocks import TextBlock, cut
 from protlm_jax.data.prepare import manifest
 from protlm_jax.data.prepare.manifest import RecordCounts, total
@@ -192,7 +190,7 @@ def _scatter_all(
                         made_from = read_tail(path, plan)[0] if path.exists() else None
                     if made_from is None:
                         yield block, number, plan, path
-                    elif made_from != digest_of_data(block.data, "blake2b"):
+                    elif made_from != digest_of_data(block.data):
                         raise ProtlmError(
                             f"{source.path} is not the file with which {plan.output} was begun; "
                             f"put that one back, or remove {work} to begin again"
@@ -294,6 +292,8 @@ def _describe_records(
 
 
 def _bar(what: str, total: int, progress: bool, **options: Any) -> Any:
+    from tqdm import tqdm
+
     return tqdm(total=total, desc=what, disable=not progress, dynamic_ncols=True, **options)
 
 

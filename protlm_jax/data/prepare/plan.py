@@ -21,7 +21,7 @@ Dataset = Literal["uniref50", "uniref90", "uniref100", "bfd", "fasta"]
 CLUSTERS = {"uniref50": "UniRef50_", "uniref90": "UniRef90_", "uniref100": "UniRef100_"}
 """How names of the entries of a dataset begin."""
 
-LAYOUT = 3  # version of the work folder; a run does not continue one of another version
+LAYOUT = 4  # version of the work folder; a run does not continue one of another version
 
 _MB = 1 << 20
 _SAMPLED_FILES = 16

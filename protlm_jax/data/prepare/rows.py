@@ -3,7 +3,7 @@
     judge   a block of input -> the rows of its proteins, by bucket, and counts of the others
     split   all rows of a bucket -> those that are kept, in the order of the shard, and counts
 
-Between the two, rows are JSON: no program code.
+Between the two, rows are text: no program code.
 """
 
 from __future__ import annotations
@@ -50,21 +50,24 @@ _kept = attrgetter(*Row._fields[3:])
 
 
 def to_bytes(rows: Sequence[Row]) -> bytes:
-    """Rows, in their order, as JSON of their columns; nothing for none."""
+    """Rows, in their order: a line of JSON with their other columns, then a line for each sequence;
+    nothing for none."""
     if not rows:
         return b""
-    keys, *columns = zip(*rows, strict=True)
-    return json.dumps([b"".join(keys).hex(), *columns], ensure_ascii=False).encode()
+    keys, sides, positions, ids, sequences, *others = zip(*rows, strict=True)
+    columns = [b"".join(keys).hex(), sides, positions, ids, *others]
+    return "\n".join((json.dumps(columns, ensure_ascii=False), *sequences)).encode()
 
 
 def from_bytes(data: bytes) -> list[Row]:
     """The rows of `to_bytes`."""
     if not data:
         return []
-    joined, sides, positions, *columns = json.loads(data)
+    columns, *sequences = data.decode().split("\n")
+    joined, sides, positions, ids, *others = json.loads(columns)
     joined = bytes.fromhex(joined)
     keys = [joined[i : i + KEY] for i in range(0, len(joined), KEY)]
-    rows = zip(keys, sides, map(tuple, positions), *columns, strict=True)
+    rows = zip(keys, sides, map(tuple, positions), ids, sequences, *others, strict=True)
     return list(map(Row._make, rows))
 
 

@@ -41,11 +41,11 @@ _PART = struct.Struct("<qq16s")
 def scatter(block: TextBlock, source: int, plan: PreparePlan, path: Path) -> None:
     """Judges one block (`rows.judge`), and writes its spill file."""
     buckets, counts = judge(block, source, plan)
-    tail = {"digest": digest_of_data(block.data, "blake2b"), "counts": counts.to_json()}
+    tail = {"digest": digest_of_data(block.data), "counts": counts.to_json()}
     parts = [*map(to_bytes, buckets), json.dumps(tail).encode()]
     table, at = [], _PART.size * len(parts)
     for part in parts:
-        table.append(_PART.pack(at, len(part), _digest(at, part)))
+        table.append(_PART.pack(at, len(part), _digest(part)))
         at += len(part)
     with atomic_file(path) as file:
         file.writelines(table + parts)
@@ -58,9 +58,8 @@ def read_tail(path: Path, plan: PreparePlan) -> tuple[str, RecordCounts]:
     return tail["digest"], RecordCounts.from_json(tail["counts"])
 
 
-def _digest(start: int, data: bytes) -> bytes:
-    person = struct.pack("<qq", start, len(data))
-    return blake2b(data, digest_size=16, person=person).digest()
+def _digest(data: bytes) -> bytes:
+    return bytes.fromhex(digest_of_data(data).partition(":")[2])
 
 
 def _read(path: Path, number: int) -> bytes:
@@ -71,7 +70,7 @@ def _read(path: Path, number: int) -> bytes:
             start, size, digest = _PART.unpack(file.read(_PART.size))
             if start >= 0 and 0 <= size <= os.fstat(file.fileno()).st_size:
                 file.seek(start)
-                if _digest(start, data := file.read(size)) == digest:
+                if _digest(data := file.read(size)) == digest:
                     return data
     except struct.error:
         pass
@@ -112,7 +111,7 @@ def write_bucket(bucket: int, rows: Iterable[Row], plan: PreparePlan, work: Path
             shards[RECORDS][side] = {"file": name} | write_record_shard(work / name, mine)
     piece = heldout_piece(work, bucket)
     write_atomically(piece, heldout_fasta(kept))
-    done = {"counts": counts.to_json(), "heldout": digest_of(piece, "blake2b")}
+    done = {"counts": counts.to_json(), "heldout": digest_of(piece)}
     write_json(_marker(work, bucket), done | shards, indent=None)
 
 
@@ -124,7 +123,7 @@ def finished_bucket(work: Path, bucket: int) -> dict[str, Any] | None:
     try:
         done = read_json(_marker(work, bucket))
         done["counts"] = RecordCounts.from_json(done["counts"])
-        if done["heldout"] != digest_of(heldout_piece(work, bucket), "blake2b"):
+        if done["heldout"] != digest_of(heldout_piece(work, bucket)):
             return None
         for shard in (*done[TOKENS].values(), *done[RECORDS].values()):
             path = work / shard["file"]

@@ -40,7 +40,8 @@ def evaluate(
         loaded: the model.
         sequences: id -> sequence; every residue's place must be known.
         contacts: id -> [contacts, 2] pairs of residues that touch, counted from 0, in any order.
-        weights, tokens_per_batch: as of `predict`.
+        weights: as of `predict`.
+        tokens_per_batch: as of `predict`.
         seed: of the bootstrap.
 
     Returns:

@@ -54,10 +54,8 @@ def run(
     """P@L of a regression over the model's heads, of its own contact head, and of controls.
 
     Args:
-        loaded: any model.
         benchmark: at pair level, with the label "contact".
-        train_proteins: chains that the regression is fitted on, drawn from training.
-        test_proteins: chains drawn from the test; None takes all.
+        train_proteins, test_proteins: chains drawn for the fit and for the test; None takes all.
         seed: of the draws, the random control and the bootstrap.
         tokens_per_batch: budget of one batch; None suits the device.
 
@@ -73,8 +71,8 @@ def run(
         kernel, share (layer, head): the regression's weights, and what each head adds to its
                    answer (size of weight times spread of the map), as a share of all
 
-        The attributes hold the model, the benchmark, the fit, the protocol, and "left_out", test
-        chains longer than the model takes.
+        The attributes hold the model, the benchmark, the fit, the protocol, and "left_out", how
+        many test chains are too long.
 
     Raises:
         ProtlmError: the benchmark has no pairs, or no chain is short enough for the model.
@@ -82,14 +80,7 @@ def run(
     if benchmark.level != "pair":
         raise ProtlmError(f"{benchmark.title} labels no pairs of residues; choose 'contacts'")
     began = time.perf_counter()
-    limit, (view,) = max_residues(loaded), benchmark.views.values()
-    train, valid, test = (
-        [p for p in benchmark.splits[split]() if limit is None or len(p.sequence) <= limit]
-        for split in ("train", "valid", view.split)
-    )
-    if not train or not test:
-        raise ProtlmError(f"{loaded.name} takes {limit} residues, and no chain is as short as that")
-    left_out = len(benchmark.splits[view.split]()) - len(test)
+    train, valid, test, left_out = _chains(loaded, benchmark)
     train, test = subset(train, train_proteins, seed), subset(test, test_proteins, seed)
     fitted = fit(loaded, train, valid)
     # The control's seed is not the seed of any training run that a user is likely to make.
@@ -99,23 +90,35 @@ def run(
         models["own_head"] = (loaded, own_head(loaded))
     models["random"] = (random, fit(random, train, valid).weights)
     found = _all_precisions(models, test, tokens_per_batch)
-    about = {name: getattr(benchmark, name) for name in ("title", "licence", "source", "notes")}
     return _dataset(found, [p.id for p in test], fitted, seed).assign_attrs(
         title=f"{benchmark.title}, read from {loaded.name}",
         source=benchmark.source,
         model=loaded.name,
-        benchmark=json.dumps(about | {"splits": counts(benchmark)}),
+        benchmark=_about(benchmark),
         protocol=_PROTOCOL.format(train=len(train), valid=len(valid), test=len(test)),
         left_out=left_out,
         train_proteins=len(train),
-        strength=fitted.strength,
-        valid=json.dumps(fitted.valid),  # C -> cross-entropy on the validation chains
-        pairs=fitted.pairs,
-        contacts=fitted.contacts,
-        loss=fitted.loss,
-        bias=fitted.weights.bias,
         seconds=round(time.perf_counter() - began, 1),
     )
+
+
+def _chains(loaded: LoadedModel, benchmark: Benchmark) -> tuple[Any, Any, Any, int]:
+    """The chains that the model takes of training, validation and test, and how many test chains
+    are too long."""
+    limit, (view,) = max_residues(loaded), benchmark.views.values()
+    test = benchmark.splits[view.split]()
+    train, valid, kept = (
+        [p for p in chains if limit is None or len(p.sequence) <= limit]
+        for chains in (benchmark.splits["train"](), benchmark.splits["valid"](), test)
+    )
+    if not train or not kept:
+        raise ProtlmError(f"{loaded.name} takes {limit} residues, and no chain is as short as that")
+    return train, valid, kept, len(test) - len(kept)
+
+
+def _about(benchmark: Benchmark) -> str:
+    about = {name: getattr(benchmark, name) for name in ("title", "licence", "source", "notes")}
+    return json.dumps(about | {"splits": counts(benchmark)})
 
 
 def _all_precisions(
@@ -171,6 +174,9 @@ def _dataset(
         },
         {"predictor": list(precision), "protein": names, "range": list(RANGES),
          "count": list(COUNTS), "estimate": list(ESTIMATE)},
+        # "valid": C -> cross-entropy on the validation chains
+        {"strength": fitted.strength, "valid": json.dumps(fitted.valid), "pairs": fitted.pairs,
+         "contacts": fitted.contacts, "loss": fitted.loss, "bias": fitted.weights.bias},
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import xarray
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.depth import similarity
 from protlm_jax.evaluation.depth.ablation import block_sizes
-from protlm_jax.evaluation.depth.batches import DepthBatch, in_float32, prepare
+from protlm_jax.evaluation.depth.batches import DepthBatch, Proteins, in_float32, prepare
 from protlm_jax.evaluation.depth.metrics import METRICS, forwards, measure, resolve, why_not
 from protlm_jax.evaluation.depth.positions import POSITION_SETS, PositionSet, Stat
 from protlm_jax.evaluation.depth.results import dataset, with_rises
@@ -61,7 +61,6 @@ def analyse(
         found["encoder"]["skip_effect"]     # [skipped, affected]
 
     Args:
-        loaded: the model.
         sequences: id -> sequence; 15 % of each protein's residues are asked, and hidden where the
             model hides what it predicts.
         metrics: "default", "all", or names out of `metrics.METRICS`.
@@ -74,9 +73,8 @@ def analyse(
         folder: keeps unfinished sums; the same call again goes on from them.
 
     Returns:
-        By stack its results; see `results` for the variables. Attributes: "model", "family",
-        "stack", "layers", "positions", "undefined" (JSON: metric -> why), "seconds", "tokens", and
-        "one_forward_flops" and "forwards", what it cost.
+        By stack its results; see `results` for the variables, and "undefined" (JSON: metric ->
+        why) among the attributes.
 
     Raises:
         ProtlmError: no protein has a residue to hide, a metric does not exist, a level is out of
@@ -86,27 +84,31 @@ def analyse(
     names, loaded = resolve(metrics), in_float32(loaded)
     levels = (RATE,) if noise_levels is None else checked_levels(loaded, noise_levels)
     content = digest_of_data(json.dumps(list(sequences.items())).encode())
-    about = folder and [identity(loaded), content]
+    source = folder and [identity(loaded), content]
     at_levels: list[dict[str, xarray.Dataset]] = []
     for rate in levels:
         proteins = prepare(loaded, sequences, length, seed, rate)
         place = folder and (folder if noise_levels is None else folder / f"noise-{rate:g}")
-        settings = [about, positions, seed, rate, proteins.names, proteins.pieces, proteins.length]
+        settings = [source, positions, seed, rate, proteins.names, proteins.pieces, proteins.length]
         sweep = Sweep(loaded, proteins, "", positions, seed, place, settings, progress)
         stacks = {one: dataclasses.replace(sweep, stack=one) for one in loaded.model.stack_names}
         at_levels.append({name: measure_stack(one, names) for name, one in stacks.items()})
     found = at_levels[0] if noise_levels is None else _by_level(at_levels, levels)
-    tokens = sum(stop - start for _, start, stop in proteins.pieces)
-    tokens += len(proteins.pieces) * loaded.vocabulary.num_specials
-    shared = {
+    about = _about(loaded, proteins, positions) | {"seconds": time.perf_counter() - began}
+    return {stack: one.assign_attrs(about) for stack, one in found.items()}
+
+
+def _about(loaded: LoadedModel, proteins: Proteins, positions: PositionSet) -> dict[str, Any]:
+    """Attributes of the results of every stack."""
+    specials = loaded.vocabulary.num_specials
+    tokens = sum(stop - start + specials for _, start, stop in proteins.pieces)
+    return {
         "model": loaded.name,
         "family": loaded.config.family,
-        "seconds": time.perf_counter() - began,
         "tokens": tokens,
         "one_forward_flops": forward_flops_per_token(loaded.config, proteins.length) * tokens,
         "positions": f"{READ[loaded.model.readouts[0].kind]}; {POSITION_SETS[positions]}",
     }
-    return {stack: one.assign_attrs(shared) for stack, one in found.items()}
 
 
 def _by_level(

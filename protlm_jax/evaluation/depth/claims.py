@@ -30,7 +30,7 @@ YES, NO, OPEN = "yes", "no", "undecided"
 WORDS = {
     "loss": "loss, nats",
     "accuracy": "share of residues predicted right",
-    "depth_score": "depth score: centre of the effects on later layers, from 0 (first) to 1 (last)",
+    "depth_score": "depth score: centre of the effects on later layers, 0 (first) to (N-2)/(N-1)",
     "answer_depth_score": "depth score of the effects on the answer",
     "small_share": f"share of layers whose skip changes the answer by less than {NEGLIGIBLE} nats",
     "half_depth": "share of the layers after which the logit lens has half of the answer",

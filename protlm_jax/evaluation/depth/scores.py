@@ -25,8 +25,9 @@ def centre(effect: np.ndarray) -> np.ndarray:
 
         D / (N - 1),   D = sum_l l e_l / sum_l e_l
 
-    [...] of effects [..., N], not negative, on later layers or on the answer: 0 if only the first
-    layer mattered, 1 if only the last; nan where no layer has an effect, or one is nan.
+    [...] of effects [..., N], not negative: 0 if only the first layer mattered, 1 if only the last.
+    The last layer has no effect on later ones: of these the score is (N - 2) / (N - 1) at most.
+    nan where no layer has an effect, or one is nan.
     """
     layers = np.arange(effect.shape[-1])
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -84,6 +84,10 @@ def intrinsic_dimension(x: np.ndarray) -> float:
     nearest = np.sqrt(np.partition(distances, 1, axis=1)[:, :2])
     nearest = nearest[nearest[:, 0] > 0]
     log_mu = np.sort(np.log(nearest[:, 1] / nearest[:, 0]))
-    kept = log_mu[: max(1, int(len(log_mu) * (1 - DISCARDED)))]
-    survival = -np.log(1 - np.arange(1, len(kept) + 1) / (len(log_mu) + 1))
+    if len(log_mu) < 2:
+        return float("nan")
+    kept = log_mu[
+        : max(1, int(len(log_mu) * (1 - DISCARDED)))
+    ]  # fewer than all: log 0 is not asked
+    survival = -np.log(1 - np.arange(1, len(kept) + 1) / len(log_mu))
     return float((kept @ survival) / (kept @ kept)) if kept.any() else float("nan")

@@ -6,6 +6,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from protlm_jax.evaluation.depth.subject import observe
 from protlm_jax.evaluation.finite import first_not_finite, not_finite
 from protlm_jax.evaluation.results import read, save
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.partitioning import on_mesh, replicated
 from protlm_jax.storage.parts import finish, finished
 
 PART_SECONDS = 30.0  # between two savings of unfinished sums
@@ -71,8 +73,10 @@ class Sweep:
     def run(self, measure: Callable[..., Any], shown: Shown, *arrays: Any, **fixed: Any) -> Any:
         """measure(subject, *arrays, **fixed), compiled, in full float32; results on the host."""
         model, params = self.loaded.model, self.loaded.params
-        with jax.default_matmul_precision("float32"):
-            static = tuple(fixed.items())
+        static, mesh = tuple(fixed.items()), self.loaded.mesh
+        if mesh is not None:
+            arrays = jax.device_put(arrays, replicated(mesh))
+        with jax.default_matmul_precision("float32"), on_mesh(mesh) if mesh else nullcontext():
             return jax.device_get(
                 compiled(measure, static, model, self.stack, params, shown, arrays)
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import json
 import re
@@ -101,7 +100,6 @@ def _measured(
     from protlm_jax.evaluation.depth.analyse import analyse
     from protlm_jax.evaluation.depth.metrics import resolve
     from protlm_jax.evaluation.depth.results import undefined
-    from protlm_jax.models import init_params
 
     words = arguments.metrics
     metrics = resolve(words[0] if words in (["default"], ["all"]) else words)
@@ -112,8 +110,8 @@ def _measured(
     name = _name(source, ["results", "noise", *titles])
     models = {name: loaded}
     if arguments.control:
-        params, title = init_params(loaded.model, 0), f"{loaded.name}, re-initialised"
-        models[f"{name}-reinitialised"] = dataclasses.replace(loaded, params=params, name=title)
+        fresh = loaded.reinitialised(0, f"{loaded.name}, re-initialised")
+        models[f"{name}-reinitialised"] = fresh
     for title, model in models.items():
         print(f"{title}: {len(sequences)} proteins", flush=True)
         measure = functools.partial(

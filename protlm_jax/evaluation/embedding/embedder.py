@@ -73,7 +73,7 @@ class Embedder:
         whole = np.minimum(residues, self.limit)
         tokens = np.repeat(whole, window_counts(residues, self.limit))
         tokens = tokens + loaded.vocabulary.num_specials
-        rows = self.engine.mesh.size
+        rows = self.engine.replicas
         if not len(tokens):
             self.shapes = [Shape(rows, 1)]
         elif self.packs:
@@ -106,7 +106,7 @@ class Embedder:
 
         def bytes_of(shape: Shape) -> int:
             each = memory.row_bytes(config, shape.length, layers)
-            rows = -(-shape.rows // self.engine.mesh.size)
+            rows = -(-shape.rows // self.engine.replicas)
             return rows * each + memory.shared_bytes(config, shape.length)
 
         return max((bytes_of(shape), shape) for shape in self.shapes)
@@ -182,7 +182,7 @@ class Embedder:
 
     def _choose_shapes(self, tokens: np.ndarray) -> list[Shape]:
         """At most eight lengths of rows, which cost least in padding and in compilations."""
-        config, devices = self.loaded.config, self.engine.mesh.size
+        config, devices = self.loaded.config, self.engine.replicas
         # Batches in the time of a compilation: 2 s for ESM-2 8M on a CPU, where a batch of 2,048
         # tokens takes 0.6 s; an accelerator compiles longer, and runs a batch in 0.1 s.
         compilation = 4 if jax.default_backend() == "cpu" else 64

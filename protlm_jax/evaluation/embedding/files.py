@@ -29,7 +29,6 @@ from protlm_jax.evaluation.engine import for_reading
 from protlm_jax.evaluation.finite import first_not_finite, reason
 from protlm_jax.evaluation.outcome import Outcome, listed
 from protlm_jax.evaluation.parts import Failure, Parts
-from protlm_jax.models.build import parameter_count
 from protlm_jax.models.identity import identity
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.digests import Damaged, digest_of, verify_entries
@@ -191,7 +190,7 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
             "much again while they are put together: choose another disk, fewer layers, fp16, or "
             "vectors of proteins"
         )
-    parameters = 4 * parameter_count(embedder.loaded.params)
+    parameters = memory.parameter_bytes(embedder.loaded)
     each, shape = embedder.largest
     batches = embedder.at_once * each
     lines = [

@@ -10,7 +10,6 @@ import os
 
 import jax
 
-from protlm_jax.models.build import parameter_count
 from protlm_jax.models.config import ModelConfig
 from protlm_jax.models.loaded import LoadedModel
 
@@ -45,8 +44,15 @@ def device_memory() -> int:
 def activation_budget(loaded: LoadedModel) -> int:
     """Bytes of one device that a batch may take; a CPU's memory is shared with other programs."""
     share = 0.25 if jax.default_backend() == "cpu" else 0.7
-    free = int(share * device_memory()) - _BYTES * parameter_count(loaded.params)
-    return max(free, 1 << 26)
+    return max(int(share * device_memory()) - parameter_bytes(loaded), 1 << 26)
+
+
+def parameter_bytes(loaded: LoadedModel) -> int:
+    """Bytes of the parameters on each device."""
+    leaves = jax.tree.leaves(loaded.params)
+    if loaded.mesh is not None:
+        leaves = [leaf.addressable_shards[0].data for leaf in leaves]
+    return sum(leaf.nbytes for leaf in leaves)
 
 
 def longest_row(config: ModelConfig, budget: int, layers: int) -> int:

@@ -10,11 +10,10 @@ majority     the most frequent class of the training labels, whatever the protei
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from protlm_jax import models
 from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein
 from protlm_jax.models.loaded import LoadedModel
@@ -86,9 +85,8 @@ class TableReader:
 
 
 def random_control(loaded: LoadedModel, seed: int) -> LoadedModel:
-    """The same architecture with fresh parameters, as training would have started from."""
-    params = models.init_params(loaded.model, seed)
-    return replace(loaded, params=params, name=f"{loaded.name} (random initialisation)")
+    """`LoadedModel.reinitialised` under the name that tables show."""
+    return loaded.reinitialised(seed, f"{loaded.name} (random initialisation)")
 
 
 def majority(proteins: Sequence[LabelledProtein], target: str) -> int:

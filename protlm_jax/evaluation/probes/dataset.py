@@ -29,6 +29,8 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "by_seed": ((*_PLACE, "seed"), {"long_name": "score of each seed"}),
     "confusion": ((*_PLACE, "true", "predicted"), {"units": "labels"}),
     "valid": ((*_LEARNED, "target", "seed"), {"long_name": "score on validation proteins"}),
+    "valid_loss": ((*_LEARNED, "target", "seed"), {"long_name": "loss on validation proteins"}),
+    "penalty": ((*_LEARNED, "target"), {"long_name": "L2 penalty of linear heads"}),
     "epochs": ((*_LEARNED, "seed"), {"units": "epochs"}),
     "best_epoch": ((*_LEARNED, "seed"), {"units": "epochs"}),
     "seconds": (("head", "input"), {"units": "s"}),
@@ -126,6 +128,10 @@ def _score(
     for t, target in enumerate(benchmark.targets):
         if (valid := fitted.valid[head].get(target.name)) is not None:
             arrays["valid"][: valid.shape[1], t, : len(valid)] = valid.T
+        if trained is not None:
+            loss, penalty = trained.losses[target.name], trained.penalties.get(target.name)
+            arrays["valid_loss"][: loss.shape[1], t, : len(loss)] = loss.T
+            arrays["penalty"][: loss.shape[1], t] = np.nan if penalty is None else penalty[0]
     for (v, t), of in labelled.items():
         target, view = benchmark.targets[t], benchmark.views[settings.views[v]]
         if (found := fitted.tests[view.split][head].get(target.name)) is None:
@@ -202,9 +208,9 @@ def _protocol(settings: Settings, splits: Mapping[str, Mapping[str, int]]) -> st
     heads = "; ".join(_WORDS[head] for head in settings.heads)
     return (
         f"Frozen features, computed in {settings.compute}, of {drawn('train')} training proteins, "
-        f"standardised on them. Heads: {heads}. {drawn('valid')} validation proteins alone choose "
-        f"each head's epoch and the layer; the scores by layer are a description, not a choice. "
-        f"Pooled: over all labelled {settings.benchmark.level}s. Mean of "
+        f"standardised on them. Heads: {heads}. The loss on {drawn('valid')} validation proteins "
+        f"alone chooses each head's penalty or epoch and the layer; the scores by layer are a "
+        f"description. Pooled: over all labelled {settings.benchmark.level}s. Mean of "
         f"{len(settings.seeds)} seed(s) (linear heads have one optimum); standard errors and 95 % "
         "intervals by bootstrap over proteins, differences paired. random: the same architecture "
         "with fresh parameters; one_hot, composition and blosum62: the same head on residues "

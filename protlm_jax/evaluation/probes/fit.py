@@ -86,8 +86,11 @@ class FittedHeads:
     passes: dict[str, float] = field(default_factory=dict)
 
     def best(self, head: str) -> int:
-        """Index of the layer with the best validation score, mean over targets and seeds."""
-        return int(np.argmax(np.mean([v.mean(axis=0) for v in self.valid[head].values()], axis=0)))
+        """Index of the layer with the lowest validation loss, mean over targets and seeds."""
+        if head not in self.trained:
+            return 0
+        losses = self.trained[head].losses.values()
+        return int(np.argmin(np.mean([of_one.mean(axis=0) for of_one in losses], axis=0)))
 
 
 def fit(kind: str, loaded: LoadedModel, settings: Settings) -> FittedHeads:

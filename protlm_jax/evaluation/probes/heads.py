@@ -190,23 +190,23 @@ class Kind:
     Attributes:
         module: targets -> the network; called with x [T, D] (0 where there is no protein),
             protein [T], slots P and train (dropout, statistics of the batch).
-        patience: epochs without a better validation score after which a head stops.
+        learning_rate, max_epochs: of Adam; unused by linear heads, as `patience`.
+        patience: epochs without a lower validation loss after which a head stops; docs/probes.md
+            has the measurements.
         pools: whether it reads a protein's rows and answers for slots, not for rows.
-        linear: whether its loss is convex: it has one optimum, whatever the seed.
-        penalty: L2, half of which times the squared kernels is added to the loss.
+        linear: whether its loss is convex: `linear` finds its one optimum, whatever the seed.
     """
 
     module: Callable[[tuple[Target, ...]], Any]
-    learning_rate: float
-    max_epochs: int
-    patience: int
+    learning_rate: float = 0.0
+    max_epochs: int = 0
+    patience: int = 0
     pools: bool = False
     linear: bool = False
-    penalty: float = 0.0
 
 
 KINDS = {
-    "linear": Kind(Linear, 0.3, 50, 2, linear=True, penalty=1e-4),
+    "linear": Kind(Linear, linear=True),
     "cnn": Kind(Cnn, 1e-3, 20, 3),
     "fnn": Kind(Fnn, 1e-3, 100, 10),
     "light_attention": Kind(LightAttention, 1e-4, 50, 8, pools=True),

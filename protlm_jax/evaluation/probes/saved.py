@@ -126,7 +126,8 @@ def load(folder: Path) -> SavedProbe:
 def save_heads(trained: TrainedHeads, folder: Path) -> None:
     """Writes heads.npz and then heads.json."""
     arrays = {f"variables/{k}": v for k, v in flatten_dict(trained.variables, sep="/").items()}
-    for kind, by_target in (("valid", trained.valid), ("penalties", trained.penalties)):
+    by_kind = {"valid": trained.valid, "losses": trained.losses, "penalties": trained.penalties}
+    for kind, by_target in by_kind.items():
         arrays |= {f"{kind}/{heads.key(name)}": values for name, values in by_target.items()}
     arrays |= {"mean": trained.standard.mean, "scale": trained.standard.scale}
     arrays |= {"epochs": trained.epochs, "best_epoch": trained.best_epoch}
@@ -155,9 +156,9 @@ def load_heads(folder: Path) -> TrainedHeads:
                 old, new = f"/{target.name}", f"/{heads.key(target.name)}"
                 arrays = {name.replace(old, new): array for name, array in arrays.items()}
         tree = unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
-        valid, penalties = (
+        valid, losses, penalties = (
             {t.name: of[k] for t in targets if (k := heads.key(t.name)) in of}
-            for of in (tree.get("valid", {}), tree.get("penalties", {}))
+            for of in (tree.get(kind, {}) for kind in ("valid", "losses", "penalties"))
         )
         return TrainedHeads(
             head=about["head"],
@@ -169,6 +170,7 @@ def load_heads(folder: Path) -> TrainedHeads:
             epochs=tree["epochs"],
             best_epoch=tree["best_epoch"],
             valid=valid,
+            losses=losses,
             penalties=penalties,
         )
     except _BROKEN as error:

@@ -35,6 +35,8 @@ class TrainedHeads:
         units: mean and standard deviation of each number in training.
         epochs, best_epoch: [S, N] int, until it stopped, and whose parameters these are; from 1.
         valid: target -> [S, N] float, accuracy or Spearman's correlation on validation proteins.
+        losses: target -> [S, N] float, mean cross entropy in nats, or squared error of standardised
+            numbers, on validation proteins; empty for heads of format 1 and 2.
         penalties: target -> [S, N] float, L2 chosen on validation proteins, where it was.
     """
 
@@ -47,6 +49,7 @@ class TrainedHeads:
     epochs: np.ndarray
     best_epoch: np.ndarray
     valid: Mapping[str, np.ndarray]
+    losses: Mapping[str, np.ndarray] = field(default_factory=dict)
     penalties: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def predict(self, batch: FeatureBatch) -> dict[str, np.ndarray]:
@@ -75,19 +78,8 @@ class TrainedHeads:
             epochs=self.epochs[:, at],
             best_epoch=self.best_epoch[:, at],
             valid={name: values[:, at] for name, values in self.valid.items()},
+            losses={name: values[:, at] for name, values in self.losses.items()},
             penalties={name: values[:, at] for name, values in self.penalties.items()},
-        )
-
-    def joined(self, other: TrainedHeads) -> TrainedHeads:
-        """Linear heads for the targets of both, trained on the same features."""
-        readout = {**self.variables["params"]["readout"], **other.variables["params"]["readout"]}
-        return dataclasses.replace(
-            self,
-            targets=self.targets + other.targets,
-            variables={"params": {"readout": readout}},
-            units={**self.units, **other.units},
-            valid={**self.valid, **other.valid},
-            penalties={**self.penalties, **other.penalties},
         )
 
 
@@ -116,42 +108,74 @@ def answer(
     }
 
 
+def require_rows(target: Target, batch: FeatureBatch) -> None:
+    """Raises ProtlmError where not every row of a batch has a place for its label."""
+    labels, rows = len(batch.labels[target.name]), len(batch.protein)
+    if labels != rows:
+        raise ProtlmError(
+            f"{labels} labels of {target.name!r} for {rows} answers: a head that reads single rows "
+            "needs a label for each, or pooled features"
+        )
+
+
+def require_label(target: Target, count: int) -> None:
+    """Raises ProtlmError where validation proteins have no label of a target."""
+    if not count:
+        raise ProtlmError(
+            f"no validation label of {target.name!r}: leave this target out or give its labels"
+        )
+
+
 def validate(
-    module: Any, variables: Any, standard: Standard, valid: FeatureSource
-) -> dict[str, np.ndarray]:
-    """target -> accuracy or Spearman's correlation [S, N] over all validation labels.
+    module: Any,
+    variables: Any,
+    standard: Standard,
+    units: Mapping[str, tuple[float, float]],
+    valid: FeatureSource,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Accuracies or Spearman's correlations, and losses, target -> [S, N], of validation labels.
 
     Raises:
         ProtlmError: a target has no label, or proteins have labels and the head answers for rows.
     """
     found: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
     truth: dict[str, list[np.ndarray]] = {target.name: [] for target in module.targets}
+    losses = {target.name: np.zeros(()) for target in module.targets}
     for batch in valid.batches(None):
         answers = answer(module, variables, standard, batch.features, batch.protein, batch.slots)
         for target in module.targets:
             labels, values = batch.labels[target.name], np.asarray(answers[target.name])
+            if len(labels) != values.shape[2]:
+                require_rows(target, batch)
             there = known(target, labels)
-            if len(there) != values.shape[2]:
-                raise ProtlmError(
-                    f"{len(there)} labels of {target.name!r} for {values.shape[2]} answers: a head "
-                    "that reads single rows needs a label for each, or pooled features"
-                )
-            found[target.name].append(_decided(target, values[:, :, there]))
-            truth[target.name].append(labels[there])
+            labels, values = labels[there], values[:, :, there]
+            found[target.name].append(_decided(target, values))
+            truth[target.name].append(labels)
+            each = _losses(target, values, labels, units[target.name])
+            losses[target.name] = losses[target.name] + each.sum(-1, dtype=np.float64)
     scores = {}
     for target in module.targets:
         labels = np.concatenate([np.empty(0), *truth[target.name]])
-        if not len(labels):
-            raise ProtlmError(
-                f"no validation label of {target.name!r}: leave this target out or give its labels"
-            )
+        require_label(target, len(labels))
+        losses[target.name] = losses[target.name] / len(labels)
         values = np.concatenate(found[target.name], axis=-1)
         if target.kind == "classes":
             scores[target.name] = (values == labels).mean(-1)
         else:  # a constant answer ranks nothing: 0
             correlations = [spearman(one, labels) or 0.0 for one in values.reshape(-1, len(labels))]
             scores[target.name] = np.reshape(correlations, values.shape[:2])
-    return scores
+    return scores, losses
+
+
+def _losses(
+    target: Target, values: np.ndarray, labels: np.ndarray, unit: tuple[float, float]
+) -> np.ndarray:
+    """[S, N, items] of probabilities or standardised numbers [S, N, items, C]."""
+    if target.kind == "classes":
+        chosen = np.take_along_axis(values, labels[None, None, :, None].astype(np.int64), axis=-1)
+        return np.asarray(-np.log(np.maximum(chosen[..., 0], 1e-30)))
+    mean, deviation = unit
+    return np.asarray((values[..., 0] - (labels - mean) / deviation) ** 2)
 
 
 def _decided(target: Target, values: np.ndarray) -> np.ndarray:

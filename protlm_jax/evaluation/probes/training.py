@@ -1,12 +1,10 @@
 """Trains the heads of one kind for all seeds and all inputs (layers) as one program.
 
-Networks learn by Adam. Linear heads of classes descend along plain gradients in whitened features,
-where every direction has about unit curvature, and are the mean of an epoch's parameters: within a
-percent of the optimum after two or three passes. Linear heads of numbers are solved by `ridge`.
+Networks learn by Adam. Linear heads, which have one optimum, are solved by `linear`.
 
-Validation proteins choose a head's epoch; a head that no longer improves stops and keeps its
-parameters. All inputs see the same batches, and heads of one seed start alike and drop the same
-units: no head depends on which others it is trained with.
+The loss on validation proteins chooses a head's epoch; a head whose loss no longer falls stops and
+keeps its parameters. All inputs see the same batches, and heads of one seed start alike and drop
+the same units: no head depends on which others it is trained with.
 
 Letters: S seeds, N inputs, T rows, D features, P protein slots.
 """
@@ -26,7 +24,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding import memory
 from protlm_jax.evaluation.engine import float32_products
 from protlm_jax.evaluation.probe_data.base import Target
-from protlm_jax.evaluation.probes import heads, ridge
+from protlm_jax.evaluation.probes import heads, linear
 from protlm_jax.evaluation.probes.features import FeatureBatch, FeatureSource
 from protlm_jax.evaluation.probes.moments import Moments, Standard, measure
 from protlm_jax.evaluation.probes.trained import TrainedHeads, validate
@@ -47,12 +45,12 @@ def train(
     learning_rate: float | None = None,
     progress: bool = False,
 ) -> TrainedHeads:
-    """Trains on `source`, choosing each head's epoch (for numbers its penalty) on `valid`.
+    """Trains on `source`, choosing each head's epoch, or a linear head's penalty, on `valid`.
 
     Args:
         head: of `heads.NAMES`; `max_epochs`, `patience` and `learning_rate` are its own by default.
         targets: learned together; their losses are added up.
-        valid: proteins that choose the epoch by the mean of their targets' scores.
+        valid: proteins that choose the epoch by the mean of their targets' losses.
         seeds: of initialisation and dropout; the first also of the order of proteins.
 
     Raises:
@@ -64,11 +62,9 @@ def train(
     kind, targets = heads.kind(head), tuple(targets)
     seeds = tuple(seeds)[:1] if kind.linear else tuple(seeds)
     moments = measure(source, targets, seeds[0], covariance=kind.linear)
-    numbers = tuple(t for t in targets if t.kind == "number" and kind.linear)
-    others = tuple(t for t in targets if t not in numbers)
-    if not others:
-        return ridge.fit(numbers, source, valid, moments, seeds)
-    learning = _Learning(kind, others, moments, seeds, source, learning_rate)
+    if kind.linear:
+        return linear.fit(targets, source, valid, moments, seeds, progress)
+    learning = _Learning(kind, targets, moments, seeds, source, learning_rate)
     stopping = EarlyStopping(*learning.validated(valid), patience or kind.patience)
     epochs = range(1, (max_epochs or kind.max_epochs) + 1)
     for epoch in tqdm(epochs, head, disable=None if progress else True):
@@ -76,9 +72,9 @@ def train(
         stopping.update(*learning.validated(valid), epoch)
         if not stopping.running.any():
             break
-    found = TrainedHeads(
+    return TrainedHeads(
         head=head,
-        targets=others,
+        targets=targets,
         seeds=seeds,
         variables=stopping.best,
         standard=moments.standard,
@@ -86,33 +82,36 @@ def train(
         epochs=stopping.epochs,
         best_epoch=stopping.best_epoch,
         valid=stopping.valid,
+        losses=stopping.losses,
     )
-    return found.joined(ridge.fit(numbers, source, valid, moments, seeds)) if numbers else found
+
+
+Scores = Mapping[str, np.ndarray]
+"""target -> [S, N]."""
 
 
 class EarlyStopping:
-    """Each head's best `variables`, their epoch and `valid` scores, and which heads still run."""
+    """Each head's best `variables`, their epoch, `valid` scores and `losses`, and which run."""
 
-    def __init__(self, variables: Any, scores: Mapping[str, np.ndarray], patience: int) -> None:
-        self.best = variables
-        self.valid = dict(scores)
-        shape = next(iter(scores.values())).shape
-        self._top = np.full(shape, -np.inf)  # a head before its first step is no candidate
+    def __init__(self, variables: Any, valid: Scores, losses: Scores, patience: int) -> None:
+        self.best, self.valid, self.losses = variables, dict(valid), dict(losses)
+        shape = next(iter(losses.values())).shape
+        self._lowest = np.full(shape, np.inf)  # a head before its first step is no candidate
         self.running = np.ones(shape, bool)
         self.epochs, self.best_epoch = np.zeros((2, *shape), int)
         self._patience = patience
 
-    def update(self, variables: Any, scores: Mapping[str, np.ndarray], epoch: int) -> None:
+    def update(self, variables: Any, valid: Scores, losses: Scores, epoch: int) -> None:
         """Compares the heads after an epoch with the best; of equals the earlier stays."""
-        mean = np.mean(list(scores.values()), axis=0)
-        better = self.running & (mean > self._top)
+        mean = np.mean(list(losses.values()), axis=0)
+        better = self.running & (mean < self._lowest)
 
         def chosen(new: Any, old: Any) -> np.ndarray:
             return np.where(better.reshape(better.shape + (1,) * (new.ndim - 2)), new, old)
 
-        self.best = jax.tree.map(chosen, variables, self.best)
-        self.valid = {name: chosen(values, self.valid[name]) for name, values in scores.items()}
-        self._top = np.where(better, mean, self._top)
+        now, before = (variables, dict(valid), dict(losses)), (self.best, self.valid, self.losses)
+        self.best, self.valid, self.losses = jax.tree.map(chosen, now, before)
+        self._lowest = chosen(mean, self._lowest)
         self.epochs = np.where(self.running, epoch, self.epochs)
         self.best_epoch = np.where(better, epoch, self.best_epoch)
         self.running &= epoch - self.best_epoch < self._patience
@@ -121,10 +120,9 @@ class EarlyStopping:
 class State(NamedTuple):
     """Heads as they learn; every array [S, N, ...]."""
 
-    params: Any  # kernels of linear heads in the coordinates of `Fixed.basis`
+    params: Any
     statistics: Any  # running ones, of BatchNorm
-    adam: Any  # None for linear heads
-    total: Any  # of linear heads, the sum of parameters over the epoch's steps; else None
+    adam: Any
 
 
 class Fixed(NamedTuple):
@@ -132,9 +130,7 @@ class Fixed(NamedTuple):
 
     standard: Standard
     labelled: Mapping[str, Any]  # target -> labels that a batch has on average
-    basis: Any  # [N, D, D] float32 of linear heads, else None: the kernel is `basis` @ parameters
-    penalty: float  # L2 on kernels
-    rates: Any  # of the steps, for each parameter
+    rate: float
     keys: jax.Array  # [S] of dropout
 
 
@@ -152,22 +148,14 @@ class _Learning:
     ) -> None:
         self.kind, self.targets, self.moments, self.seeds = kind, targets, moments, seeds
         self.module = kind.module(targets)
-        self.state, keys = _start(self.module, seeds, source.num_inputs, source.width, kind.linear)
+        self.state, keys = _start(self.module, seeds, source.num_inputs, source.width)
         rate = kind.learning_rate if rate is None else rate
-        rates = jax.tree.map(lambda _: rate, self.state.params)
-        basis = None
-        if kind.linear:
-            basis = _basis(moments, kind.penalty)
-            # A batch of fewer labels than features overrates its own directions.
-            shares = {t: rate / (1 + source.width / n) for t, n in moments.labelled.items()}
-            rates = {"readout": heads.by_part(targets, lambda t, part: shares[t.name])}
-        self.fixed = Fixed(moments.standard, moments.labelled, basis, kind.penalty, rates, keys)
-        self.params, self.count = self.state.params, 0
+        self.fixed = Fixed(moments.standard, moments.labelled, rate, keys)
+        self.count = 0
 
     def epoch(self, source: FeatureSource, epoch: int, running: np.ndarray) -> None:
         """One pass over the training proteins, with several steps on each of few batches."""
         loss: Any = np.zeros(())
-        before = self.count
         steps_each = -(-STEPS // (self.moments.batches or STEPS))
         order = int(np.random.SeedSequence((self.seeds[0], epoch)).generate_state(1)[0])
         for batch in source.batches(order):
@@ -184,16 +172,13 @@ class _Learning:
                 "the loss of heads is not finite: features of training proteins are not, or the "
                 "learning rate is too high"
             )
-        self.params = self.state.params
-        if self.kind.linear:
-            steps = self.count - before
-            self.state, self.params = _epoch_mean(self.state, self.fixed.basis, steps)
 
-    def validated(self, valid: FeatureSource) -> tuple[Any, dict[str, np.ndarray]]:
-        """The network's variables, on the host, and their validation scores."""
-        variables = {"params": self.params, "batch_stats": self.state.statistics}
+    def validated(self, valid: FeatureSource) -> tuple[Any, Scores, Scores]:
+        """The network's variables, on the host, and their validation scores and losses."""
+        variables = {"params": self.state.params, "batch_stats": self.state.statistics}
         variables = jax.tree.map(np.asarray, variables)
-        return variables, validate(self.module, variables, self.fixed.standard, valid)
+        units = self.moments.units
+        return variables, *validate(self.module, variables, self.fixed.standard, units, valid)
 
     def _labels(self, batch: FeatureBatch) -> dict[str, np.ndarray]:
         """The batch's labels, numbers in standard deviations."""
@@ -206,9 +191,7 @@ class _Learning:
         return labels
 
 
-def _start(
-    module: Any, seeds: Sequence[int], inputs: int, width: int, linear: bool
-) -> tuple[State, jax.Array]:
+def _start(module: Any, seeds: Sequence[int], inputs: int, width: int) -> tuple[State, jax.Array]:
     """The state before the first step, the same for all inputs, and the keys of dropout."""
 
     def one(key: jax.Array) -> Any:
@@ -229,9 +212,7 @@ def _start(
         jax.tree.map(lambda x: np.repeat(np.asarray(x)[:, None], inputs, axis=1), tree)
         for tree in (variables["params"], variables.get("batch_stats", {}))
     )
-    adam = None if linear else jax.vmap(jax.vmap(_ADAM.init))(params)
-    total = jax.tree.map(np.zeros_like, params) if linear else None
-    return State(params, statistics, adam, total), pairs[:, 1]
+    return State(params, statistics, jax.vmap(jax.vmap(_ADAM.init))(params)), pairs[:, 1]
 
 
 @partial(jax.jit, static_argnames=("module", "slots"), donate_argnames="state")
@@ -255,30 +236,25 @@ def step(
     x = fixed.standard.apply(features, protein)
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(fixed.keys, count)
 
-    def loss(params: Any, statistics: Any, x: Any, basis: Any, key: Any) -> tuple[Any, Any]:
-        variables = {"params": _plain(params, basis), "batch_stats": statistics}
+    def loss(params: Any, statistics: Any, x: Any, key: Any) -> tuple[Any, Any]:
+        variables = {"params": params, "batch_stats": statistics}
         answers, changed = module.apply(
             variables, x, protein, slots, True, mutable="batch_stats", rngs={"dropout": key}
         )
-        kernels = (p for p in jax.tree.leaves(variables["params"]) if p.ndim > 1)
-        squares = sum((jnp.sum(p**2) for p in kernels), jnp.zeros(()))
         value = losses(module.targets, answers, labels, fixed.labelled)
-        return value + 0.5 * fixed.penalty * squares, changed.get("batch_stats", {})
+        return value, changed.get("batch_stats", {})
 
-    def one(state: State, runs: Any, x: Any, basis: Any, key: Any) -> tuple[State, Any]:
+    def one(state: State, runs: Any, x: Any, key: Any) -> tuple[State, Any]:
         slope = jax.value_and_grad(loss, has_aux=True)
-        (value, statistics), gradient = slope(state.params, state.statistics, x, basis, key)
-        update, adam = gradient, None
-        if state.adam is not None:
-            update, adam = _ADAM.update(gradient, state.adam)
-        params = jax.tree.map(lambda p, u, r: p - r * u, state.params, update, fixed.rates)
-        total = None if state.total is None else jax.tree.map(jnp.add, state.total, params)
-        new = State(params, statistics, adam, total)
+        (value, statistics), gradient = slope(state.params, state.statistics, x, key)
+        update, adam = _ADAM.update(gradient, state.adam)
+        params = jax.tree.map(lambda p, u: p - fixed.rate * u, state.params, update)
+        new = State(params, statistics, adam)
         return jax.tree.map(lambda n, o: jnp.where(runs, n, o), new, state), value
 
-    over_inputs = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
-    over_seeds = jax.vmap(over_inputs, in_axes=(0, 0, None, None, 0))
-    return over_seeds(state, running, x, fixed.basis, keys)
+    over_inputs = jax.vmap(one, in_axes=(0, 0, 0, None))
+    over_seeds = jax.vmap(over_inputs, in_axes=(0, 0, None, 0))
+    return over_seeds(state, running, x, keys)
 
 
 def losses(
@@ -303,31 +279,3 @@ def losses(
             each = jnp.square(answer[:, 0] - jnp.where(there, truth, 0.0))
         total += jnp.sum(jnp.where(there, each, 0.0)) / labelled[target.name]
     return total
-
-
-def _plain(params: Any, basis: Any) -> Any:
-    """The network's parameters of one head."""
-    return jax.tree.map(lambda p: p if basis is None or p.ndim != 2 else basis @ p, params)
-
-
-@jax.jit
-@float32_products
-def _epoch_mean(state: State, basis: Any, steps: int) -> tuple[State, Any]:
-    """Linear heads after an epoch: -> the state for the next one, and their parameters."""
-    mean = jax.tree.map(lambda p: p / steps, state.total)
-    params = jax.vmap(jax.vmap(_plain), in_axes=(0, None))(mean, basis)
-    return state._replace(total=jax.tree.map(jnp.zeros_like, state.total)), params
-
-
-def _basis(moments: Moments, penalty: float) -> np.ndarray:
-    """[N, D, D] float32, L'^-1 of the curvature H = L L' of a linear head's loss."""
-    from scipy.linalg import solve_triangular  # type: ignore[import-untyped]
-
-    assert moments.covariance is not None
-    # p (1 - p) of a few classes is about 0.2; the floor keeps dead directions still.
-    unit = np.eye(moments.covariance.shape[1])
-    out = np.empty(moments.covariance.shape, np.float32)
-    for index, covariance in enumerate(moments.covariance):
-        lower = np.linalg.cholesky(0.2 * covariance + (penalty + 1e-6) * unit)
-        out[index] = solve_triangular(lower, unit, lower=True).T
-    return out

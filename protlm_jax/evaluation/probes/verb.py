@@ -46,15 +46,16 @@ your own: a table (commas, semicolons or tabs; gz, bz2, xz, zst) with a column `
 heads: of residues linear and cnn, the ProtTrans head; of proteins linear and fnn, the
   ProtTrans head, on the mean over residues, and light_attention, on the residues.
 
-layers: the model runs once for all of them, and the heads of all layers and seeds are trained
-  together. Validation proteins choose each head's epoch and the layer; tests are scored once.
+layers: the model runs once for all of them. Linear heads are solved to their optimum, networks of
+  all layers and seeds trained together. The loss on validation proteins chooses the penalty or
+  the epoch, and the layer; tests are scored once.
   The model reads all proteins twice, by its own and by re-initialised weights: on the default
   test sets (1,040 proteins) that takes minutes on CPUs even with few training proteins.
 
 Beside the model stand a re-initialised copy of it, the same heads on residues without context,
 and the most frequent class. DIR gets results.nc (an
 xarray dataset), scores.csv, report.html with pictures and the numbers behind them, and probe/,
-which `protlm predict` applies to new proteins.
+which `protlm predict` applies to new proteins; with --maps also maps/.
 """
 
 PREDICT_EPILOG = """\
@@ -109,6 +110,8 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         help="in which the model computes; default: fp32")
     # fmt: on
     add("--output", type=Path, metavar="DIR", help="folder to write everything into")
+    add("--maps", action="store_true", help="draw proteins and residues in two dimensions, too "
+        "(PCA, t-SNE, UMAP): of 1,500 proteins this takes minutes")  # fmt: skip
 
 
 def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
@@ -127,6 +130,7 @@ def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> Non
 
 def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> None:
     """Probes the model that `load` reads, prints the numbers and writes them."""
+    from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import maps, verbs
     from protlm_jax.evaluation.probes import results, run
 
@@ -134,7 +138,9 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
     if benchmark.level == "pair":
         _run_contacts(arguments, benchmark, load)
         return
-    if arguments.output is not None:
+    if arguments.maps:
+        if arguments.output is None:
+            raise ProtlmError("--maps draws into a folder: name it with --output")
         maps.require_packages()
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     probed = run.run(
@@ -165,10 +171,10 @@ def _run_contacts(
     from protlm_jax.evaluation.contacts.run import TRAIN_PROTEINS, run, summary
 
     read_otherwise = arguments.layers != "last" or arguments.compute != "fp32"
-    if arguments.heads or arguments.window or read_otherwise:
+    if arguments.heads or arguments.window or read_otherwise or arguments.maps:
         raise ProtlmError(
             f"{benchmark.title} are read from all attention maps at once, in fp32: leave out "
-            "--heads, --layers, --window and --compute"
+            "--heads, --layers, --window, --compute and --maps"
         )
     train = _count_or(arguments.train_proteins, TRAIN_PROTEINS)
     if train is None:
@@ -230,13 +236,16 @@ def _write(
     results.save(result, folder / "results.nc")
     table(result).csv(folder / "scores.csv")
     saved.save(probed, loaded, folder / "probe")
-    print("drawing maps", flush=True)
-    window = result.attrs["window"] or None
-    drawn: Mapping[str, Any] = maps.draw(loaded, benchmark, window=window, progress=True)
-    maps.write_tables(folder / "maps", drawn)
     command = f"protlm probe --model {arguments.model}"
-    _report(folder, result, command, {"probe": result, "maps": drawn})
-    print(f"wrote {folder}: report.html, results.nc, scores.csv, maps/, probe/")
+    sections: dict[str, Any] = {"probe": result}
+    if arguments.maps:
+        print("drawing maps", flush=True)
+        window = result.attrs["window"] or None
+        sections["maps"] = maps.draw(loaded, benchmark, window=window, progress=True)
+        maps.write_tables(folder / "maps", sections["maps"])
+    _report(folder, result, command, sections)
+    made = ", maps/" if arguments.maps else ""
+    print(f"wrote {folder}: report.html, results.nc, scores.csv, probe/{made}")
 
 
 def _report(folder: Path, result: xarray.Dataset, command: str, results: Mapping[str, Any]) -> None:

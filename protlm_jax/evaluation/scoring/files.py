@@ -60,7 +60,7 @@ _TOGETHER = defaultdict(lambda: 1 << 14, {"likelihood-ratio": 256})
 
 
 @dataclass(frozen=True)
-class _Scoring:
+class Scoring:
     """How all records are scored, and where the results go."""
 
     loaded: LoadedModel
@@ -171,11 +171,11 @@ def score_file(
             raise ProtlmError(
                 f"cannot write {output}: it is a folder or the input; choose another file"
             )
-    scoring = _Scoring(loaded, output, length, softmax, progress)
+    scoring = Scoring(loaded, output, length, softmax, progress)
     first = next((line for _, line in text_lines(str(path)) if line), "")
     if not first.startswith(">"):
         table = read_variants(path, wildtype, policy, columns=columns, offset=offset)
-        return _score_variants(scoring, table, choose_strategy(loaded, strategy))
+        return score_variants(scoring, table, choose_strategy(loaded, strategy))[0]
     if wildtype is not None or strategy is not None or columns or offset:
         raise ProtlmError(
             f"{path} is a FASTA file: --strategy, --wildtype, --columns and --offset are for "
@@ -184,7 +184,7 @@ def score_file(
     return _score_proteins(scoring, path, policy)
 
 
-def _score_proteins(scoring: _Scoring, path: Path, policy: ResiduePolicy) -> Outcome:
+def _score_proteins(scoring: Scoring, path: Path, policy: ResiduePolicy) -> Outcome:
     loaded, limit, softmax = scoring.loaded, scoring.limit, scoring.softmax
     records, method = list(read_every_record(path, policy)), method_of(loaded)
     errors = [""] * len(records)
@@ -223,10 +223,22 @@ def _score_proteins(scoring: _Scoring, path: Path, policy: ResiduePolicy) -> Out
             rows.append([record.id, *numbers, method, softmax, error])
         scoring.write(PROTEIN_COLUMNS, rows)
 
+    names = [record.id for record in records]
+    failures = [
+        f"line {record.line}, {record.id or 'without a name'}: {error}"
+        for record, error in zip(records, errors, strict=True)
+        if error
+    ]
+    return scoring.outcome(_protein_summary(scoring, names, scores), failures)
+
+
+def _protein_summary(
+    scoring: Scoring, names: Sequence[str], scores: Mapping[int, Likelihood]
+) -> list[str]:
     residues = sum(score.scored for score in scores.values())
     lines = [
-        f"{len(scores):,} of {len(records):,} proteins scored, {residues:,} residues: {method}, "
-        f"softmax over {SOFTMAX_NAMES[softmax]}"
+        f"{len(scores):,} of {len(names):,} proteins scored, {residues:,} residues: "
+        f"{method_of(scoring.loaded)}, softmax over {SOFTMAX_NAMES[scoring.softmax]}"
     ]
     if scores:
         mean = sum(score.total for score in scores.values()) / residues
@@ -235,20 +247,18 @@ def _score_proteins(scoring: _Scoring, path: Path, policy: ResiduePolicy) -> Out
             f"{mean:.4f} nats per residue, perplexity {np.exp(-mean):.3f} (median protein "
             f"{median:.3f})"
         )
-    if kind_of(loaded) == "denoising":
+    if kind_of(scoring.loaded) == "denoising":
         lines.append("not comparable with pseudo-perplexity: the decoder sees what comes before")
     lengths = {i: len(scores[i].log_probabilities) for i in sorted(scores)}
-    long = [f"{records[i].id} ({n})" for i, n in lengths.items() if scores[i].window < n]
-    lines += listed(long, f"longer than {limit} residues, predicted in the window around each one")
-    failures = [
-        f"line {record.line}, {record.id or 'without a name'}: {error}"
-        for record, error in zip(records, errors, strict=True)
-        if error
-    ]
-    return scoring.outcome(lines, failures)
+    long = [f"{names[i]} ({n})" for i, n in lengths.items() if scores[i].window < n]
+    words = f"longer than {scoring.limit} residues, predicted in the window around each one"
+    return lines + listed(long, words)
 
 
-def _score_variants(scoring: _Scoring, table: VariantTable, strategy: Strategy) -> Outcome:
+def score_variants(
+    scoring: Scoring, table: VariantTable, strategy: Strategy
+) -> tuple[Outcome, dict[int, float], list[str]]:
+    """Writes the scores of a table; also gives the finite ones by row, and a line a failure."""
     loaded, limit, columns = scoring.loaded, scoring.limit, table.table.columns
     names = _result_columns(columns)
     errors = [row.error for row in table.rows]
@@ -274,7 +284,7 @@ def _score_variants(scoring: _Scoring, table: VariantTable, strategy: Strategy) 
         broken = {i: variants[i].wildtype for i, s in scores.items() if not np.isfinite(s)}
         for i, why in scoring.reasons(broken).items():
             errors[i] = f"the score is not finite: {why}"
-            del variants[i]
+            del variants[i], scores[i]
         methods = {i: _method(variant, strategy, limit) for i, variant in variants.items()}
         rows = []
         for i, (row, error) in enumerate(zip(table.rows, errors, strict=True)):
@@ -293,7 +303,7 @@ def _score_variants(scoring: _Scoring, table: VariantTable, strategy: Strategy) 
         lines.append(f"the table has such columns already: results are in {', '.join(names)}")
     lines += filter(None, [table.hint])
     failures = [f"line {r.line}: {e}" for r, e in zip(table.rows, errors, strict=True) if e]
-    return scoring.outcome(lines, failures)
+    return scoring.outcome(lines, failures), scores, failures
 
 
 def _result_columns(columns: Sequence[str]) -> tuple[str, ...]:
@@ -315,7 +325,7 @@ def _method(variant: Variant, strategy: Strategy, limit: int | None) -> str:
 
 
 def _summary(
-    scoring: _Scoring,
+    scoring: Scoring,
     table: VariantTable,
     variants: dict[int, Variant],
     methods: dict[int, str],

@@ -85,7 +85,7 @@ class VariantTable:
 
 def read_variants(
     path: Path,
-    wildtype: Path | None = None,
+    wildtype: Path | Mapping[str, str] | None = None,
     policy: ResiduePolicy = ResiduePolicy(),
     *,
     columns: Mapping[str, str] | None = None,
@@ -94,7 +94,8 @@ def read_variants(
     """Reads a table of variants; an error in one row leaves the others as they are.
 
     Args:
-        path, wildtype: the table, plain or compressed, and a FASTA file of wild types.
+        path: the table, plain or compressed.
+        wildtype: a FASTA file of wild types, or id -> sequence.
         policy: how sequences are read.
         columns: role -> its column, where that has another name.
         offset: added to the positions of mutations.
@@ -104,7 +105,9 @@ def read_variants(
     """
     table = read_table(path, keep_uneven=True)
     roles = _roles(table, columns or {})
-    proteins = {r.id: r.sequence for r in read_fasta(wildtype, policy=policy)} if wildtype else {}
+    proteins = dict(wildtype) if isinstance(wildtype, Mapping) else {}
+    if isinstance(wildtype, Path):
+        proteins = {r.id: r.sequence for r in read_fasta(wildtype, policy=policy)}
     _require_wildtypes(path, roles, wildtype, proteins)
     if len(proteins) == 1:
         roles = {role: column for role, column in roles.items() if role not in SEQUENCE_ROLES}
@@ -176,7 +179,7 @@ def _roles(table: TextTable, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _require_wildtypes(
-    path: Path, roles: Mapping[str, str], wildtype: Path | None, proteins: dict[str, str]
+    path: Path, roles: Mapping[str, str], wildtype: object, proteins: dict[str, str]
 ) -> None:
     if len(proteins) > 1 and "wildtype" not in roles:
         raise ProtlmError(

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protlm_jax.verbs.arguments import add_rare_residues, add_window
+from protlm_jax.errors import ProtlmError
+from protlm_jax.verbs.arguments import add_rare_residues, add_window, positive
 
 if TYPE_CHECKING:
     from protlm_jax.models import LoadedModel
@@ -49,6 +50,19 @@ variants (a table: CSV, TSV or semicolons) of a wild type:
                                ranks the mutants of one wild type as the sum does.)
   The two kinds are on different scales. The column `method` says what each row has.
 
+--proteingym DIR scores all assays of ProteinGym in a folder that holds its reference file
+  (DMS_substitutions.csv; with --indels DMS_indels.csv) and the assays' files, as they are
+  after unpacking, up to two folders deep. The default strategy is ProteinGym's own,
+  masked-marginals-additive. OUTPUT is then a folder: assays/DMS_ID.csv is each assay's
+  table with its scores; assays.csv has Spearman's correlation and AUC of each; summary.csv
+  has the official mean (assays of a protein, proteins of a function class, classes) and
+  those by function class, MSA depth, taxon and number of mutations. What cannot be used (a
+  missing file or wild type, a mutant outside of the sequence, one class alone) is named,
+  the rest goes on, and the exit code is 3. The same command again goes on after a kill.
+
+--exit N reads the model after its first N layers, where its own head is put on the stream
+  (the logit lens): scores by depth.
+
 Longer proteins than the model was trained on are shown through windows around each
 residue, and listed. Records that cannot be scored keep their row, with the reason in the
 column `error`; exit code 3 says that there are some. The same command again goes on after
@@ -60,8 +74,12 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = EPILOG
     verb.add_argument("--model", required=True, help=model_help)
-    verb.add_argument("--input", required=True, type=Path, help="FASTA file or table, see below")
-    verb.add_argument("--output", required=True, type=Path, help="CSV file to write")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--input", type=Path, help="FASTA file or table, see below")
+    what.add_argument("--proteingym", type=Path, metavar="DIR", help="ProteinGym's folder")
+    verb.add_argument("--indels", action="store_true", help="its insertions and deletions")
+    verb.add_argument("--output", required=True, type=Path, help="CSV file, or folder, to write")
+    verb.add_argument("--exit", type=positive, metavar="N", help="the model's first N layers alone")
     verb.add_argument("--wildtype", type=Path, help="FASTA file with the variants' wild type(s)")
     verb.add_argument(
         "--strategy",
@@ -92,25 +110,44 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 def run(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
     """Scores with the model that `load` reads, prints the summary, and returns the exit code."""
     from protlm_jax.evaluation import verbs
-    from protlm_jax.evaluation.scoring.files import score_file
+    from protlm_jax.evaluation.scoring.files import Scoring, score_file
+    from protlm_jax.evaluation.scoring.proteingym import score_benchmark
     from protlm_jax.evaluation.scoring.table import parse_columns
+    from protlm_jax.models.pruning import exited
 
+    of_tables = (arguments.wildtype, arguments.columns, arguments.offset or None)
+    if arguments.proteingym and any(given is not None for given in of_tables):
+        raise ProtlmError("--wildtype, --columns and --offset belong to --input")
+    if arguments.indels and not arguments.proteingym:
+        raise ProtlmError("--indels belongs to --proteingym")
     columns = parse_columns(arguments.columns) if arguments.columns else None
     loaded = verbs.with_residues(load(arguments.model), arguments.rare_residues)
     verbs.require_answers(loaded, verbs.data_of(arguments.model))
-    outcome = score_file(
-        loaded,
-        arguments.input,
-        arguments.output,
-        length=verbs.row_of(loaded, arguments.window),
-        softmax=arguments.softmax,
-        columns=columns,
-        offset=arguments.offset,
-        strategy=arguments.strategy,
-        wildtype=arguments.wildtype,
-        policy=loaded.policy,
-        progress=True,
-    )
+    if arguments.exit:
+        loaded = exited(loaded, arguments.exit)
+    length = verbs.row_of(loaded, arguments.window)
+    if arguments.proteingym:
+        outcome = score_benchmark(
+            Scoring(loaded, arguments.output, length, arguments.softmax, True),
+            arguments.proteingym,
+            indels=arguments.indels,
+            strategy=arguments.strategy,
+            policy=loaded.policy,
+        )
+    else:
+        outcome = score_file(
+            loaded,
+            arguments.input,
+            arguments.output,
+            length=length,
+            softmax=arguments.softmax,
+            columns=columns,
+            offset=arguments.offset,
+            strategy=arguments.strategy,
+            wildtype=arguments.wildtype,
+            policy=loaded.policy,
+            progress=True,
+        )
     print(outcome.summary)
     verbs.say_rare(loaded)
     return 3 if outcome.failed else 0

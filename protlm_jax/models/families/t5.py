@@ -36,7 +36,7 @@ from protlm_jax.models.exchange import (
 from protlm_jax.models.layers import Normalization, lookup
 from protlm_jax.models.positions import relative_bias
 from protlm_jax.models.readouts import Readout
-from protlm_jax.models.stack import Params, init_stack
+from protlm_jax.models.stack import Params
 from protlm_jax.models.stacked import Batch, Contexts, Programs, SingleStack, Stacked, Streams
 
 
@@ -101,8 +101,8 @@ class T5(Stacked):
         self.encoder_block = Block(c, parent=None)
         self.decoder_block = Block(c, cross=True, parent=None)
         self.embedder = SharedEmbedding(c)
-        self.encoder = self.param("encoder", init_stack, self.encoder_block)
-        self.decoder = self.param("decoder", init_stack, self.decoder_block)
+        self.encoder = self.stacked("encoder", self.encoder_block)
+        self.decoder = self.stacked("decoder", self.decoder_block)
         bias = named(nn.initializers.normal(c.d_model**-0.5), "relpos_buckets", "heads")
         shape = (c.relative_buckets, c.num_heads)
         self.encoder_relative_bias = self.param("encoder_relative_bias", bias, shape)

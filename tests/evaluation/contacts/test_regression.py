@@ -67,11 +67,9 @@ def test_a_strong_penalty_leaves_the_base_rate() -> None:
     assert 1 / (1 + np.exp(-bias)) == pytest.approx(y.mean(), rel=1e-4)
 
 
-# Absolute positions, shared layers, a bias, relative attention both ways, rotary, parallel blocks.
-@pytest.mark.parametrize(
-    "family", ["bert", "albert", "t5", "transformer_xl", "xlnet", "progen2", "esm2"]
-)
-def test_every_family_shows_maps_that_do_not_depend_on_the_batch(
+# Absolute positions, a bias, relative attention both ways, rotary in parallel blocks.
+@pytest.mark.parametrize("family", ["bert", "t5", "transformer_xl", "xlnet", "progen2"])
+def test_families_show_maps_that_do_not_depend_on_the_batch(
     small_model, assert_close, family: str
 ) -> None:
     loaded = small_model(family)

@@ -243,7 +243,7 @@ def test_the_command_ends_with_what_was_done(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("bert"))
     fasta, output = tmp_path / "x.fasta", tmp_path / "e.h5"
     fasta.write_text(text)
     command = ["embed", "--model", "m", "--input", str(fasta), "--output", str(output)]

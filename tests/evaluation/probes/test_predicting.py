@@ -150,7 +150,7 @@ def test_the_verb_ends_with_3_when_a_record_is_bad(
 ) -> None:
     fasta = tmp_path / "new.fasta"
     fasta.write_text(FASTA)
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("bert"))
     arguments = ["predict", "--model", str(tmp_path), "--probe", str(folders["protein"])]
     arguments += ["--input", str(fasta), "--output", str(tmp_path / "out.csv")]
     assert cli.main(arguments) == 3

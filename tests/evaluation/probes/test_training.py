@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probe_sources import ArraySource
-from sklearn.linear_model import LogisticRegression
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.probe_data.base import Target
+from protlm_jax.evaluation.probes import linear as linear_heads
 from protlm_jax.evaluation.probes import moments, trained, training
 from protlm_jax.evaluation.probes.features import FeatureBatch
 from protlm_jax.evaluation.probes.saved import load_heads, save_heads
@@ -56,31 +56,8 @@ def valid() -> ArraySource:
 
 
 @pytest.fixture(scope="module")
-def linear(source: ArraySource) -> TrainedHeads:
-    """Until it is done; chosen on what it learned from, so that both look for one optimum."""
-    return train("linear", (Q3, Q8), source, source, max_epochs=8, patience=8, seeds=(3, 4))
-
-
-@pytest.mark.parametrize("index", [1, 2])
-def test_linear_heads_reach_the_optimum_of_scikit_learn(
-    linear: TrainedHeads, source: ArraySource, index: int
-) -> None:
-    x = source.features[index]
-    x = (x - x.mean(0)) / x.std(0)
-    for target in (Q3, Q8):
-        y = source.labels[target.name]
-        x_known, y_known = x[y >= 0], y[y >= 0]
-        model = LogisticRegression(C=1 / (1e-4 * len(y_known)), max_iter=5000, tol=1e-8)
-        model.fit(x_known, y_known)
-        best = np.log(model.predict_proba(x_known)[np.arange(len(y_known)), y_known]).mean()
-        answers = np.concatenate([p[target.name] for p in predictions(linear, source)], axis=2)
-        ours = answers[0, index][y >= 0]
-        loss = np.log(ours[np.arange(len(y_known)), y_known]).mean()
-        assert loss == pytest.approx(best, rel=0.01)
-        right = np.mean(ours.argmax(1) == y_known)
-        assert right == pytest.approx(model.score(x_known, y_known), abs=0.005)
-        assert linear.valid[target.name][0, index] == pytest.approx(right, abs=1e-6)
-    assert linear.seeds == (3,)  # another seed has the same optimum
+def linear(source: ArraySource, valid: ArraySource) -> TrainedHeads:
+    return train("linear", (Q3, Q8), source, valid, seeds=(3, 4))
 
 
 def predictions(heads: TrainedHeads, source: ArraySource) -> Iterator[dict[str, np.ndarray]]:
@@ -105,6 +82,7 @@ def test_heads_multiply_in_float32(
         monkeypatch.setattr(module, run.__name__, call)
 
     traced(training, training.step, (0, 1))
+    traced(linear_heads, linear_heads._cross_entropy, ())
     traced(trained, trained.answer, (0, 5))
     traced(moments, moments._sums, 3)
     train(head, (Q3,), source, valid, max_epochs=1)
@@ -125,10 +103,9 @@ def test_noise_is_at_chance_and_signal_is_not(linear: TrainedHeads, valid: Array
 
 @dataclasses.dataclass(frozen=True)
 class Spoiled:
-    """A source with anything at all where there is no protein, and one target's labels unknown."""
+    """A source with anything at all where there is no protein."""
 
     source: ArraySource
-    without: str = ""
 
     @property
     def num_inputs(self) -> int:
@@ -138,13 +115,15 @@ class Spoiled:
     def width(self) -> int:
         return self.source.width
 
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.source.sizes
+
     def batches(self, epoch_seed: int | None) -> Iterator[FeatureBatch]:
-        for number, batch in enumerate(self.source.batches(epoch_seed)):
-            features, labels = batch.features.copy(), dict(batch.labels)
+        for batch in self.source.batches(epoch_seed):
+            features = batch.features.copy()
             features[:, batch.protein < 0] = np.nan
-            if self.without and number % 2:
-                labels[self.without] = np.full_like(labels[self.without], -1)
-            yield dataclasses.replace(batch, features=features, labels=labels)
+            yield dataclasses.replace(batch, features=features)
 
 
 @pytest.fixture(scope="module")
@@ -176,18 +155,17 @@ def test_a_head_does_not_depend_on_its_company(
         np.testing.assert_allclose(a[0, 0], b[0, 0], atol=1e-4)
 
 
-def test_masks_of_targets_are_their_own(source: ArraySource, valid: ArraySource) -> None:
+def test_masks_of_targets_are_their_own(
+    linear: TrainedHeads, source: ArraySource, valid: ArraySource
+) -> None:
     few = np.full(source.offsets[-1], -1, np.int8)
     few[5:50] = source.labels["q8"][5:50]
     masked = dataclasses.replace(source, labels={"q3": source.labels["q3"], "q8": few})
-    both, changed = (
-        train("linear", (Q3, Q8), s, valid, max_epochs=1, learning_rate=0.1)
-        for s in (Spoiled(source, without="q8"), masked)
-    )
+    changed = train("linear", (Q3, Q8), Spoiled(masked), Spoiled(valid))
     for part in ("q3_kernel", "q3_bias"):
-        first, second = (h.variables["params"]["readout"][part] for h in (both, changed))
-        np.testing.assert_allclose(first, second, atol=1e-4 * np.abs(first).max())
-    q8 = [h.variables["params"]["readout"]["q8_kernel"] for h in (both, changed)]
+        first, second = (h.variables["params"]["readout"][part] for h in (linear, changed))
+        np.testing.assert_allclose(first, second, atol=1e-3 * np.abs(first).max())
+    q8 = [h.variables["params"]["readout"]["q8_kernel"] for h in (linear, changed)]
     assert not np.allclose(*q8, atol=1e-2)
 
 
@@ -206,24 +184,28 @@ def test_what_is_not_labelled_adds_nothing_to_the_loss() -> None:
         assert (np.delete(found, unknown, axis=0) != 0).all()
 
 
-def test_each_head_stops_and_keeps_its_best(source: ArraySource, valid: ArraySource) -> None:
+def test_each_head_stops_at_its_lowest_validation_loss(
+    source: ArraySource, valid: ArraySource
+) -> None:
     curves = np.array(
-        [[0.1, 0.5, 0.4, 0.4, 0.9], [0.1, 0.2, 0.2, 0.3, 0.3], [0.9, 0.7, 0.2, 0.3, 0]]
+        [[0.9, 0.5, 0.6, 0.6, 0.1], [0.9, 0.8, 0.8, 0.7, 0.7], [0.1, 0.3, 0.8, 0.7, 1]]
     )
 
-    def at(epoch: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        scores = {"q3": curves[None, :, epoch] + 0.05, "q8": curves[None, :, epoch] - 0.05}
-        return {"kernel": np.full((1, 3, 2), float(epoch))}, scores
+    def at(epoch: int) -> tuple[dict[str, np.ndarray], Any, Any]:
+        losses = {"q3": curves[None, :, epoch] + 0.05, "q8": curves[None, :, epoch] - 0.05}
+        rising = {name: 1 + 0 * of_one + epoch for name, of_one in losses.items()}  # not looked at
+        return {"kernel": np.full((1, 3, 2), float(epoch))}, rising, losses
 
     stopping = training.EarlyStopping(*at(0), patience=2)
     for epoch in range(1, 5):
         stopping.update(*at(epoch), epoch)
-    # the first never sees its 0.9: it had stopped after epoch 3
+    # the first never sees its 0.1: it had stopped after epoch 3
     assert stopping.epochs.tolist() == [[3, 4, 3]] and stopping.best_epoch.tolist() == [[1, 3, 1]]
     assert stopping.running.tolist() == [[False, True, False]]
     np.testing.assert_array_equal(stopping.best["kernel"][0, :, 0], [1.0, 3.0, 1.0])
-    np.testing.assert_allclose(stopping.valid["q3"], [[0.55, 0.35, 0.75]])
-    found = train("linear", (Q3,), source, valid, max_epochs=30, patience=1)
+    np.testing.assert_allclose(stopping.losses["q3"], [[0.55, 0.75, 0.35]])
+    np.testing.assert_array_equal(stopping.valid["q8"], [[2.0, 4.0, 2.0]])
+    found = train("cnn", (Q3,), source, valid, max_epochs=30, patience=1, learning_rate=1e-2)
     assert (found.epochs - found.best_epoch == 1).all()
     assert len(set(found.epochs[0])) > 1  # they did not stop together
 

@@ -15,10 +15,8 @@ from protlm_jax.evaluation import maps, results
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The made-up proteins as a user's table, a model for any path, and nothing drawn."""
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
-    monkeypatch.setattr(maps, "draw", lambda *a, **k: {})
-    monkeypatch.setattr(maps, "write_tables", lambda *a: [])
+    """The made-up proteins as a user's table, and a model for any path."""
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("bert"))
     file = tmp_path / "mine.csv"
     with file.open("w", newline="") as out:
         rows = csv.writer(out)
@@ -31,8 +29,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_writes_all_that_it_says(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr(maps, "draw", lambda *a, **k: drawn.append(a) or {})
     folder, fasta = tmp_path / "out", tmp_path / "new.fasta"
     arguments = ["--model", "m", "--input", str(table), "--heads", "linear", "--layers", "0,2"]
     assert cli.main(["probe", *arguments, "--seeds", "1", "--output", str(folder)]) == 0
@@ -47,6 +47,7 @@ def test_writes_all_that_it_says(
     assert "model: linear head trained in" in text  # in a log, too
     assert (folder / "scores.csv").read_text().startswith("head,input,")
     assert "</html>" in (folder / "report.html").read_text()
+    assert not drawn and not (folder / "maps").exists()
     fasta.write_text(">p\nMKKRRDD\n")
     more = ["--input", str(fasta), "--output", str(tmp_path / "new.csv")]
     assert cli.main(["predict", "--model", "m", "--probe", str(folder), *more]) == 0
@@ -65,6 +66,7 @@ def test_writes_all_that_it_says(
         (["--benchmark", "folding"], "no benchmark 'folding'"),
         (["--benchmark", "contacts", "--heads", "linear"], "leave out --heads"),
         (["--heads", "mlp"], "no head 'mlp'"),
+        (["--maps"], "name it with --output"),
         (["--benchmark", "stability"], "stability"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scored import bare_logits
-from zoo import ZOO, kinds_alone, loaded
+from zoo import KINDS, ZOO, loaded
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import recurrence
@@ -47,8 +47,11 @@ def one_by_one(model: LoadedModel, sequence: str, softmax: str = "residues") -> 
     return np.where(scored.any(axis=0), total / np.maximum(scored.sum(axis=0), 1), np.nan)
 
 
-@pytest.mark.parametrize("softmax", ["residues", "vocabulary"])
-@pytest.mark.parametrize("family", kinds_alone(SCORED))
+# Over the whole vocabulary the others are compared with transformers, below.
+@pytest.mark.parametrize(
+    ("family", "softmax"),
+    [*((f, "residues") for f in SCORED if f in KINDS), ("transformer_xl", "vocabulary")],
+)
 def test_equals_one_forward_a_residue(family: str, softmax: str) -> None:
     known = "X" in loaded(family).vocabulary.tokens
     sequences = [*proteins([21, 13, 21]), "MKXLXAVAGHRTE" if known else "MKLLVAVAGHRTE"]
@@ -84,8 +87,13 @@ def transformers_logits(kind: str, theirs: Any, batch: Any, at: int, mask_id: in
     return theirs(input_ids=masked, **options).logits[0, at]
 
 
+IN_TORCH = [f for f in SCORED if f not in ("progen2", "rita", "saprot", "transformer_xl")]
+LIKE_BERT = ("albert", "esm2", "esmc")  # asked as BERT is
+
+
 @pytest.mark.parametrize(
-    "family", [f for f in SCORED if f not in ("progen2", "rita", "saprot", "transformer_xl")]
+    "family",
+    [pytest.param(f, marks=[pytest.mark.long] * (f in LIKE_BERT)) for f in IN_TORCH],
 )
 def test_equals_transformers_one_position_at_a_time(family: str, tmp_path) -> None:
     """Families that transformers has not are tested with their exports, pairs in test_pairs.py."""

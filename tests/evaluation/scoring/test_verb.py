@@ -34,7 +34,7 @@ needs_weights = pytest.mark.skipif(
 
 
 def test_a_numbering_of_the_whole_protein_needs_its_offset(monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("bert"))
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("bert"))
     table, output = write(tmp_path, "mutant\nK240R\nA242G\n", "v.csv"), tmp_path / "s.csv"
     wildtype = write(tmp_path, f">construct\n{WILDTYPE}\n", "wt.fa")
     command = ["score", "--model", "m", "--input", str(table), "--wildtype", str(wildtype)]
@@ -80,7 +80,7 @@ def test_a_long_protein_is_read_as_a_whole_where_asked(tmp_path) -> None:
 
 
 def test_the_command_says_what_it_cannot_do(monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.setattr(huggingface, "load_model", lambda path: loaded("t5"))
+    monkeypatch.setattr(huggingface, "load_model", lambda *_: loaded("t5"))
     path = write(tmp_path, f"mutant,sequence\nK2R,{WILDTYPE}\n", "v.csv")
     command = ["score", "--model", "m", "--input", str(path), "--output", str(tmp_path / "s.csv")]
     assert cli.main([*command, "--strategy", "wildtype-marginals"]) == 1
