@@ -78,8 +78,7 @@ def _from_fasta(
     """The proteins of a FASTA file, or the bundled ones, and a digest of their ids."""
     records = load_records(config, split)
     shard = TokenShard.of([record.sequence for record in records])
-    table = vocabulary.letter_table
-    lacking = (shard.letters >= len(table)) | (table[shard.letters % len(table)] < 0)
+    lacking = np.take(vocabulary.letter_table, shard.letters, mode="clip") < 0
     if lacking.any():
         at = int(np.searchsorted(shard.offsets, lacking.argmax(), side="right")) - 1
         try:

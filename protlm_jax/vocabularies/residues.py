@@ -90,7 +90,7 @@ def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record:
     letters = sequence.translate(_DROP_WHITESPACE)
     if not letters:
         raise ProtlmError(f"record {record!r} has no residues; remove it or supply its sequence")
-    if structure.is_structured(letters):
+    if structure.is_structured(letters) and set(structure.without_structure(letters)) <= _LEGAL:
         return letters
     if structure.is_paired(letters, 0 if policy.structure else structure.CERTAIN):
         try:
