@@ -1,4 +1,4 @@
-"""Amino-acid vocabularies of ProtBert, ProtT5, ESM-2, ESM-C and ProGen2, and three of our own.
+"""Amino-acid vocabularies of the published families, and three of our own.
 
 `normalise` reads what a user wrote (spaced or not, lower case, rare residues) and returns plain
 upper-case letters, or an error that names the character. `Vocabulary.encode` maps letters to ids.
@@ -9,9 +9,8 @@ Sources of the ids: `vocab.txt` of Rostlab/prot_bert and `spiece.model` of Rostl
 (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381); `vocab.txt` of facebook/esm2_t6_8M_UR50D,
 the same for all sizes; `EsmcTokenizer` of transformers, which is ESM-2's with a mark between
 chains; `tokenizer.json` of ProGen2, where a protein is between its ends "1" and "2" (nothing is
-unknown there; <|bos|> serves as unk); RITA's first 23 ids, of 26 rows, from the files of its users.
-The tokenizer files of Rostlab/prot_albert and
-Rostlab/prot_xlnet were not available here and ProtTXL was never released: `prot_albert`,
+unknown there; <|bos|> serves as unk); RITA's first 23 ids, of 26 rows, from the files of its users;
+the code of SaProt. The tokenizer files of Rostlab/prot_albert and Rostlab/prot_xlnet were not available here and ProtTXL was never released: `prot_albert`,
 `prot_xlnet` and `prot_txl` are our own layouts, the special tokens of each family before the 25
 letters, and claim no compatibility with any published file.
 """
