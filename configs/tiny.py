@@ -22,6 +22,7 @@ from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.progen2 import progen2_config
 from protlm_jax.models.families.rita import rita_config
+from protlm_jax.models.families.roberta import roberta_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -49,6 +50,9 @@ VARIANTS = {
     # 512 tokens as in ProtBert's first phase: whole proteins.
     "bert": Variant(
         bert_config(**WIDTH, **LEARNED, num_layers=4), {"name": "masked"}, "tokens", 512, 1400
+    ),
+    "roberta": Variant(
+        roberta_config(**WIDTH, **LEARNED, num_layers=4), {"name": "masked"}, "tokens", 512, 1400
     ),
     "t5": Variant(
         t5_config(**WIDTH, num_layers=3, num_decoder_layers=3, dropout_rate=0.0, mlp_dropout=False),

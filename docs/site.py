@@ -85,6 +85,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     up = "../" * page.file.src_uri.count("/")
     for name, made in ELSEWHERE.items():
         markdown = re.sub(rf"\]\((?:\.\./)*{re.escape(name)}", f"]({up}{made}", markdown)
+    markdown = re.sub(r"(\]\([\w/]+)\.ipynb", r"\1.md", markdown)
     return markdown.replace("<!-- matrix -->", matrix.markdown())
 
 

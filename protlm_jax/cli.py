@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import sys
@@ -117,7 +118,7 @@ def _verbs() -> dict[str, Verb]:
     from protlm_jax.evaluation.probes import verb as probe
     from protlm_jax.evaluation.scoring import verb as score
     from protlm_jax.planning import verb as plan
-    from protlm_jax.verbs import configs, doctor, prune
+    from protlm_jax.verbs import completion, configs, doctor, prune
 
     def reader(
         text: str,
@@ -160,6 +161,9 @@ def _verbs() -> dict[str, Verb]:
                     configs.add_arguments, configs.run),
         "doctor": ("see whether what a feature needs is installed",
                    doctor.add_arguments, doctor.run),
+        "completion": ("print a script that completes commands in bash or zsh",
+                       completion.add_arguments,
+                       lambda given: print(completion.script(_parser(), given.shell))),
     }  # fmt: skip
 
 
@@ -197,6 +201,7 @@ def _add_train(verb: argparse.ArgumentParser) -> None:
 def _add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help=MODEL_HELP)
     verb.add_argument("--output", type=Path, help="write the result as JSON here")
+    verb.add_argument("--json", action="store_true", help="print JSON instead of a summary")
     verb.add_argument(
         "--fasta", type=Path, help="proteins to score; default: the held-out split of the run"
     )
@@ -262,7 +267,7 @@ def _plan(arguments: argparse.Namespace) -> int | None:
 
     if arguments.gin_file:
         return planned.run(arguments)
-    _finish(verb.run(arguments, read_architecture), arguments.output)
+    _finish(verb.run(arguments, read_architecture), arguments)
     return None
 
 
@@ -274,8 +279,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     data, rate = verbs.data_of(arguments.model), verbs.rate_of(arguments.model)
     length = verbs.row_of(loaded, arguments.window)
     found = verbs.evaluate(loaded, data, arguments.fasta, rate, length=length)
-    _finish(found, arguments.output)
-    verbs.say_rare(loaded)
+    _finish(found, arguments)
+    with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        verbs.say_rare(loaded)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -306,13 +312,14 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     quickstart(arguments.variant, arguments.output or Path(f"runs/quickstart-{arguments.variant}"))
 
 
-def _finish(result: dict, output: Path | None) -> None:
+def _finish(result: dict, arguments: argparse.Namespace) -> None:
     from protlm_jax.storage.files import write_atomically
 
-    print(result.pop("summary"))
-    if output is not None:
-        write_atomically(output, json.dumps(result, indent=1, allow_nan=False) + "\n")
-        print(f"wrote {output}")
+    summary, text = result.pop("summary"), json.dumps(result, indent=1, allow_nan=False)
+    print(text if arguments.json else summary)
+    if arguments.output is not None:
+        write_atomically(arguments.output, f"{text}\n")
+        print(f"wrote {arguments.output}", file=sys.stderr if arguments.json else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
 import sys
 import types
@@ -108,6 +110,14 @@ def test_the_process_ends_with_the_code_and_no_traceback(tmp_path) -> None:
     )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: config file") and "Traceback" not in done.stderr
+
+
+def test_json_in_place_of_a_summary_is_all_that_is_printed(tmp_path, capsys) -> None:
+    given = argparse.Namespace(json=True, output=tmp_path / "out.json")
+    cli._finish({"summary": "good", "loss": 2.5}, given)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads(given.output.read_text()) == {"loss": 2.5}
+    assert printed.err.startswith("wrote ")
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path) -> None:

@@ -18,6 +18,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.heldout import hide
 from protlm_jax.vocabularies import AMINO_ACIDS
 
+pytestmark = pytest.mark.slow
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = (
     *("model.num_layers=2", "model.d_model=8", "model.num_heads=2", "model.head_dim=4"),

@@ -84,6 +84,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path, monkeypatch) -> Non
     assert "autoregressive likelihood" in (tmp_path / "which.html").read_text()
     pages = {page.relative_to(tmp_path).as_posix() for page in tmp_path.glob("**/*.html")}
     menu = (tmp_path / "index.html").read_text()
+    assert 'src="iframe-worker.js"' in menu and 'src="http' not in menu  # read without a network
     made = {page for page in pages if not page.startswith(("404", "study/report", "index"))}
     assert not [page for page in made if f'href="{page}"' not in menu]
 

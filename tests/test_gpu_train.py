@@ -28,6 +28,7 @@ def benchmark() -> Any:
     sys.path.remove(BENCHMARKS)
 
 
+@pytest.mark.slow
 def test_ours_runs_where_there_is_jax_flax_and_optax_alone() -> None:
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({MISSING})); import gpu_train; "
@@ -65,7 +66,7 @@ def test_rows_are_packed_from_real_proteins(benchmark: Any) -> None:
     assert all(b["segment_ids"].max() == 1 for b in padded)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_t5"])
+@pytest.mark.parametrize("name", [pytest.param("tiny", marks=pytest.mark.slow), "tiny_t5"])
 def test_the_other_side_trains_the_same_model_on_the_same_rows(name: str, benchmark: Any) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")

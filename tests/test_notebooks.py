@@ -6,11 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from notebooks import run_notebook
 
 NOTEBOOK = Path(__file__).parents[1] / "docs/notebooks/depth.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs() -> None:
     outputs = run_notebook(NOTEBOOK, {"STEPS": 2, "PROTEINS": 8})
     charts = [value for _, value in outputs if hasattr(value, "_repr_svg_")]

@@ -32,6 +32,7 @@ from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
 from protlm_jax.models.families.progen2 import progen2_config
 from protlm_jax.models.families.rita import rita_config
+from protlm_jax.models.families.roberta import roberta_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.models.families.transformer_xl import transformer_xl_config
 from protlm_jax.models.families.xlnet import xlnet_config
@@ -114,6 +115,9 @@ ZOO: dict[str, Specimen] = {
         "tokens",
         {"reversed_rate": 0.5},
     ),
+    "roberta": Specimen(
+        roberta_config(**SIZES, max_positions=64, initializer_range=0.3), "masked", "tokens"
+    ),
     "saprot": Specimen(
         esm2_config(**SIZES, vocabulary="saprot", vocab_size=446, initializer_range=0.3),
         "masked",
@@ -150,6 +154,7 @@ def kinds_first(exact: Iterable[str] = ()) -> list[Any]:
     """
     marks = {f: [pytest.mark.slow if f in SLOW else pytest.mark.long] for f in ZOO}
     marks |= {f: [pytest.mark.exact] * (f in exact) for f in KINDS}
+    marks["electra"] = [pytest.mark.slow]
     return [pytest.param(f, marks=marks[f]) for f in (*KINDS, *(f for f in ZOO if f not in KINDS))]
 
 

@@ -36,14 +36,15 @@ _warned: set[str] = set()  # files: one command may read a file several times
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One protein of a FASTA file: first word and rest of its header, normalised sequence, and the
-    1-based line of the header in the decompressed file."""
+    """One protein of a FASTA file: first word and rest of its header, normalised sequence, the
+    1-based line of the header in the decompressed file, and the letters as they were written."""
 
     id: str
     description: str
     sequence: str
     file: str
     line: int
+    written: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +170,13 @@ def record_of(
         )
     if sum(len(line) for _, line in lines) > LONGEST_SEQUENCE:
         raise too_long(path, start, name, "sequence", LONGEST_SEQUENCE)
+    written = "".join(line for _, line in lines)
     try:
-        sequence = normalise("".join(line for _, line in lines), policy, record=name)
+        sequence = normalise(written, policy, record=name)
     except ResidueError as error:
         number = line_of(error.position, lines)
         raise ProtlmError(f"{path}, line {number}: {error}") from None
-    return Record(name, description, sequence, path, start)
+    return Record(name, description, sequence, path, start, "".join(written.split()))
 
 
 def name_of(header: str) -> tuple[str, str]:

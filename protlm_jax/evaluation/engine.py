@@ -102,7 +102,7 @@ class Engine:
         Raises:
             ProtlmError: the devices have too little memory.
         """
-        from tqdm import tqdm
+        from protlm_jax.process.progress import Bar
 
         def start(batch: RowBatch) -> Any:
             self.used.add(batch.shape)
@@ -118,7 +118,7 @@ class Engine:
 
         waiting: deque[tuple[RowBatch, Future[Any]]] = deque()
         batches = list(batches)
-        bar = tqdm(total=len(batches), desc=title, disable=None if progress else True)
+        bar = Bar(total=len(batches), desc=title, show=progress)
         with bar, ThreadPoolExecutor(at_once) as pool:
             for batch in batches:
                 waiting.append((batch, pool.submit(start, batch)))

@@ -135,6 +135,8 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
         raise _adapter(folder)
     if parts:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
+    if (folder / "dict.txt").exists():
+        raise ProtlmError(f"{folder} is a model of fairseq: convert it first (docs/exports.md)")
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights, T5X's model_dir has checkpoint_*/"
@@ -301,7 +303,7 @@ def _hugging_face_config(
         known = isinstance(error, ProtlmError)
         reason = error if known else f"a field has a value of the wrong kind ({error!r:.200})"
         raise ProtlmError(f"{folder / 'config.json'}: {reason}") from error
-    vocabulary = read_vocabulary(folder)
+    vocabulary = read_vocabulary(folder, config.position_offset - 1)
     # Tables may have more rows, added to share them out evenly; they are kept and never used.
     if vocabulary.size > config.vocab_size:
         raise ProtlmError(

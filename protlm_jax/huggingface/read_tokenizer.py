@@ -1,8 +1,9 @@
 """The vocabulary of a Hugging Face folder's own tokenizer, from whichever files it has.
 
-tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, or spiece.model, with the roles of
-the special tokens in tokenizer_config.json and special_tokens_map.json. Pieces are read, not rules:
-every residue becomes the one token that spells it, as in text with a space between residues.
+tokenizer.json (WordLevel, WordPiece, Unigram, BPE), vocab.txt, vocab.json, or spiece.model, with
+the roles of the special tokens in tokenizer_config.json and special_tokens_map.json. Pieces are
+read, not rules: every residue becomes the one token that spells it, as in text with a space between
+residues.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _SPELLINGS = {
     "pad_token": ("[PAD]", "<pad>", "<|pad|>", "<PAD>"),
     "unk_token": ("[UNK]", "<unk>"),
     "mask_token": ("[MASK]", "<mask>", "<extra_id_0>"),
-    "cls_token": ("[CLS]", "<cls>"),
-    "sep_token": ("[SEP]", "<sep>"),
+    "cls_token": ("[CLS]", "<cls>", "<s>"),
+    "sep_token": ("[SEP]", "<sep>", "</s>"),
     "eos_token": ("</s>", "<eos>", "<EOS>"),
 }
 
@@ -59,22 +60,28 @@ class _Stored:
     unknown: str | None = None
 
 
-def read_vocabulary(folder: Path) -> Vocabulary:
+def read_vocabulary(folder: Path, uncounted: int = -1) -> Vocabulary:
     """The vocabulary of a folder: one of ours where the tokens are ours, else a custom one.
+
+    `uncounted` is the token that RoBERTa's class gives no position (config.json's `pad_token_id`).
 
     Raises:
         ProtlmError: the folder has no tokenizer, it cannot be read, or it has no single token for
-            each of the 20 amino acids.
+            each of the 20 amino acids; or a protein has the token `uncounted`.
     """
     model_type = _json(folder, "config.json").get("model_type")
     exchange = next((e for e in EXCHANGES.values() if e.model_type == model_type), None)
     stored = _read_pieces(folder, model_type == "t5")
     try:
         tokens = _tokens(stored)
-        for vocabulary in BUILT_IN:
-            if tokens == vocabulary.tokens:
-                return vocabulary
-        return _custom(folder, exchange, stored, tokens)
+        ours = next((v for v in BUILT_IN if v.tokens == tokens), None)
+        vocabulary = ours or _custom(folder, exchange, stored, tokens)
+        if uncounted in (*vocabulary.residue_ids, *vocabulary.prefix_ids, *vocabulary.suffix_ids):
+            raise ProtlmError(
+                f"config.json says pad_token_id {uncounted}, which is the token "
+                f"{tokens[uncounted]!r} here: they are of different models"
+            )
+        return vocabulary
     except ProtlmError as error:
         raise ProtlmError(f"{stored.file}: {error}") from error
     except _WRONG as error:
@@ -158,6 +165,13 @@ def _custom(
         before, after = stored.around
     else:
         before, after = _around(exchange.around if exchange else ((), ()), roles)
+    if exchange and exchange.task == "text-generation" and not before:
+        log.warning(
+            "%s puts no token before a protein: its first residue has no probability and is left "
+            "out of scores. If the model was trained with one, a tokenizer.json with a template "
+            "(docs/exports.md shows one) brings it",
+            stored.file,
+        )
     vocabulary = custom_vocabulary(
         tokens,
         pad_id=roles.get("pad_token", unknown),
@@ -213,6 +227,13 @@ def _read_pieces(folder: Path, has_sentinels: bool) -> _Stored:
         refuse_pointer(file)
         lines = dict(enumerate(read_text(file).splitlines()))
         return _Stored(file, lines | _added(folder))
+    if (file := folder / "vocab.json").exists():
+        try:
+            return _Stored(
+                file, {i: piece for piece, i in read_json(file).items()} | _added(folder)
+            )
+        except TypeError as error:  # an id that is no number
+            raise _no_tokenizer(file, error) from error
     if (file := folder / "spiece.model").exists():
         pieces = _read_sentencepiece(file)
         if has_sentinels and "<extra_id_0>" not in pieces.values():
@@ -224,8 +245,8 @@ def _read_pieces(folder: Path, has_sentinels: bool) -> _Stored:
             pieces |= {last - i: f"<extra_id_{i}>" for i in range(count)}
         return _Stored(file, pieces | _added(folder))
     raise ProtlmError(
-        f"{folder} has none of tokenizer.json, vocab.txt and spiece.model, so nobody knows what "
-        f"its ids mean: copy one from where the weights came from"
+        f"{folder} has none of tokenizer.json, vocab.txt, vocab.json and spiece.model, so nobody "
+        f"knows what its ids mean: copy one from where the weights came from"
     )
 
 

@@ -17,7 +17,7 @@ from protlm_jax.huggingface.convert import EXCHANGES, inexpressible, tensors
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.read_tokenizer import MARK
 from protlm_jax.huggingface.tensor_files import SINGLE
-from protlm_jax.huggingface.tokenizers import write_tokenizer
+from protlm_jax.huggingface.tokenizers import fits_esm, write_tokenizer
 from protlm_jax.models import LoadedModel
 from protlm_jax.models.loaded import parts_of
 from protlm_jax.storage.files import umask
@@ -54,9 +54,14 @@ residues = [h[{first}:{first} + n] for h, n in zip(hidden, (10, 7))]  # without 
 ```
 
 The tokenizer splits a sequence into residues itself: spaces between them are optional. It reads
-lower case as upper case{rare}. A character that is no amino acid (`*`, `-`, J,
-digits) becomes `{unknown}` without a word, since a tokenizer cannot refuse; the model has never
-seen that token, so clean such sequences first.
+{reads}. A character that is no amino acid (`*`, J, digits) becomes
+`{unknown}` without a word, since a tokenizer cannot refuse; the model has never seen that token, so
+clean such sequences first.
+{tools}"""
+
+_NOT_OPENED = """
+Tools that guess a model's class from its tokenizer (biotrainer, to 2.1.1) cannot open this folder:
+give them a file of `protlm embed --keys biotrainer`.
 """
 
 
@@ -130,7 +135,14 @@ def _write(loaded: LoadedModel, folder: Path, rare_residues: Literal["X", "keep"
     types = exchange.closing_type if config.type_vocab_size else None
     lengths = [length for length in (loaded.row, config.max_positions) if length]
     longest = min(lengths, default=0)
-    write_tokenizer(loaded.vocabulary, folder, rare_residues, longest, types)
+    as_esm = _as_esm(loaded, rare_residues)
+    write_tokenizer(loaded.vocabulary, folder, rare_residues, longest, types, as_esm)
+
+
+def _as_esm(loaded: LoadedModel, rare_residues: str) -> bool:
+    """Whether `EsmTokenizer`, which keeps rare residues, gives our ids in this family."""
+    possible = EXCHANGES[loaded.config.family].esm_tokenizer and rare_residues == "keep"
+    return possible and fits_esm(loaded.vocabulary)
 
 
 def _model_card(
@@ -141,6 +153,10 @@ def _model_card(
     depth = f"{config.num_layers} layers"
     if config.num_decoder_layers:
         depth = f"{config.num_layers} encoder and {config.num_decoder_layers} decoder layers"
+    reads = "lower case as upper case" + (" and U, Z, O and B as X" if rare_residues == "X" else "")
+    if as_esm := _as_esm(loaded, rare_residues):
+        reads = "upper case alone, and U, Z, O and B as tokens of their own"
+    opened = exchange.model_type == "t5" or (exchange.model_type == "esm" and as_esm)
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
     return _TEMPLATE.format(
         task=exchange.task,
@@ -154,7 +170,8 @@ def _model_card(
         usage=exchange.card_code(title),
         trust=", trust_remote_code=True" if exchange.trust else "",
         first=len(loaded.vocabulary.prefix_ids),
-        rare=" and U, Z, O and B as X" if rare_residues == "X" else "",
+        reads=reads,
+        tools="" if opened else _NOT_OPENED,
         unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],
     )
 

@@ -3,6 +3,9 @@
 The published ProtBert and ProtT5 tokenizers split on spaces, so an unspaced protein silently
 becomes unknown tokens. These files split every character themselves. Only JSON and text are
 written: no library is needed.
+
+Tools choose a model's class by its tokenizer's, so that one is the family's own where it gives our
+ids for residues with and without spaces: `EsmTokenizer` does, those of BERT and T5 do not.
 """
 
 from __future__ import annotations
@@ -18,8 +21,6 @@ from protlm_jax.vocabularies.structure import LETTERS, STRUCTURES
 
 # transformers' name for a special token around a protein, by how the token is spelled.
 _BRACKETED = re.compile(r"<.+>|\[.+\]")
-# Tokens that only lists of BERT's and of ESM's kind have; their tokenizers read vocab.txt.
-_LISTED = {"[PAD]", "<null_1>"}
 _ROLES = {"cls": "cls_token", "sep": "sep_token", "s": "bos_token", "/s": "eos_token"}
 
 
@@ -29,12 +30,14 @@ def write_tokenizer(
     rare_residues: Literal["X", "keep"] = "X",
     max_length: int = 0,
     closing_type: int | None = None,
+    as_esm: bool = False,
 ) -> None:
     """Writes tokenizer.json, its two small companions and, for tokens of BERT and ESM, vocab.txt.
 
     `AutoTokenizer.from_pretrained(folder)` then upper-cases, drops whitespace, and adds
     the specials as `Vocabulary.encode` does. Unlike ours it cannot refuse a character: those that
-    are no residue become the unknown token, or their own where the vocabulary has one.
+    are no residue become the unknown token, or their own where the vocabulary has one. As
+    `EsmTokenizer` it reads vocab.txt instead: lower case is unknown and rare residues are kept.
 
     Args:
         vocabulary: whose ids.
@@ -43,10 +46,11 @@ def write_tokenizer(
         max_length: tokens that the model takes at most; 0 for no limit.
         closing_type: of a model that takes `token_type_ids`, that of the last special token: 0 as
             of all else, but for the second half of a pair, in BERT. None where it takes none.
+        as_esm: whether to name `EsmTokenizer` as the class; see `fits_esm`.
     """
     roles = _roles(vocabulary)
     config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "EsmTokenizer" if as_esm else "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
         "model_input_names": [
@@ -58,11 +62,22 @@ def write_tokenizer(
     }
     if max_length:
         config["model_max_length"] = max_length
+    if "[PAD]" in vocabulary.tokens:
+        config["do_lower_case"] = False  # `BertTokenizer.from_pretrained` is right with spaces then
     _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X", closing_type))
     _dump(folder / "tokenizer_config.json", config)
     _dump(folder / "special_tokens_map.json", roles)
-    if _LISTED & set(vocabulary.tokens):
+    if as_esm or "[PAD]" in vocabulary.tokens:
         (folder / "vocab.txt").write_text("\n".join(vocabulary.tokens) + "\n")
+
+
+def fits_esm(vocabulary: Vocabulary) -> bool:
+    """Whether `EsmTokenizer` gives our ids: its names of the specials, and no longer pieces."""
+    v = vocabulary
+    specials = (*v.prefix_ids, *v.suffix_ids, v.pad_id, v.unk_id, v.mask_id)
+    names = ["<cls>", "<eos>", "<pad>", "<unk>", "<mask>"]
+    longer = [t for t in v.tokens if len(t) > 1 and not _BRACKETED.fullmatch(t)]
+    return [v.tokens[i] for i in specials if i is not None] == names and not longer
 
 
 def _roles(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class ModelConfig:
     residual_divisor: float = 1.0  # ESM-C: what a sublayer adds is divided by it
     positions: Positions = "learned"
     max_positions: int = 0  # rows of the learned table, or the longest row; 0 for no limit
+    position_offset: int = 0  # rows of the learned table before that of position 0 (RoBERTa)
     position_init: PositionInit = "normal"  # what a learned table starts from
     rotary_dim: int = 0  # leading entries of each head that are turned; 0 for all
     rotary_pairs: RotaryPairs = "halves"  # an entry's partner: across the halves, or beside it
@@ -130,12 +131,17 @@ class ModelConfig:
         """Parameters of the blocks and tables, biases and norms left out."""
         blocks = 1 if self.share_layers else self.num_layers + self.num_decoder_layers
         block = 4 * self.d_model * self.num_heads * self.head_dim + 2 * self.d_model * self.d_ff
-        tables = (self.vocab_size + self.max_positions) * self.embedding_width
+        tables = (self.vocab_size + self.position_rows) * self.embedding_width
         return int(blocks * block + tables)
 
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of a learned position table."""
+        return self.max_positions + self.position_offset
 
     @property
     def rotary_size(self) -> int:

@@ -30,6 +30,8 @@ CONTACT_HEAD = "contact_head"
 LARGEST = 2**31 - 1
 REQUIRED: Any = object()
 
+_NO_T5 = "not-of-a-T5-model"
+
 _REMOTE = Path(__file__).parents[1] / "huggingface" / "remote"
 _TYPES = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
 
@@ -129,7 +131,8 @@ class Exchange:
         unused: names of tensors that our model has no use for ("*" as above), and the reason.
         constants: tensors of their files that no parameter of ours stands for, from our config;
             a file that holds other values is refused.
-        closing_type: of the last special token, where the model takes `token_type_ids`.
+        closing_type: of the last special token, where the model takes `token_type_ids`; None where
+            it does not.
         code: name in `huggingface/remote` of a module with the class that `transformers` lacks, and
             the prefix of its classes (`Config`, `Model`, `ForCausalLM`).
         files: further files of an export by name, as text made from our config.
@@ -145,6 +148,7 @@ class Exchange:
         ends: tokens of a protein's two ends, which users of these models write themselves.
         unspaced: whether the model reads text without spaces, where longer pieces are its tokens.
         keeps_rare: whether the published usage gives U, Z, O and B their own tokens, not X.
+        esm_tokenizer: whether `EsmTokenizer` is their class, for vocabularies that it fits.
     """
 
     model_type: str
@@ -163,7 +167,7 @@ class Exchange:
     defaults: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Callable[[ModelConfig], np.ndarray]] = field(default_factory=dict)
-    closing_type: int = 0
+    closing_type: int | None = 0
     code: tuple[str, str] | None = None
     files: Mapping[str, Callable[[ModelConfig], str]] = field(default_factory=dict)
     mark: str = ""
@@ -175,6 +179,7 @@ class Exchange:
     ends: tuple[str, str] | None = None
     unspaced: bool = False
     keeps_rare: bool = False
+    esm_tokenizer: bool = False
 
     def to_config(self, config: ModelConfig) -> dict[str, Any]:
         """Our config as the fields of their config.json."""
@@ -184,6 +189,10 @@ class Exchange:
             "bos_token_id": next(iter(vocabulary.prefix_ids), None),
             "eos_token_id": next(iter(vocabulary.suffix_ids), None),
         }
+        if self.model_type != "t5":
+            # Some tools open what they do not know as a T5 encoder, with new random weights; its
+            # config refuses this value.
+            fields["feed_forward_proj"] = _NO_T5
         for entry in self.fields:
             fields |= entry.written(config)
         fields |= {name: values[0] for name, values in self.fixed.items()}

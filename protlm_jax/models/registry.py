@@ -21,6 +21,7 @@ from protlm_jax.models.families import (
     gpt2,
     progen2,
     rita,
+    roberta,
     t5,
     transformer_xl,
     xlnet,
@@ -58,6 +59,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(gpt2.Gpt2, gpt2.EXCHANGE, gpt2.PRESETS),
     "progen2": Family(progen2.ProGen2, progen2.EXCHANGE, progen2.PRESETS),
     "rita": Family(rita.Rita, rita.EXCHANGE, rita.PRESETS),
+    "roberta": Family(roberta.Roberta, roberta.EXCHANGE),
     "t5": Family(t5.T5, t5.EXCHANGE, t5.PRESETS),
     "t5_encoder": Family(t5.T5Encoder, t5.ENCODER),
     "transformer_xl": Family(

@@ -35,6 +35,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help="compile N settings of mesh, accumulation and remat (default 8), and name the fastest",
     )  # fmt: skip
     verb.add_argument("--output", type=Path, help="write the plan as JSON here")
+    verb.add_argument("--json", action="store_true", help="print JSON instead of a table")
     verb.epilog = (
         "Compiles the very step that train runs, for each phase of the config. Fields are "
         "overridden as in train; a corpus is not needed. Takes one to three minutes per phase and "

@@ -186,7 +186,7 @@ def _matching_rows(source: LoadedModel, own: ModelConfig) -> tuple[Rows, list[st
         lost = np.setdiff1d(np.arange(sizes[0]), found).tolist()
         new += [f"{len(gained)} rows of the vocabulary: {_tokens(here, gained)}"] if gained else []
         left += [f"{len(lost)} rows of the vocabulary: {_tokens(there, lost)}"] if lost else []
-    before, after = source.config.max_positions, own.max_positions
+    before, after = source.config.position_rows, own.position_rows
     if before != after:
         rows["positions"] = np.where(np.arange(after) < before, np.arange(after), -1)
         if after > before:

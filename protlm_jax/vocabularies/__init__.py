@@ -11,9 +11,9 @@ the same for all sizes; `EsmcTokenizer` of transformers, which is ESM-2's with a
 chains; `tokenizer.json` of ProGen2, where a protein is between its ends "1" and "2" (nothing is
 unknown there; <|bos|> serves as unk); RITA's first 23 ids, of 26 rows, from the files of its users;
 the code of SaProt. The tokenizer files of Rostlab/prot_albert and Rostlab/prot_xlnet were not
-available here and ProtTXL was never released: `prot_albert`, `prot_xlnet` and `prot_txl` are our own
-layouts, the special tokens of each family before the 25 letters, and claim no compatibility with
-any published file.
+available here and ProtTXL was never released: `prot_albert`, `prot_xlnet` and `prot_txl` are our
+own layouts, the special tokens of each family before the 25 letters, and claim no compatibility
+with any published file.
 """
 
 from __future__ import annotations

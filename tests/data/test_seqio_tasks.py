@@ -87,6 +87,7 @@ def test_a_mixture_draws_at_its_rates(data):
     assert {p in proteins(data, "uniref50") for p in read} == {True, False}
 
 
+@pytest.mark.slow
 def test_seqio_caches_a_task_and_reads_it_back(data, tmp_path):
     from seqio.scripts import cache_tasks_main
 

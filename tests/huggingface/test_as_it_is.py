@@ -222,7 +222,7 @@ def _architecture(folder: Path, fields: dict[str, object]) -> bool:
 @pytest.mark.parametrize("family", EXCHANGES)
 def test_numbers_of_every_family_are_typed(family: str, tmp_path: Path) -> None:
     exchange = EXCHANGES[family]
-    specimen = next(s for s in zoo.ZOO.values() if s.config.family in family)
+    specimen = zoo.ZOO.get(family) or zoo.ZOO[family.partition("_")[0]]
     fields = exchange.to_config(specimen.config.replace(family=family, generator_shrink=0))
     fields |= {"architectures": [exchange.architecture], "model_type": exchange.model_type}
     write_tokenizer(specimen.vocabulary, tmp_path)

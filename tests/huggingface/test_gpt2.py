@@ -14,6 +14,7 @@ from hf_folders import reconfigure, require_named, rewrite
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.scoring.score import likelihoods
 from protlm_jax.huggingface import load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 
@@ -76,3 +77,26 @@ def test_the_preset_has_the_size_of_gpt2_large() -> None:
         fields = EXCHANGES["gpt2"].to_config(config)
         theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**fields))
     assert total == sum(p.numel() for p in theirs.parameters()) == 774_030_080
+
+
+def test_without_a_start_token_the_first_residue_has_no_probability(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder with vocab.txt alone; the template that the documents show brings the token."""
+    tokens = ["<unk>", "<s>", "</s>", *"ACDEFGHIKLMNPQRSTVWY"]
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    loaded = load_model(folder)
+    assert "its first residue has no probability" in caplog.text
+    (scored,) = likelihoods(loaded, ["MKV"])
+    assert np.isfinite(scored.log_probabilities).tolist() == [False, True, True]
+
+    page = (Path(__file__).parents[2] / "docs" / "exports.md").read_text()
+    shown = json.loads(page.split("```json\n")[1].split("```")[0])
+    shown["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
+    (folder / "tokenizer.json").write_text(json.dumps(shown))
+    loaded = load_model(folder)
+    assert (loaded.vocabulary.prefix_ids, loaded.vocabulary.suffix_ids) == ((1,), (2,))
+    (scored,) = likelihoods(loaded, ["MKV"])
+    assert np.isfinite(scored.log_probabilities).all()

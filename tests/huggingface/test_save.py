@@ -66,6 +66,20 @@ def test_the_code_on_the_card_runs(
     assert [tuple(h.shape) for h in names["residues"]] == [(10, width), (7, width)]
 
 
+def test_tools_that_take_it_for_another_family_are_refused(
+    loaded: LoadedModel, exported: Path
+) -> None:
+    """Some open every folder as a T5 encoder, or as an ESM-2, with new weights where it is none."""
+    transformers = pytest.importorskip("transformers")
+    kind = EXCHANGES[loaded.config.family].model_type
+    for name, own in (("T5EncoderModel", "t5"), ("EsmModel", "esm")):
+        tokenizer = (exported / "tokenizer_config.json").read_text()
+        if kind == own or (own == "esm" and "EsmTokenizer" not in tokenizer):
+            continue
+        with pytest.raises(Exception, match="not.of.an?.(T5|ESM-2).model"):
+            getattr(transformers, name).from_pretrained(exported)
+
+
 def test_an_earlier_export_is_replaced_and_nothing_else_is(
     loaded: LoadedModel, tmp_path: Path
 ) -> None:

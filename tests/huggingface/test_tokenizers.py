@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protlm_jax.huggingface.read_tokenizer import read_vocabulary
-from protlm_jax.huggingface.tokenizers import write_tokenizer
-from protlm_jax.vocabularies import BUILT_IN, ESM2, PROT_BERT, Vocabulary, normalise
+from protlm_jax.huggingface.tokenizers import fits_esm, write_tokenizer
+from protlm_jax.vocabularies import BUILT_IN, ESM2, ESMC, PROT_BERT, Vocabulary, normalise
 
 transformers = pytest.importorskip("transformers")
 
@@ -35,7 +37,7 @@ def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> 
     bert = vocabulary is PROT_BERT
     closing_type = {"prot_bert": 0, "prot_xlnet": 2}.get(vocabulary.name)
     write_tokenizer(vocabulary, folder, "X", 512 if bert else 0, closing_type)
-    types = {"prot_bert": "bert", "prot_xlnet": "xlnet", "esm2": "esm"}
+    types = {"prot_bert": "bert", "prot_xlnet": "xlnet", "esm2": "esm", "esmc": "esmc"}
     model_type = types.get(vocabulary.name, "t5")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
@@ -58,6 +60,39 @@ def test_same_ids_spaced_and_unspaced(
     assert tokenizer(" ".join(sequence))["input_ids"] == expected
     assert tokenizer(f"  {sequence[:9]}\n{sequence[9:]}\t\n")["input_ids"] == expected
     assert tokenizer(list(sequence), is_split_into_words=True)["input_ids"] == expected
+
+
+@pytest.mark.parametrize(("vocabulary", "kind"), [(ESM2, "esm"), (ESMC, "esmc")])
+def test_esm_tokenizer_gives_the_same_ids(
+    vocabulary: Vocabulary, kind: str, tmp_path: Path
+) -> None:
+    """Of tools that choose the model's class by the tokenizer's; upper case, rare ones kept."""
+    assert [v.name for v in BUILT_IN if fits_esm(v)] == ["esm2", "esmc"]
+    assert not fits_esm(dataclasses.replace(vocabulary, tokens=(*vocabulary.tokens, "AA")))
+    write_tokenizer(vocabulary, tmp_path, "keep", as_esm=True)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(tokenizer, transformers.EsmTokenizer)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sequence = "".join(rng.choice(list(LETTERS), rng.integers(1, 80)))
+        expected = vocabulary.encode(sequence).tolist()
+        for text in (sequence, " ".join(sequence), f" {sequence[:9]}\n{sequence[9:]}\t"):
+            assert tokenizer(text)["input_ids"] == expected
+    assert tokenizer("M<mask>K.-", add_special_tokens=False)["input_ids"] == [20, 32, 15, 29, 30]
+    roles = ("pad_token_id", "unk_token_id", "mask_token_id", "cls_token_id", "eos_token_id")
+    assert [getattr(tokenizer, role) for role in roles] == [1, 3, 32, 0, 2]
+    assert len(tokenizer) == vocabulary.size
+    assert read_vocabulary(tmp_path) == vocabulary
+    if vocabulary is ESM2:
+        assert len((tmp_path / "vocab.txt").read_text().strip()) == 93  # as the published file
+
+
+def test_bert_tokenizer_reads_a_folder_with_spaces(tmp_path: Path) -> None:
+    """As ProtTrans's users name it; without spaces it gives the unknown token."""
+    write_tokenizer(PROT_BERT, tmp_path, closing_type=0)
+    tokenizer = transformers.BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("M K T U")["input_ids"] == PROT_BERT.encode("MKTU").tolist()
 
 
 def test_token_types_where_the_model_takes_them(tokenizer: Any, vocabulary: Vocabulary) -> None:
@@ -138,10 +173,6 @@ def test_the_files_are_recognised(vocabulary: Vocabulary, folder: Path, tmp_path
         (tmp_path / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
         assert read_vocabulary(tmp_path) == vocabulary
         assert len((folder / "vocab.txt").read_bytes()) == 81  # as the published file
-    if vocabulary is ESM2:
-        assert len((folder / "vocab.txt").read_text().strip()) == 93  # the same
-        slow = transformers.EsmTokenizer(str(folder / "vocab.txt"))
-        assert slow("MKV<mask>XBUZO")["input_ids"][4:] == [32, 24, 25, 26, 27, 28, 2]
 
 
 def test_resaved_by_transformers_it_is_still_ours(

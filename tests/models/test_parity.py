@@ -25,6 +25,7 @@ from protlm_jax.models.families.electra import (
 from protlm_jax.models.families.esm2 import esm2_config
 from protlm_jax.models.families.esmc import esmc_config
 from protlm_jax.models.families.gpt2 import gpt2_config
+from protlm_jax.models.families.roberta import roberta_config
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.objectives.base import cross_entropy
 from protlm_jax.objectives.replaced_token import binary_cross_entropy
@@ -42,6 +43,7 @@ CONFIGS = {
     "esm2": esm2_config(**SIZES, initializer_range=0.2),
     "esmc": esmc_config(**SIZES, initializer_range=0.2),
     "gpt2": gpt2_config(**SIZES, max_positions=16, initializer_range=0.2),
+    "roberta": roberta_config(**SIZES, max_positions=16, initializer_range=0.2),
     "saprot": esm2_config(**SIZES, vocabulary="saprot", vocab_size=446, initializer_range=0.2),
     "t5": t5_config(**{**SIZES, "head_dim": 16}, num_decoder_layers=3),
 }
@@ -56,6 +58,7 @@ BLOCKS = {
     "esm2": {"encoder": lambda network: network.esm.encoder.layer},
     "esmc": {"encoder": lambda network: network.esmc.layers},
     "gpt2": {"encoder": lambda network: network.transformer.h},
+    "roberta": {"encoder": lambda network: network.roberta.encoder.layer},
     "saprot": {"encoder": lambda network: network.esm.encoder.layer},
     "t5": {
         "encoder": lambda network: network.encoder.block,

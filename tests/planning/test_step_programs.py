@@ -103,8 +103,9 @@ def step_of(family: str) -> tuple[RunConfig, Assembly, str]:
     return compiled(family)
 
 
+MARKS = {"bert": [], "t5": [pytest.mark.slow]}
 families = pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=[] if f in QUICK else [pytest.mark.long]) for f in FAMILIES]
+    "family", [pytest.param(f, marks=MARKS.get(f, [pytest.mark.long])) for f in FAMILIES]
 )
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs pip install 'protlm-jax[plan]'"

@@ -76,10 +76,12 @@ def test_the_scale_follows_what_happened(
     assert bool(guard.skipped) == (after[2] == 4)
 
 
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("t5", "xlnet")]
+MARKS = {"t5": pytest.mark.long, "xlnet": pytest.mark.slow}
 
 
-@pytest.mark.parametrize("family", ["bert", "transformer_xl", *SLOW])
+@pytest.mark.parametrize(
+    "family", ["bert", "transformer_xl", *(pytest.param(f, marks=m) for f, m in MARKS.items())]
+)
 def test_float16_gives_the_gradients_of_float32(family: str) -> None:
     """Attention's masks, norms and logits included; and the scale leaves no trace in them."""
     batch = training_batch(family, seed=1)
@@ -92,7 +94,7 @@ def test_float16_gives_the_gradients_of_float32(family: str) -> None:
     np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=3e-2)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_overflow_changes_nothing_but_the_scale(accumulate: int) -> None:
     compiled, state = started("bert", "float16", accumulate)
     state = at_scale(state, 2.0**24)

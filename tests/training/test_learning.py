@@ -37,6 +37,7 @@ VARIANTS: dict[str, list[str]] = {
     "gpt2": [],
     "progen2": [],
     "rita": [],
+    "roberta": [],
     "saprot": [],
     "xlnet": [],
     "txl": ["--config.data.length=128", "--config.model.memory_length=128"],

@@ -120,11 +120,10 @@ class Sweep:
 
     def bar(self, steps: range, what: str) -> Any:
         """The steps, with a progress bar that shows the time that is left."""
-        from tqdm import tqdm
+        from protlm_jax.process.progress import Bar
 
         title = ", ".join(filter(None, (self.stack, what)))
-        quiet = None if self.progress else True  # None draws on a terminal only
-        return tqdm(steps, title, steps.stop, initial=steps.start, disable=quiet)
+        return Bar(steps, title, steps.stop, initial=steps.start, show=self.progress)
 
     def part(self, what: str, *settings: Any) -> Part:
         """Where unfinished results are kept."""

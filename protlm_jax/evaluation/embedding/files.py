@@ -65,8 +65,8 @@ def embed_file(
         compute: dtype in which the model computes.
         window: residues that go through the model at once; None: those of `trained` tokens, a row
             of its training where that is known, at most what `embedder.resolve_window` finds.
-        keys: of HDF5's data sets: a protein's place in the input, its name, or the MD5 sum of its
-            residues (of several equal proteins the first is written).
+        keys: of HDF5's data sets, see `formats.key_of`. Of proteins with the same letters, which
+            share a sum, the first is written, and the manifest names the others.
         say: takes lines of text before the work starts.
 
     Raises:
@@ -135,7 +135,10 @@ def _settings(
         "compute": loaded.config.dtype,
         "window": limit,
         "rare_residues": survey.policy.rare,
-        "keys": survey.keys,
+        # Before it said so, a sum was over the residues as they are read.
+        "keys": f"{survey.keys} of the letters"
+        if survey.keys in formats.OF_LETTERS
+        else survey.keys,
     }
 
 
@@ -209,13 +212,12 @@ def _needs(embedder: Embedder, sizes: np.ndarray, folder: Path) -> list[str]:
 
 def _fill(embedder: Embedder, survey: Survey, parts: Parts, progress: bool) -> None:
     """Embeds what is in no part yet."""
-    from tqdm import tqdm
+    from protlm_jax.process.progress import Bar
 
     residues = survey.residues
     total, before = int(residues.sum()), int(residues[parts.done].sum())
-    quiet = None if progress else True  # None draws on a terminal only
-    with tqdm(
-        total=total, initial=before, unit="aa", unit_scale=True, desc="embed", disable=quiet
+    with Bar(
+        total=total, initial=before, unit="aa", unit_scale=True, desc="embed", show=progress
     ) as bar:
         for places, records in together(survey):
             done = {i for i, place in enumerate(places) if parts.done[place]}
@@ -254,14 +256,18 @@ def _assemble(
 
     def entries(vectors: tuple[str, ...]) -> Iterator[formats.Entry]:
         """The proteins in the order of the input; of those with one key the first."""
-        seen: set[str] = set()
+        first: dict[str, str] = {}
+        made["doubles"] = []
         for place, record in again(survey):
             if not isinstance(record, Record) or not parts.has(place):
                 continue
-            key = formats.key_of(survey.keys, place, record.id, record.sequence)
-            if survey.keys == "md5" and key in seen:
+            key = formats.key_of(survey.keys, place, record)
+            if key in first:
+                double = {"record": place, "id": record.id, "written_as": first[key]}
+                made["doubles"].append(double)
                 continue
-            seen |= {key} if survey.keys == "md5" else set()
+            if survey.keys in formats.OF_LETTERS:
+                first[key] = record.id
             arrays = {name: parts.read(place, name) for name in vectors}
             yield formats.Entry(place, key, record.id, len(record.sequence), arrays)
 
@@ -288,12 +294,10 @@ def _outcome(made: dict[str, Any], output: Path, *, again: bool = False) -> Outc
         f"{made['residues']:,} residues: {' and '.join(settings['vectors'])}, {what}, "
         f"{settings['dtype']}, computed in {settings['compute']}"
     ]
-    written = min((file["proteins"] for file in made["files"].values()), default=0)
-    if doubles := made["embedded"] - written:
-        lines.append(
-            f"{doubles:,} proteins have the residues of an earlier one, under whose name they are "
-            "written once"
-        )
+    lines += listed(
+        [f"{double['id']} (as {double['written_as']})" for double in made.get("doubles", [])],
+        "with the letters of an earlier protein, under whose name they are written once",
+    )
     if made["trained_tokens"] is not None and window > made["trained_tokens"]:
         lines.append(
             f"windows have up to {window} residues, more than the rows of {made['trained_tokens']} "

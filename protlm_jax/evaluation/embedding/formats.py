@@ -1,8 +1,7 @@
 """Files of embeddings: HDF5, one data set a protein, or Parquet, one row a protein.
 
-HDF5 has the layout of bio_embeddings, which biotrainer reads: data sets at the root, in the order
-of the input, with the protein's name as the attribute `original_id`. The key is the protein's place
-in the input (from 0), so that names may hold slashes and occur twice, or its name or MD5 sum.
+HDF5 has data sets at the root, in the order of the input, with the protein's name as the attribute
+`original_id`. Readers differ in the key that they look up, see `key_of`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from protlm_jax.data.fasta import Record
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation.embedding.spec import EmbeddingSpec
 from protlm_jax.storage.digests import Damaged
@@ -27,7 +27,9 @@ HDF5 = (".h5", ".hdf5")
 PARQUET = (".parquet",)
 _ROWS = 4096  # rows of a Parquet file that are in memory at once
 
-Keys = Literal["number", "id", "md5"]
+Keys = Literal["number", "id", "biotrainer", "md5"]
+OF_LETTERS = ("biotrainer", "md5")
+"""The keys that proteins with the same letters share."""
 
 
 class Entry(NamedTuple):
@@ -40,11 +42,19 @@ class Entry(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def key_of(keys: Keys, place: int, name: str, sequence: str) -> str:
-    """The key of a protein's data set."""
+def key_of(keys: Keys, place: int, record: Record) -> str:
+    """The key of a protein's data set.
+
+    Its place in the input (from 0), so that names may hold slashes and occur twice; its name (EAT);
+    or a sum over its letters as they are written, before rare residues become X: that of biotrainer
+    from 1.0, or MD5 (TMbed).
+    """
+    letters = record.written
+    if keys == "biotrainer":
+        return hashlib.sha256(f"{letters}_{len(letters)}".encode()).hexdigest()
     if keys == "md5":
-        return hashlib.md5(sequence.encode(), usedforsecurity=False).hexdigest()
-    return name if keys == "id" else str(place)
+        return hashlib.md5(letters.encode(), usedforsecurity=False).hexdigest()
+    return record.id if keys == "id" else str(place)
 
 
 def why_no_key(name: str) -> str:

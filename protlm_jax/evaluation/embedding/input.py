@@ -79,7 +79,7 @@ def survey_file(
             if before := lines.get(record.id):
                 reason = f"{record.id!r} is also the name in line {before}, and keys differ"
             if reason:
-                reason += "; choose --keys number or md5"
+                reason += "; choose --keys number, biotrainer or md5"
                 raise ProtlmError(f"{path}, line {record.line}: {reason}")
             lines[record.id] = record.line
     survey.residues, survey.digest = np.array(residues, np.int64), digest.hexdigest()

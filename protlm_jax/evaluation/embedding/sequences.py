@@ -47,12 +47,13 @@ class EmbeddingStream:
         return len(self.sequences)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        from tqdm import tqdm
+        from protlm_jax.process.progress import Bar
 
         residues = sum(map(len, self.sequences.values()))
-        quiet = None if self.progress else True  # None draws on a terminal only
         (vectors,) = self.embedder.spec.vectors
-        with tqdm(total=residues, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
+        with Bar(
+            total=residues, unit="aa", unit_scale=True, desc="embed", show=self.progress
+        ) as bar:
             for names in self._parts():
                 part = [self.sequences[name] for name in names]
                 found: dict[int, np.ndarray] = {}

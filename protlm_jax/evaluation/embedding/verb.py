@@ -33,14 +33,16 @@ layers: 0 is the embedding of the tokens before the first block, i is what the f
   an encoder-decoder it is the encoder that is read.
 
 output: .h5 or .hdf5 has one data set for each protein, with its name as the attribute
-  original_id, as bio_embeddings and biotrainer have it: [residues, d_model] or [d_model], and
-  [layers, ...] where several are asked for. Its key is the protein's place in the input (from
-  0), so that double names are kept; --keys id takes the name (which must occur once and have
-  no /), --keys md5 the MD5 sum of the residues as they are read (equal proteins are written
-  once). Of several kinds of vectors each has a file: e.residues.h5, e.mean.h5. bf16 reads as
-  fp32. .parquet has one row for each protein, and a column for each kind and layer of vectors.
-  Order is kept. e.h5.json beside it says how it was made, which proteins were read through
-  windows, which records have no embedding, and why, and the digest of each file.
+  original_id: [residues, d_model] or [d_model], and [layers, ...] where several are asked for.
+  Its key is the protein's place in the input (from 0), so that double names are kept. Others
+  look up keys of their own (docs/exports.md): --keys biotrainer for biotrainer from 1.0, --keys
+  md5 for TMbed, both sums of the letters as they are written, under which equal proteins are
+  written once, with the names of the others in e.h5.json; --keys id is the name, for EAT,
+  which must occur once and have no /. Of several kinds of vectors each has a file:
+  e.residues.h5, e.mean.h5. bf16 reads as fp32. .parquet has one row for each protein, and a
+  column for each kind and layer of vectors. Order is kept. e.h5.json beside it says how it
+  was made, which proteins were read through windows, which records have no embedding, and
+  why, and the digest of each file.
 
 long proteins: what does not fit at once is read through windows that overlap by half, and
   each residue is taken from the window in which it is farthest from a cut. A mean or max is
@@ -87,7 +89,7 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         help="with padding, on each device; default: what suits it and fits",
     )  # fmt: skip
     verb.add_argument(
-        "--keys", choices=("number", "id", "md5"), default="number",
+        "--keys", choices=("number", "id", "biotrainer", "md5"), default="number",
         help="of the data sets in .h5; default: number",
     )  # fmt: skip
     verb.add_argument("--devices", type=positive, metavar="N", help="how many to use; default: all")

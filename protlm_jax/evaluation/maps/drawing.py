@@ -98,7 +98,7 @@ def protein_maps(
     "ids" [n]; "colours" -> title -> `Colouring.to_dict`; "neighbours" -> title -> {"model",
     "random", "difference" (estimates), "chance"}; "left_out".
     """
-    from tqdm import tqdm
+    from protlm_jax.process.progress import Bar
 
     sequences = {str(i): p.sequence for i, p in enumerate(proteins)}
     methods, left_out = installed()
@@ -108,8 +108,7 @@ def protein_maps(
             model, sequences, layers=[layer], vectors="mean", window=window, progress=progress
         )
         vectors[kind] = standardised(np.stack([vector for _, vector in stream]))
-    quiet = None if progress else True  # None draws on a terminal only
-    with tqdm(total=2 * len(methods), desc="maps", disable=quiet) as bar:
+    with Bar(total=2 * len(methods), desc="maps", show=progress) as bar:
         projected = _projected(vectors, methods, seed, bar)
     orders = {kind: nearest(vectors[kind], seed) for kind in vectors}
     return {

@@ -171,7 +171,7 @@ class Store:
 
     def _compute(self, missing: Sequence[int]) -> dict[int, Arrays]:
         """The features of these proteins; NotFinite where the model gives NaN or infinity."""
-        from tqdm import tqdm
+        from protlm_jax.process.progress import Bar
 
         if not missing:
             return {}
@@ -179,8 +179,7 @@ class Store:
         self.computed += total
         sequences = [self.proteins[i].sequence for i in missing]
         found: dict[int, Arrays] = {}
-        quiet = None if self.progress else True  # None draws on a terminal only
-        with tqdm(total=total, unit="aa", unit_scale=True, desc="embed", disable=quiet) as bar:
+        with Bar(total=total, unit="aa", unit_scale=True, desc="embed", show=self.progress) as bar:
             for index, arrays in self.reader.read(sequences):
                 if not all(np.isfinite(values).all() for values in arrays.values()):
                     protein, reader = self.proteins[missing[index]], self.reader

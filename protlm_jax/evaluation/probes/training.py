@@ -57,7 +57,7 @@ def train(
         ProtlmError: for an unknown head, a target without labels, or features or losses that are
             not finite.
     """
-    from tqdm import tqdm
+    from protlm_jax.process.progress import Bar
 
     kind, targets = heads.kind(head), tuple(targets)
     seeds = tuple(seeds)[:1] if kind.linear else tuple(seeds)
@@ -67,7 +67,7 @@ def train(
     learning = _Learning(kind, targets, moments, seeds, source, learning_rate)
     stopping = EarlyStopping(*learning.validated(valid), patience or kind.patience)
     epochs = range(1, (max_epochs or kind.max_epochs) + 1)
-    for epoch in tqdm(epochs, head, disable=None if progress else True):
+    for epoch in Bar(epochs, head, show=progress):
         learning.epoch(source, epoch, stopping.running)
         stopping.update(*learning.validated(valid), epoch)
         if not stopping.running.any():

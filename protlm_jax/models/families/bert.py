@@ -60,8 +60,7 @@ PRESETS = {
 
 
 class TokenEmbedding(nn.Module):
-    """Token, position and type embeddings, normed: ids [B, L] -> [B, L, E], E being the width of
-    the token table."""
+    """Token, position and type embeddings, normed: [B, L] -> [B, L, E], E the table's width."""
 
     config: ModelConfig
 
@@ -71,7 +70,7 @@ class TokenEmbedding(nn.Module):
         self.token = self.param("token", named(normal, "vocab", "embed"), (c.vocab_size, width))
         start = normal if c.position_init == "normal" else sinusoidal(c.initializer_range)
         self.position = self.param(
-            "position", named(start, "positions", "embed"), (c.max_positions, width)
+            "position", named(start, "positions", "embed"), (c.position_rows, width)
         )
         self.token_type = self.param(
             "token_type", named(normal, "types", "embed"), (c.type_vocab_size, width)
@@ -79,14 +78,14 @@ class TokenEmbedding(nn.Module):
         self.norm = Normalization(c)
 
     def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        h = lookup(self.token, tokens) + lookup(self.position, positions)
+        h = lookup(self.token, tokens)
+        h = h + lookup(self.position, positions + self.config.position_offset)
         h = h + self.token_type[0][None, None]
         return self.norm(h.astype(self.config.compute_dtype))
 
 
 class Head(nn.Module):
-    """The masked-language head: dense to the width of the token table, activation, norm, then the
-    tied table and a bias."""
+    """The masked-language head: dense to the table's width, activation, norm, tied table, bias."""
 
     config: ModelConfig
 

@@ -214,6 +214,7 @@ EXCHANGE = Exchange(
         CONTACT_HEAD: "the contact head (esm.contact_head)",
     },
     keeps_rare=True,
+    esm_tokenizer=True,
     row=("max_position_embeddings", 2),  # of the table's rows, two hold no token
     around=(("cls_token",), ("eos_token",)),
 )

@@ -124,7 +124,9 @@ _ROPE = {"rope_type": "default", "rope_theta": ROTARY_THETA}
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     mask_id = get_vocabulary(config.vocabulary).mask_id
-    return {"rope_parameters": _ROPE, "mask_token_id": mask_id}
+    # Tools that open what has an `EsmTokenizer` as an `EsmModel` are refused by its config.
+    no_esm2 = {"token_dropout": "not of an ESM-2 model"}
+    return {"rope_parameters": _ROPE, "mask_token_id": mask_id, **no_esm2}
 
 
 def _read(fields: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +159,7 @@ EXCHANGE = Exchange(
     imports="AutoModelForMaskedLM",
     heads={"head": _HEAD, "decoder": _HEAD},
     keeps_rare=True,
+    esm_tokenizer=True,  # theirs, `EsmcTokenizer`, does not take spaces
     row=("max_position_embeddings", 0),
     around=(("cls_token",), ("eos_token",)),
 )

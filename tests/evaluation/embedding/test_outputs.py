@@ -130,25 +130,45 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious" and len(read(tmp_path / "e.h5")) == 2
 
 
-def test_keys_are_numbers_names_or_sums(tmp_path: Path) -> None:
-    records = [("a", "MKV"), ("é|2", "MKVL"), ("bad", "M1"), ("c", "MKV")]
+def test_keys_are_numbers_names_or_sums_of_the_letters(tmp_path: Path) -> None:
+    """As EAT, biotrainer and TMbed look them up, who all read the file as it is written."""
+    records = [
+        ("a", "MKV"),
+        ("é|2", "MKVLU"),
+        ("bad", "M1"),
+        ("c", "MKV"),
+        ("d", "mkv"),
+        ("a2", "MKV"),
+    ]
     embed(tmp_path, records, "n.h5")
     embed(tmp_path, records, "i.h5", keys="id")
-    outcome = embed(tmp_path, records, "m.h5", keys="md5")
-    assert [key for key, *_ in read(tmp_path / "n.h5")] == ["0", "1", "3"]
-    assert [key for key, *_ in read(tmp_path / "i.h5")] == ["a", "é|2", "c"]
-    sums = [hashlib.md5(s.encode()).hexdigest() for s in ("MKV", "MKVL")]
-    assert [(k, name) for k, name, _ in read(tmp_path / "m.h5")] == [
-        *zip(sums, ("a", "é|2"), strict=True)
-    ]
-    assert "1 proteins have the residues of an earlier one" in outcome.summary
-    assert json.loads((tmp_path / "m.h5.json").read_text())["settings"]["keys"] == "md5"
+    assert [key for key, *_ in read(tmp_path / "n.h5")] == ["0", "1", "3", "4", "5"]
+    assert [key for key, *_ in read(tmp_path / "i.h5")] == ["a", "é|2", "c", "d", "a2"]
+    sums = {
+        "md5": lambda s: hashlib.md5(s.encode()).hexdigest(),
+        "biotrainer": lambda s: hashlib.sha256(f"{s}_{len(s)}".encode()).hexdigest(),
+    }
+    for keys, of in sums.items():
+        file = tmp_path / f"{keys}.h5"
+        outcome = embed(tmp_path, records, file.name, keys=keys)
+        expected = [(of(s), name) for name, s in (records[0], records[1], records[4])]
+        assert [(key, name) for key, name, _ in read(file)] == expected
+        made = json.loads((tmp_path / f"{keys}.h5.json").read_text())
+        doubles = [(d["record"], d["id"], d["written_as"]) for d in made["doubles"]]
+        assert doubles == [(3, "c", "a"), (5, "a2", "a")]
+        assert "2 with the letters of an earlier protein" in outcome.summary
+        assert "c (as a)" in outcome.summary
+        with pytest.raises(ProtlmError, match=f"keys was '{keys} of the letters' and is 'id'"):
+            embed(tmp_path, records, file.name, keys="id")
     with pytest.raises(ProtlmError, match="keys was 'id' and is 'number'"):
         embed(tmp_path, records, "i.h5")
     for names, message in (
         (("a", "sp|P1/2"), "line 3: 'sp.P1/2' cannot be a key of HDF5"),
         (("a", "."), "line 3: '.' cannot be a key"),
-        (("a", "b", "a"), "line 5: 'a' is also the name in line 1, .* --keys number or md5"),
+        (
+            ("a", "b", "a"),
+            "line 5: 'a' is also the name in line 1, .* --keys number, biotrainer or md5",
+        ),
     ):
         with pytest.raises(ProtlmError, match=message):
             embed(tmp_path, [(name, "MKV") for name in names], keys="id")
