@@ -67,7 +67,7 @@ def write_tokenizer(
     _dump(folder / "tokenizer.json", _tokenizer(vocabulary, rare_residues == "X", closing_type))
     _dump(folder / "tokenizer_config.json", config)
     _dump(folder / "special_tokens_map.json", roles)
-    if as_esm or "[PAD]" in vocabulary.tokens:
+    if fits_esm(vocabulary) or "[PAD]" in vocabulary.tokens:
         (folder / "vocab.txt").write_text("\n".join(vocabulary.tokens) + "\n")
 
 

@@ -1,12 +1,13 @@
-"""Linear heads at their optimum, with penalties on a path that validation loss ends.
+"""Linear heads at their optimum, with penalties of the lowest validation loss.
 
 Numbers: ridge regression, solved for every penalty by one eigendecomposition. Minimises the mean
 squared error + penalty |w|^2; scikit-learn's alpha is rows * penalty.
 
-Classes: multinomial logistic regression by L-BFGS on all rows, from the strongest penalty to weaker
-ones until validation loss rises. Minimises the mean cross entropy + penalty / 2 |w|^2;
-scikit-learn's C is 1 / (rows * penalty). Coordinates are scaled by the curvature of the loss at
-w = 0, without which it would take ten times as many passes.
+Classes: multinomial logistic regression by L-BFGS on all rows. Minimises the mean cross entropy +
+penalty / 2 |w|^2; scikit-learn's C is 1 / (rows * penalty). Coordinates are scaled by the curvature
+of the loss at w = 0, without which it would take ten times as many passes. Penalties are tried,
+from one near features / rows, to weaker ones while validation loss falls, or else to stronger ones,
+each from the solution before.
 
 Features and numbers are standardised. The penalty of each input and target is the one with the
 lowest loss on validation proteins.
@@ -39,13 +40,13 @@ from protlm_jax.evaluation.probes.trained import (
 
 PENALTIES = {
     "number": tuple(10.0**power for power in range(-5, 3)),
-    "classes": tuple(10.0**power for power in range(1, -7, -1)),
+    "classes": tuple(10.0**power for power in range(-6, 2)),
 }
-_RISES = 2  # penalties in a row without a lower validation loss that end a path
+_SAMPLE = 1 << 14  # rows on which the first penalty is solved before all
 _STEPS = 500  # of L-BFGS at most
 # Where L-BFGS ends: relative fall of the loss in a step, largest slope in scaled coordinates.
 _ROUGH = {"ftol": 1e-5, "gtol": 1e-3}
-_FINE = {"ftol": 1e-8, "gtol": 1e-5}
+_FINE = {"ftol": 3e-8, "gtol": 1e-5}
 _BLOCK = 1 << 16  # rows whose products are summed in float32
 
 
@@ -186,21 +187,33 @@ def _logistic(target: Target, train: Data, valid: Data, covariance: np.ndarray) 
     # Two classes have one row of weights in scikit-learn, and two half as large here.
     factor = 2 if classes == 2 else 1
 
-    def solve(start: Solution, penalty: float, end: dict[str, float]) -> Solution:
+    def solve(start: Solution, penalty: float, end: dict[str, float], every: int = 1) -> Solution:
         steep = np.maximum(values, 0.0)[:, None] * curvature + factor * penalty
         scales = Scales(vectors, steep**-0.5, curvature**-0.5)
-        solved = _minimised(data, scales, factor * penalty, start.kernel, start.bias, end)
+        rows = (data[0][::every], data[1][::every]) if every > 1 else data
+        solved = _minimised(rows, scales, factor * penalty, start.kernel, start.bias, end)
         return Solution(*solved, np.asarray(penalty))
 
-    found = Solution(np.zeros((len(values), classes)), np.log(share), np.zeros(()))
-    best, lowest, rises = found, np.inf, 0
-    for penalty in PENALTIES["classes"]:
-        found = solve(found, penalty, _ROUGH)
+    def tried(start: Solution, at: int) -> tuple[float, int, Solution]:
+        found = solve(start, PENALTIES["classes"][at], _ROUGH)
         loss = _losses(found.kernel, found.bias, *asked)[0].mean(dtype=np.float64)
-        best, lowest, rises = (found, loss, 0) if loss < lowest else (best, lowest, rises + 1)
-        if rises == _RISES:
+        return float(loss), at, found
+
+    last = len(PENALTIES["classes"]) - 1
+    at = int(np.clip(round(np.log10(len(values) / len(data[1]))) + 6, 0, last))
+    start = Solution(np.zeros((len(values), classes)), np.log(share), np.zeros(()))
+    every = len(data[1]) // _SAMPLE
+    best = tried(solve(start, PENALTIES["classes"][at], _ROUGH, every) if every > 1 else start, at)
+    for step in (-1, 1):
+        moved = False
+        while 0 <= best[1] + step <= last:
+            new = tried(best[2], best[1] + step)
+            if new[0] >= best[0]:
+                break
+            best, moved = new, True
+        if moved:
             break
-    return solve(best, float(best.penalty), _FINE)
+    return solve(best[2], float(best[2].penalty), _FINE)
 
 
 class Scales(NamedTuple):
@@ -234,7 +247,11 @@ def _minimised(
     turned = scales.vectors.T @ kernel / scales.kernel
     start = np.concatenate([turned, (bias / scales.bias)[None]]).ravel()
     found = optimize.minimize(
-        evaluate, start, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS, **end}
+        evaluate,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": _STEPS, "maxcor": 20, **end},
     ).x.reshape(-1, kernel.shape[1])
     return scales.vectors @ (scales.kernel * found[:-1]), scales.bias * found[-1]
 
