@@ -270,7 +270,7 @@ class TokenBatches(ResumableBatches):
         self._copy(flat, begin, starts, residues)
         letters = flat.reshape(layout.segment_ids.shape)
         tokens = self._alphabet.ids(letters)
-        if self._task == "tokens":
+        if self._task in ("tokens", "labels"):
             return single_stack(tokens, layout)
         share = token_rows.RANDOM_SHARE if self._training else 0.0
         hidden = token_rows.prott5_noise(letters, keys, share)

@@ -20,6 +20,7 @@ import numpy as np
 
 from protlm_jax.data.batches import BatchRequest, ResumableBatches, TokenBatches
 from protlm_jax.data.config import DataConfig
+from protlm_jax.data.labelled import LabelBatches, read_labels
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.splits import Split, load_records, open_prepared
 from protlm_jax.data.streams import StreamIterator
@@ -62,6 +63,10 @@ def open_batches(
         short, or the vocabulary lacks the sentinels of the task.
     """
     request = BatchRequest(split, seed if split == "train" else 0, batch_size, rows)
+    if config.task == "labels":
+        labelled, values, digest = read_labels(config, split)
+        identity = _identity(config, digest, vocabulary, request)
+        return LabelBatches(labelled, values, config, vocabulary, identity, request)
     prepared = open_prepared(config)
     if prepared is None:
         shards, digest = _from_fasta(config, vocabulary, split)
@@ -122,7 +127,7 @@ def _identity(
 ) -> str:
     """A name for exactly these batches; `digest` is of the proteins, wherever their file is."""
     settings = {**asdict(config), "proteins": digest}
-    del settings["fasta"], settings["prepared"]
+    del settings["fasta"], settings["prepared"], settings["labels"]
     if config.prepared is not None:
         del settings["heldout_percent"]
     name = f"format {FORMAT}, {vocabulary.name}, {settings}, {request.split}, seed {request.seed}"

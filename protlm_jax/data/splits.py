@@ -115,3 +115,10 @@ def training_frequencies(config: DataConfig) -> np.ndarray:
         counts = np.array([letters.get(letter, 0) for letter in AMINO_ACIDS], np.float64)
         return _shares(counts)
     return residue_frequencies(record.sequence for record in load_records(config, "train"))
+
+
+def unigram_entropy(config: DataConfig) -> float:
+    """The entropy of the training residues in nats: the loss of guessing by frequency."""
+    frequencies = training_frequencies(config)
+    present = frequencies[frequencies > 0]
+    return float(-np.sum(present * np.log(present)))
