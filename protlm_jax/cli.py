@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], int | None]
 Verb = tuple[str, Callable[[argparse.ArgumentParser], None], Run]
 
-CONFIGURED = ("configs", "plan", "train")  # verbs that take --config, and overrides of its fields
+CONFIGURED = (
+    "configs",
+    "finetune",
+    "plan",
+    "train",
+)  # verbs that take --config, and overrides of its fields
 
 MODEL_HELP = (
     "a run folder, one of its checkpoints, a Hugging Face folder, an id on its Hub, or a model_dir "
@@ -118,7 +123,7 @@ def _verbs() -> dict[str, Verb]:
     from protlm_jax.evaluation.probes import verb as probe
     from protlm_jax.evaluation.scoring import verb as score
     from protlm_jax.planning import verb as plan
-    from protlm_jax.verbs import completion, configs, doctor, prune
+    from protlm_jax.verbs import completion, configs, doctor, finetune, prune
 
     def reader(
         text: str,
@@ -144,8 +149,11 @@ def _verbs() -> dict[str, Verb]:
                      _add_evaluate, _evaluate),
         "probe": reader("see what heads read from frozen embeddings, with controls",
                         probe.add_probe_arguments, probe.run_probe),
-        "predict": reader("apply a probe's heads to new proteins",
-                          probe.add_predict_arguments, probe.run_predict),
+        "finetune": ("train a model on labelled proteins: adapters, a head, or all of it",
+                     lambda verb: finetune.add_arguments(verb, MODEL_HELP), finetune.run),
+        "predict": reader("apply a probe's heads, or a fine-tuned model, to new proteins",
+                          probe.add_predict_arguments,
+                          functools.partial(probe.run_predict, load_tuned=finetune.load_tuned)),
         "depth": reader("measure what each layer contributes", depth.add_arguments, depth.run),
         "prune": ("remove layers that contribute little",
                   lambda verb: prune.add_arguments(verb, MODEL_HELP), prune.run),
@@ -214,8 +222,9 @@ def _add_export(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help=MODEL_HELP)
     verb.add_argument("--output", required=True, type=Path, help="folder to create")
     verb.add_argument(
-        "--format", choices=("huggingface", "t5x"), default="huggingface",
-        help="t5x writes a model_dir with one checkpoint, from which T5X can start",
+        "--format", choices=("huggingface", "peft", "t5x"), default="huggingface",
+        help="peft writes the adapter of a fine-tuned run, and loads it to prove it; huggingface "
+        "the model with it merged; t5x a model_dir with one checkpoint, from which T5X can start",
     )  # fmt: skip
     add_rare_residues(verb)
 
@@ -286,8 +295,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from protlm_jax.huggingface import export, load_model, load_source, provenance
+    from protlm_jax.huggingface.write_peft import export_adapter, files_of
 
-    if arguments.format == "t5x":
+    if arguments.format == "peft":
+        print(export_adapter(arguments.model, arguments.output))
+    elif arguments.format == "t5x":
         from protlm_jax.t5x_bridge.checkpoints import write_checkpoint
 
         source = load_source(arguments.model)
@@ -295,7 +307,8 @@ def _export(arguments: argparse.Namespace) -> None:
         write_checkpoint(source, arguments.output)
     else:
         about = provenance(arguments.model) | {"rare_residues": arguments.rare_residues}
-        export(load_model(arguments.model), arguments.output, **about)
+        loaded = load_model(arguments.model)
+        export(loaded, arguments.output, **about, files=files_of(arguments.model))
     print(f"wrote {arguments.output}")
 
 

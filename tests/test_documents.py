@@ -24,7 +24,7 @@ PATTERNS = {"protlm_jax/models/families/NAME.py"}
 RECIPES = [
     file
     for file in sorted((ROOT / "configs").glob("*.py"))
-    if file.stem not in ("adapt", "depth_study", "tiny")
+    if file.stem not in ("adapt", "depth_study", "finetune", "tiny")
 ]
 
 

@@ -254,7 +254,10 @@ class RunConfig:
             )
         vocabulary = get_vocabulary(self.model.vocabulary)
         build_objective(self.objective.name, vocabulary, **self.objective.options)
-        objectives = objectives_of(self.model)
+        labels = self.objective.name == "labels"
+        objectives = (self.objective.name,) if labels else objectives_of(self.model)
+        if self.tune.method == "head" and not labels:
+            raise ProtlmError("tune.method=head trains the head of a task: see protlm finetune")
         if self.objective.name not in objectives:
             raise ProtlmError(
                 f"a model of family {self.model.family!r} is not trained by objective "

@@ -20,6 +20,7 @@ import numpy as np
 
 from protlm_jax.data.batches import BatchRequest, ResumableBatches, TokenBatches
 from protlm_jax.data.config import DataConfig
+from protlm_jax.data.labelled import LabelBatches, read_labels
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.data.splits import Split, load_records, open_prepared
 from protlm_jax.data.streams import StreamIterator
@@ -62,6 +63,10 @@ def open_batches(
         short, or the vocabulary lacks the sentinels of the task.
     """
     request = BatchRequest(split, seed if split == "train" else 0, batch_size, rows)
+    if config.task == "labels":
+        labelled, values, digest = read_labels(config, split)
+        identity = _identity(config, digest, vocabulary, request)
+        return LabelBatches(labelled, values, config, vocabulary, identity, request)
     prepared = open_prepared(config)
     if prepared is None:
         shards, digest = _from_fasta(config, vocabulary, split)
@@ -78,14 +83,14 @@ def _from_fasta(
     """The proteins of a FASTA file, or the bundled ones, and a digest of their ids."""
     records = load_records(config, split)
     shard = TokenShard.of([record.sequence for record in records])
-    ids = Alphabet(vocabulary).ids(shard.letters)
-    lacking = vocabulary.letter_table[shard.letters] < 0
+    lacking = np.take(vocabulary.letter_table, shard.letters, mode="clip") < 0
     if lacking.any():
         at = int(np.searchsorted(shard.offsets, lacking.argmax(), side="right")) - 1
         try:
             vocabulary.encode(records[at].sequence)
         except ProtlmError as error:
             raise ProtlmError(f"record {records[at].id!r}, {error}") from error
+    ids = Alphabet(vocabulary).ids(shard.letters)
     dtype = np.uint8 if vocabulary.residue_ids.max() < 256 else np.uint16
     digest = blake2b(ids.astype(dtype).tobytes(), digest_size=8)
     digest.update(shard.offsets.tobytes())
@@ -122,7 +127,7 @@ def _identity(
 ) -> str:
     """A name for exactly these batches; `digest` is of the proteins, wherever their file is."""
     settings = {**asdict(config), "proteins": digest}
-    del settings["fasta"], settings["prepared"]
+    del settings["fasta"], settings["prepared"], settings["labels"]
     if config.prepared is not None:
         del settings["heldout_percent"]
     name = f"format {FORMAT}, {vocabulary.name}, {settings}, {request.split}, seed {request.seed}"

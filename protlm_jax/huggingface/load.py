@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,23 +14,30 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from protlm_jax import models
-from protlm_jax.config.folders import Recorded, newest_run, recorded, t5x_checkpoint, t5x_step
+from protlm_jax.config.folders import (
+    latest_step,
+    newest_run,
+    recorded,
+    t5x_checkpoint,
+    t5x_step,
+)
 from protlm_jax.data.config import DataConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface import hub
 from protlm_jax.huggingface.convert import EXCHANGES, params_from
 from protlm_jax.huggingface.folders import written_whole
 from protlm_jax.huggingface.matching import matched
+from protlm_jax.huggingface.peft import CONFIG
 from protlm_jax.huggingface.placement import Placement, Wanted, mesh_for
+from protlm_jax.huggingface.read_peft import base_place, load_adapter
 from protlm_jax.huggingface.read_tokenizer import model_max_length, rare_residues, read_vocabulary
 from protlm_jax.huggingface.tensor_files import open_tensors
+from protlm_jax.huggingface.tuned import base_of, tune_of
 from protlm_jax.models import LoadedModel, ModelConfig
-from protlm_jax.models.adapters import TASK_HEAD, TuneConfig, Tuning
+from protlm_jax.models.adapters import TASK_HEAD, Tuning
 from protlm_jax.models.exchange import Exchange, Joint
-from protlm_jax.models.identity import identity
 from protlm_jax.models.registry import FAMILIES, family_of
 from protlm_jax.storage.json_files import read_json, write_json
-from protlm_jax.storage.typed import from_fields
 from protlm_jax.vocabularies import Vocabulary, get_vocabulary
 from protlm_jax.vocabularies.files import find_vocabulary, write_vocabulary
 
@@ -54,6 +62,8 @@ def load_model(path: str | Path, mesh: Wanted = "auto") -> LoadedModel:
             mesh does not fit the devices.
     """
     folder, fields = _recognised(path)
+    if "adapter" in fields:
+        return load_adapter(folder, functools.partial(load_model, mesh=mesh))
     if "model_type" in fields:
         return _load_hugging_face(folder, fields, mesh)
     if isinstance(fields.get("joint"), Joint):
@@ -70,7 +80,9 @@ def load_model(path: str | Path, mesh: Wanted = "auto") -> LoadedModel:
 def find_checkpoint(path: str | Path) -> Path | None:
     """The checkpoint of ours that `load_model` would read; None for what others wrote."""
     folder, fields = _recognised(path)
-    return None if fields.keys() & {"model_type", "joint", "t5x"} else _checkpoint(folder)
+    return (
+        None if fields.keys() & {"adapter", "model_type", "joint", "t5x"} else _checkpoint(folder)
+    )
 
 
 def load_source(path: str | Path) -> Source:
@@ -87,6 +99,8 @@ def read_architecture(path: str | Path) -> ModelConfig:
         ProtlmError: as `load_model`, but the weights are not read.
     """
     folder, fields = _recognised(path)
+    if "adapter" in fields:
+        return read_architecture(base_place(folder))
     if "model_type" in fields:
         return _hugging_face_config(folder, fields)[1]
     if isinstance(joint := fields.get("joint"), Joint):
@@ -119,6 +133,8 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
             f"(org/name)"
         )
     folder = newest_run(folder.resolve())
+    if (folder / CONFIG).exists():
+        return folder, {"adapter": True}
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         return folder, {}
     if checkpoint := t5x_checkpoint(folder):
@@ -131,8 +147,6 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     for family in FAMILIES.values():
         if isinstance(family.exchange, Joint) and sorted(family.exchange.parts) == parts:
             return folder, {"joint": family.exchange}
-    if (folder / "adapter_config.json").exists():
-        raise _adapter(folder)
     if parts:
         raise ProtlmError(f"{folder} is no model but holds some: choose {' or '.join(parts)}")
     if (folder / "dict.txt").exists():
@@ -140,17 +154,6 @@ def _recognised(path: str | Path) -> tuple[Path, dict[str, Any]]:
     raise ProtlmError(
         f"{folder} is no model: a run's folder has config.json and checkpoints/, a Hugging Face "
         f"folder has config.json with 'model_type' and weights, T5X's model_dir has checkpoint_*/"
-    )
-
-
-def _adapter(folder: Path) -> ProtlmError:
-    fields = read_json(folder / "adapter_config.json")
-    kind = str(fields.get("peft_type", "PEFT"))[:20].replace("LORA", "LoRA")
-    base = str(fields.get("base_model_name_or_path") or "a model that it does not name")[:200]
-    return ProtlmError(
-        f"{folder} is a {kind} adapter of {base}, not a model: load both with peft, merge them "
-        f"(PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(FOLDER)), "
-        f"save the tokenizer there too, and name FOLDER"
     )
 
 
@@ -214,8 +217,6 @@ def provenance(path: str | Path) -> dict[str, Any]:
 
 def _checkpoint(folder: Path) -> Path:
     """A checkpoint as given, or the newest one of a run."""
-    from protlm_jax.training.checkpoints import latest_step
-
     if folder.parent.name == "checkpoints":
         return folder
     step = latest_step(folder / "checkpoints")
@@ -246,7 +247,7 @@ def _load_checkpoint(checkpoint: Path, wanted: Wanted) -> LoadedModel:
     config, about = _run_config(run), recorded(checkpoint)
     model = models.build(config)
     mesh = mesh_for(model, wanted)
-    name, tune = f"{run.name}, step {checkpoint.name}", _tune_of(about)
+    name, tune = f"{run.name}, step {checkpoint.name}", tune_of(about)
     whole = tune.method == "all"
     trained = restore_params(checkpoint, Placement(model, mesh).shardings if whole else None)
     trained.pop(TASK_HEAD, None)
@@ -254,12 +255,10 @@ def _load_checkpoint(checkpoint: Path, wanted: Wanted) -> LoadedModel:
         _require_shapes(trained, models.abstract_params(model), checkpoint, file)
         loaded = _loaded(config, trained, name, mesh)
     else:
-        base = base_of(about, checkpoint, wanted)
+        base = base_of(about, checkpoint, functools.partial(load_model, mesh=wanted))
         tuning = Tuning(tune, base.model)
-        key = jax.random.key(0)
-        frozen, like = jax.eval_shape(tuning.split, base.params, key)
+        frozen, like = tuning.split(base.params, jax.random.key(0))
         _require_shapes(trained, like, checkpoint, file)
-        frozen, _ = tuning.split(base.params, key)
         params = tuning.merge(frozen, jax.tree.map(jnp.asarray, trained))
         loaded = _loaded(config, params, name, mesh, base.left, base.missing)
     row = about.row
@@ -267,29 +266,6 @@ def _load_checkpoint(checkpoint: Path, wanted: Wanted) -> LoadedModel:
         row += config.memory_length
         row = min(row, config.max_positions or row)
     return replace(loaded, rare_residues=about.rare_residues, row=row)
-
-
-def _tune_of(about: Recorded) -> TuneConfig:
-    return from_fields(TuneConfig, about.section("tune"), f"{about.file}: tune")
-
-
-def base_of(about: Recorded, checkpoint: Path, mesh: Wanted = "auto") -> LoadedModel:
-    """The frozen model of a tuned run: where its config says, or as `base` in the run's folder.
-
-    Raises a ProtlmError where it is not there, or is not the model that the run was trained on.
-    """
-    from protlm_jax.training.initial import require_base
-
-    source, beside = str(about.fields.get("init_from")), about.file.parent / "base"
-    place = str(beside) if beside.is_dir() else source
-    if not Path(place).is_dir() and not hub.is_id(place):
-        raise ProtlmError(
-            f"{checkpoint} holds what was trained beside {source}, which is not there: put that "
-            f"model, or a link to it, at {beside}"
-        )
-    base = load_model(place, mesh)
-    require_base(checkpoint, identity(base), place)
-    return base
 
 
 def _hugging_face_config(

@@ -127,7 +127,7 @@ def _factors(keys: list[Key], parts: list[dict[str, np.ndarray]]) -> dict[str, n
         if width < len(parts):
             raise ProtlmError(
                 f"{keys[0].theirs} is one tensor of {len(parts)} maps, of which DoRA changes "
-                f"{width}: export the merged model instead (--merged)"
+                f"{width}: export the merged model (--format huggingface)"
             )
         found["lora_magnitude_vector"] = _outputs(keys, [part["magnitude"] for part in parts])
     return found

@@ -73,6 +73,7 @@ def export(
     training: str = "",
     rare_residues: Rare | None = None,
     metrics: Mapping[str, float] | None = None,
+    files: Mapping[str, bytes] = {},
 ) -> Path:
     """Writes config.json, model.safetensors, the tokenizer's files and README.md (a model card).
 
@@ -86,6 +87,7 @@ def export(
         rare_residues: what the tokenizer makes of U, Z, O and B: "X", or their own tokens ("keep");
             None: what was done in the model's training, or by the tokenizer it came with.
         metrics: measured numbers for the model card, by what they measure.
+        files: further files by name, as the head of a fine-tuned run.
 
     Returns:
         The folder.
@@ -106,6 +108,8 @@ def export(
     target = Path(os.path.abspath(output))
     _require_ours(target)
     with written_whole(target, replace=True) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         for name, part in parts.items():
             (folder / name).mkdir(exist_ok=True)
             _write(part, folder / name, rare_residues)

@@ -43,9 +43,9 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, StoredTensor]:
             damaged.
     """
     if (folder / SINGLE).exists():
-        return _open_safetensors(folder / SINGLE, stack)
+        return open_safetensors(folder / SINGLE, stack)
     if (folder / INDEX).exists():
-        return _open_shards(folder / INDEX, lambda file: _open_safetensors(file, stack))
+        return _open_shards(folder / INDEX, lambda file: open_safetensors(file, stack))
     if (folder / PICKLE).exists():
         return _open_pickle(folder / PICKLE)
     if (folder / PICKLE_INDEX).exists():
@@ -98,7 +98,7 @@ def refuse_pointer(file: Path) -> None:
         )
 
 
-def _open_safetensors(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+def open_safetensors(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     refuse_pointer(file)
     try:
         opened = stack.enter_context(safe_open(file, framework="np"))

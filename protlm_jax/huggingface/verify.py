@@ -13,6 +13,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
+from protlm_jax.vocabularies import structure
 
 TOLERANCE = 1e-4  # of the largest logit
 
@@ -44,8 +45,8 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
     architecture = getattr(transformers, exchange.loads_as)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **exchange.trust)
     theirs = architecture.from_pretrained(str(folder), **exchange.trust).eval()
-    texts = list(sequences.values())
-    ours_ids = [list(loaded.vocabulary.encode(text)) for text in texts]
+    ours_ids = [list(loaded.vocabulary.encode(text)) for text in sequences.values()]
+    texts = list(map(structure.written, sequences.values()))
     written = texts, [" ".join(text) for text in texts]
     same_ids = all(tokenizer(given)["input_ids"] == ours_ids for given in written)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
@@ -55,7 +56,7 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
         inputs["labels"] = ids
     with torch.no_grad():
         expected = theirs(**inputs).logits.numpy()
-    features = _features(loaded, ids.numpy(), seen.numpy())
+    features = features_of(loaded, ids.numpy(), seen.numpy())
     with jax.default_matmul_precision("float32"):  # a GPU's default is further off than TOLERANCE
         ours = np.asarray(loaded.model.apply({"params": loaded.params}, features))
     ours = ours.reshape(expected.shape)  # without the last axis where a token has one answer
@@ -83,7 +84,7 @@ def short_proteins(sequences: Mapping[str, str], longest: int, how_many: int = 8
     return dict(itertools.islice(fitting, how_many))
 
 
-def _features(loaded: LoadedModel, ids: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+def features_of(loaded: LoadedModel, ids: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
     positions = np.tile(np.arange(ids.shape[1], dtype=np.int32), (len(ids), 1))
     if not loaded.config.num_decoder_layers:
         return {"input_tokens": ids, "segment_ids": seen, "positions": positions}

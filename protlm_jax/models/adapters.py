@@ -87,6 +87,11 @@ class Tuning:
     model: nn.Module
     head: nn.Module | None = None
 
+    @classmethod
+    def of(cls, config: TuneConfig, model: nn.Module, head: nn.Module | None) -> Tuning | None:
+        """None where all parameters are trained, and no head beside them."""
+        return None if config.method == "all" and head is None else cls(config, model, head)
+
     def init_boxed(self, rng: jax.Array) -> Params:
         """Fresh parameters of the model and the head, with their axis names (traceable)."""
         params = dict(init_boxed(self.model, rng))

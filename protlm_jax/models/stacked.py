@@ -95,7 +95,7 @@ class Stacked(nn.Module):
         """Logits [batch, length, vocab] float32 from a stream at any depth."""
         raise NotImplementedError
 
-    def hidden(self, batch: Batch) -> jax.Array:
+    def hidden(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         """What users call the embedding: [batch, length, d_model]."""
         raise NotImplementedError
 
@@ -211,9 +211,9 @@ class SingleStack(Stacked):
         """From the last block's output to the embedding: a final norm, where there is one."""
         return h
 
-    def hidden(self, batch: Batch) -> jax.Array:
-        h, context = self.embed(batch)
-        return self.finish(self.stack(h, context)[0]["encoder"])
+    def hidden(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        h, context = self.embed(batch, deterministic)
+        return self.finish(self.stack(h, context, deterministic=deterministic)[0]["encoder"])
 
     def every_layer(self, batch: Batch) -> jax.Array:
         h, context = self.embed(batch)

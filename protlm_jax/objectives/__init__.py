@@ -8,6 +8,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.objectives.base import Objective, Score
 from protlm_jax.objectives.causal import CausalObjective
 from protlm_jax.objectives.diffusion import DiffusionObjective
+from protlm_jax.objectives.labels import LabelsObjective
 from protlm_jax.objectives.masked import MaskedObjective
 from protlm_jax.objectives.permutation import PermutationObjective
 from protlm_jax.objectives.replaced_token import ReplacedTokenObjective
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "permutation": PermutationObjective,
     "diffusion": DiffusionObjective,
     "replaced_token": ReplacedTokenObjective,
+    "labels": LabelsObjective,
 }
 
 __all__ = ["OBJECTIVES", "Objective", "Score", "build_objective", "objective_class"]

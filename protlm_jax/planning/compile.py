@@ -236,16 +236,20 @@ def how_fast(
 
 
 def abstract_batch(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of the run's data task, int32 [rows, length] each."""
+    """Shapes of a batch of the run's data task, int32 [rows, length] each; labels float32."""
     task = config.data.task
     names: tuple[str, ...] = _SINGLE
     if task == "stream":
         names += ("target_tokens", "target_weights")
-    elif task != "tokens":
+    elif task not in ("tokens", "labels"):
         names = tuple(f"{side}_{kind}" for side in ("encoder", "decoder") for kind in _SINGLE)
         names += _TARGETS
     shape = (config.train.batch_size, config.data.length)
-    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+    if task == "labels":
+        targets = len(config.objective.options["outputs"])
+        batch["labels"] = jax.ShapeDtypeStruct((*shape, targets), jnp.float32)
+    return batch
 
 
 def required_bytes(message: str) -> int:

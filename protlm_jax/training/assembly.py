@@ -92,7 +92,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
     model = models.build(config.model)
     vocabulary = get_vocabulary(config.model.vocabulary)
     objective = build_objective(config.objective.name, vocabulary, **config.objective.options)
-    tuning = tuning_of(config, model, objective)
+    tuning = Tuning.of(config.tune, model, objective.head())
     base_axes, axes = ({}, models.logical_axes(model)) if tuning is None else tuning.axes
     schedule = build_schedule(config.schedule, train.steps)
     decay = config.tune.layer_decay
@@ -113,13 +113,6 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
         *(mesh, rows, model, axes, objective, schedule, optimizer),
         *(abstract, layout, step, train.batch_size, rules, chosen),
     )
-
-
-def tuning_of(config: RunConfig, model: Stacked, objective: Objective) -> Tuning | None:
-    """What divides the parameters of a run; None where all are trained, and no head beside them."""
-    head = objective.head()
-    plain = config.tune.method == "all" and head is None
-    return None if plain else Tuning(config.tune, model, head)
 
 
 def _mesh(

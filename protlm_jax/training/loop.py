@@ -18,7 +18,7 @@ import numpy as np
 from protlm_jax import models, partitioning
 from protlm_jax.config.run import RunConfig
 from protlm_jax.data.config import DataConfig
-from protlm_jax.data.splits import Split, training_frequencies
+from protlm_jax.data.splits import Split, unigram_entropy
 from protlm_jax.errors import ProtlmError, Stopped
 from protlm_jax.models.build import count_tokens
 from protlm_jax.models.flops import training_flops_per_token
@@ -31,7 +31,7 @@ from protlm_jax.training.distributed import SigtermNotice, is_primary, owned_by_
 from protlm_jax.training.hosts import state_of_all, state_of_this
 from protlm_jax.training.initial import Load, Report, continue_from, require_base
 from protlm_jax.training.metrics import MetricsWriter
-from protlm_jax.training.progress import StepLog, Throughput, is_due
+from protlm_jax.training.progress import LONG_PROTEINS, StepLog, Throughput, is_due
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.stopping import Patience, is_complete
 from protlm_jax.training.workdir import claim_workdir
@@ -41,12 +41,6 @@ if TYPE_CHECKING:
     from protlm_jax.data.batches import ResumableBatches
 
 Batch = dict[str, np.ndarray]
-
-LONG_PROTEINS = {
-    "crop": "each epoch shows another random piece of them",
-    "chunk": "each is read in pieces of nearly equal length",
-    "drop": "they are left out",
-}
 
 
 def train(config: RunConfig, workdir: Path, load: Load | None = None) -> int:
@@ -78,11 +72,11 @@ class Run:
         self.local_rows = partitioning.local_rows(parts.rows, train.batch_size)
         self.batches = self._open("train", config.data)
         self.heldout: list[Batch] = []
+        self.guessing: dict[str, float] = {}
         if train.evaluate_every:
             self.heldout = self._heldout(config.data)
-            frequencies = training_frequencies(config.data)
-            present = frequencies[frequencies > 0]
-            self.unigram_entropy = float(-np.sum(present * np.log(present)))
+            if config.data.task != "labels":
+                self.guessing = {"heldout/unigram_entropy": unigram_entropy(config.data)}
         self.info: dict[str, Any] = {}  # written beside every checkpoint
         self.state, self.start = self._first_state(load)
         self.complete = is_complete(train, workdir)
@@ -110,8 +104,7 @@ class Run:
                 if new and is_due(step, train.evaluate_every, train.steps):
                     with log.paused():
                         scores = self._scores(self.heldout)
-                    # The entropy of the training residues: the loss of guessing by frequency.
-                    log.evaluated(step, {**scores, "heldout/unigram_entropy": self.unigram_entropy})
+                    log.evaluated(step, {**scores, **self.guessing})
                     improved = self.patience.add(step, scores)
                     last |= self.patience.exhausted
                 if new and step > 0 and self._due(step, improved, last, stop):
@@ -234,7 +227,7 @@ class Run:
     def _summary(self) -> str:
         """The model, the devices, the data and the mesh, for people."""
         counts, data = self.batches.counts, self.config.data
-        source = data.prepared or data.fasta or "the bundled proteins"
+        source = data.labels or data.prepared or data.fasta or "the bundled proteins"
         parameters = models.parameter_count(self.parts.abstract.params)
         frozen = models.parameter_count(self.parts.abstract.base)
         trained = f" ({frozen:,} more are frozen)" if frozen else ""

@@ -17,6 +17,12 @@ from protlm_jax.training.distributed import is_primary, print_once
 from protlm_jax.training.hardware import peak_flops
 from protlm_jax.training.metrics import MetricsWriter
 
+LONG_PROTEINS = {
+    "crop": "each epoch shows another random piece of them",
+    "chunk": "each is read in pieces of nearly equal length",
+    "drop": "they are left out",
+}
+
 
 def is_due(step: int, every: int, last: int) -> bool:
     """Whether what happens at multiples of `every` (0: never), and at the last step, happens."""

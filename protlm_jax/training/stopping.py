@@ -16,7 +16,7 @@ from protlm_jax.config.run import TrainConfig
 from protlm_jax.errors import ProtlmError
 from protlm_jax.training.metrics import read_metrics
 
-WATCHED = "heldout/nll"
+WATCHED = ("heldout/nll", "heldout/loss")  # of residues, and of labels
 
 
 class Patience:
@@ -31,7 +31,7 @@ class Patience:
         """As the metrics of a run left it at the step `until`."""
         patience, file = cls(train.patience), workdir / "metrics.jsonl"
         for line in read_metrics(file) if patience.limit and file.exists() else []:
-            if WATCHED in line and line["step"] <= until:
+            if _watched(line) and line["step"] <= until:
                 patience.add(line["step"], line)
         return patience
 
@@ -39,9 +39,9 @@ class Patience:
         """Takes an evaluation; whether it is the best one. That of step 0 does not count."""
         if not self.limit or step == 0:
             return False
-        if WATCHED not in scores:
-            raise ProtlmError(f"train.patience needs an objective that reports {WATCHED}")
-        loss = math.inf if scores[WATCHED] is None else float(scores[WATCHED])
+        if not (name := _watched(scores)):
+            raise ProtlmError(f"train.patience needs an objective that reports {WATCHED[0]}")
+        loss = math.inf if scores[name] is None else float(scores[name])
         improved = loss < self.best or not self.best_step
         self.last_step, self.since = step, 0 if improved else self.since + 1
         if improved:
@@ -51,6 +51,11 @@ class Patience:
     @property
     def exhausted(self) -> bool:
         return 0 < self.limit <= self.since
+
+
+def _watched(scores: Mapping[str, Any]) -> str:
+    """The name of the loss among scores; "" without one."""
+    return next((name for name in WATCHED if name in scores), "")
 
 
 def is_complete(train: TrainConfig, workdir: Path) -> bool:

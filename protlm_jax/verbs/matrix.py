@@ -63,7 +63,8 @@ COLUMNS = {
         "::test_a_protein_is_the_same_alone_in_any_batch_and_on_any_devices",
     ),
     "score, evaluate": Column(
-        _scores, "tests/evaluation/scoring/test_score.py::test_equals_one_forward_a_residue"
+        _scores,
+        "tests/evaluation/scoring/test_score.py::test_a_single_residue_has_a_score_where_something_stands_before_it",
     ),
     "score variants": Column(
         _variants,

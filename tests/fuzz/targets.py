@@ -221,6 +221,7 @@ def _configs() -> dict[str, Any]:
 
 def _write_folder(family: str, folder: Path) -> None:
     """A Hugging Face folder without weights."""
+    folder.mkdir(exist_ok=True)
     config, exchange = _configs()[family], EXCHANGES[family]
     fields = {"architectures": [exchange.architecture], "model_type": exchange.model_type}
     (folder / "config.json").write_text(json.dumps(fields | exchange.to_config(config)))
@@ -241,8 +242,11 @@ def _write_old_tokenizer(folder: Path) -> None:
 
 
 def _write_adapter(folder: Path) -> None:
-    """A LoRA adapter, which is refused for what it is; beside a config.json it is not read."""
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name": "x"}')
+    """A LoRA adapter beside its base."""
+    _write_folder("bert", folder / "base")
+    fields = {"peft_type": "LORA", "base_model_name_or_path": "x", "r": 4, "lora_alpha": 8}
+    more = {"task_type": "TOKEN_CLS", "rank_pattern": {"q": 4}, "modules_to_save": ["classifier"]}
+    (folder / "adapter_config.json").write_text(json.dumps(fields | more))
 
 
 def _tokenizer_json(folder: Path) -> Case:

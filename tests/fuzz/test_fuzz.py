@@ -17,8 +17,7 @@ def test_a_reader_uses_or_refuses_what_it_is_given(name: str, tmp_path: Path) ->
     fuzzer = Fuzzer(name, TARGETS[name], tmp_path)
     found = map(fuzzer.run, range(round(INPUTS * TARGETS[name].share)))
     failed = {f.kind: f"--index {f.index} ({f.how[:200]})" for f in found if f}
-    adapter = name == "adapter_config.json"  # no model: refused, whatever it says
-    assert bool(fuzzer.accepted) != adapter, "valid inputs are read, and adapters are not"
+    assert fuzzer.accepted, "valid inputs are read"
     assert not failed, f"again: PYTHONPATH=tests python -m fuzz.runner --only '{name}' --index ..."
 
 

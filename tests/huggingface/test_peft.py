@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,16 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import zoo
+from runs import tree
 from zoo import ZOO, perturbed
 
 from protlm_jax import models
-from protlm_jax.config.run import OptimizerConfig
+from protlm_jax.config.run import OptimizerConfig, RunConfig
+from protlm_jax.errors import ProtlmError
+from protlm_jax.huggingface import export, load_model, load_source
 from protlm_jax.huggingface.convert import EXCHANGES, tensors
 from protlm_jax.huggingface.peft import adapter_files
+from protlm_jax.huggingface.write_peft import export_adapter
 from protlm_jax.models import ModelConfig
 from protlm_jax.models.adapters import TuneConfig, Tuning
 from protlm_jax.models.families.t5 import t5_config
 from protlm_jax.objectives import Objective, Score
+from protlm_jax.training.loop import train
 from protlm_jax.training.optimizers import build_optimizer
 from protlm_jax.training.state import TrainState
 from protlm_jax.training.step import TrainStep
@@ -126,3 +133,28 @@ def test_twenty_steps_have_the_losses_of_peft(family: str, method: str) -> None:
     plain = tuning.model.apply({"params": tuning.merge(base, state.params)}, BATCH)
     joined = tuning.model.apply({"params": tuning.join(base, state.params)}, BATCH)
     np.testing.assert_allclose(plain, joined, atol=1e-6 * np.abs(plain).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["albert", "esm2", "esmc", "gpt2", "t5"])
+def test_peft_loads_what_is_exported_and_so_do_we(family: str, tmp_path: Path) -> None:
+    """The export loads itself with PEFT and compares; the head is that of the language model."""
+    export(zoo.loaded(family), tmp_path / "base")
+    tune = {"method": "lora", "rank": 2, "targets": ["query", "value", "wo"]}
+    run = {"steps": 2, "evaluate_every": 0, "batch_size": 8}
+    sections = {"train": run, "schedule": {"learning_rate": 0.1}}
+    config = RunConfig.from_dict(
+        tree(family, **sections) | {"tune": tune, "init_from": str(tmp_path / "base")}
+    )
+    train(config, tmp_path / "run", load_source)
+    assert "of the largest" in export_adapter(tmp_path / "run", tmp_path / "adapter")
+    ours, theirs = load_model(tmp_path / "run"), load_model(tmp_path / "adapter")
+    for one, other in zip(*(jax.tree.leaves(m.params) for m in (ours, theirs)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
+
+
+def test_a_model_without_linear_modules_is_exported_merged() -> None:
+    tuning = tuning_of("xlnet", "lora", ("query",))
+    base, trained = tuning.split(zoo.loaded("xlnet").params, jax.random.key(0))
+    with pytest.raises(ProtlmError, match="no linear map there: export the merged model"):
+        adapter_files(EXCHANGES["xlnet"], tuning.config, base, trained)

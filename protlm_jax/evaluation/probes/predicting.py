@@ -1,4 +1,4 @@
-"""`protlm predict`: the predictions of a trained probe for the proteins of a FASTA file.
+"""`protlm predict`: what a trained probe or a fine-tuned model predicts for a FASTA file.
 
 Records that cannot be read keep their row, with the reason in the column `error`. Probabilities and
 numbers are means over the seeds that the probe was trained with.
@@ -22,12 +22,15 @@ from protlm_jax.evaluation.parts import Failure
 from protlm_jax.evaluation.probe_data import LabelledProtein, Target
 from protlm_jax.evaluation.probes.features import FeatureSource, Store, memory_budget, model_reader
 from protlm_jax.evaluation.probes.saved import SavedProbe, require_model
+from protlm_jax.evaluation.tuned import TunedModel
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.storage.files import write_atomically
 from protlm_jax.vocabularies import ResiduePolicy
 
 TABLES, STRINGS = (".csv",), (".fasta", ".fa")
 _MOST_COLUMNS = 50  # classes whose probabilities are all written
+
+Fitted = SavedProbe | TunedModel
 
 Predicted = dict[str, np.ndarray]
 """target -> [items, classes] probabilities, or [items] numbers; float32."""
@@ -51,7 +54,7 @@ def predict(
 
 def predict_file(
     loaded: LoadedModel,
-    probe: SavedProbe,
+    probe: Fitted,
     path: Path,
     output: Path,
     *,
@@ -69,7 +72,8 @@ def predict_file(
             cannot be read, or the output not be written.
     """
     targets = _written(probe, output)
-    require_model(probe, loaded)
+    if isinstance(probe, SavedProbe):
+        require_model(probe, loaded)
     survey = survey_file(loaded, path, probe.about["window"], policy)
     cells: dict[int, list[str]] = {}
     for places, records in together(survey):
@@ -84,9 +88,12 @@ def predict_file(
 
 
 def _predicted(
-    loaded: LoadedModel, probe: SavedProbe, sequences: Mapping[str, str], progress: bool
+    loaded: LoadedModel, probe: Fitted, sequences: Mapping[str, str], progress: bool
 ) -> Iterator[tuple[str, Predicted]]:
     if not sequences:
+        return
+    if isinstance(probe, TunedModel):
+        yield from probe.predict(sequences, progress)
         return
     names, about = list(sequences), probe.about
     proteins = [LabelledProtein(name, sequence, {}) for name, sequence in sequences.items()]
@@ -95,14 +102,14 @@ def _predicted(
         loaded, (about["layer"],), (rows,), lengths, about["window"], about["compute"]
     )
     store = Store(reader, proteins, keep=0, hold=memory_budget() // 4, progress=progress)
-    source = FeatureSource(store, probe.heads.targets, about["level"], rows)
+    source = FeatureSource(store, probe.targets, about["level"], rows)
     for batch in source.batches(None):
         found = probe.heads.predict(batch)
         for slot, (member, start) in enumerate(zip(batch.members, batch.starts, strict=True)):
             place = slice(slot, slot + 1)
             if about["level"] == "residue":
                 place = slice(start, start + lengths[member])
-            means = {t: found[t.name][:, 0, place].mean(axis=0) for t in probe.heads.targets}
+            means = {t: found[t.name][:, 0, place].mean(axis=0) for t in probe.targets}
             yield (
                 names[member],
                 {t.name: mean if t.kind == "classes" else mean[:, 0] for t, mean in means.items()},
@@ -111,7 +118,7 @@ def _predicted(
 
 def _predicted_records(
     loaded: LoadedModel,
-    probe: SavedProbe,
+    probe: Fitted,
     group: Sequence[tuple[int, Record]],
     survey: Survey,
     progress: bool,
@@ -152,9 +159,9 @@ def _cells(target: Target, found: np.ndarray, level: str) -> list[str]:
     return [target.classes[index], f"{probabilities[index]:.6f}", *every]
 
 
-def _written(probe: SavedProbe, output: Path) -> list[Target]:
+def _written(probe: Fitted, output: Path) -> list[Target]:
     """The targets that this kind of file holds."""
-    targets = list(probe.heads.targets)
+    targets = list(probe.targets)
     if output.suffix in TABLES:
         return targets
     if output.suffix not in STRINGS:
@@ -169,7 +176,7 @@ def _written(probe: SavedProbe, output: Path) -> list[Target]:
 
 
 def _table(
-    probe: SavedProbe, targets: list[Target], survey: Survey, cells: dict[int, list[str]]
+    probe: Fitted, targets: list[Target], survey: Survey, cells: dict[int, list[str]]
 ) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -184,7 +191,7 @@ def _table(
 
 
 def _strings(
-    probe: SavedProbe, targets: list[Target], survey: Survey, cells: dict[int, list[str]]
+    probe: Fitted, targets: list[Target], survey: Survey, cells: dict[int, list[str]]
 ) -> str:
     """Of each protein one record for each target: >id target, and its letters."""
     return "".join(
@@ -194,16 +201,14 @@ def _strings(
     )
 
 
-def _outcome(probe: SavedProbe, survey: Survey, output: Path) -> Outcome:
+def _outcome(probe: Fitted, survey: Survey, output: Path) -> Outcome:
     about, failed = probe.about, len(survey.failures)
-    names = ", ".join(target.name for target in probe.heads.targets)
+    names = ", ".join(target.name for target in probe.targets)
     lines = [
         f"{len(survey.residues) - failed:,} of {len(survey.residues):,} proteins: {names}, "
-        f"{probe.heads.head} head on layer {about['layer']} of {about['num_layers']} of "
-        f"{about['model']}, trained on {about['train_proteins']:,} proteins of "
-        f"{about['benchmark']}"
+        f"{probe.described}"
     ]
-    if "identity" not in about:  # format 1, see `require_model`
+    if isinstance(probe, SavedProbe) and "identity" not in about:  # format 1, see `require_model`
         lines.append(
             "an older version wrote the probe: only a sample of the model's parameters was compared"
         )

@@ -60,6 +60,20 @@ class SavedProbe:
     about: dict[str, Any]
 
     @property
+    def targets(self) -> tuple[Target, ...]:
+        return self.heads.targets
+
+    @property
+    def described(self) -> str:
+        """For people: which head this is, and what it learned from."""
+        about = self.about
+        return (
+            f"{self.heads.head} head on layer {about['layer']} of {about['num_layers']} of "
+            f"{about['model']}, trained on {about['train_proteins']:,} proteins of "
+            f"{about['benchmark']}"
+        )
+
+    @property
     def rare_residues(self) -> Rare:
         """How its training read rare residues: as X, before it was recorded."""
         return "keep" if self.about.get("rare_residues") == "keep" else "X"

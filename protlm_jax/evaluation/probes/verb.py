@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
     from protlm_jax.evaluation.probe_data import Benchmark
     from protlm_jax.evaluation.probes.run import Probed
+    from protlm_jax.evaluation.tuned import TunedModel
     from protlm_jax.models import LoadedModel
+    from protlm_jax.vocabularies import Rare
 
 _DEFAULT_COUNT = 0  # of training proteins: that of `run`, or of `contacts.run`
 
@@ -62,6 +65,7 @@ PREDICT_EPILOG = """\
 typical use:
   protlm predict --probe probes/esm2 --model hf/esm2 --input new.fasta --output states.fasta
   protlm predict --probe probes/where --model hf/esm2 --input new.fasta --output where.csv
+  protlm predict --model runs/tuned --input new.fasta --output where.csv
 
 The probe is what `protlm probe --output` wrote; of several heads the best on validation is
 applied, or name one: probes/esm2/probe/cnn. A model other than the probe's own
@@ -81,6 +85,27 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     verb.epilog = PROBE_EPILOG
     add = verb.add_argument
     add("--model", required=True, help=model_help)
+    add_labels(verb)
+    # fmt: off
+    add("--heads", type=_words, metavar="A,B", help="default: the first two below")
+    add("--layers", type=_layers, default="last", metavar="N,N",
+        help="last (default), all, or numbers")
+    add("--seeds", type=positive, default=3, metavar="N", help="default: 3")
+    add("--train_proteins", type=_count, default=_DEFAULT_COUNT, metavar="N",
+        help="default: 2500 (contacts: 20 chains); or all")
+    add_rare_residues(verb)
+    add_window(verb)
+    add("--compute", choices=("fp32", "bf16"), default="fp32",
+        help="in which the model computes; default: fp32")
+    # fmt: on
+    add("--output", type=Path, metavar="DIR", help="folder to write everything into")
+    add("--maps", action="store_true", help="draw proteins and residues in two dimensions, too "
+        "(PCA, t-SNE, UMAP): of 1,500 proteins this takes minutes")  # fmt: skip
+
+
+def add_labels(verb: argparse.ArgumentParser) -> None:
+    """Gives a verb the arguments that say what labels there are; see `benchmark_of`."""
+    add = verb.add_argument
     data = verb.add_mutually_exclusive_group()
     data.add_argument(
         "--benchmark", default="secondary_structure", help="default: secondary_structure"
@@ -98,27 +123,17 @@ def add_probe_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
         help="of the residues of a FASTA file; of several files each is a target")
     add("--mask", type=Path, metavar="FILE", help="which of these labels count")
     add("--data_dir", type=Path, metavar="DIR", help="where benchmarks' files lie")
-    add("--heads", type=_words, metavar="A,B", help="default: the first two below")
-    add("--layers", type=_layers, default="last", metavar="N,N",
-        help="last (default), all, or numbers")
-    add("--seeds", type=positive, default=3, metavar="N", help="default: 3")
-    add("--train_proteins", type=_count, default=_DEFAULT_COUNT, metavar="N",
-        help="default: 2500 (contacts: 20 chains); or all")
-    add_rare_residues(verb)
-    add_window(verb)
-    add("--compute", choices=("fp32", "bf16"), default="fp32",
-        help="in which the model computes; default: fp32")
     # fmt: on
-    add("--output", type=Path, metavar="DIR", help="folder to write everything into")
-    add("--maps", action="store_true", help="draw proteins and residues in two dimensions, too "
-        "(PCA, t-SNE, UMAP): of 1,500 proteins this takes minutes")  # fmt: skip
 
 
 def add_predict_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
     """Gives `protlm predict` its arguments."""
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = PREDICT_EPILOG
-    verb.add_argument("--probe", required=True, type=Path, metavar="DIR", help="of `protlm probe`")
+    verb.add_argument(
+        "--probe", type=Path, metavar="DIR",
+        help="of `protlm probe`; default: the head of --model, a run of `protlm finetune`",
+    )  # fmt: skip
     verb.add_argument("--model", required=True, help=model_help)
     verb.add_argument("--input", required=True, type=Path, metavar="FILE", help="FASTA")
     verb.add_argument(
@@ -134,7 +149,7 @@ def run_probe(arguments: argparse.Namespace, load: Callable[[str], LoadedModel])
     from protlm_jax.evaluation import maps, verbs
     from protlm_jax.evaluation.probes import results, run
 
-    benchmark = _benchmark(arguments)
+    benchmark = benchmark_of(arguments)
     if benchmark.level == "pair":
         _run_contacts(arguments, benchmark, load)
         return
@@ -190,16 +205,27 @@ def _run_contacts(
         print(f"wrote {arguments.output}: report.html, results.nc")
 
 
-def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel]) -> int:
-    """Applies a probe, prints what was done, and returns the exit code."""
+def run_predict(
+    arguments: argparse.Namespace,
+    load: Callable[[str], LoadedModel],
+    load_tuned: Callable[[str, Callable[[str], LoadedModel]], TunedModel],
+) -> int:
+    """Applies a probe or a fine-tuned model, prints what was done, and returns the exit code."""
     from protlm_jax.evaluation import verbs
     from protlm_jax.evaluation.probes import saved
     from protlm_jax.evaluation.probes.predicting import predict_file
 
-    probe = saved.load(arguments.probe)
-    saved.require_reading(probe, arguments.rare_residues, arguments.window)
-    rare = "error" if arguments.rare_residues == "error" else probe.rare_residues
-    loaded = verbs.with_residues(load(arguments.model), rare)
+    probe: Any
+    if arguments.probe is None:
+        tuned = load_tuned(arguments.model, load)
+        loaded = verbs.with_residues(tuned.loaded, arguments.rare_residues)
+        about = tuned.about | ({"window": arguments.window} if arguments.window else {})
+        probe = dataclasses.replace(tuned, loaded=loaded, about=about)
+    else:
+        probe = saved.load(arguments.probe)
+        saved.require_reading(probe, arguments.rare_residues, arguments.window)
+        rare: Rare = "error" if arguments.rare_residues == "error" else probe.rare_residues
+        loaded = verbs.with_residues(load(arguments.model), rare)
     outcome = predict_file(
         loaded, probe, arguments.input, arguments.output, policy=loaded.policy, progress=True
     )
@@ -208,7 +234,8 @@ def run_predict(arguments: argparse.Namespace, load: Callable[[str], LoadedModel
     return 3 if outcome.failed else 0
 
 
-def _benchmark(arguments: argparse.Namespace) -> Benchmark:
+def benchmark_of(arguments: argparse.Namespace) -> Benchmark:
+    """The labelled proteins that the arguments of `add_labels` name; prints the reader's notes."""
     from protlm_jax.errors import ProtlmError
     from protlm_jax.evaluation import probe_data
 

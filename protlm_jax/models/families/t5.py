@@ -172,9 +172,10 @@ class T5(Stacked):
         kernel = kernel.astype(x.dtype)
         return jnp.einsum("BLD,DV->BLV", x, kernel, preferred_element_type=jnp.float32)
 
-    def hidden(self, batch: Batch) -> jax.Array:
-        h, context = self._embed_encoder(batch, deterministic=True)
-        return self.encoder_norm(self.run("encoder", h, context)[0])
+    def hidden(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        h, context = self._embed_encoder(batch, deterministic)
+        h, _ = self.run("encoder", h, context, deterministic=deterministic)
+        return self.encoder_norm(h)
 
     def every_layer(self, batch: Batch) -> jax.Array:
         h, context = self._embed_encoder(batch, deterministic=True)
