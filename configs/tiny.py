@@ -75,6 +75,15 @@ VARIANTS = {
         256,
         1000,
     ),
+    "saprot": Variant(
+        esm2_config(
+            **WIDTH, num_layers=4, vocabulary="saprot", vocab_size=446, initializer_range=0.05
+        ),
+        {"name": "masked"},
+        "tokens",
+        256,
+        1000,
+    ),
     "esmc": Variant(
         esmc_config(**{**WIDTH, "d_ff": 256}, num_layers=4, initializer_range=0.05),
         {"name": "masked"},

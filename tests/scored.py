@@ -61,7 +61,8 @@ def bare_logits(
     at = np.asarray(hidden, int) + before
     shown = true.copy()
     if kind in ("masked", "denoising"):
-        shown[0, at] = vocabulary.mask_id
+        hides = vocabulary.hides
+        shown[0, at] = np.asarray(hides)[true[0, at]] if vocabulary.structured else hides
     sides: dict[str, Any] = {
         "segment_ids": np.ones_like(true),
         "positions": np.arange(true.shape[1], dtype=np.int32)[None],

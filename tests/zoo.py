@@ -118,6 +118,11 @@ ZOO: dict[str, Specimen] = {
     "roberta": Specimen(
         roberta_config(**SIZES, max_positions=64, initializer_range=0.3), "masked", "tokens"
     ),
+    "saprot": Specimen(
+        esm2_config(**SIZES, vocabulary="saprot", vocab_size=446, initializer_range=0.3),
+        "masked",
+        "tokens",
+    ),
     "t5": Specimen(
         t5_config(**SIZES, num_decoder_layers=2, dropout_rate=0.0, mlp_dropout=False),
         "denoising",

@@ -220,6 +220,7 @@ class TokenBatches(ResumableBatches):
                 f"no protein fits a row of data.length={config.length} tokens, and "
                 "data.long_proteins='drop' leaves out the others; raise the one or change the other"
             )
+        self._dtype = shards[0].letters.dtype
         self._letters = [shard.letters.data for shard in shards]
         self._begins = np.cumsum([0] + [len(shard.letters) for shard in shards])
         proteins = sum(len(s.offsets) - 1 for s in shards)
@@ -265,7 +266,7 @@ class TokenBatches(ResumableBatches):
         if self._task in SPAN_TASKS:
             return self._spans(owner, starts, residues, keys)
         layout = Layout(owner, residues + self._ends, len(rows), self._length)
-        flat, begin = layout.specials(self._alphabet)
+        flat, begin = layout.specials(self._alphabet, self._dtype)
         self._copy(flat, begin, starts, residues)
         letters = flat.reshape(layout.segment_ids.shape)
         tokens = self._alphabet.ids(letters)

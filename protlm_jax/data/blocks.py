@@ -43,6 +43,7 @@ from protlm_jax.data.fasta import (
 from protlm_jax.data.sources import Watch, explained, open_source
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, RARE, RESIDUES, ResiduePolicy
+from protlm_jax.vocabularies.structure import is_paired, is_structured
 
 Kind = Literal["fasta", "xml"]
 
@@ -225,6 +226,7 @@ def _fasta(block: TextBlock, policy: ResiduePolicy) -> Iterator[ReleaseEntry | B
             and 0 < len(residues) <= LONGEST_SEQUENCE
             and len(header) < LONGEST_LINE
             and not residues.translate(None, legal)
+            and (body.isupper() or not is_paired(body.translate(None, _BLANK).decode("ascii")))
         ):
             yield from_header(name, description, residues.decode("ascii"), block.file, line)
         else:
@@ -256,4 +258,10 @@ def _with_fault(
         found = record_of(file, line, header, [(n, text) for n, text in numbered if text], policy)
     except ProtlmError as error:
         return BadRecord(name_of(header)[0], line, error)
+    if is_structured(found.sequence):
+        reason = ProtlmError(
+            f"{file}, line {line}: {found.id!r} has structural letters beside its residues, which "
+            "prepared data do not hold: train on the FASTA file itself (--config.data.fasta)"
+        )
+        return BadRecord(found.id, line, reason)
     return from_header(found.id, found.description, found.sequence, file, line)

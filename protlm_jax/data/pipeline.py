@@ -83,14 +83,14 @@ def _from_fasta(
     """The proteins of a FASTA file, or the bundled ones, and a digest of their ids."""
     records = load_records(config, split)
     shard = TokenShard.of([record.sequence for record in records])
-    ids = Alphabet(vocabulary).ids(shard.letters)
-    lacking = vocabulary.letter_table[shard.letters] < 0
+    lacking = np.take(vocabulary.letter_table, shard.letters, mode="clip") < 0
     if lacking.any():
         at = int(np.searchsorted(shard.offsets, lacking.argmax(), side="right")) - 1
         try:
             vocabulary.encode(records[at].sequence)
         except ProtlmError as error:
             raise ProtlmError(f"record {records[at].id!r}, {error}") from error
+    ids = Alphabet(vocabulary).ids(shard.letters)
     dtype = np.uint8 if vocabulary.residue_ids.max() < 256 else np.uint16
     digest = blake2b(ids.astype(dtype).tobytes(), digest_size=8)
     digest.update(shard.offsets.tobytes())

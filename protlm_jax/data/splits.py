@@ -23,6 +23,7 @@ from protlm_jax.data.fasta import Record, read_fasta
 from protlm_jax.data.prepared import Prepared
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS, ResiduePolicy
+from protlm_jax.vocabularies.structure import without_structure
 
 Split = Literal["train", "heldout"]
 
@@ -30,7 +31,7 @@ Split = Literal["train", "heldout"]
 def is_heldout(sequence: str, percent: float) -> bool:
     """Whether a normalised sequence is held out: the first 8 bytes of its BLAKE2b hash, as a
     big-endian number divided by 2^64, are less than percent / 100."""
-    digest = blake2b(sequence.encode("ascii"), digest_size=8).digest()
+    digest = blake2b(without_structure(sequence).encode("ascii"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < percent / 100
 
 
@@ -95,7 +96,8 @@ def residue_frequencies(sequences: Iterable[str]) -> np.ndarray:
     residues do not count. Raises ProtlmError where there is no standard amino acid."""
     counts = np.zeros(256, np.int64)
     for sequence in sequences:
-        counts += np.bincount(np.frombuffer(sequence.encode("ascii"), np.uint8), minlength=256)
+        letters = without_structure(sequence).encode("ascii")
+        counts += np.bincount(np.frombuffer(letters, np.uint8), minlength=256)
     return _shares(counts[np.frombuffer(AMINO_ACIDS.encode(), np.uint8)].astype(np.float64))
 
 

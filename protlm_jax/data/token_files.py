@@ -98,7 +98,7 @@ class TokenShard:
     """The proteins of one shard, mapped into memory.
 
     offsets: int64 [proteins + 1]; protein i is letters[offsets[i] : offsets[i + 1]].
-    letters: uint8 [residues], ASCII.
+    letters: uint8 [residues], ASCII; in memory uint16 where residues have a structure.
     name_offsets, names: the same for the names, in UTF-8.
     """
 
@@ -111,7 +111,10 @@ class TokenShard:
     def of(cls, sequences: Sequence[str]) -> TokenShard:
         """Normalised sequences in memory, without names."""
         offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
-        letters = np.frombuffer("".join(sequences).encode("ascii"), np.uint8)
+        joined = "".join(sequences)
+        letters = np.frombuffer(joined.encode("utf-16-le"), "<u2")
+        if joined.isascii():
+            letters = letters.astype(np.uint8)
         return cls(offsets, letters, np.zeros_like(offsets), np.zeros(0, np.uint8))
 
     @classmethod

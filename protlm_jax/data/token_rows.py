@@ -85,7 +85,7 @@ class Alphabet:
         return bool(self._table[ord(letter)] < 0)
 
     def ids(self, letters: np.ndarray) -> np.ndarray:
-        """int32 ids of uint8 letters, of the same shape."""
+        """int32 ids of letters, of the same shape."""
         if self._bytes is None:
             return self._table[letters]
         narrow = np.frombuffer(letters.tobytes().translate(self._bytes), np.uint8)
@@ -123,10 +123,12 @@ class Layout:
         self.segment_ids = segment_ids.reshape(rows, length)
         self.positions = positions.reshape(rows, length)
 
-    def specials(self, alphabet: Alphabet) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with the specials of every segment, uint8 [rows * length], and where the residues
-        of each begin, int64 [segments]."""
-        flat = np.zeros(self.segment_ids.size, np.uint8)
+    def specials(
+        self, alphabet: Alphabet, dtype: np.typing.DTypeLike = np.uint8
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with the specials of every segment, of the letters' dtype [rows * length], and where
+        the residues of each begin, int64 [segments]."""
+        flat = np.zeros(self.segment_ids.size, dtype)
         for place, code in enumerate(alphabet.prefix):
             flat[self.begin + place] = code
         last = self.begin + self.sizes - len(alphabet.suffix)

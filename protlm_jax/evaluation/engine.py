@@ -27,6 +27,7 @@ from protlm_jax.partitioning import make_mesh, on_mesh
 from protlm_jax.vocabularies import ResiduePolicy, normalise
 
 Program = Callable[..., Any]
+AminoAcids = tuple[tuple[int, ...], ...]  # the ids of each of the 20
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -60,9 +61,9 @@ class Engine:
         self._params = jax.device_put(params, places)
 
     @property
-    def amino_acids(self) -> tuple[int, ...]:
+    def amino_acids(self) -> AminoAcids:
         """Ids of the 20 amino acids, as a static argument of programs."""
-        return tuple(self.loaded.vocabulary.amino_acid_ids.tolist())
+        return tuple(map(tuple, self.loaded.vocabulary.amino_acid_columns.tolist()))
 
     def __call__(self, program: Program, inputs: Any, *static: Any) -> Any:
         """Starts one batch, and returns arrays on the devices without waiting for them.

@@ -20,11 +20,13 @@ import numpy as np
 from protlm_jax.data.rows import RowBatch, even_pieces
 from protlm_jax.errors import ProtlmError
 from protlm_jax.evaluation import statistics
-from protlm_jax.evaluation.engine import Engine, features, normalised, residues_in_row
+from protlm_jax.evaluation.engine import AminoAcids, Engine, features, normalised, residues_in_row
 from protlm_jax.evaluation.finite import require_finite
 from protlm_jax.evaluation.tables import Table
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.readouts import residue_logits
 from protlm_jax.vocabularies import AMINO_ACIDS
+from protlm_jax.vocabularies.structure import without_structure
 
 RATE = 0.15
 # Residues' worth of training frequencies mixed into a protein's own composition: the usual few, and
@@ -56,10 +58,12 @@ class HiddenProtein:
 
 
 def hide(sequence: str, seed: int, rate: float = RATE, *, name: str = "") -> HiddenProtein:
-    """Chooses targets among the standard residues; the choice depends on sequence and seed only."""
-    columns = _COLUMN[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+    """Chooses targets among the standard residues; the choice depends on the residues, whether
+    they have a structure or not, and the seed only."""
+    residues = without_structure(sequence)
+    columns = _COLUMN[np.frombuffer(residues.encode("ascii"), np.uint8)]
     eligible = np.flatnonzero(columns[1:] >= 0) + 1
-    digest = hashlib.sha256(f"{seed}:{sequence}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{residues}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     count = min(len(eligible), max(1, round(rate * len(eligible))))
     targets = np.sort(generator.choice(eligible, count, replace=False))
@@ -157,6 +161,8 @@ def protocol(loaded: LoadedModel) -> str:
     shown = ""
     if kind in ("masked", "denoising"):
         shown = f"all shown as {loaded.vocabulary.tokens[loaded.vocabulary.hiding_id]} "
+        if loaded.vocabulary.structured:
+            shown = "all shown as # with the letter of its structure, if it has one, "
     where = {
         "masked": "in its input",
         "denoising": "in the encoder's input, the decoder being given the true residues before "
@@ -292,18 +298,18 @@ def hidden_batch(
         columns[-1][targets - start + before] = protein.columns[targets]
     shown, filled = features(loaded, batch, true), batch.fill(columns, -1)
     if readout.predicts_residues:
-        shown = readout.hide(shown, filled >= 0, vocabulary.mask_id)
+        shown = readout.hide(shown, filled >= 0, vocabulary.hides)
     true_tokens = batch.fill(true, vocabulary.pad_id)
     return HiddenBatch(shown, true_tokens, filled >= 0, np.maximum(filled, 0))
 
 
 def _score(
-    model: Any, params: Any, inputs: Any, amino_acids: tuple[int, ...]
+    model: Any, params: Any, inputs: Any, amino_acids: AminoAcids
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and top-1 hit [rows, length] of the true residue, among the 20 amino acids."""
     batch, columns = inputs
     logits = model.readouts[0].align(model.apply({"params": params}, batch))
-    logits = logits[..., jnp.asarray(amino_acids)]
+    logits = residue_logits(logits, amino_acids)
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     nll = -jnp.take_along_axis(log_probabilities, columns[..., None], axis=-1)[..., 0]
     return nll, jnp.argmax(logits, axis=-1) == columns

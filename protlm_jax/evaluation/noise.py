@@ -19,8 +19,10 @@ from protlm_jax.evaluation.engine import Engine, features, max_residues, normali
 from protlm_jax.evaluation.finite import not_finite
 from protlm_jax.evaluation.heldout import hide_all, model_scores
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.readouts import Hides
 from protlm_jax.objectives.diffusion import denoise
 from protlm_jax.vocabularies import normalise
+from protlm_jax.vocabularies.structure import is_structured
 
 OPEN = "_"  # in a template, a residue to generate
 STEPS = 500
@@ -104,27 +106,27 @@ def generate(
     vocabulary, before = loaded.vocabulary, len(loaded.vocabulary.prefix_ids)
     rows, places = _read_templates(loaded, templates)
     made = [""] * len(rows)
-    engine, static = Engine(loaded), (vocabulary.hiding_id, steps)
+    engine, static = Engine(loaded), (vocabulary.hides, steps)
     for number, batch in enumerate(engine.one_a_row([len(row) for row in rows], tokens_per_batch)):
         inputs = {
             "batch": features(loaded, batch, [rows[i] for i in batch.members]),
             "open_places": batch.fill([places[i] for i in batch.members]) > 0,
             "rng": jax.random.fold_in(jax.random.key(seed), number),
             "temperature": np.float32(temperature),
-            "amino_acids": vocabulary.amino_acid_ids,
+            "columns": vocabulary.amino_acid_columns,
         }
         tokens, finite = jax.device_get(engine(_denoise, inputs, *static))
         for i, row, whole in zip(batch.members, tokens, finite, strict=False):
             if not whole:
                 record = f"template {i + 1}"
-                filled = normalise(templates[i].replace(OPEN, "X"), record=record)
+                filled = normalise(templates[i].replace(OPEN, "X"), loaded.policy, record=record)
                 raise not_finite(loaded, filled, record, "the answer")
-            made[i] = vocabulary.decode(row[before : before + len(templates[i])])
+            made[i] = vocabulary.decode(row[before : len(rows[i]) - len(vocabulary.suffix_ids)])
     return made
 
 
-def _denoise(model: Any, params: Any, inputs: Any, mask_id: int, steps: int) -> Any:
-    return denoise(model, params, **inputs, mask_id=mask_id, steps=steps)
+def _denoise(model: Any, params: Any, inputs: Any, hides: Hides, steps: int) -> Any:
+    return denoise(model, params, **inputs, hides=hides, steps=steps)
 
 
 def _read_templates(
@@ -135,15 +137,17 @@ def _read_templates(
     around = len(vocabulary.prefix_ids), len(vocabulary.suffix_ids)
     rows, places = [], []
     for number, template in enumerate(templates, start=1):
-        if limit is not None and len(template) > limit:
+        record = f"template {number}"
+        filled = normalise(template.replace(OPEN, "X"), loaded.policy, record=record)
+        step = 2 if is_structured(filled) else 1  # a template of pairs: `_d`
+        if step * len(filled) != len(template):
+            raise ProtlmError(f"{record} has spaces: write residues and {OPEN!r} alone")
+        if limit is not None and len(filled) > limit:
             raise ProtlmError(
-                f"template {number} has {len(template)} places; {loaded.name} reads {limit} at once"
+                f"{record} has {len(filled)} places; {loaded.name} reads {limit} at once"
             )
-        filled = normalise(template.replace(OPEN, "X"), record=f"template {number}")
-        if len(filled) != len(template):
-            raise ProtlmError(f"template {number} has spaces: write residues and {OPEN!r} alone")
         rows.append(vocabulary.encode(filled))
-        open_places = np.array([letter == OPEN for letter in template])
+        open_places = np.array([letter == OPEN for letter in template[::step]])
         places.append(np.pad(open_places, around).astype(np.int32))
     return rows, places
 

@@ -21,9 +21,10 @@ import numpy as np
 
 from protlm_jax.data.rows import RowBatch
 from protlm_jax.evaluation import recurrence
-from protlm_jax.evaluation.engine import Engine, features
+from protlm_jax.evaluation.engine import AminoAcids, Engine, features
 from protlm_jax.models.attention_context import at_places
 from protlm_jax.models.block import Block, BlockContext
+from protlm_jax.models.readouts import Hides
 from protlm_jax.models.stack import layer_params, run_stack
 
 Softmax = Literal["residues", "vocabulary"]
@@ -80,7 +81,7 @@ def ask(
         batches = engine.one_a_row(tokens, tokens_per_batch, _BUCKET_SIZES)
         own = [questions[i] for i in chosen]
         inputs = functools.partial(_inputs, engine, proteins, own, single)
-        static = engine.loaded.vocabulary.mask_id, engine.amino_acids, softmax
+        static = engine.loaded.vocabulary.hides, engine.amino_acids, softmax
         for batch, answers in engine.run(
             _answers, batches, inputs, *static, title="score", progress=progress
         ):
@@ -137,20 +138,21 @@ def _answers(
     model: Any,
     params: Any,
     inputs: Any,
-    mask_id: int | None,
-    amino_acids: tuple[int, ...],
+    hides: Hides,
+    amino_acids: AminoAcids,
     softmax: Softmax,
 ) -> jax.Array:
     """Log-probabilities [rows, columns, 20] float32 at `columns` [rows, columns]."""
     readout = model.readouts[0]
     run = functools.partial(model.apply, {"params": params})
     batch, hidden, columns = inputs
-    shown = readout.hide(batch, hidden, mask_id)
+    shown = readout.hide(batch, hidden, hides)
     if readout.kind == "query":  # a query stream of these positions alone
         shown["targets"] = columns
     h, context = run(shown, method="embed")
     attention = context[readout.stack].attention
-    if readout.kind == "masked" and attention.bias is None and attention.distances is None:
+    alike = attention.bias is None and attention.distances is None
+    if readout.kind == "masked" and alike and not model.config.counts_layers:
         block, layers = run(readout.stack, method="rows")
         stream = _last_at(block, layers, h[readout.stack], context[readout.stack], columns)
     else:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from protlm_jax.data.rows import bucket
-from protlm_jax.evaluation.engine import Engine
+from protlm_jax.evaluation.engine import AminoAcids, Engine
 from protlm_jax.models.build import build
+from protlm_jax.models.readouts import residue_logits
 
 LONGEST_ROW = 2048  # tokens that are read at once
 PIECE = 512
@@ -48,16 +49,16 @@ def next_residues(engine: Engine, tokens: np.ndarray, softmax: str) -> np.ndarra
 
 
 def _step(
-    model: Any, params: Any, inputs: Any, amino_acids: tuple[int, ...], softmax: str
+    model: Any, params: Any, inputs: Any, amino_acids: AminoAcids, softmax: str
 ) -> tuple[jax.Array, Any]:
     """Log-probabilities [length, 20] float32 after each token of a piece, and the next memory."""
     logits, carry = model.apply({"params": params}, *inputs, method="recur")
     return log_probabilities(logits[0], amino_acids, softmax), carry
 
 
-def log_probabilities(logits: jax.Array, amino_acids: tuple[int, ...], softmax: str) -> jax.Array:
+def log_probabilities(logits: jax.Array, amino_acids: AminoAcids, softmax: str) -> jax.Array:
     """[..., 20] float32 of the amino acids, among these or all ids of the vocabulary."""
-    logits, ids = logits.astype(jnp.float32), jnp.asarray(amino_acids)
+    logits = logits.astype(jnp.float32)
     if softmax == "residues":
-        return jax.nn.log_softmax(logits[..., ids], axis=-1)
-    return jax.nn.log_softmax(logits, axis=-1)[..., ids]
+        return jax.nn.log_softmax(residue_logits(logits, amino_acids), axis=-1)
+    return residue_logits(jax.nn.log_softmax(logits, axis=-1), amino_acids)

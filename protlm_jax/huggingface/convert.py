@@ -33,7 +33,9 @@ _NOT_ARCHITECTURE = frozenset(
         "attention_backend",
         "dropout_rate",
         "mlp_dropout",
+        "layer_drop",
         "initializer_range",
+        "init_depth",
         "position_init",
     }
 )

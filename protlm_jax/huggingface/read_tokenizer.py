@@ -106,7 +106,7 @@ def rare_residues(folder: Path, exchange: Exchange, vocabulary: Vocabulary) -> L
     except _WRONG as error:
         raise _no_tokenizer(file, error) from error
     own = file.exists() and MARK in _json(folder, "config.json")
-    known = set(RARE) <= set(vocabulary.tokens) or "X" not in vocabulary.tokens
+    known = set(RARE) <= set(vocabulary.tokens) or not {"X", "A#"} & set(vocabulary.tokens)
     return "keep" if known and (own or exchange.keeps_rare) else "X"
 
 

@@ -19,6 +19,7 @@ from protlm_jax.huggingface.read_tokenizer import MARK
 from protlm_jax.huggingface.tensor_files import SINGLE
 from protlm_jax.huggingface.tokenizers import fits_esm, write_tokenizer
 from protlm_jax.models import LoadedModel
+from protlm_jax.models.folding import folded
 from protlm_jax.models.loaded import parts_of
 from protlm_jax.storage.files import umask
 from protlm_jax.storage.json_files import read_json
@@ -101,7 +102,7 @@ def export(
         raise ProtlmError(
             "a tokenizer of transformers cannot refuse a residue: choose --rare_residues x or keep"
         )
-    parts = parts_of(loaded)
+    parts = {name: _folded(part) for name, part in parts_of(loaded).items()}
     for part in parts.values():
         _require_expressible(part)
     target = Path(os.path.abspath(output))
@@ -178,6 +179,14 @@ def _model_card(
         tools="" if opened else _NOT_OPENED,
         unknown=loaded.vocabulary.tokens[loaded.vocabulary.unk_id],
     )
+
+
+def _folded(loaded: LoadedModel) -> LoadedModel:
+    """The model with what its class cannot say folded into the parameters, as far as it can be."""
+    exchange = EXCHANGES[loaded.config.family]
+    plain = folded(loaded)
+    theirs = exchange.from_config(exchange.to_config(plain.config)).residual_divisor
+    return folded(loaded, theirs)
 
 
 def _require_expressible(loaded: LoadedModel) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from protlm_jax.vocabularies import Vocabulary
+from protlm_jax.vocabularies.structure import LETTERS, STRUCTURES
 
 # transformers' name for a special token around a protein, by how the token is spelled.
 _BRACKETED = re.compile(r"<.+>|\[.+\]")
@@ -106,8 +107,14 @@ def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, closing_type: int | None
         (i, t) for i, t in enumerate(vocabulary.tokens) if i in roles or _BRACKETED.fullmatch(t)
     ]
     upper = [_replace({"String": c}, c.upper()) for c in string.ascii_lowercase]
-    normalizers = [_replace({"Regex": r"\s+"}, ""), *upper]
+    normalizers = [_replace({"Regex": r"\s+"}, ""), *([] if vocabulary.structured else upper)]
     normalizers += [_replace({"Regex": "[UZOB]"}, "X")] if rare_to_x else []
+    piece = "."
+    if vocabulary.structured:  # a residue alone is a pair without a structure
+        piece = f"[A-Z#][{STRUCTURES}#]|."
+        alone = ((a, a.replace("X", "#") + "#") for a in LETTERS)
+        normalizers += [_replace({"Regex": f"{a}(?![a-z#])"}, pair) for a, pair in alone]
+        normalizers += [_replace({"Regex": f"X(?=[{STRUCTURES}#])"}, "#")]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
@@ -117,7 +124,7 @@ def _tokenizer(vocabulary: Vocabulary, rare_to_x: bool, closing_type: int | None
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {
             "type": "Split",
-            "pattern": {"Regex": "."},
+            "pattern": {"Regex": piece},
             "behavior": "Isolated",
             "invert": False,
         },

@@ -13,6 +13,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.models import LoadedModel
+from protlm_jax.vocabularies import structure
 
 TOLERANCE = 1e-4  # of the largest logit
 
@@ -44,8 +45,8 @@ def verify(loaded: LoadedModel, folder: str | Path, sequences: Mapping[str, str]
     architecture = getattr(transformers, exchange.loads_as)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **exchange.trust)
     theirs = architecture.from_pretrained(str(folder), **exchange.trust).eval()
-    texts = list(sequences.values())
-    ours_ids = [list(loaded.vocabulary.encode(text)) for text in texts]
+    ours_ids = [list(loaded.vocabulary.encode(text)) for text in sequences.values()]
+    texts = list(map(structure.written, sequences.values()))
     written = texts, [" ".join(text) for text in texts]
     same_ids = all(tokenizer(given)["input_ids"] == ours_ids for given in written)
     batch = tokenizer(texts, padding=True, return_tensors="pt")

@@ -148,6 +148,8 @@ class Attention(nn.Module):
         q = self._project_in("query")(x)
         k = self._project_in("key")(memory)
         v = self._project_in("value")(memory)
+        if context.first_value is not None:
+            v = self._with_first(v, context.first_value)
         if c.qk_norm:
             axes = ("heads", "kv")
             q = Normalization(c, axes, bias=False, name="query_norm")(q)
@@ -160,6 +162,14 @@ class Attention(nn.Module):
         q, k, v = (constrain(t, "batch", "length", "heads", "kv") for t in (q, k, v))
         return self._project_out(self._mixed(q, k, v, context, deterministic))
 
+    def _with_first(self, v: jax.Array, first: jax.Array) -> jax.Array:
+        """The value residual (2410.17897): values mixed with those of layer 1 [B, M, H, K]."""
+        own = shared = jnp.asarray(0.5, v.dtype)
+        if self.config.value_residual == "learned":
+            halves = named(nn.initializers.constant(0.5), "answers")
+            own, shared = self.param("value_scale", halves, (2,)).astype(v.dtype)
+        return own * v + shared * first
+
     @property
     def _biased_maps(self) -> bool:
         return self.config.use_bias and self.config.attention_bias
@@ -169,6 +179,7 @@ class Attention(nn.Module):
         stddev = c.initializer_range
         if not c.attention_scale:  # T5: no division of scores, so the query starts small
             stddev = c.d_model**-0.5 * (c.head_dim**-0.5 if name == "query" else 1.0)
+        stddev *= c.init_gains[1] if name == "value" else 1.0
         axes, shape = ("embed", "heads", "kv"), (c.d_model, c.num_heads, c.head_dim)
         bias = 2 if self._biased_maps else 0
         return Projection(equation, axes, shape, bias, stddev, c.compute_dtype, name=name)
@@ -193,6 +204,7 @@ class Attention(nn.Module):
         stddev = c.initializer_range
         if not c.attention_scale:
             stddev = (c.num_heads * c.head_dim) ** -0.5
+        stddev *= c.init_gains[0]
         axes, shape = ("heads", "kv", "embed"), (c.num_heads, c.head_dim, c.d_model)
         bias = int(self._biased_maps)
         out = Projection("BLHK,HKD->BLD", axes, shape, bias, stddev, c.compute_dtype, name="out")

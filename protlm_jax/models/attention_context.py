@@ -49,6 +49,8 @@ class AttentionContext:
         query_types: [batch, length] int32, and
         key_types: [batch, key_length] int32: relative attention tells whether they are equal.
         query_rotation, key_rotation: where queries and keys stand, for rotary positions.
+        first_value: [batch, key_length, heads, head size], the values of layer 1, for value
+            residuals; see `stack.prepared`.
     """
 
     query_segments: jax.Array
@@ -62,6 +64,7 @@ class AttentionContext:
     key_types: jax.Array | None = None
     query_rotation: Rotation | None = None
     key_rotation: Rotation | None = None
+    first_value: jax.Array | None = None
 
 
 def visible(context: AttentionContext) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models import branches
 from protlm_jax.models.attention import Attention, RelativeAttention
 from protlm_jax.models.attention_context import AttentionContext
 from protlm_jax.models.axes import constrain
@@ -36,6 +38,9 @@ class BlockContext:
         query_attention: what the query stream of a pair may see of the content stream.
         past: streams of earlier segments that self-attention sees before its own row:
             [layers, batch, past_length, d_model] around a stack, without `layers` in a block.
+        skips: around a stack [layers // 2, batch, length, d_model], the streams that left its first
+            half, so far as they are known; in a block the one that its long skip adds.
+        layer: int32, the number of a block in its stack, from 0; None around a stack.
     """
 
     attention: AttentionContext
@@ -43,13 +48,18 @@ class BlockContext:
     memory: jax.Array | None = None
     query_attention: AttentionContext | None = None
     past: jax.Array | None = None
+    skips: jax.Array | None = None
+    layer: jax.Array | None = None
 
 
 class Block(nn.Module):
     """Attention, cross-attention where there is a memory, and the MLP, each added to the stream.
 
-    `norm_placement` decides where the norms stand: pre x + f(N(x)), post N(x + f(x)). A parallel
-    block is x + attention(N(x)) + mlp(N(x)) with a single norm (Wang & Komatsuzaki 2021, GPT-J).
+    `norm_placement` decides where the norms stand: pre x + f(N(x)), post N(x + f(x)), peri
+    x + N'(f(N(x))) (2502.02732); mix is post in the first layers and pre in the others
+    (2412.13795). A parallel block is x + attention(N(x)) + mlp(N(x)) with a single norm (Wang &
+    Komatsuzaki 2021, GPT-J). A long skip is a sublayer before the others: what it adds is w * the
+    stream that left layer L + 1 - l, of layer l from 1 in the second half.
     """
 
     config: ModelConfig
@@ -57,7 +67,8 @@ class Block(nn.Module):
 
     @property
     def sublayers(self) -> tuple[str, ...]:
-        return ("attention", "cross_attention", "mlp") if self.cross else ("attention", "mlp")
+        names = ("attention", "cross_attention", "mlp") if self.cross else ("attention", "mlp")
+        return ("long_skip", *names) if self.config.long_skips != "none" else names
 
     @property
     def num_layers(self) -> int:
@@ -90,14 +101,22 @@ class Block(nn.Module):
         dropout = Dropout(c.dropout_rate)
         sublayers = self._sublayers(context, deterministic)
         shared = Normalization(c, name="norm") if c.parallel_block else None
+        layer = jnp.asarray(0 if context.layer is None else context.layer)
+        post = layer < round(c.post_share * self.num_layers)  # of "mix"
         before, taps = h, {"stream": h}
         for index, name in enumerate(self.sublayers):
-            norm = shared if shared is not None else Normalization(c, name=f"{name}_norm")
-            onto = before if c.parallel_block else h
-            added = sublayers[name](jax.tree.map(norm, onto) if c.norm_placement == "pre" else onto)
-            added = jax.tree.map(lambda x: dropout(x, deterministic), added)
-            if c.residual_divisor != 1.0:
-                added = jax.tree.map(lambda x: x / c.residual_divisor, added)
+            if name == "long_skip":
+                onto, added, norm = h, branches.long_skip(self, h, context), lambda x: x
+                before = None
+            else:
+                norm = shared if shared is not None else Normalization(c, name=f"{name}_norm")
+                before = h if before is None else before
+                onto = before if c.parallel_block else h
+                added = sublayers[name](branches.read(c, onto, norm, layer, post))
+                if c.norm_placement == "peri":
+                    added = jax.tree.map(Normalization(c, name=f"{name}_out_norm"), added)
+                added = jax.tree.map(lambda x: dropout(x, deterministic), added)
+                added = branches.scaled(self, name, added)
             if gate is not None:
                 weight = gate[index]
                 added = jax.tree.map(lambda x, w=weight: x * w.astype(x.dtype), added)
@@ -105,6 +124,8 @@ class Block(nn.Module):
             h = jax.tree.map(jnp.add, h, added)
             if c.norm_placement == "post":
                 h = jax.tree.map(norm, h)
+            elif c.norm_placement == "mix":
+                h = jax.tree.map(lambda x, n=norm: jnp.where(post, n(x), x), h)
             h = jax.tree.map(lambda x: constrain(x, "batch", "length", "embed"), h)
         return h, taps
 
@@ -150,6 +171,8 @@ class Block(nn.Module):
             query_rotation=turn,
             key_rotation=turn,
         )
-        if self.cross:
-            return h, BlockContext(attention, attention, h)
-        return h, BlockContext(attention)
+        cross = attention if self.cross else None
+        if self.config.value_residual != "none":
+            first = jnp.zeros((1, 1, self.config.num_heads, self.config.head_dim), h.dtype)
+            attention = dataclasses.replace(attention, first_value=first)
+        return h, BlockContext(attention, cross, h if self.cross else None)

@@ -13,7 +13,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.storage.typed import from_fields
 
 Norm = Literal["layer_norm", "rms_norm"]
-NormPlacement = Literal["pre", "post"]
+NormPlacement = Literal["pre", "post", "peri", "mix"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["learned", "relative_bias", "relative_xl", "rotary"]
 PositionInit = Literal["normal", "sinusoidal"]
@@ -44,6 +44,9 @@ class ModelConfig:
     generator_shrink: int = 0  # ELECTRA: the discriminator's sizes over its generator's
     norm: Norm = "layer_norm"
     norm_placement: NormPlacement = "pre"
+    post_share: float = 0.25  # of "mix": the first layers, which are post-LN
+    norm_scale: Literal["none", "inverse_sqrt_depth"] = "none"  # what the norm before sublayers
+    # gives is divided by sqrt(l) in layer l from 1: LayerNorm Scaling (2502.05795)
     norm_eps: float = 1e-6
     activation: Activation = "gelu"
     gated_mlp: bool = False  # T5 v1.1: the activated projection times a second, linear one
@@ -52,6 +55,15 @@ class ModelConfig:
     qk_norm: bool = False  # ESM-C: queries and keys are normed, over all heads at once
     parallel_block: bool = False  # ProGen2: attention and MLP read one norm of the same stream
     residual_divisor: float = 1.0  # ESM-C: what a sublayer adds is divided by it
+    branch_scale: float = 1.0  # what a sublayer adds is multiplied by it, and
+    branch_power: float = 0.0  # by layers^-power: CompleteP 1; DeepNorm see docs/remedies.md
+    branch_learned: Literal["none", "scalar", "channels"] = "none"  # branch_scale is where it
+    # starts in each sublayer: SkipInit (2002.10444), LayerScale (2103.17239)
+    init_depth: Literal["plain", "sqrt_2l", "deepnorm"] = "plain"  # maps back to the stream start
+    # at 1/sqrt(2 layers) of their size; DeepNorm's: values and MLPs too, at (8 layers)^-1/4
+    value_residual: Literal["none", "half", "learned"] = "none"  # values mixed with layer 1's
+    long_skips: Literal["none", "unet"] = "none"  # layer l also adds w * what left L + 1 - l
+    layer_drop: float = 0.0  # of the last layer while training; l / L of it of layer l
     positions: Positions = "learned"
     max_positions: int = 0  # rows of the learned table, or the longest row; 0 for no limit
     position_offset: int = 0  # rows of the learned table before that of position 0 (RoBERTa)
@@ -95,8 +107,9 @@ class ModelConfig:
             raise ProtlmError(
                 f"model.rotary_dim is {self.rotary_dim}; a head has {self.head_dim} entries"
             )
-        if self.parallel_block and self.norm_placement == "post":
-            raise ProtlmError("model.parallel_block needs model.norm_placement='pre'")
+        if self.parallel_block and self.norm_placement not in ("pre", "peri"):
+            raise ProtlmError("model.parallel_block needs model.norm_placement='pre' or 'peri'")
+        self._require_remedies()
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ProtlmError(f"model.dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
         if self._least_parameters() > _MOST_PARAMETERS:
@@ -106,6 +119,22 @@ class ModelConfig:
                 f"{self.num_layers}, num_heads {self.num_heads}, head_dim {self.head_dim}, "
                 f"vocab_size {self.vocab_size} and max_positions {self.max_positions}"
             )
+
+    def _require_remedies(self) -> None:
+        """What is set for the sake of depth is defined for this model."""
+        if self.norm_scale != "none" and not self.adds_alone:
+            raise ProtlmError("model.norm_scale needs model.norm_placement='pre' or 'peri'")
+        for field in ("post_share", "layer_drop"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ProtlmError(f"model.{field} is {getattr(self, field)}; it must be in [0, 1)")
+        for field in ("value_residual", "long_skips"):
+            if getattr(self, field) != "none" and self.positions == "relative_xl":
+                raise ProtlmError(
+                    f"model.{field} is not defined for {self.family}, whose layers also read the "
+                    f"streams of earlier rows, or a second stream"
+                )
+        if self.long_skips != "none" and 1 in (self.num_layers, self.num_decoder_layers):
+            raise ProtlmError("model.long_skips needs at least two layers")
 
     def _require_numbers(self) -> None:
         """Every field has a value of its type, and every count fits its range."""
@@ -137,6 +166,26 @@ class ModelConfig:
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def adds_alone(self) -> bool:
+        """Whether a block adds to its stream and leaves it otherwise alone."""
+        return self.norm_placement in ("pre", "peri")
+
+    @property
+    def counts_layers(self) -> bool:
+        """Whether what a block computes depends on its number, on how many there are, or on other
+        blocks' values, beside its parameters and the stream."""
+        other = (self.norm_scale, self.value_residual, self.long_skips)
+        return other != ("none",) * 3 or self.norm_placement == "mix" or self.branch_power != 0.0
+
+    @property
+    def init_gains(self) -> tuple[float, float]:
+        """Factors on the initial size of the maps back to the stream, and of values and the MLP's
+        first maps; see `init_depth`."""
+        if self.init_depth == "deepnorm":
+            return ((8 * self.num_layers) ** -0.25,) * 2
+        return ((2 * self.num_layers) ** -0.5 if self.init_depth == "sqrt_2l" else 1.0), 1.0
 
     @property
     def position_rows(self) -> int:
@@ -185,7 +234,12 @@ _MOST_PARAMETERS = 10**13
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("layer_norm", "rms_norm"),
-    "norm_placement": ("pre", "post"),
+    "norm_placement": ("pre", "post", "peri", "mix"),
+    "norm_scale": ("none", "inverse_sqrt_depth"),
+    "branch_learned": ("none", "scalar", "channels"),
+    "init_depth": ("plain", "sqrt_2l", "deepnorm"),
+    "value_residual": ("none", "half", "learned"),
+    "long_skips": ("none", "unet"),
     "activation": ("gelu", "gelu_tanh", "relu", "silu"),
     "positions": ("learned", "relative_bias", "relative_xl", "rotary"),
     "position_init": ("normal", "sinusoidal"),

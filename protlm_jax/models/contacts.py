@@ -9,6 +9,7 @@ Letters: B batch, L length, N layers, H heads.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 
 from protlm_jax.models.attention import MAPS
 from protlm_jax.models.axes import named
+from protlm_jax.models.between import Params, at_layer, layer_params, prepared, with_skip
 from protlm_jax.models.block import Block, BlockContext
 from protlm_jax.models.config import ModelConfig
-from protlm_jax.models.stack import Params, layer_params
 
 
 def pairs_of(counted: jax.Array, segments: jax.Array) -> jax.Array:
@@ -71,13 +72,17 @@ def over_attention_maps(
         The carry after the last block. Has no reverse-mode gradient.
     """
 
-    def body(index: jax.Array, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        h, carry = state
-        layer = {"params": layer_params(params, index)}
-        (h, _), left = block.apply(layer, h, context, mutable=[MAPS])
-        return h, visit(carry, index, left[MAPS]["attention"]["weights"][0])
+    context = prepared(block, params, h, context)
 
-    return jax.lax.fori_loop(0, block.num_layers, body, (h, carry))[1]
+    def body(index: jax.Array, state: Any) -> Any:
+        h, skips, carry = state
+        own = at_layer(block, dataclasses.replace(context, skips=skips), index)
+        layer = {"params": layer_params(params, index)}
+        (h, _), left = block.apply(layer, h, own, mutable=[MAPS])
+        carry = visit(carry, index, left[MAPS]["attention"]["weights"][0])
+        return h, with_skip(skips, index, h), carry
+
+    return jax.lax.fori_loop(0, block.num_layers, body, (h, context.skips, carry))[2]
 
 
 def contact_logits(

@@ -21,7 +21,10 @@ from protlm_jax.models.loaded import LoadedModel
 VERSION = "v2"  # what is hashed, and how; digests of other versions do not compare
 
 # Fields of the config that do not change what the same parameters compute.
-_OF_TRAINING = ("position_init", "initializer_range", "dropout_rate", "mlp_dropout")
+_OF_TRAINING = (
+    *("position_init", "initializer_range", "init_depth"),
+    *("dropout_rate", "mlp_dropout", "layer_drop"),
+)
 _OF_COMPUTING = ("dtype", "remat", "attention_backend")  # how exactly, how fast, in what memory
 _SAID_OTHERWISE = (
     "vocabulary",  # a name; its content is hashed

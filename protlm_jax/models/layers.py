@@ -120,6 +120,8 @@ class Mlp(nn.Module):
         wi_stddev, wo_stddev = c.initializer_range, c.initializer_range
         if not c.attention_scale:  # T5 initialises by fan-in
             wi_stddev, wo_stddev = c.d_model**-0.5, c.d_ff**-0.5
+        out_gain, in_gain = c.init_gains
+        wi_stddev, wo_stddev = wi_stddev * in_gain, wo_stddev * out_gain
         bias_rank = int(c.use_bias)
 
         def expand(name: str) -> jax.Array:

@@ -59,7 +59,9 @@ class LoadedModel:
     @property
     def policy(self) -> ResiduePolicy:
         """How sequences are read for this model."""
-        return ResiduePolicy(rare=self.rare_residues, tally=self.tally)
+        return ResiduePolicy(
+            rare=self.rare_residues, structure=self.vocabulary.structured, tally=self.tally
+        )
 
     def with_config(self, **changes: Any) -> LoadedModel:
         """The same parameters in a module whose config has other values in some fields."""

@@ -12,6 +12,7 @@ import numpy as np
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.build import build, logical_axes
 from protlm_jax.models.exchange import Joint
+from protlm_jax.models.folding import folded
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.models.registry import family_of
 
@@ -30,8 +31,9 @@ def pruned(loaded: LoadedModel, drop: Mapping[str, Collection[int]]) -> LoadedMo
         drop: for each stack ("encoder", "decoder") the layers to remove, counted from 0.
 
     Raises:
-        ProtlmError: a stack or a layer does not exist, a stack would be left without layers, or the
-            model consists of several (ELECTRA).
+        ProtlmError: a stack or a layer does not exist, a stack would be left without layers, the
+            model consists of several (ELECTRA), or its layers are not computed from their
+            parameters and the stream alone.
     """
     if isinstance(family_of(loaded.config).exchange, Joint):
         raise ProtlmError(
@@ -41,6 +43,9 @@ def pruned(loaded: LoadedModel, drop: Mapping[str, Collection[int]]) -> LoadedMo
     if unknown := sorted(set(drop) - set(stacks)):
         raise ProtlmError(f"{loaded.name} has no stack {unknown[0]!r}, only {', '.join(stacks)}")
     kept = {stack: _kept(loaded, stack, drop[stack]) for stack in stacks if drop.get(stack)}
+    if kept:
+        loaded = folded(loaded)
+        _require_independent(loaded)
     axes = logical_axes(loaded.model)
 
     def take(path: tuple[Any, ...], leaf: Any, names: tuple[str | None, ...]) -> Any:
@@ -54,6 +59,18 @@ def pruned(loaded: LoadedModel, drop: Mapping[str, Collection[int]]) -> LoadedMo
     fields = {LAYERS_FIELD[stack]: len(layers) for stack, layers in kept.items()}
     model = build(loaded.config.replace(**fields), loaded.missing)
     return dataclasses.replace(loaded, model=model, params=params)
+
+
+def _require_independent(loaded: LoadedModel) -> None:
+    """Raises ProtlmError where a layer knows its number, or reads other layers' values."""
+    neutral = {"norm_scale": "none", "value_residual": "none", "long_skips": "none"}
+    for field, value in neutral.items():
+        if getattr(loaded.config, field) != value:
+            raise ProtlmError(
+                f"{loaded.name} cannot lose layers: model.{field} makes them depend on each other"
+            )
+    if loaded.config.norm_placement == "mix":
+        raise ProtlmError(f"{loaded.name} cannot lose layers: its norms depend on their number")
 
 
 def exited(loaded: LoadedModel, depth: int) -> LoadedModel:

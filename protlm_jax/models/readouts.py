@@ -13,6 +13,8 @@ from protlm_jax.errors import ProtlmError
 Batch = dict[str, Any]
 Kind = Literal["masked", "denoising", "query", "causal", "detection", "none"]
 
+Hides = int | tuple[int, ...] | None
+Columns = Any  # [20, tokens] ids, see `Vocabulary.amino_acid_columns`
 
 _SILENCE: dict[Kind, str] = {
     "none": "has no head, and so gives no distribution over residues: embed or probe it, or take "
@@ -76,13 +78,13 @@ class Readout:
         """
         return self.kind in ("masked", "denoising", "causal")
 
-    def hide(self, batch: Batch, hidden: Any, mask_id: Any) -> Batch:
+    def hide(self, batch: Batch, hidden: Any, hides: Hides) -> Batch:
         """The batch as the model may see it when residues are kept from it.
 
         Args:
             batch: features with the true tokens.
             hidden: [batch, length] bool, the positions whose residue must not be seen.
-            mask_id: the id that stands for a hidden residue; None where the vocabulary has none.
+            hides: what stands for a hidden residue, `Vocabulary.hides`.
 
         Raises:
             ProtlmError: the model gives no distribution over residues.
@@ -94,7 +96,7 @@ class Readout:
         if self.kind == "query":
             return {**batch, "hidden": hidden}
         name = "encoder_input_tokens" if self.kind == "denoising" else "input_tokens"
-        return {**batch, name: jnp.where(hidden, mask_id, batch[name])}
+        return {**batch, name: jnp.where(hidden, hiding(batch[name], hides), batch[name])}
 
     def align(self, answers: jax.Array) -> jax.Array:
         """Moves answers to the positions of the tokens that they are about: [B, L, ...].
@@ -113,3 +115,24 @@ class Readout:
         if self.kind != "causal":
             return tokens
         return jnp.concatenate([tokens[:, 1:], jnp.zeros_like(tokens[:, :1])], axis=1)
+
+
+def hiding(tokens: Any, hides: Hides) -> Any:
+    """What tokens of any shape are shown as where they are hidden; see `Vocabulary.hides`."""
+    return jnp.take(jnp.asarray(hides, jnp.int32), tokens) if isinstance(hides, tuple) else hides
+
+
+def residue_logits(logits: jax.Array, columns: Columns) -> jax.Array:
+    """Logits [..., vocab] of the 20 amino acids [..., 20]: the sum of a residue's tokens, where it
+    has several."""
+    columns = jnp.asarray(columns)
+    if columns.shape[1] == 1:
+        return logits[..., columns[:, 0]]
+    return jax.nn.logsumexp(logits[..., columns].astype(jnp.float32), axis=-1)
+
+
+def is_residue(tokens: jax.Array, columns: Columns) -> jax.Array:
+    """Whether each token [...] is of each amino acid: [..., 20] bool."""
+    columns = jnp.asarray(columns)
+    shape = (1,) * tokens.ndim + columns.shape
+    return jnp.any(tokens[..., None, None] == columns.reshape(shape), axis=-1)

@@ -9,19 +9,26 @@ swap, repetition and early exit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from protlm_jax.models.attention_kernels import KEPT
 from protlm_jax.models.axes import NamedAxes
+from protlm_jax.models.between import (
+    at_layer,
+    dropped,
+    layer_params,
+    prepared,
+    skip_of,
+    with_skip,
+)
 from protlm_jax.models.block import Block, BlockContext, Stream, Taps
 from protlm_jax.models.merging import merged
+from protlm_jax.models.programs import LayerProgram
 
 Params = Any
 
@@ -30,82 +37,6 @@ Params = Any
 UNROLL_UP_TO = 6
 
 Visit = Callable[[Any, jax.Array, jax.Array, jax.Array, Taps], Any]
-
-
-@flax.struct.dataclass
-class LayerProgram:
-    """What a stack runs, step by step.
-
-    Attributes:
-        order: [steps] int32, the layer that runs at each step.
-        gate: [steps, sublayers] float32, multiplies what each sublayer adds (0 ablates it; norms
-            that stand after the addition still act).
-        keep: [steps] bool; False makes the step the identity, the block's own norms included.
-    """
-
-    order: jax.Array
-    gate: jax.Array
-    keep: jax.Array
-
-    @classmethod
-    def full(cls, num_layers: int, num_sublayers: int = 2) -> LayerProgram:
-        """Every layer once, in order: what training runs."""
-        return cls(
-            order=jnp.arange(num_layers, dtype=jnp.int32),
-            gate=jnp.ones((num_layers, num_sublayers), jnp.float32),
-            keep=jnp.ones((num_layers,), bool),
-        )
-
-    def skip(self, *steps: int) -> LayerProgram:
-        """These steps become the identity."""
-        return dataclasses.replace(self, keep=self.keep.at[jnp.asarray(steps)].set(False))
-
-    def ablate(self, step: int, sublayer: int) -> LayerProgram:
-        """One sublayer of one step adds nothing."""
-        return dataclasses.replace(self, gate=self.gate.at[step, sublayer].set(0.0))
-
-    def swap(self, first: int, second: int) -> LayerProgram:
-        """Two steps exchange the layers they run."""
-        order = self.order.at[first].set(self.order[second]).at[second].set(self.order[first])
-        return dataclasses.replace(self, order=order)
-
-    def exit(self, depth: int) -> LayerProgram:
-        """Only the first `depth` steps run."""
-        return dataclasses.replace(self, keep=self.keep & (jnp.arange(self.steps) < depth))
-
-    def repeat(self, step: int, times: int = 2) -> LayerProgram:
-        """One step runs so many times in a row; the program grows by `times` - 1 steps."""
-        rows = np.repeat(np.arange(self.steps), np.where(np.arange(self.steps) == step, times, 1))
-        return jax.tree.map(lambda field: field[rows], self)
-
-    def reverse(self, start: int, stop: int) -> LayerProgram:
-        """Steps `start` to `stop` - 1 run their layers in the opposite order."""
-        return dataclasses.replace(
-            self, order=self.order.at[start:stop].set(self.order[start:stop][::-1])
-        )
-
-    def pad(self, steps: int) -> LayerProgram:
-        """The same program in so many steps: those added are the identity."""
-        rows = jnp.minimum(jnp.arange(steps), self.steps - 1)
-        padded = jax.tree.map(lambda field: field[rows], self)
-        return dataclasses.replace(padded, keep=padded.keep & (jnp.arange(steps) < self.steps))
-
-    @staticmethod
-    def stack(programs: Sequence[LayerProgram]) -> LayerProgram:
-        """Programs as one, every field [programs, steps, ...]: what one compiled map runs."""
-        steps = max(program.steps for program in programs)
-        padded = [program.pad(steps) for program in programs]
-        return jax.tree.map(lambda *fields: jnp.stack(fields), *padded)
-
-    @property
-    def steps(self) -> int:
-        return self.keep.shape[0]
-
-    @property
-    def first_change(self) -> jax.Array:
-        """The first step that is not that of the full program; `steps` where none is."""
-        plain = self.keep & (self.order == jnp.arange(self.steps)) & (self.gate == 1).all(axis=-1)
-        return jnp.argmin(jnp.append(plain, False))
 
 
 def init_stack(rng: jax.Array, block: Block) -> Params:
@@ -147,11 +78,16 @@ def run_stack(
         length, d_model] each. Taps that nobody reads cost nothing under jit.
     """
 
-    def step(h: Stream, layer: Params, past: Any, index: jax.Array, gate: Any) -> Any:
+    context = prepared(block, params, h, context)
+
+    def step(
+        h: Stream, layer: Params, past: Any, skip: Any, position: Any, index: Any, gate: Any
+    ) -> Any:
         rngs = {}
         if dropout_rng is not None:
-            rngs = {"dropout": jax.random.fold_in(dropout_rng, index)}
-        own = dataclasses.replace(context, past=past)
+            rngs = {"dropout": jax.random.fold_in(dropout_rng, position)}
+            gate = dropped(block, index, gate, rngs["dropout"])
+        own = dataclasses.replace(context, past=past, layer=index, skips=skip)
         own_params = {"params": merged(layer)}
         return block.apply(own_params, h, own, gate, dropout_rng is None, rngs=rngs)
 
@@ -164,24 +100,30 @@ def run_stack(
         # outside: taken inside, backward would keep a copy of them for each layer.
         shared = layer_params(params, 0) if block.config.share_layers else None
 
-        def plain(h: Stream, xs: tuple[Any, ...]) -> tuple[Stream, Taps]:
-            layer, past, index = xs
-            return step(h, shared or layer, past, index, None)
+        def plain(carry: Any, xs: tuple[Any, ...]) -> tuple[Any, Taps]:
+            (h, skips), (layer, past, index) = carry, xs
+            skip = skip_of(block, skips, index)
+            h, taps = step(h, shared or layer, past, skip, index, index, None)
+            return (h, with_skip(skips, index, h)), taps
 
-        return jax.lax.scan(
+        (h, _), taps = jax.lax.scan(
             plain,
-            h,
+            (h, context.skips),
             (None if shared else params, context.past, positions),
             unroll=block.num_layers if block.num_layers <= UNROLL_UP_TO else 1,
         )
+        return h, taps
 
-    def programmed(h: Stream, xs: tuple[Any, ...]) -> tuple[Stream, Taps]:
-        position, past, index, gate, keep = xs
-        after, taps = step(h, layer_params(params, index), past, position, gate)
-        return jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, h), taps
+    def programmed(carry: Any, xs: tuple[Any, ...]) -> tuple[Any, Taps]:
+        (before, skips), (position, past, index, gate, keep) = carry, xs
+        skip, layer = skip_of(block, skips, index), layer_params(params, index)
+        after, taps = step(before, layer, past, skip, position, index, gate)
+        h = jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, before)
+        return (h, with_skip(skips, index, h)), taps
 
     xs = (positions, context.past, program.order, program.gate, program.keep)
-    return jax.lax.scan(programmed, h, xs)
+    (h, _), taps = jax.lax.scan(programmed, (h, context.skips), xs)
+    return h, taps
 
 
 def resume_stack(
@@ -198,6 +140,8 @@ def resume_stack(
 
     Args:
         h: [batch, length, d_model], the stream before block `start`.
+        context: `prepared`, with the streams for long skips of the layers before, where there are
+            such and `start` is not 0.
         visit: (carry, layer index, stream before, stream after, taps) -> carry, called at each
             block; measurements are reduced here instead of stored.
         carry: initial value of what `visit` accumulates.
@@ -208,21 +152,31 @@ def resume_stack(
         The stream after the last block and the final carry. Has no reverse-mode gradient.
     """
 
-    def body(index: jax.Array, state: tuple[Stream, Any], gate: Any = None) -> tuple[Stream, Any]:
-        before, carry = state
-        after, taps = apply_layer(block, params, before, context, index, gate)
-        return after, visit(carry, index, before, after, taps)
+    context = prepared(block, params, h, context)
+    # What leaves the layer before `start` is the stream that is given.
+    state = (h, with_skip(context.skips, start - 1, h), carry)
+
+    def body(index: jax.Array, state: Any, gate: Any = None) -> Any:
+        before, skips, carry = state
+        own = dataclasses.replace(context, skips=skips)
+        after, taps = apply_layer(block, params, before, own, index, gate)
+        return after, with_skip(skips, index, after), visit(carry, index, before, after, taps)
 
     if program is None:
-        return jax.lax.fori_loop(start, block.num_layers, body, (h, carry))
+        h, _, carry = jax.lax.fori_loop(start, block.num_layers, body, state)
+        return h, carry
 
-    def step(position: jax.Array, state: tuple[Stream, Any]) -> tuple[Stream, Any]:
+    def step(position: jax.Array, state: Any) -> Any:
         layer, gate = program.order[position], program.gate[position]
-        return jax.lax.cond(
-            program.keep[position], lambda s: body(layer, s, gate), lambda s: s, state
-        )
 
-    return jax.lax.fori_loop(start, program.steps, step, (h, carry))
+        def skipped(state: Any) -> Any:
+            before, skips, carry = state
+            return before, with_skip(skips, layer, before), carry
+
+        return jax.lax.cond(program.keep[position], lambda s: body(layer, s, gate), skipped, state)
+
+    h, _, carry = jax.lax.fori_loop(start, program.steps, step, state)
+    return h, carry
 
 
 def apply_layer(
@@ -234,18 +188,8 @@ def apply_layer(
     gate: jax.Array | None = None,
 ) -> tuple[Stream, Taps]:
     """Runs one layer of a stack, which may be traced, on any stream; see `Block.__call__`."""
-    own = dataclasses.replace(context, past=layer_params(context.past, index))
-    return block.apply({"params": layer_params(params, index)}, h, own, gate)
-
-
-def layer_params(params: Params, index: jax.Array | int) -> Params:
-    """Parameters of one layer of a stack; of the only one where all layers share it."""
-
-    def take(leaf: jax.Array) -> jax.Array:
-        last = leaf.shape[0] - 1
-        return jax.lax.dynamic_index_in_dim(leaf, jnp.minimum(index, last), keepdims=False)
-
-    return jax.tree.map(take, params)
+    context = at_layer(block, context, index)
+    return block.apply({"params": layer_params(params, index)}, h, context, gate)
 
 
 def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from protlm_jax.models.stack import (
     Visit,
     apply_layer,
     init_stack,
+    prepared,
     resume_stack,
     run_stack,
 )
@@ -149,6 +150,11 @@ class Stacked(nn.Module):
         rng = None if deterministic or not self.has_rng("dropout") else self.make_rng("dropout")
         block, params = self.rows(stack)
         return run_stack(block, params, h, context, program=program, dropout_rng=rng)
+
+    def prepared(self, stack: str, h: Stream, context: BlockContext) -> BlockContext:
+        """The context with what flows between layers beside the stream; see `stack.prepared`."""
+        block, params = self.rows(stack)
+        return prepared(block, params, h, context)
 
     def resume(
         self,

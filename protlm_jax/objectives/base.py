@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from protlm_jax.models.readouts import is_residue, residue_logits
 from protlm_jax.vocabularies import Vocabulary
 
 Batch = dict[str, jax.Array]
@@ -135,27 +136,33 @@ def score_targets(
     """
     count = jnp.sum(weights)
     correct = (jnp.argmax(logits, axis=-1) == targets) * weights
-    amino_acids = jnp.asarray(vocabulary.amino_acid_ids)
+    columns = jnp.asarray(vocabulary.amino_acid_columns)
     return Score(
         loss_sum=jnp.sum(cross_entropy(logits, targets) * weights),
         weight_sum=count,
         metrics={
             "asked/accuracy_sum": jnp.sum(correct),
             "asked/count": count,
-            **hidden_residue_metrics(logits, targets, hidden, amino_acids),
+            **hidden_residue_metrics(logits, targets, hidden, columns),
         },
         carry=carry,
     )
 
 
 def hidden_residue_metrics(
-    logits: jax.Array, targets: jax.Array, scored: jax.Array, amino_acids: jax.Array
+    logits: jax.Array, targets: jax.Array, scored: jax.Array, columns: jax.Array
 ) -> dict[str, jax.Array]:
-    """Sums over hidden residues of the 20 amino acids, whose ids are [20] `amino_acids`.
+    """Sums over hidden residues of the 20 amino acids, whose ids are [20, tokens] `columns`.
 
     `logits` are [B, L, V] float32, over whose amino acids alone is the softmax; `targets` [B, L]
     int32; `scored` [B, L] bool: positions whose residue the model could not see.
     """
+    if columns.shape[1] > 1:  # from pairs to residues
+        own = is_residue(targets, columns)
+        scored &= jnp.any(own, axis=-1)
+        logits, targets = residue_logits(logits, columns), jnp.argmax(own, axis=-1)
+        columns = jnp.arange(len(columns))[:, None]
+    amino_acids = columns[:, 0]
     logits = only_amino_acids(logits, amino_acids)
     weights = (scored & among(targets, amino_acids)).astype(jnp.float32)
     correct = jnp.argmax(logits, axis=-1) == targets

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.readouts import Hides, hiding, residue_logits
 from protlm_jax.objectives.base import (
     Batch,
     Objective,
@@ -74,7 +75,10 @@ class DiffusionObjective(Objective):
         time = jnp.take_along_axis(drawn, segments, axis=1)  # a segment's number is at most L
         residue = among(tokens, jnp.asarray(self.vocabulary.residue_ids)) & (segments > 0)
         hidden = residue & (jax.random.uniform(which, tokens.shape) < time / self.steps)
-        return Noised(jnp.where(hidden, self.vocabulary.hiding_id, tokens), hidden, time)
+        _ = self.vocabulary.hiding_id  # raises where there is none
+        return Noised(
+            jnp.where(hidden, hiding(tokens, self.vocabulary.hides), tokens), hidden, time
+        )
 
     def weights(self, noised: Noised) -> jax.Array:
         """Of each residue's loss: [B, L] float32, zero where it is not hidden."""
@@ -102,12 +106,12 @@ class DiffusionObjective(Objective):
             deterministic=evaluation,
             rngs={"dropout": dropout_rng},
         )
-        amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
-        metrics = hidden_residue_metrics(logits, tokens, noised.hidden, amino_acids)
+        columns = jnp.asarray(self.vocabulary.amino_acid_columns)
+        metrics = hidden_residue_metrics(logits, tokens, noised.hidden, columns)
         percent = 100 * noised.time / self.steps
         for low, high in LEVELS:
             at = noised.hidden & (percent > low) & (percent <= high)
-            band = hidden_residue_metrics(logits, tokens, at, amino_acids)
+            band = hidden_residue_metrics(logits, tokens, at, columns)
             metrics |= {n.replace("hidden/", f"noise_{low}_{high}/"): x for n, x in band.items()}
         return Score(
             loss_sum=jnp.sum(cross_entropy(logits, tokens) * self.weights(noised)),
@@ -117,7 +121,7 @@ class DiffusionObjective(Objective):
         )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mask_id", "steps"))
+@functools.partial(jax.jit, static_argnames=("model", "hides", "steps"))
 def denoise(
     model: nn.Module,
     params: Any,
@@ -126,8 +130,8 @@ def denoise(
     rng: jax.Array,
     temperature: jax.Array,
     *,
-    mask_id: int,
-    amino_acids: jax.Array,
+    hides: Hides,
+    columns: jax.Array,
     steps: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws residues at `open_places` [B, L] bool, from all masks to none, in `steps` forward
@@ -143,22 +147,27 @@ def denoise(
     logits at open places were finite in every step.
     """
     count = jnp.sum(open_places, axis=1, keepdims=True)
+    masks = hiding(batch["input_tokens"], hides)
+    # Which of a residue's tokens: the one that is hidden as the place is, with its structure.
+    kinds = jnp.asarray(hiding(columns[0], hides)).reshape(1, 1, -1)
+    kind = jnp.argmax(kinds == jnp.broadcast_to(masks, open_places.shape)[..., None], axis=-1)
 
     def step(state: tuple[jax.Array, ...], k: jax.Array) -> tuple[Any, None]:
         tokens, hidden, finite = state
         logits = model.apply({"params": params}, {**batch, "input_tokens": tokens})
-        noise = jax.random.gumbel(jax.random.fold_in(rng, k), (*tokens.shape, len(amino_acids)))
-        chances = jax.nn.log_softmax(logits[..., amino_acids] + temperature * noise, axis=-1)
-        drawn = jnp.take(amino_acids, jnp.argmax(chances, axis=-1))
+        noise = jax.random.gumbel(jax.random.fold_in(rng, k), (*tokens.shape, len(columns)))
+        chances = residue_logits(logits, columns) + temperature * noise
+        chances = jax.nn.log_softmax(chances, axis=-1)
+        drawn = columns[jnp.argmax(chances, axis=-1), kind]
         best = jnp.max(chances, axis=-1)
         finite &= jnp.all(jnp.isfinite(best) | ~open_places, axis=1)
         score = jnp.where(open_places, best, jnp.inf)
         rank = jnp.argsort(jnp.argsort(score, axis=1), axis=1)
         again = open_places & (rank < count * (steps - k) // steps)
         tokens = jnp.where(hidden & ~again, drawn, tokens)
-        return (jnp.where(again, mask_id, tokens), again, finite), None
+        return (jnp.where(again, masks, tokens), again, finite), None
 
-    start = jnp.where(open_places, mask_id, batch["input_tokens"])
+    start = jnp.where(open_places, masks, batch["input_tokens"])
     state = start, open_places, jnp.ones(len(start), bool)
     (tokens, _, finite), _ = jax.lax.scan(step, state, jnp.arange(1, steps + 1))
     return tokens, finite

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.models.readouts import hiding, is_residue
 from protlm_jax.objectives.base import Batch, Objective, Score, among, score_targets
 
 
@@ -67,13 +68,20 @@ class MaskedObjective(Objective):
         uniform = jax.random.uniform(how, tokens.shape)
         masked = asked & ((uniform < self.mask_fraction) | evaluation)
         swapped = asked & ~masked & (uniform < self.mask_fraction + self.random_fraction)
-        shown = jnp.where(masked, self.vocabulary.hiding_id, tokens)
+        _ = self.vocabulary.hiding_id  # raises where there is none
+        shown = jnp.where(masked, hiding(tokens, self.vocabulary.hides), tokens)
         shown = jnp.where(swapped, self._another(tokens, which), shown)
         return Corrupted(shown, asked, masked)
 
     def _another(self, tokens: jax.Array, rng: jax.Array) -> jax.Array:
-        """A uniformly drawn amino acid other than the original one."""
-        ids = jnp.asarray(self.vocabulary.amino_acid_ids)
+        """A uniformly drawn amino acid other than the original; a pair keeps its structure."""
+        columns = jnp.asarray(self.vocabulary.amino_acid_columns)
+        if columns.shape[1] > 1:
+            shape = jnp.any(tokens[..., None, None] == columns.T[None, None], axis=-1)
+            rank = jnp.argmax(is_residue(tokens, columns), axis=-1)
+            step = jax.random.randint(rng, tokens.shape, 1, len(columns))
+            return columns[(rank + step) % len(columns), jnp.argmax(shape, axis=-1)]
+        ids = columns[:, 0]
         matches = tokens[..., None] == ids[None, None, :]
         # X and other rare letters are none of the 20: all 20 are "other" for them.
         standard = jnp.any(matches, axis=-1)

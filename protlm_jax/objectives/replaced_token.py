@@ -97,13 +97,13 @@ class ReplacedTokenObjective(MaskedObjective):
 
         generator = jnp.sum(cross_entropy(logits, tokens) * seen.asked)
         wrong = binary_cross_entropy(answers, replaced)
-        amino_acids = jnp.asarray(self.vocabulary.amino_acid_ids)
+        columns = jnp.asarray(self.vocabulary.amino_acid_columns)
         residue = real & among(tokens, jnp.asarray(self.vocabulary.residue_ids))
         return Score(
             loss_sum=generator / self.rate + self.detection_weight * jnp.sum(wrong * real),
             weight_sum=jnp.sum(real.astype(jnp.float32)),
             metrics={
-                **hidden_residue_metrics(logits, tokens, seen.shown_as_mask, amino_acids),
+                **hidden_residue_metrics(logits, tokens, seen.shown_as_mask, columns),
                 "detection/nll_sum": jnp.sum(wrong * residue),
                 "detection/count": jnp.sum(residue.astype(jnp.float32)),
                 "detection/histogram": logit_histogram(answers, replaced, residue),

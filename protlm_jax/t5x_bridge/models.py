@@ -34,6 +34,7 @@ from protlm_jax.errors import ProtlmError
 from protlm_jax.models import ModelConfig, build, preset
 from protlm_jax.models.axes import NamedAxes
 from protlm_jax.models.build import init_boxed
+from protlm_jax.models.readouts import is_residue, residue_logits
 from protlm_jax.objectives import Score, build_objective
 from protlm_jax.objectives.base import among, cross_entropy
 from protlm_jax.objectives.causal import with_targets
@@ -224,7 +225,7 @@ class EncoderModel(BridgedModel):
         """
         tokens = batch["input_tokens"]
         answers = self._answers(params, batch)
-        own = tokens[..., None] == jnp.asarray(self.vocabulary.amino_acid_ids)[None, None, :]
+        own = is_residue(tokens, self.vocabulary.amino_acid_columns)
         return jnp.sum(jnp.where(own, answers, 0.0), axis=(1, 2))
 
     def predict_batch_with_aux(
@@ -241,13 +242,13 @@ class EncoderModel(BridgedModel):
     def _answers(self, params: Any, batch: Batch) -> jax.Array:
         """log p(amino acid) at each position when it alone is hidden: [batch, length, 20]."""
         readout, apply = self.module.readouts[0], self._apply(params)
-        ids = jnp.asarray(self.vocabulary.amino_acid_ids)
+        columns = self.vocabulary.amino_acid_columns
         rows, length = batch["input_tokens"].shape
 
         def ask(position: jax.Array) -> jax.Array:
             hidden = jnp.tile(jnp.arange(length) == position, (rows, 1))
-            logits = apply(readout.hide(batch, hidden, self.vocabulary.mask_id))
-            return jax.nn.log_softmax(logits[:, position][:, ids], axis=-1)
+            logits = apply(readout.hide(batch, hidden, self.vocabulary.hides))
+            return jax.nn.log_softmax(residue_logits(logits[:, position], columns), axis=-1)
 
         return jnp.swapaxes(jax.lax.map(ask, jnp.arange(length)), 0, 1)
 

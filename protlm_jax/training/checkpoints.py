@@ -193,18 +193,24 @@ def restore_params(path: str | Path, shardings: Any = None) -> Any:
     With `shardings`, a tree like them, those named there are read onto their devices instead.
     Raises a ProtlmError where there is no such checkpoint, or it cannot be read.
     """
-    moments = stored_field(Path(path).absolute() / "state", "opt_state")
+    state = _checked(path)
+    moments = stored_field(state, "opt_state")
     if isinstance(moments, list | tuple) and moments and "average" in (moments[0] or {}):
-        return restore_part(path, "opt_state", [{"average": shardings}])[0]["average"]
-    return restore_part(path, "params", shardings)
+        return _read_field(state, "opt_state", [{"average": shardings}])[0]["average"]
+    return _read_field(state, "params", shardings)
 
 
 def restore_part(path: str | Path, name: str, shardings: Any = None) -> Any:
     """As `restore_params`, of a field of the state such as "opt_state"; None without it."""
+    return _read_field(_checked(path), name, shardings)
+
+
+def _checked(path: str | Path) -> Path:
+    """The folder of the state of a checkpoint that is as it was written."""
     path = Path(path).absolute()
     _verify(path, ": copy it again, or read another checkpoint of the run")
     _read_info(path)
-    return _read_field(path / "state", name, shardings)
+    return path / "state"
 
 
 def restore_field(folder: Path, name: str) -> Any:

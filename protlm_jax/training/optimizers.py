@@ -165,13 +165,14 @@ def _sides(path: tuple[str, ...], names: Names) -> MuonDimensionNumbers | optax.
 
 
 def is_decayed(path: tuple[str, ...]) -> bool:
-    """Whether weight decay applies to the parameter at this path: to all except norms, biases, and
-    parameters without a gradient (ESM-2's rotary frequencies and its contact head).
+    """Whether weight decay applies to the parameter at this path: to all except norms, biases,
+    scales of branches, and parameters without a gradient (ESM-2's rotary frequencies and its
+    contact head).
 
     By name, because a stacked bias has the rank of a matrix.
     """
     fixed = {"frequencies", "contact_head"} & set(path)
-    return not fixed and path[-1] != "scale" and not path[-1].endswith("bias")
+    return not fixed and not path[-1].endswith(("scale", "bias"))
 
 
 def _decay_mask(params: Tree) -> Tree:

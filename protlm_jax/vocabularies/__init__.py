@@ -1,4 +1,4 @@
-"""Amino-acid vocabularies of ProtBert, ProtT5, ESM-2, ESM-C and ProGen2, and three of our own.
+"""Amino-acid vocabularies of the published families, and three of our own.
 
 `normalise` reads what a user wrote (spaced or not, lower case, rare residues) and returns plain
 upper-case letters, or an error that names the character. `Vocabulary.encode` maps letters to ids.
@@ -9,37 +9,49 @@ Sources of the ids: `vocab.txt` of Rostlab/prot_bert and `spiece.model` of Rostl
 (Elnaggar et al. 2021, doi:10.1109/TPAMI.2021.3095381); `vocab.txt` of facebook/esm2_t6_8M_UR50D,
 the same for all sizes; `EsmcTokenizer` of transformers, which is ESM-2's with a mark between
 chains; `tokenizer.json` of ProGen2, where a protein is between its ends "1" and "2" (nothing is
-unknown there; <|bos|> serves as unk); RITA's first 23 ids, of 26 rows, from the files of its users.
-The tokenizer files of Rostlab/prot_albert and
-Rostlab/prot_xlnet were not available here and ProtTXL was never released: `prot_albert`,
-`prot_xlnet` and `prot_txl` are our own layouts, the special tokens of each family before the 25
-letters, and claim no compatibility with any published file.
+unknown there; <|bos|> serves as unk); RITA's first 23 ids, of 26 rows, from the files of its users;
+the code of SaProt. The tokenizer files of Rostlab/prot_albert and Rostlab/prot_xlnet were not
+available here and ProtTXL was never released: `prot_albert`, `prot_xlnet` and `prot_txl` are our
+own layouts, the special tokens of each family before the 25 letters, and claim no compatibility
+with any published file.
 """
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from protlm_jax.errors import ProtlmError
+from protlm_jax.vocabularies import structure
+from protlm_jax.vocabularies.residues import (
+    AS_WRITTEN,
+    RARE,
+    RESIDUES,
+    Rare,
+    RareTally,
+    ResidueError,
+    ResiduePolicy,
+    normalise,
+)
+from protlm_jax.vocabularies.structure import AMINO_ACIDS
 
-AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
-"""The 20 standard amino acids, in the order of every 20-column array of this package."""
-
-RESIDUES = AMINO_ACIDS + "XUBZO"
-"""Every letter a model may see: the standard 20, unknown (X), and the rare ones."""
-
-RARE = "UZOB"
-"""Residues that are rare (U, O) or stand for one of two (Z, B)."""
-
-Rare = Literal["X", "keep", "error"]
+__all__ = [
+    "AMINO_ACIDS",
+    "AS_WRITTEN",
+    "RARE",
+    "RESIDUES",
+    "Rare",
+    "RareTally",
+    "ResidueError",
+    "ResiduePolicy",
+    "Vocabulary",
+    "get_vocabulary",
+    "normalise",
+]
 
 _RESIDUE_SET = frozenset(RESIDUES)
 _PROT_BERT_RESIDUES = "LAGVESIKRDTPNQFYMHCWXUBZO"
@@ -48,105 +60,8 @@ _ESM2_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 _PROGEN2_RESIDUES = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
 _T5_SENTINELS = 100
 
-_STANDARD = re.compile(f"[{AMINO_ACIDS}X]+").fullmatch
-# ProtTrans files have a space between residues, copies from the web have line ends and tabs.
-_DROP_WHITESPACE = {ord(c): None for c in string.whitespace}
-# Only ASCII letters change case: str.upper() would turn one "ß" into two serines.
-_TO_UPPER = {ord(c): c.upper() for c in string.ascii_lowercase}
-_RARE_TO_X = {ord(c): "X" for c in RARE}
 
-
-class ResidueError(ProtlmError):
-    """A character that is not a residue. `position` is 1-based, counted without whitespace."""
-
-    def __init__(self, message: str, position: int) -> None:
-        super().__init__(message)
-        self.position = position
-
-
-@dataclass(frozen=True)
-class ResiduePolicy:
-    """What `normalise` does with letters that are legal but that a model may not know.
-
-    rare: "X" maps U, Z, O and B to X, as ProtTrans did in pretraining; "keep" leaves them, for
-      models that have ids for them; "error" refuses them.
-    lower_case: "upper" reads lower case (soft-masked residues) as upper case; "error" refuses it.
-    tally: counts the rare residues that `normalise` meets.
-    """
-
-    rare: Rare = "X"
-    lower_case: Literal["upper", "error"] = "upper"
-    tally: RareTally | None = field(default=None, compare=False)
-
-
-@dataclass
-class RareTally:
-    """Rare residues of the sequences read so far; a sequence that is read twice counts once."""
-
-    sequences: set[int] = field(default_factory=set)
-    letters: Counter[str] = field(default_factory=Counter)
-
-    def count(self, sequence: str) -> None:
-        """Counts the rare residues of a sequence in upper case."""
-        found = Counter({letter: n for letter in RARE if (n := sequence.count(letter))})
-        if found and (key := hash(sequence)) not in self.sequences:
-            self.sequences.add(key)
-            self.letters += found
-
-
-AS_WRITTEN = ResiduePolicy(rare="keep")
-"""For data that are read before the model is known that will see them."""
-
-
-def normalise(sequence: str, policy: ResiduePolicy = ResiduePolicy(), *, record: str) -> str:
-    """Plain upper-case residues (`RESIDUES`, at least one) of a sequence that may be spaced, lower
-    case or hold U, Z, O, B; `record` is the name of the protein, for messages.
-
-    Raises:
-      ProtlmError: no residues; or, as `ResidueError`, a character that is not a residue (J, `*`,
-        `-`, digits, ...), lower case under `lower_case="error"` or a rare residue under
-        `rare="error"`: names the record and the 1-based position, counted without whitespace.
-    """
-    if _STANDARD(sequence):  # nearly every protein, and much faster
-        return sequence
-    letters = sequence.translate(_DROP_WHITESPACE)
-    if not letters:
-        raise ProtlmError(f"record {record!r} has no residues; remove it or supply its sequence")
-    upper = letters.translate(_TO_UPPER)
-
-    def refuse(at: int, message: str) -> ResidueError:
-        return ResidueError(f"record {record!r}, position {at + 1}: {message}", at + 1)
-
-    if policy.lower_case == "error" and upper != letters:
-        at = next(i for i, (a, b) in enumerate(zip(letters, upper, strict=True)) if a != b)
-        remedy = 'write it in upper case or set the policy lower_case="upper"'
-        raise refuse(at, f"lower-case residue {letters[at]!r}; {remedy}")
-    if not set(upper) <= _RESIDUE_SET:
-        at = next(i for i, c in enumerate(upper) if c not in _RESIDUE_SET)
-        raise refuse(at, f"{letters[at]!r} is not an amino acid; {_remedy(upper[at])}")
-    if policy.tally is not None:
-        policy.tally.count(upper)
-    if policy.rare == "error" and not set(upper).isdisjoint(RARE):
-        at = next(i for i, c in enumerate(upper) if c in RARE)
-        remedy = "these are refused (--rare_residues error); choose x or keep"
-        raise refuse(at, f"{upper[at]!r} is a rare residue, and {remedy}")
-    return upper.translate(_RARE_TO_X) if policy.rare == "X" else upper
-
-
-def _remedy(character: str) -> str:
-    """What the user can do about a character that is not a residue."""
-    if character == "*":
-        return "remove the stop sign (or cut the translation there)"
-    if character in "-.~":
-        return "this is an alignment gap: take the gaps out first"
-    if character == "J":
-        return "J means leucine or isoleucine: replace it by L, I or X"
-    if character.isdigit():
-        return "remove the numbers from the sequence"
-    return f"replace it by one of {RESIDUES} (X where the residue is unknown)"
-
-
-def _constant(values: Sequence[int]) -> np.ndarray:
+def _constant(values: Sequence[Any] | np.ndarray) -> np.ndarray:
     """A read-only int32 array, because all callers share it."""
     array = np.array(values, np.int32)
     array.flags.writeable = False
@@ -183,7 +98,7 @@ class Vocabulary:
         if len(set(self.tokens)) != self.size:
             twice = next(t for t in self.tokens if self.tokens.count(t) > 1)
             raise ProtlmError(f"vocabulary {self.name}: token {twice!r} has two ids")
-        if missing := [a for a in AMINO_ACIDS if a not in self.tokens]:
+        if missing := [a for a in AMINO_ACIDS if not {a, f"{a}#"} & {*self.tokens}]:
             raise ProtlmError(
                 f"vocabulary {self.name}: no token for the amino acid(s) {', '.join(missing)}; "
                 f"every residue must be a token of one upper-case letter"
@@ -200,18 +115,46 @@ class Vocabulary:
         return len(self.tokens)
 
     @cached_property
+    def structured(self) -> bool:
+        """Whether a token is a residue and a structural letter (SaProt)."""
+        return "A#" in self.tokens
+
+    @cached_property
     def residue_ids(self) -> np.ndarray:
-        """int32 [up to 25]: ids of all residue letters, rare ones and X included, ascending."""
+        """int32 [up to 25]: ids of all residue letters, rare ones and X included, ascending; of
+        pairs, those with a residue."""
+        if self.structured:
+            return _constant(sorted(self.amino_acid_columns.ravel().tolist()))
         return _constant([i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET])
 
     @cached_property
     def amino_acid_ids(self) -> np.ndarray:
-        """int32 [20]: ids of the standard amino acids, in the order of `AMINO_ACIDS`."""
-        return _constant([self.tokens.index(a) for a in AMINO_ACIDS])
+        """int32 [20]: ids of the standard amino acids, in the order of `AMINO_ACIDS`; of pairs,
+        those without a structure."""
+        return _constant(self.amino_acid_columns[:, -1].tolist())
+
+    @cached_property
+    def amino_acid_columns(self) -> np.ndarray:
+        """int32 [20, tokens]: all ids of each standard amino acid: one, or its 21 pairs. The sum of
+        their probabilities is that of the residue."""
+        shapes = structure.STRUCTURES + structure.UNKNOWN if self.structured else ("",)
+        return _constant([[self.tokens.index(a + s) for s in shapes] for a in AMINO_ACIDS])
+
+    @cached_property
+    def hides(self) -> int | tuple[int, ...] | None:
+        """The token that hides a residue: `mask_id`; of pairs, for each token another, which keeps
+        its structural letter."""
+        if not self.structured:
+            return self.mask_id
+        ids = {t: i for i, t in enumerate(self.tokens)}
+        return tuple(ids.get("#" + t[1:], i) if len(t) == 2 else i for t, i in ids.items())
 
     @cached_property
     def letter_table(self) -> np.ndarray:
-        """int32 [256]: id of each Latin-1 character, -1 where it is no residue here."""
+        """int32 [256]: id of each Latin-1 character, -1 where it is no residue here; of pairs,
+        [structure.CODES]."""
+        if self.structured:
+            return _constant(structure.code_table({t: i for i, t in enumerate(self.tokens)}))
         ids = {t: i for i, t in enumerate(self.tokens) if t in _RESIDUE_SET}
         return _constant([ids.get(chr(c), -1) for c in range(256)])
 
@@ -262,12 +205,20 @@ class Vocabulary:
           ProtlmError: a character that is not one of the 25 residues (run `normalise` first), or a
             residue that this vocabulary does not have.
         """
-        try:
-            ids = self.letter_table[np.frombuffer(sequence.encode("latin-1"), np.uint8)]
-        except UnicodeEncodeError:
-            ids = np.array([-1], np.int32)
+        table = self.letter_table
+        if sequence.isascii():
+            ids = table[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+        else:
+            codes = np.frombuffer(sequence.encode("utf-32-le", "surrogatepass"), np.uint32)
+            ids = np.where(codes < len(table), table[np.minimum(codes, len(table) - 1)], -1)
         if ids.size and ids.min() < 0:
-            known = self.decode(self.residue_ids)
+            if structure.is_structured(sequence) and not self.structured:
+                raise ProtlmError(
+                    f"residues with structural letters ({structure.written(sequence)[:10]}...) "
+                    f"have no ids in {self.name}, which knows residues alone: take the structure "
+                    "out, or a model that reads it (SaProt)"
+                )
+            known = structure.LETTERS if self.structured else self.decode(self.residue_ids)
             at = next(i for i, c in enumerate(sequence) if c not in known)
             remedy = (
                 f"the model knows {known} only: replace the residue or leave the protein out"
@@ -349,7 +300,23 @@ RITA = Vocabulary(
     pad_id=1, unk_id=0, mask_id=None, prefix_ids=(), suffix_ids=(2,),
 )  # fmt: skip
 
-BUILT_IN = (PROT_BERT, PROT_T5, PROT_ALBERT, PROT_XLNET, PROT_TXL, ESM2, ESMC, PROGEN2, RITA)
+SAPROT = Vocabulary(
+    name="saprot", tokens=("<cls>", "<pad>", "<eos>", "<unk>", "<mask>", *structure.pair_tokens()),
+    pad_id=1, unk_id=3, mask_id=4, prefix_ids=(0,), suffix_ids=(2,),
+)  # fmt: skip
+
+BUILT_IN = (
+    PROT_BERT,
+    PROT_T5,
+    PROT_ALBERT,
+    PROT_XLNET,
+    PROT_TXL,
+    ESM2,
+    ESMC,
+    PROGEN2,
+    RITA,
+    SAPROT,
+)
 
 VOCABULARIES: dict[str, Vocabulary] = {v.name: v for v in BUILT_IN}
 """By name: ours, and those of models that this process has loaded."""

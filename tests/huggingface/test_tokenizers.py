@@ -21,7 +21,11 @@ transformers = pytest.importorskip("transformers")
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXUZOB"
 
 
-@pytest.fixture(scope="module", params=BUILT_IN, ids=lambda v: v.name)
+# Pairs of residue and structure are tested in tests/evaluation/scoring/test_pairs.py.
+LETTERED = [v for v in BUILT_IN if not v.structured]
+
+
+@pytest.fixture(scope="module", params=LETTERED, ids=lambda v: v.name)
 def vocabulary(request: pytest.FixtureRequest) -> Vocabulary:
     return request.param
 

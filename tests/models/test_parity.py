@@ -44,6 +44,7 @@ CONFIGS = {
     "esmc": esmc_config(**SIZES, initializer_range=0.2),
     "gpt2": gpt2_config(**SIZES, max_positions=16, initializer_range=0.2),
     "roberta": roberta_config(**SIZES, max_positions=16, initializer_range=0.2),
+    "saprot": esm2_config(**SIZES, vocabulary="saprot", vocab_size=446, initializer_range=0.2),
     "t5": t5_config(**{**SIZES, "head_dim": 16}, num_decoder_layers=3),
 }
 LENGTHS = np.array([12, 5, 9])
@@ -58,6 +59,7 @@ BLOCKS = {
     "esmc": {"encoder": lambda network: network.esmc.layers},
     "gpt2": {"encoder": lambda network: network.transformer.h},
     "roberta": {"encoder": lambda network: network.roberta.encoder.layer},
+    "saprot": {"encoder": lambda network: network.esm.encoder.layer},
     "t5": {
         "encoder": lambda network: network.encoder.block,
         "decoder": lambda network: network.decoder.block,
@@ -123,7 +125,7 @@ def ours(family: str) -> tuple[Any, Any, dict[str, np.ndarray], Any]:
 def theirs(family: str) -> tuple[dict[str, np.ndarray], Any]:
     """The same from PyTorch: streams caught by hooks, gradients by name."""
     model, params, _, _ = ours(family)
-    exchange = EXCHANGES[family]
+    exchange = EXCHANGES[CONFIGS[family].family]
     config = transformers.AutoConfig.for_model(
         exchange.model_type, **exchange.to_config(model.config)
     )

@@ -112,8 +112,8 @@ class Sure(nn.Module):
 
 def drawn(model: nn.Module, given: Any, places: Any, steps: int, heat: float = 0.0) -> np.ndarray:
     run = functools.partial(denoise, model, {}, given, jnp.asarray(places), jax.random.key(0))
-    amino_acids = jnp.asarray(ESM2.amino_acid_ids)
-    tokens, finite = run(jnp.float32(heat), mask_id=MASK, amino_acids=amino_acids, steps=steps)
+    columns = jnp.asarray(ESM2.amino_acid_columns)
+    tokens, finite = run(jnp.float32(heat), hides=MASK, columns=columns, steps=steps)
     assert finite.all()
     return np.asarray(jax.block_until_ready(tokens))
 

@@ -38,6 +38,7 @@ VARIANTS: dict[str, list[str]] = {
     "progen2": [],
     "rita": [],
     "roberta": [],
+    "saprot": [],
     "xlnet": [],
     "txl": ["--config.data.length=128", "--config.model.memory_length=128"],
 }

@@ -82,7 +82,7 @@ class Proteins:
             features,
             asked.true,
             asked.hidden,
-            np.isin(asked.true, loaded.vocabulary.amino_acid_ids) & real,
+            np.isin(asked.true, loaded.vocabulary.amino_acid_columns) & real,
             np.where(real, np.arange(ROWS, dtype=np.int32)[:, None], -1),
             [protein for protein, _, _ in members],
             self.most,

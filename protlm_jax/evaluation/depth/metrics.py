@@ -131,7 +131,7 @@ def why_not(name: str, model: Stacked, stack: str, num_layers: int) -> str | Non
     metric, read = METRICS[name], model.readouts[0]
     if num_layers < metric.layers:
         return f"needs {metric.layers} layers, and there are {num_layers}"
-    if metric.needs == "sum" and model.config.norm_placement != "pre":
+    if metric.needs == "sum" and not model.config.adds_alone:
         return (
             "a norm stands behind what each layer adds, so that the stream is no sum of what "
             "earlier layers wrote"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from protlm_jax.evaluation.depth.positions import Positions
 from protlm_jax.models.attention_context import AttentionContext, at_places
 from protlm_jax.models.block import BlockContext
+from protlm_jax.models.readouts import is_residue, residue_logits
 from protlm_jax.models.stack import LayerProgram
 
 TINY = 1e-6  # smallest norm that is divided by, as in Csordás et al. 2025
@@ -36,7 +37,7 @@ class Subject:
     asking: AttentionContext | None  # of the places that are read, where it is known of them alone
     positions: Positions  # where layers are edited and effects read
     true: jax.Array  # [B, K, 20] float32, one-hot of the amino acid that belongs to each answer
-    amino_acids: jax.Array  # [20] int32 ids
+    amino_acids: jax.Array  # [20, tokens] int32 ids
     pre_norm: bool  # whether a block adds to its stream and leaves it otherwise alone
     answers: bool  # whether the model answers from a stream
 
@@ -93,8 +94,8 @@ class Subject:
 
     def answer_of(self, seen: jax.Array) -> jax.Array:
         """Log-probabilities [B, K, 20] of what is read, [B, K, D], of the head's own stack."""
-        logits = self.run({self.head_stack: seen}, method="head")[..., self.amino_acids]
-        return jax.nn.log_softmax(logits.astype(jnp.float32))
+        logits = self.run({self.head_stack: seen}, method="head").astype(jnp.float32)
+        return jax.nn.log_softmax(residue_logits(logits, self.amino_acids))
 
 
 def observe(
@@ -117,8 +118,12 @@ def observe(
     out, taps = run(h, context, method="stack")
     context = run(out, context, method="connect")
     asked = model.readouts[0]
-    correct = positions.at(asked.positions(true)[..., None]) == amino_acids[None, None, :]
+    correct = is_residue(positions.at(asked.positions(true)[..., None])[..., 0], amino_acids)
     streams = jnp.concatenate([taps[stack]["stream"], out[stack][None]])
+    own = run(stack, h[stack], context[stack], method="prepared")
+    if own.skips is not None:
+        own = dataclasses.replace(own, skips=streams[1 : len(own.skips) + 1])
+    context = {**context, stack: own}
     return Subject(
         run=run,
         stack=stack,
@@ -132,7 +137,7 @@ def observe(
         positions=positions,
         true=correct.astype(jnp.float32),
         amino_acids=amino_acids,
-        pre_norm=model.config.norm_placement == "pre",
+        pre_norm=model.config.adds_alone,
         answers=asked.reads_stream,
     )
 

@@ -37,7 +37,7 @@ class Shown(NamedTuple):
     features: dict[str, Any]
     true: Any  # [B, L] int32
     positions: Positions
-    amino_acids: Any  # [20] int32 ids
+    amino_acids: Any  # [20, tokens] int32 ids
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Sweep:
         """A batch as compiled measurements take it."""
         slots = max(ROWS, len(batch.owners))
         where = batch.positions(self.positions, self.loaded.model.readouts[0], slots)
-        amino_acids = jnp.asarray(self.loaded.vocabulary.amino_acid_ids)
+        amino_acids = jnp.asarray(self.loaded.vocabulary.amino_acid_columns)
         return Shown(batch.features, batch.true, where, amino_acids)
 
     def run(self, measure: Callable[..., Any], shown: Shown, *arrays: Any, **fixed: Any) -> Any:

@@ -25,6 +25,7 @@ from protlm_jax.evaluation.depth.stream import lens
 from protlm_jax.evaluation.depth.subject import Subject
 from protlm_jax.evaluation.depth.sweep import Part, Sweep
 from protlm_jax.models.loaded import LoadedModel
+from protlm_jax.models.readouts import residue_logits
 
 STEPS = 300
 POINTS = 256  # in a minibatch
@@ -105,12 +106,12 @@ def fit(sweep: Sweep, fitted: Points, choosing: Points, steps: int) -> Maps:
 
 def _losses(loaded: LoadedModel, maps: Maps, streams: jax.Array, log_p: jax.Array) -> jax.Array:
     """Mean KL(p || q_l) of each depth, [N]."""
-    amino_acids, read = jnp.asarray(loaded.vocabulary.amino_acid_ids), loaded.model.readouts[0]
+    amino_acids, read = loaded.vocabulary.amino_acid_columns, loaded.model.readouts[0]
 
     def answer(one: Maps, stream: jax.Array) -> jax.Array:
         mapped = (stream + stream @ one["A"].T + one["b"][None])[None]
         logits = loaded.model.apply({"params": loaded.params}, {read.stack: mapped}, method="head")
-        return jax.nn.log_softmax(logits[0][:, amino_acids])
+        return jax.nn.log_softmax(residue_logits(logits[0], amino_acids))
 
     log_q = jax.vmap(answer)(maps, streams)
     return jnp.mean(jnp.sum(jnp.exp(log_p)[None] * (log_p[None] - log_q), axis=-1), axis=-1)

@@ -18,6 +18,7 @@ from protlm_jax.evaluation.embedding.spec import Arrays, Vectors
 from protlm_jax.evaluation.probe_data import UNKNOWN, LabelledProtein
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS
+from protlm_jax.vocabularies.structure import without_structure
 
 BY_RESIDUE = ("random", "one_hot", "blosum62", "majority")
 BY_PROTEIN = ("random", "composition", "blosum62", "majority")
@@ -63,7 +64,8 @@ _ROWS[np.frombuffer(AMINO_ACIDS.encode("ascii"), np.uint8)] = np.arange(20)
 
 def rows_of(sequence: str, table: np.ndarray) -> np.ndarray:
     """[residues, columns]: the table's row of each residue of a normalised sequence."""
-    return table[_ROWS[np.frombuffer(sequence.encode("ascii"), np.uint8)]]
+    letters = without_structure(sequence).encode("ascii")
+    return table[_ROWS[np.frombuffer(letters, np.uint8)]]
 
 
 @dataclass

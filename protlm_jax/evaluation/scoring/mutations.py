@@ -25,6 +25,7 @@ import numpy as np
 
 from protlm_jax.errors import ProtlmError
 from protlm_jax.vocabularies import AMINO_ACIDS
+from protlm_jax.vocabularies.structure import in_place_of, without_structure
 
 WILD_TYPE = frozenset(
     ("", "wt", "_wt", "_sy", "wildtype", "wild_type", "wild-type", "wild type", "=", "p.=", "p.(=)")
@@ -91,7 +92,7 @@ class Variant:
     @property
     def positions(self) -> tuple[int, ...]:
         """Residues that differ, counted from 0, ascending; of sequences of one length."""
-        own, other = (np.frombuffer(s.encode(), np.uint8) for s in (self.wildtype, self.sequence))
+        own, other = (np.array(list(s)) for s in (self.wildtype, self.sequence))
         return tuple(np.flatnonzero(own != other).tolist())
 
 
@@ -146,10 +147,11 @@ def check(edits: Sequence[Edit], sequence: str, *, mutated: bool = False) -> Non
                     f"{edit.text}: position {at + 1} is outside of the {name}, which has "
                     f"{len(sequence)} residues; positions count from 1"
                 )
-            if sequence[at] != letter:
+            found = without_structure(sequence[at])
+            if found != letter:
                 raise ProtlmError(
                     f"{edit.text}: expected {letter} at position {at + 1} of the {name}, found "
-                    f"{sequence[at]}; is it the right sequence, and do positions count from its "
+                    f"{found}; is it the right sequence, and do positions count from its "
                     "first residue?"
                 )
 
@@ -158,8 +160,10 @@ def mutate(edits: Sequence[Edit], wildtype: str) -> Variant:
     """The mutant that edits make of a wild type; `check` has passed."""
     pieces, done = [], 0
     for edit in sorted(edits, key=_span):
-        own = wildtype[edit.start : edit.stop]
-        pieces += [wildtype[done : edit.start], own * 2 if edit.repeated else edit.letters]
+        own, new = wildtype[edit.start : edit.stop], edit.letters
+        if edit.substitutes:
+            new = in_place_of(new, own)
+        pieces += [wildtype[done : edit.start], own * 2 if edit.repeated else new]
         done = edit.stop
     shifted = not all(edit.substitutes for edit in edits)
     return Variant(wildtype, "".join([*pieces, wildtype[done:]]), shifted)
@@ -170,7 +174,7 @@ def restored(edits: Sequence[Edit], mutant: str) -> str:
     letters = list(mutant)
     for edit in edits:
         for at, letter in edit.named:
-            letters[at] = letter
+            letters[at] = in_place_of(letter, letters[at])
     return "".join(letters)
 
 

@@ -42,6 +42,7 @@ from protlm_jax.evaluation.questions import Question, Softmax, ask
 from protlm_jax.evaluation.scoring.mutations import Variant
 from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.vocabularies import AMINO_ACIDS, AS_WRITTEN, ResiduePolicy
+from protlm_jax.vocabularies.structure import without_structure
 
 Strategy = Literal[
     "masked-marginals", "masked-marginals-additive", "wildtype-marginals", "likelihood-ratio"
@@ -146,7 +147,8 @@ def _likelihoods(
             ways[q.protein][np.asarray(q.asked)] += 1
         for index, answer in ask(engine, proteins, questions, **options):
             i, at = questions[index].protein, np.asarray(questions[index].asked)
-            own = answer[np.arange(len(at)), [COLUMN[part[i][place]] for place in at]]
+            letters = without_structure(part[i])
+            own = answer[np.arange(len(at)), [COLUMN[letters[place]] for place in at]]
             arrays[i][at] += np.where(np.isfinite(own), own / ways[i][at], -np.inf)
         for array in arrays:
             yield Likelihood(array, min(len(array), limit or len(array)))
@@ -198,7 +200,7 @@ def questions_of(
         ProtlmError: a causal model's position table does not hold the protein.
     """
     residues = len(sequence)
-    asked = [i for i, residue in enumerate(sequence) if residue in COLUMN]
+    asked = [i for i, residue in enumerate(without_structure(sequence)) if residue in COLUMN]
     if kind_of(loaded) != "causal":
         return [Question(protein, *window_around(i, i, residues, limit), (i,), (i,)) for i in asked]
     if limit is not None and residues > limit:
@@ -246,13 +248,13 @@ def require_scorable(
 ) -> None:
     """Raises ProtlmError where a mutated residue is none of the 20, or the model cannot read a
     sequence."""
+    wildtype, mutant = map(without_structure, (variant.wildtype, variant.sequence))
     if variant.is_indel:
-        change = Counter(variant.sequence)
-        change.subtract(variant.wildtype)
+        change = Counter(mutant)
+        change.subtract(wildtype)
         changed = {letter for letter, count in change.items() if count}
     else:
-        at = variant.positions
-        changed = {s[i] for s in (variant.wildtype, variant.sequence) for i in at}
+        changed = {s[i] for s in (wildtype, mutant) for i in variant.positions}
     if unscored := sorted(changed - set(COLUMN)):
         raise ProtlmError(
             f"the mutation changes {unscored[0]}, which is none of the 20 amino acids; the model "
@@ -351,7 +353,8 @@ def _marginals(
             answers[q.protein, tuple(q.hidden), place] = row
     result = np.zeros(len(variants))
     for n, (variant, of_variant) in enumerate(zip(variants, terms, strict=True)):
+        mutant, wildtype = map(without_structure, (variant.sequence, variant.wildtype))
         for term in of_variant:
-            result[n] += answers[term][COLUMN[variant.sequence[term[2]]]]
-            result[n] -= answers[term][COLUMN[variant.wildtype[term[2]]]]
+            result[n] += answers[term][COLUMN[mutant[term[2]]]]
+            result[n] -= answers[term][COLUMN[wildtype[term[2]]]]
     return result

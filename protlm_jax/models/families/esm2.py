@@ -80,6 +80,14 @@ PRESETS = {
     "esm2_15b": _published(48, 5120, 40),
 }
 
+# SaProt (Su et al. 2023) is the network over pairs of a residue and a letter of its structure.
+_PAIRS = {"vocabulary": "saprot", "vocab_size": 446}
+PRESETS |= {
+    "saprot_35m": _published(12, 480, 20).replace(**_PAIRS),
+    "saprot_650m": _published(33, 1280, 20).replace(**_PAIRS),
+    "saprot_1.3b": _published(66, 1280, 20).replace(**_PAIRS),
+}
+
 
 def token_dropout(masked: jax.Array, segments: jax.Array) -> jax.Array:
     """What each token's embedding is multiplied by: [B, L] float32.

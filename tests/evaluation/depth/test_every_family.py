@@ -86,7 +86,7 @@ def test_what_is_not_defined_has_a_reason(family: str) -> None:
                 assert reason == f"the model {model.readouts[0].silence}", name
             assert reason is None or len(reason) > 20
         assert why_not("swaps", model, stack, 1) == "needs 2 layers, and there are 1"
-    masked = ("albert", "bert", "dplm", "esm2", "esmc", "roberta")
+    masked = ("albert", "bert", "dplm", "esm2", "esmc", "roberta", "saprot")
     assert (model.readouts[0].why_no_noise is None) == (family in masked)
 
 

@@ -27,7 +27,8 @@ def of_kind(*kinds: str) -> list[str]:
 
 def residue_logits(model: LoadedModel, sequence: str, hidden: list[int]) -> np.ndarray:
     """Logits [residues, 20] of one bare protein with residues hidden."""
-    return bare_logits(model, sequence, hidden)[:, model.vocabulary.amino_acid_ids]
+    whole = bare_logits(model, sequence, hidden)
+    return np.logaddexp.reduce(whole[:, model.vocabulary.amino_acid_columns], axis=-1)
 
 
 def log_odds(logits: np.ndarray, text: str) -> float:

@@ -27,7 +27,7 @@ def proteins(lengths: list[int], seed: int = 0) -> list[str]:
 
 def one_by_one(model: LoadedModel, sequence: str, softmax: str = "residues") -> np.ndarray:
     """Log-probabilities [residues], from a forward of the bare protein for each residue."""
-    readout, ids = model.model.readouts[0], model.vocabulary.amino_acid_ids
+    readout, columns = model.model.readouts[0], model.vocabulary.amino_acid_columns
     ways = []
     for backwards in (False, True)[: 1 + readout.both_ways]:
         letters = sequence[::-1] if backwards else sequence
@@ -37,8 +37,9 @@ def one_by_one(model: LoadedModel, sequence: str, softmax: str = "residues") -> 
             if residue in AMINO_ACIDS:
                 causal = readout.kind == "causal"
                 logits = (whole if causal else bare_logits(model, sequence, [i]))[i]
-                among = logits[ids] if softmax == "residues" else logits
-                own = logits[ids[AMINO_ACIDS.index(residue)]]
+                each = np.logaddexp.reduce(logits[columns], axis=1)  # SaProt: of 21 pairs
+                among = each if softmax == "residues" else logits
+                own = each[AMINO_ACIDS.index(residue)]
                 scores[i] = own - np.logaddexp.reduce(among)
         ways.append(scores[::-1] if backwards else scores)
     scored = np.isfinite(ways)  # what is read first, nothing predicts without a token before it
@@ -86,7 +87,7 @@ def transformers_logits(kind: str, theirs: Any, batch: Any, at: int, mask_id: in
     return theirs(input_ids=masked, **options).logits[0, at]
 
 
-IN_TORCH = [f for f in SCORED if f not in ("progen2", "rita", "transformer_xl")]
+IN_TORCH = [f for f in SCORED if f not in ("progen2", "rita", "saprot", "transformer_xl")]
 LIKE_BERT = ("albert", "esm2", "esmc")  # asked as BERT is
 
 
@@ -95,7 +96,7 @@ LIKE_BERT = ("albert", "esm2", "esmc")  # asked as BERT is
     [pytest.param(f, marks=[pytest.mark.long] * (f in LIKE_BERT)) for f in IN_TORCH],
 )
 def test_equals_transformers_one_position_at_a_time(family: str, tmp_path) -> None:
-    """Three families that transformers has not are tested with their exports."""
+    """Families that transformers has not are tested with their exports, pairs in test_pairs.py."""
     import torch
     import transformers
 
