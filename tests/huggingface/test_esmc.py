@@ -12,7 +12,7 @@ from hf_folders import reconfigure, require_named
 
 from protlm_jax import models
 from protlm_jax.errors import ProtlmError
-from protlm_jax.huggingface import export, load_model
+from protlm_jax.huggingface import load_model
 from protlm_jax.huggingface.convert import EXCHANGES
 from protlm_jax.vocabularies import ESMC
 
@@ -77,14 +77,6 @@ def test_other_models_of_the_type_are_refused(folder: Path, fields: Any, message
     reconfigure(folder, **fields)
     with pytest.raises(ProtlmError, match=message):
         load_model(folder)
-
-
-def test_a_divisor_that_their_class_does_not_know_is_not_exported(tmp_path: Path) -> None:
-    loaded = zoo.loaded("esmc")
-    model = models.build(loaded.config.replace(residual_divisor=1.0))
-    undivided = models.LoadedModel(model, loaded.params, loaded.vocabulary, "undivided")
-    with pytest.raises(ProtlmError, match=r"no way to say model.residual_divisor = 1.0"):
-        export(undivided, tmp_path / "hf")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def official(table: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 def test_means_are_the_official_ones_and_faults_are_named(benchmark, monkeypatch, capsys) -> None:
     model = loaded("bert")
-    monkeypatch.setattr(huggingface, "load_model", lambda path: model)
+    monkeypatch.setattr(huggingface, "load_model", lambda path, mesh=None: model)
     calls: list[int] = []
 
     def random_effects(loaded: LoadedModel, variants: list, **_: object) -> np.ndarray:
@@ -145,7 +145,7 @@ def test_means_are_the_official_ones_and_faults_are_named(benchmark, monkeypatch
 
 def test_scores_are_those_of_the_model_at_the_asked_depth(benchmark, monkeypatch) -> None:
     model = loaded("bert")
-    monkeypatch.setattr(huggingface, "load_model", lambda path: model)
+    monkeypatch.setattr(huggingface, "load_model", lambda path, mesh=None: model)
     folder = benchmark / "DMS_ProteinGym_substitutions"
     for file in folder.iterdir():
         if file.name != "A_1.csv":
