@@ -70,7 +70,12 @@ def load(name: str, *overrides: str) -> list[Phase]:
 
 
 def test_no_recipe_is_forgotten() -> None:
-    recipes = {file.stem for file in CONFIGS.glob("*.py")} - {"tiny", "adapt", "depth_study"}
+    recipes = {file.stem for file in CONFIGS.glob("*.py")} - {
+        "tiny",
+        "adapt",
+        "depth_study",
+        "finetune",
+    }
     assert recipes == set(EXPECTED)
 
 
