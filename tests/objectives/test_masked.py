@@ -161,7 +161,7 @@ def test_nothing_asked_is_nothing_lost() -> None:
 
 
 def test_unknown_objectives_and_options_are_refused() -> None:
-    with pytest.raises(ProtlmError, match=r"unknown objective 'span'; .*diffusion, masked"):
+    with pytest.raises(ProtlmError, match=r"unknown objective 'span'; .*diffusion, labels, masked"):
         build_objective("span", PROT_BERT)
     with pytest.raises(ProtlmError, match=r"'masked' does not take these options: .*speed"):
         build_objective("masked", PROT_BERT, speed=1.0)
