@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ from protlm_jax.models.loaded import LoadedModel
 from protlm_jax.objectives.labels import LabelsObjective
 from protlm_jax.partitioning import replicated
 from protlm_jax.vocabularies import normalise
+
+log = logging.getLogger(__name__)
 
 Predicted = dict[str, np.ndarray]
 
@@ -80,10 +83,10 @@ class TunedModel:
         owners: list[str] = []
         kept: list[slice] = []
         ahead = len(vocabulary.prefix_ids)
-        for name, written in sequences.items():
-            sequence = normalise(written, self.loaded.policy, record=name)
-            if self.about["level"] == "protein":
-                sequence = middle_out(sequence, limit)
+        plain = {n: normalise(s, self.loaded.policy, record=n) for n, s in sequences.items()}
+        if self.about["level"] == "protein":
+            plain = dict(zip(plain, middles_out(plain.values(), limit), strict=True))
+        for name, sequence in plain.items():
             for cut in windows(len(sequence), limit):
                 pieces.append(np.asarray(vocabulary.encode(sequence[cut.start : cut.stop])))
                 owners.append(name)
@@ -138,12 +141,16 @@ class TunedModel:
         }
 
 
-def middle_out(sequence: str, limit: int | None) -> str:
-    """A protein without its middle where it is longer than so many residues (as DeepLoc)."""
-    if limit is None or len(sequence) <= limit:
-        return sequence
-    first = -(-limit // 2)
-    return sequence[:first] + sequence[len(sequence) - (limit - first) :]
+def middles_out(sequences: Collection[str], limit: int) -> list[str]:
+    """Proteins without their middle where they are longer than `limit` residues (as DeepLoc); a
+    warning says how many."""
+    if cut := sum(len(sequence) > limit for sequence in sequences):
+        log.warning(
+            "%d of %d proteins are longer than %d residues: their middle is left out",
+            *(cut, len(sequences), limit),
+        )
+    first, last = -(-limit // 2), limit // 2
+    return [s if len(s) <= limit else s[:first] + s[len(s) - last :] for s in sequences]
 
 
 def _answers(model: Any, params: Any, inputs: Any, objective: LabelsObjective) -> jax.Array:

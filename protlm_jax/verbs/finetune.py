@@ -163,7 +163,7 @@ def _write_task(
     import numpy as np
 
     from protlm_jax.data.labelled import write_labels
-    from protlm_jax.evaluation.tuned import middle_out
+    from protlm_jax.evaluation.tuned import middles_out
     from protlm_jax.evaluation.verbs import row_of
     from protlm_jax.huggingface.tuned import TASK
     from protlm_jax.storage.json_files import write_json
@@ -179,7 +179,9 @@ def _write_task(
         np.stack([_scaled(p, t, c) for t, c in zip(targets, columns, strict=True)], axis=-1)
         for p in proteins
     ]
-    sequences = [middle_out(p.sequence, row - specials) if whole else p.sequence for p in proteins]
+    sequences = [p.sequence for p in proteins]
+    if whole:
+        sequences = middles_out(sequences, row - specials)
     heldout = [place >= len(splits["train"]) for place in range(len(proteins))]
     write_labels(workdir / "labels.npz", sequences, values, heldout)
     about = {

@@ -19,6 +19,7 @@ from zoo import ZOO
 from protlm_jax import models
 from protlm_jax.cli import main
 from protlm_jax.errors import ProtlmError
+from protlm_jax.evaluation.tuned import middles_out
 from protlm_jax.huggingface import export, load_model
 from protlm_jax.models import LoadedModel
 from protlm_jax.training.metrics import read_metrics
@@ -163,3 +164,8 @@ def test_bad_labels_are_named(
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert re.search(said, error), error
+
+
+def test_proteins_without_their_middle_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    assert middles_out(["ACDEFGH", "ACD"], 5) == ["ACDGH", "ACD"]
+    assert "1 of 2 proteins are longer than 5 residues" in caplog.text
