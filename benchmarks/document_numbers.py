@@ -2,6 +2,7 @@
 
     python benchmarks/document_numbers.py     # writes every marked number anew
     python benchmarks/document_numbers.py --add NAME FOLDER COMMAND    # keeps a probe's scores
+    python benchmarks/document_numbers.py --quickstart FOLDER          # keeps those of quickstart
 
 A mark in Markdown, which pages do not show, names a result:
 
@@ -37,9 +38,14 @@ MARK = re.compile(r"<!--=([\w.]+):([^:]+?):([+,]?\d*%?)-->(.*?)<!--/-->")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--add", nargs=3, metavar=("NAME", "FOLDER", "COMMAND"))
-    if added := parser.parse_args().add:
-        name, folder, command = added
+    parser.add_argument("--quickstart", type=Path, metavar="FOLDER")
+    arguments = parser.parse_args()
+    if arguments.add:
+        name, folder, command = arguments.add
         write_json(RESULTS / f"{name}.json", {"command": command, **scores(Path(folder))})
+    if arguments.quickstart:
+        found = quickstart(arguments.quickstart / "results")
+        write_json(RESULTS / "quickstart.json", {"command": "make quickstart", **found})
     for document in DOCUMENTS:
         write_atomically(document, renewed(document.read_text()))
 
@@ -105,6 +111,19 @@ def scores(folder: Path) -> dict[str, Any]:
                     at = {k: row[k] for k in ("head", "input", "view", "target")}
                     entry["seeds"] = float(spread.sel(at))
                 place[row["view"]] = entry
+    return tree
+
+
+def quickstart(folder: Path) -> dict[str, Any]:
+    """Held-out nats of the model and the baselines; head -> input -> view -> accuracy of Q3."""
+    heldout = read_json(folder / "heldout.json")
+    tree = {"heldout": {n: entry["nll"] for n, entry in heldout["baselines"].items()}}
+    tree["heldout"]["model"] = heldout["model"]["nll"]
+    probed = read(folder / "probe.nc")["score"].sel(metric="pooled", target="q3")
+    for place, entry in probed.stack(place=("head", "input", "view")).groupby("place"):
+        head, own, view = place
+        numbers = {k: entry.sel(estimate=k).item() for k in ("value", "standard_error")}
+        tree.setdefault(head, {}).setdefault(own, {})[view] = numbers
     return tree
 
 
