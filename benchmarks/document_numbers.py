@@ -45,7 +45,7 @@ def main() -> None:
         write_json(RESULTS / f"{name}.json", {"command": command, **scores(Path(folder))})
     if arguments.quickstart:
         found = quickstart(arguments.quickstart / "results")
-        write_json(RESULTS / "quickstart.json", {"command": "make quickstart", **found})
+        write_json(RESULTS / "quickstart.json", {"command": "protlm quickstart", **found})
     for document in DOCUMENTS:
         write_atomically(document, renewed(document.read_text()))
 
