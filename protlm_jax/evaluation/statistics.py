@@ -303,14 +303,12 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
 def roc_auc(scores: ArrayLike, labels: ArrayLike) -> float | None:
     """Probability that a positive (label above 0) scores above a negative, ties as half; None where
     one of them is missing or a score is not finite."""
-    from scipy import stats
-
     values, positive = np.asarray(scores, np.float64), np.asarray(labels) > 0
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not ones or not zeros or not np.isfinite(values).all():
+    if not positive.any() or positive.all() or not np.isfinite(values).all():
         return None
-    ranks = float(stats.rankdata(values)[positive].sum())
-    return (ranks - ones * (ones + 1) / 2) / (ones * zeros)
+    _, place = np.unique(values, return_inverse=True)
+    counts = [np.bincount(place, weights) for weights in (~positive, positive)]
+    return float(_area(np.stack(counts, axis=-1)))
 
 
 def _weights(proteins: int, seed: int, draws: int, values: int) -> Iterator[np.ndarray]:

@@ -85,7 +85,7 @@ class TunedModel:
         ahead = len(vocabulary.prefix_ids)
         plain = {n: normalise(s, self.loaded.policy, record=n) for n, s in sequences.items()}
         if self.about["level"] == "protein":
-            plain = dict(zip(plain, middles_out(plain.values(), limit), strict=True))
+            plain = dict(zip(plain, without_middles(plain.values(), limit), strict=True))
         for name, sequence in plain.items():
             for cut in windows(len(sequence), limit):
                 pieces.append(np.asarray(vocabulary.encode(sequence[cut.start : cut.stop])))
@@ -141,7 +141,7 @@ class TunedModel:
         }
 
 
-def middles_out(sequences: Collection[str], limit: int) -> list[str]:
+def without_middles(sequences: Collection[str], limit: int) -> list[str]:
     """Proteins without their middle where they are longer than `limit` residues (as DeepLoc); a
     warning says how many."""
     if cut := sum(len(sequence) > limit for sequence in sequences):

@@ -22,13 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from protlm_jax.errors import ProtlmError
 from protlm_jax.models.build import abstract_params, logical_axes, parameter_count
 from protlm_jax.partitioning import MESH_AXES, make_mesh, shardings
+from protlm_jax.training.hardware import memory_of
+from protlm_jax.training.mesh_choice import SHARE
 
 Wanted = Mapping[str, int] | Literal["auto"] | None
 Index = int | EllipsisType
 
 log = logging.getLogger(__name__)
-
-_SHARE = 0.5  # of a device's memory for parameters; the rest is for batches
 
 
 def parse_mesh(text: str) -> Wanted:
@@ -58,21 +58,16 @@ def mesh_for(model: nn.Module, wanted: Wanted) -> Mesh | None:
     devices = jax.local_devices()
     if wanted is not None and wanted != "auto":
         return make_mesh(dict(wanted), devices)
-    limit = memory_limit(devices[0])
-    if wanted is None or limit is None or len(devices) == 1:
+    limit = memory_of(devices[0])
+    if wanted is None or not limit or len(devices) == 1:
         return None
     size = 4 * parameter_count(abstract_params(model))
     counts = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
-    fsdp = next((n for n in counts if size <= n * _SHARE * limit), len(devices))
+    fsdp = next((n for n in counts if size <= n * SHARE * limit), len(devices))
     if fsdp == 1:
         return None
     log.info("%.1f GB of parameters are divided over %d devices (fsdp)", size / 1e9, fsdp)
     return make_mesh({"data": len(devices) // fsdp, "fsdp": fsdp}, devices)
-
-
-def memory_limit(device: jax.Device) -> int | None:
-    """Bytes of a device; None for a CPU."""
-    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 class Placement:

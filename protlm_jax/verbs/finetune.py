@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +71,15 @@ def add_arguments(verb: argparse.ArgumentParser, model_help: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, scores the tests and writes the scores."""
+    """Trains, scores the tests and writes the scores, as the only process in the folder."""
+    from protlm_jax.huggingface.tuned import TASK
+    from protlm_jax.storage.owner import owned
+
+    with owned(arguments.workdir / TASK):  # `train` locks the folder itself
+        _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
     from protlm_jax.config.files import load_config
     from protlm_jax.evaluation.probes.verb import benchmark_of
     from protlm_jax.evaluation.tables import Table
@@ -89,7 +99,6 @@ def run(arguments: argparse.Namespace) -> None:
     benchmark = _with_tests(benchmark, arguments.test_proteins)
     splits = _splits(benchmark, arguments.train_proteins)
     workdir = arguments.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
     overrides = _write_task(base, benchmark, splits, workdir, arguments)
 
     def tuned(model: str, folder: Path) -> TunedModel:
@@ -163,10 +172,11 @@ def _write_task(
     import numpy as np
 
     from protlm_jax.data.labelled import write_labels
-    from protlm_jax.evaluation.tuned import middles_out
+    from protlm_jax.evaluation.tuned import without_middles
     from protlm_jax.evaluation.verbs import row_of
     from protlm_jax.huggingface.tuned import TASK
-    from protlm_jax.storage.json_files import write_json
+    from protlm_jax.storage.json_files import read_json, write_json
+    from protlm_jax.storage.parts import differences
 
     proteins = [*splits["train"], *splits["valid"]]
     specials = base.vocabulary.num_specials
@@ -181,9 +191,11 @@ def _write_task(
     ]
     sequences = [p.sequence for p in proteins]
     if whole:
-        sequences = middles_out(sequences, row - specials)
+        sequences = without_middles(sequences, row - specials)
     heldout = [place >= len(splits["train"]) for place in range(len(proteins))]
-    write_labels(workdir / "labels.npz", sequences, values, heldout)
+    digest = blake2b(repr((sequences, heldout)).encode(), digest_size=16)
+    for own in values:
+        digest.update(own.tobytes())
     about = {
         "benchmark": benchmark.title,
         "level": benchmark.level,
@@ -193,8 +205,18 @@ def _write_task(
         "window": row - specials,
         "train_proteins": len(splits["train"]),
         "model": base.name,
+        "labels": digest.hexdigest(),
     }
-    write_json(workdir / TASK, about)
+    about = json.loads(json.dumps(about))
+    if (workdir / TASK).exists():
+        if other := differences(read_json(workdir / TASK), about):
+            raise ProtlmError(
+                f"{workdir} holds a model tuned on other labels ({'; '.join(other):.300}): "
+                f"choose another --workdir"
+            )
+    else:
+        write_labels(workdir / "labels.npz", sequences, values, heldout)
+        write_json(workdir / TASK, about)
     outputs = tuple(len(t.classes) if t.kind == "classes" else 1 for t in targets)
     weights = [weight for _, _, own in columns for weight in own]
     return [

@@ -117,7 +117,7 @@ def test_auto_divides_what_one_device_does_not_hold(monkeypatch: pytest.MonkeyPa
     assert mesh_for(model.model, "auto") is None  # a CPU names no limit
     for limit, fsdp in ((3 * size, None), (1.5 * size, 2), (0.6 * size, 4), (0.01 * size, 8)):
         monkeypatch.setattr(
-            "protlm_jax.huggingface.placement.memory_limit", lambda _, limit=limit: limit
+            "protlm_jax.huggingface.placement.memory_of", lambda _, limit=limit: limit
         )
         mesh = mesh_for(model.model, "auto")
         assert (mesh and mesh.shape["fsdp"]) == fsdp

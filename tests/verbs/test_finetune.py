@@ -19,9 +19,11 @@ from zoo import ZOO
 from protlm_jax import models
 from protlm_jax.cli import main
 from protlm_jax.errors import ProtlmError
-from protlm_jax.evaluation.tuned import middles_out
+from protlm_jax.evaluation.tuned import without_middles
 from protlm_jax.huggingface import export, load_model
+from protlm_jax.huggingface.tuned import TASK
 from protlm_jax.models import LoadedModel
+from protlm_jax.storage.owner import owned
 from protlm_jax.training.metrics import read_metrics
 from protlm_jax.verbs.finetune import load_tuned
 from protlm_jax.vocabularies import get_vocabulary
@@ -92,6 +94,19 @@ def test_residues_are_learned_and_predicted(place: Path, each: Path) -> None:
     with output.open() as file:
         first, second = csv.DictReader(file)
     assert first["states"] == "HHCCHH" and second["id"] == "b" and second["error"]
+
+
+def test_a_folder_belongs_to_one_process_and_to_its_labels(
+    place: Path, each: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, made = (each / "labels.npz").read_bytes(), scores(each)
+    assert finetune(place, each, "bert", "whole") == 1
+    assert "holds a model tuned on other labels" in capsys.readouterr().err
+    assert (each / "labels.npz").read_bytes() == labels
+    with owned(each / TASK):
+        assert finetune(place, each, "bert", "each") == 1
+    assert "is being written by process" in capsys.readouterr().err
+    assert finetune(place, each, "bert", "each") == 0 and scores(each) == made
 
 
 def test_an_adapter_goes_to_peft_and_back(place: Path, each: Path, tmp_path: Path) -> None:
@@ -167,5 +182,5 @@ def test_bad_labels_are_named(
 
 
 def test_proteins_without_their_middle_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    assert middles_out(["ACDEFGH", "ACD"], 5) == ["ACDGH", "ACD"]
+    assert without_middles(["ACDEFGH", "ACD"], 5) == ["ACDGH", "ACD"]
     assert "1 of 2 proteins are longer than 5 residues" in caplog.text

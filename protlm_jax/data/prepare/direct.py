@@ -292,9 +292,9 @@ def _describe_records(
 
 
 def _bar(what: str, total: int, progress: bool, **options: Any) -> Any:
-    from tqdm import tqdm
+    from protlm_jax.process.progress import Bar
 
-    return tqdm(total=total, desc=what, disable=not progress, dynamic_ncols=True, **options)
+    return Bar(total=total, desc=what, show=progress, dynamic_ncols=True, **options)
 
 
 class Workers(ExitStack):

@@ -37,6 +37,7 @@ from protlm_jax.evaluation.probes.trained import (
     require_rows,
     validate,
 )
+from protlm_jax.process.progress import Bar
 
 PENALTIES = {
     "number": tuple(10.0**power for power in range(-5, 3)),
@@ -78,13 +79,10 @@ def fit(
     Raises:
         ProtlmError: a target has no validation label.
     """
-    from tqdm import tqdm
-
     assert moments.covariance is not None
     solved: list[list[Solution]] = []
-    quiet = None if progress else True  # None draws on a terminal only
     pairs = zip(*(_by_input(s, targets, moments) for s in (source, valid)), strict=True)
-    bar = tqdm(pairs, "linear", source.num_inputs, disable=quiet)
+    bar = Bar(pairs, "linear", source.num_inputs, show=progress)
     for covariance, (train, choose) in zip(moments.covariance, bar, strict=True):
         solved.append([
             _ridge(target, train, choose) if target.kind == "number"
