@@ -110,6 +110,34 @@ def continue_from(
             f"{config.init_from} has another vocabulary or position table than config.model, whose "
             f"new rows a frozen model would not learn: use its own, or tune.method=all"
         )
+    state = _with_params(config, parts, fresh, source, rows)
+    new += [f"{absent_heads(source.config, [name])}, {name}" for name in source.missing]
+    optimizer = f"{config.optimizer.name} starts anew"
+    if config.init_what == "state":
+        stored = _stored_optimizer(config, found.checkpoint)
+        moments = _continued_optimizer(stored, fresh, parts.layout, parts.axes, rows)
+        state = dataclasses.replace(state, opt_state=moments)
+        updates = int(stored["count"])
+        optimizer = f"the moments of {config.optimizer.name} after {updates:,} updates are kept"
+    optimizer += f"; the schedule begins at its step {config.schedule.first_step:,}"
+    arrays = jax.tree.leaves({n: x for n, x in source.params.items() if n not in source.missing})
+    report = Report(
+        source=config.init_from,
+        name=source.name,
+        loaded=f"{len(arrays)} arrays of {sum(a.size for a in arrays):,} parameters",
+        new=new,
+        left=[*left, *source.left],
+        optimizer=optimizer,
+        settings=_differences(source.config, config.model, WITHOUT_PARAMETERS),
+        digest=identity(source) if parts.layout.base else "",
+    )
+    return state, report
+
+
+def _with_params(
+    config: RunConfig, parts: Assembly, fresh: TrainState, source: LoadedModel, rows: Rows
+) -> TrainState:
+    """The fresh state with the model's parameters, divided where some of them stay frozen."""
     tuning, layout, axes = parts.step.tuning, parts.layout, parts.axes
     whole, shardings, names = fresh.params, layout.params, axes
     if tuning is not None:
@@ -126,32 +154,11 @@ def continue_from(
         )
         for name in taken
     }
-    new += [f"{absent_heads(source.config, [name])}, {name}" for name in source.missing]
-    state = dataclasses.replace(fresh, params=params)
-    if tuning is not None:
-        split = jax.jit(tuning.split, out_shardings=(layout.base, layout.params))
-        base, trained = split(params, jax.random.key(config.train.seed))
-        state = dataclasses.replace(fresh, base=base, params=trained)
-    optimizer = f"{config.optimizer.name} starts anew"
-    if config.init_what == "state":
-        stored = _stored_optimizer(config, found.checkpoint)
-        moments = _continued_optimizer(stored, fresh, layout, axes, rows)
-        state = dataclasses.replace(state, opt_state=moments)
-        updates = int(stored["count"])
-        optimizer = f"the moments of {config.optimizer.name} after {updates:,} updates are kept"
-    optimizer += f"; the schedule begins at its step {config.schedule.first_step:,}"
-    arrays = jax.tree.leaves({n: x for n, x in source.params.items() if n not in source.missing})
-    report = Report(
-        source=config.init_from,
-        name=source.name,
-        loaded=f"{len(arrays)} arrays of {sum(a.size for a in arrays):,} parameters",
-        new=new,
-        left=[*left, *source.left],
-        optimizer=optimizer,
-        settings=_differences(source.config, config.model, WITHOUT_PARAMETERS),
-        digest=identity(source) if layout.base else "",
-    )
-    return state, report
+    if tuning is None:
+        return dataclasses.replace(fresh, params=params)
+    split = jax.jit(tuning.split, out_shardings=(layout.base, layout.params))
+    base, trained = split(params, jax.random.key(config.train.seed))
+    return dataclasses.replace(fresh, base=base, params=trained)
 
 
 def require_base(checkpoint: Path, digest: str, source: str) -> None:
