@@ -86,7 +86,7 @@ def _sizes(shape: dict[str, int], devices: int, slices: int) -> tuple[int, ...]:
         sizes[sizes.index(-1)] = devices // known
     if math.prod(sizes) > devices or devices % known or not math.prod(sizes):
         each = f" of each of {slices} slices" if slices > 1 else ""
-        raise ProtlmError(f"{mesh} does not fit {devices} device(s){each}; change config.mesh")
+        raise ProtlmError(f"{mesh} does not fit {devices} device(s){each}; choose another mesh")
     return tuple(sizes)
 
 

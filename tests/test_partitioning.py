@@ -131,7 +131,7 @@ def test_slices_that_cannot_be(devices: list[Device], slices: int, message: str)
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"data": 3}, r"\(3, 1, 1\) does not fit 8 device\(s\); change config.mesh"),
+        ({"data": 3}, r"\(3, 1, 1\) does not fit 8 device\(s\); choose another mesh"),
         ({"data": 16}, r"\(16, 1, 1\) does not fit 8 device"),
         ({"data": -1, "tensor": 16}, r"\(-1, 1, 16\) does not fit 8 device"),
         ({"data": -1, "fsdp": -1}, "at most one may be -1"),
